@@ -1,0 +1,1 @@
+"""The data side of Everystep: formats, sources, blocks, stages, release and audit."""

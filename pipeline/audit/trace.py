@@ -1,0 +1,97 @@
+"""Trace: which documents a training step saw, and which steps saw a document.
+
+Both directions are arithmetic on three published things: the order (a function of seed and step), the width of
+a row, and the index of which document lies where. No text is needed.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pipeline.audit.verify import verified_file
+from pipeline.formats.canonical import Json
+from pipeline.formats.errors import EverystepError
+from pipeline.formats.manifests import manifest_path, read_manifest
+from pipeline.formats.order import rows_of_step, steps_of_row
+from pipeline.formats.rows import DocumentIndex
+from pipeline.release.layout import read_root
+
+
+def trace_step(release: Path, model: str, step: int) -> list[dict[str, Any]]:
+    """Every piece of a document in the batch that led from state `step - 1` to state `step`, in reading order.
+
+    `sample` is the position in the batch; `row`, `start` and `stop` say where in the rows the piece lies.
+    """
+    order = _order(release, model)
+    if not 1 <= step <= order["steps"]:
+        raise EverystepError(
+            f"--step {step}: {model} was trained for {order['steps']} steps; give 1 to {order['steps']}"
+        )
+    index = _index(release, "train")
+    rows = rows_of_step(step - 1, order["global_batch"], order["rows"], order["seed"])
+    return [
+        {"sample": sample, **asdict(span)}
+        for sample, row in enumerate(rows.tolist())
+        for span in index.documents_of_row(row)
+    ]
+
+
+def trace_document(release: Path, model: str, id: str) -> dict[str, Any]:
+    """What became of a document: the steps that saw it, and the first checkpoint after the first of them.
+
+    A document that was removed is answered from the record of removals, a held-out one as such.
+    """
+    order = _order(release, model)
+    rows = _index(release, "train").rows_of_document(id)
+    if rows is None:
+        return {"id": id, **_absent(release, id)}
+    held = [row for row in rows if row < order["rows"]]
+    seen = [steps_of_row(row, order["global_batch"], order["rows"], order["seed"], order["steps"]) for row in held]
+    steps = sorted({step + 1 for steps in seen for step in steps})
+    after = [entry["revision"] for entry in order["checkpoints"] if steps and entry["step"] >= steps[0]]
+    return {
+        "id": id,
+        "split": "train",
+        "rows": [rows.start, rows.stop],
+        "steps": steps,
+        "first_checkpoint": after[0] if after else None,
+    }
+
+
+def _order(release: Path, model: str) -> dict[str, Json]:
+    root = read_root(release)
+    path = manifest_path("train", model).as_posix()
+    if path not in root["files"]:
+        raise EverystepError(f"--model {model}: not in this release; `everystep show` lists its models")
+    trained = read_manifest(verified_file(release, root, path), "train")
+    tokens = read_manifest(verified_file(release, root, manifest_path("tokenize").as_posix()), "tokenize")
+    return {
+        "seed": trained["parameters"]["data"]["seed"],
+        "global_batch": trained["parameters"]["data"]["global_batch"],
+        "steps": trained["parameters"]["schedule"]["steps"],
+        "rows": tokens["splits"]["train"]["rows"],
+        "checkpoints": trained["checkpoints"],
+    }
+
+
+def _index(release: Path, split: str) -> DocumentIndex:
+    root = read_root(release)
+    tokens = read_manifest(verified_file(release, root, manifest_path("tokenize").as_posix()), "tokenize")
+    return DocumentIndex(verified_file(release, root, f"data/tokens/{split}.parquet"), tokens["width"])
+
+
+def _absent(release: Path, id: str) -> dict[str, Any]:
+    """Why a document is not in the training rows."""
+    import pyarrow.parquet as pq
+
+    held_out = _index(release, "validation").rows_of_document(id)
+    if held_out is not None:
+        return {"split": "validation", "rows": [held_out.start, held_out.stop], "steps": [], "first_checkpoint": None}
+    root = read_root(release)
+    for path in sorted(path for path in root["files"] if path.endswith("/removals.parquet")):
+        found = pq.read_table(verified_file(release, root, path), filters=[("id", "==", id)]).to_pylist()
+        if found:
+            return {"split": None, "removed": found[0], "steps": [], "first_checkpoint": None}
+    raise EverystepError(
+        f"--document {id}: not known to this release; ids read SOURCE/KEY, as `everystep trace --step` prints them"
+    )

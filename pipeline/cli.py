@@ -1,0 +1,222 @@
+"""The command `everystep`: what readers of a release run, and what its builders look up.
+
+The top floor: the only module that sees both `pipeline` and `trainer`. Each command loads what it needs when it
+runs, so verifying and pulling need neither torch nor DVC. Results go to stdout, messages to stderr; exit codes:
+0 fine, 1 the bytes differ, 2 misuse.
+"""
+
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.formats.errors import EverystepError
+
+app = typer.Typer(
+    help="Rebuild, publish and prove open language models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Release = Annotated[Path, typer.Argument(help="The folder of a release.")]
+Model = Annotated[str, typer.Option(help="A model of the release, as `everystep show` lists them.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for a program.")]
+
+
+def main() -> None:
+    """Run a command; a mendable fault is one message and an exit code."""
+    try:
+        app()
+    except EverystepError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # `everystep ... | head`
+        sys.stderr.close()
+
+
+@app.command()
+def show(release: Release, as_json: Json = False) -> None:
+    """Print what is in a release: models, sources, licences, and what was removed."""
+    from pipeline.audit.show import summarize
+
+    facts = summarize(release)
+    if as_json:
+        print(json.dumps(facts))
+        return
+    print(f"{facts['name']} {facts['version']}: {facts['files']:,} files, {facts['bytes'] / 1e6:,.1f} MB")
+    print(f"rows: {facts['rows']['train']:,} to train on, {facts['rows']['validation']:,} held out\n")
+    _table(
+        ["model", "parameters", "tokens", "checkpoints", "validation loss", "bits per byte", "numerics"],
+        [
+            [
+                model["name"],
+                f"{model['parameters']:,}",
+                f"{model['tokens']:,}",
+                str(len(model["checkpoints"])),
+                f"{model['validation_loss']:.4f}",
+                f"{model['bits_per_byte']:.4f}",
+                model["numerics"],
+            ]
+            for model in facts["models"]
+        ],
+    )
+    _table(
+        ["source", "licence", "documents found", "kept", "tokens", "title"],
+        [
+            [
+                s["name"],
+                s["license"],
+                f"{s['documents_found']:,}",
+                f"{s['documents_kept']:,}",
+                f"{s['tokens']:,}",
+                s["title"],
+            ]
+            for s in facts["sources"]
+        ],
+    )
+    removed = [(stage, *pair) for stage, reasons in facts["removed"].items() for pair in sorted(reasons.items())]
+    _table(["stage", "removed because", "documents"], [[stage, reason, f"{n:,}"] for stage, reason, n in removed])
+
+
+@app.command()
+def verify(release: Release, as_json: Json = False) -> None:
+    """Recompute every digest; fail on any changed, missing or extra file."""
+    from pipeline.audit.verify import verify as find_faults
+
+    faults = find_faults(release)
+    if as_json:
+        print(json.dumps({"release": release.name, "verified": not faults, "faults": faults}))
+    elif faults:
+        print("\n".join(faults))
+        print(f"{release}: {len(faults)} faults; this is not the release that was published")
+    else:
+        print(f"{release}: every file is what the release promises")
+    sys.exit(1 if faults else 0)
+
+
+@app.command()
+def pull(
+    release: Release,
+    model: Model,
+    step: Annotated[int, typer.Option(help="A step of the checkpoint schedule.")],
+    out: Annotated[Path, typer.Option(help="A new folder.")],
+) -> None:
+    """Write one checkpoint, verified, in a layout that transformers loads."""
+    from pipeline.audit.verify import verified_file
+    from pipeline.release.layout import read_root
+    from trainer.pull import pull as pull_checkpoint
+
+    root = read_root(release)
+    revision = _revision(release, model, step)
+    origin = {"release": root["name"], "release_version": root["version"]}
+    pull_checkpoint(partial(verified_file, release, root), model, revision, out, origin)
+    print(
+        f"{out}: {model} {revision}; load it with transformers.AutoModelForCausalLM.from_pretrained({str(out)!r}",
+        end="",
+    )
+    print(", trust_remote_code=True)" if list(out.glob("modeling_*.py")) else ")")
+
+
+@app.command()
+def trace(
+    release: Release,
+    model: Model,
+    step: Annotated[int | None, typer.Option(help="Print the documents in the batch of this step.")] = None,
+    document: Annotated[str | None, typer.Option(help="Print the steps that saw this document.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Print the documents that a step saw, or the steps that saw a document."""
+    from pipeline.audit import trace as tracing
+
+    if (step is None) == (document is None):
+        raise EverystepError("trace: give either --step or --document")
+    if step is not None:
+        spans = tracing.trace_step(release, model, step)
+        if as_json:
+            print(json.dumps(spans))
+            return
+        header = ["sample", "row", "ids", "source", "licence", "document"]
+        rows = [
+            [str(s["sample"]), str(s["row"]), f"{s['start']}..{s['stop']}", s["source"], s["license"], s["id"]]
+            for s in spans
+        ]
+        _table(header, rows)
+        return
+    found = tracing.trace_document(release, model, str(document))
+    print(json.dumps(found) if as_json else _tell(found))
+
+
+@app.command()
+def replay(
+    release: Release,
+    model: Model,
+    start: Annotated[int, typer.Option("--from", help="A stored step.")],
+    stop: Annotated[int, typer.Option("--to", help="The step to train to.")],
+    as_json: Json = False,
+) -> None:
+    """Train a stretch again from the released bytes alone, and compare every digest."""
+    from dataclasses import asdict
+
+    from pipeline.audit.verify import verified_file
+    from pipeline.release.layout import read_root
+    from trainer.replay import replay as replay_stretch
+
+    outcome = replay_stretch(partial(verified_file, release, read_root(release)), release, model, start, stop)
+    if as_json:
+        print(json.dumps(asdict(outcome)))
+    elif outcome.first_difference is None:
+        print(f"same: {model}, steps {start} to {stop}, {outcome.digests_compared} digests of all weights compared")
+    else:
+        print(f"differs: {model}, first at step {outcome.first_difference}: {outcome.detail}")
+    sys.exit(0 if outcome.first_difference is None else 1)
+
+
+def _revision(release: Path, model: str, step: int) -> str:
+    from pipeline.formats.canonical import parse
+    from pipeline.release.layout import REVISIONS
+
+    path = release / REVISIONS
+    if not path.is_file():
+        raise EverystepError(f"{path}: no such file; {release} is not a complete release")
+    lines = [parse(line, path) for line in path.read_bytes().splitlines()]
+    steps = {line["step"]: line["revision"] for line in lines if line["model"] == model}
+    if not steps:
+        raise EverystepError(
+            f"--model {model}: not in this release; it has {', '.join(sorted({x['model'] for x in lines}))}"
+        )
+    if step not in steps:
+        raise EverystepError(
+            f"--step {step}: no checkpoint of {model} there; it has {', '.join(map(str, sorted(steps)))}"
+        )
+    revision: str = steps[step]
+    return revision
+
+
+def _tell(found: dict[str, Any]) -> str:
+    if "removed" in found:
+        row = found["removed"]
+        kept = f"; {row['kept']} stayed, similarity {row['similarity']}" if row["kept"] else ""
+        return f"{found['id']}: removed by {row['stage']} as {row['reason']} ({row['detail'] or 'no detail'}){kept}"
+    if found["split"] == "validation":
+        return f"{found['id']}: held out for validation; no step saw it"
+    where = f"rows {found['rows'][0]} to {found['rows'][1] - 1}"
+    if not found["steps"]:
+        return f"{found['id']}: in the training rows ({where}), but no step has read them"
+    steps = ", ".join(map(str, found["steps"]))
+    return f"{found['id']}: {where}; seen by steps {steps}; first checkpoint after it: {found['first_checkpoint']}"
+
+
+def _table(header: list[str], rows: list[list[str]]) -> None:
+    widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]
+    for line in [header, ["-" * width for width in widths], *rows]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    print()
+
+
+if __name__ == "__main__":
+    main()

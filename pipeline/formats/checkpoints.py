@@ -1,0 +1,175 @@
+"""Checkpoints: their names, their schedule and their files. No pickle anywhere.
+
+A checkpoint is a folder `step{N}-tokens{M}` (step in at least six digits) with
+
+    model.safetensors      the unique weights, fp32, each shared tensor once
+    optimizer.safetensors  first and second moment of each weight
+    config.json            the description of the model, generated from the instantiated model
+    record.json            step, tokens, learning rate, applied updates, loss, digests, parent
+
+A container is written in one canonical form (tensors in the order of their names, one metadata key) so
+that equal tensors give equal files; the digest of record is nevertheless that of the tensors.
+"""
+
+import re
+import shutil
+import struct
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, get_args, get_type_hints
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from pipeline.formats.canonical import Json, canonical, parse, pretty
+from pipeline.formats.digests import dtype_name, little_endian, tensors_digest
+from pipeline.formats.errors import Differs, EverystepError
+from pipeline.formats.files import TEMPORARY_SUFFIX, atomic_writer, write_bytes
+
+FORMAT = "everystep/checkpoint/1"
+WEIGHTS, OPTIMIZER, CONFIG, RECORD = "model.safetensors", "optimizer.safetensors", "config.json", "record.json"
+Tensors = Mapping[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What is published about a state. Digests are `tensors-v1:` strings.
+
+    `learning_rate` and `loss` are those of the update that led here (null at step 0), `applied_updates`
+    counts updates that changed weights, so that a legitimate repeat is told from a wrong upload.
+    `parent` is the `state_digest` of the checkpoint before this one in the schedule.
+    """
+
+    format: str
+    model: str
+    revision: str
+    step: int
+    tokens: int
+    applied_updates: int
+    learning_rate: float | None
+    loss: float | None
+    weights_digest: str
+    optimizer_digest: str
+    state_digest: str
+    parent: str | None
+    storage: str
+    nearest_stored_step: int
+    digest_interval: int
+    numerics: dict[str, Json]
+
+    def to_json(self) -> dict[str, Json]:
+        return asdict(self)
+
+
+def revision(step: int, tokens: int) -> str:
+    """The one rule for names: `step000064-tokens131072`."""
+    return f"step{step:06d}-tokens{tokens}"
+
+
+def schedule(rule: str, num_steps: int) -> list[int]:
+    """Steps that are published, ascending, always with 0 and the last.
+
+    `pythia N`: 0, 1, 2, 4 ... 512, then every N (Biderman et al. 2023, section 2.1). `every N`.
+    """
+    parts = re.fullmatch(r"(pythia|every) ([1-9][0-9]{0,17})", rule)
+    if not parts:
+        raise EverystepError(f"checkpoints: {rule!r} is not a schedule; write `pythia N` or `every N`")
+    steps = set(range(0, num_steps + 1, int(parts[2]))) | {0, num_steps}
+    if parts[1] == "pythia":
+        steps |= {2**i for i in range(10)}
+    return sorted(step for step in steps if step <= num_steps)
+
+
+def state_digest(weights: str, optimizer: str, step: int) -> str:
+    """The digest of a whole state: of the two tensor digests and the step, in the same versioned rule."""
+    parts = {"optimizer": optimizer, "step": str(step), "weights": weights}
+    return tensors_digest({name: np.frombuffer(part.encode(), dtype=np.uint8) for name, part in parts.items()})
+
+
+def write_tensors(path: Path, tensors: Tensors) -> None:
+    """A safetensors file in canonical form."""
+    with atomic_writer(path) as file:
+        _write_canonical(file, tensors)
+
+
+def read_tensors(path: Path) -> dict[str, NDArray[np.generic]]:
+    """The tensors of a safetensors file; damage is an error that names the file."""
+    try:
+        tensors: dict[str, NDArray[np.generic]] = load_file(path)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise EverystepError(f"{path}: not a readable safetensors file: {error}") from error
+    return tensors
+
+
+def begin(final: Path) -> Path:
+    """An empty scratch folder beside `final`; fill it, then `rename` it to `final`."""
+    partial = final.with_name(f".{final.name}{TEMPORARY_SUFFIX}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    return partial
+
+
+def find_checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """(step, folder) of every complete checkpoint below `folder`, ascending."""
+    found = [path for path in folder.glob("step*-tokens*") if (path / RECORD).is_file()]
+    return sorted((read_record(path).step, path) for path in found)
+
+
+def write_record(folder: Path, record: Record) -> None:
+    write_bytes(folder / RECORD, pretty(record.to_json()))
+
+
+def read_record(folder: Path) -> Record:
+    """The record of a checkpoint; exactly this version of the format is read."""
+    path = folder / RECORD
+    if not path.is_file():
+        raise EverystepError(f"{path}: no such file; is {folder} a checkpoint?")
+    tree = parse(path.read_bytes(), path)
+    if not isinstance(tree, dict) or tree.get("format") != FORMAT:
+        raise EverystepError(f"{path}: not a record of format {FORMAT}")
+    kinds = get_type_hints(Record)
+    if tree.keys() != kinds.keys():
+        raise EverystepError(f"{path}: missing or unknown keys: {', '.join(sorted(tree.keys() ^ kinds.keys()))}")
+    for key, value in tree.items():
+        if not _is_a(value, kinds[key]):
+            raise EverystepError(f"{path}: {key}: {value!r} is not of type {kinds[key]}")
+    return Record(**tree)
+
+
+def read_verified(folder: Path, name: str) -> dict[str, NDArray[np.generic]]:
+    """Weights or moments of a checkpoint, after their digest was found equal to the record's."""
+    record = read_record(folder)
+    promised = {WEIGHTS: record.weights_digest, OPTIMIZER: record.optimizer_digest}[name]
+    tensors = read_tensors(folder / name)
+    found = tensors_digest(tensors)
+    if found != promised:
+        raise Differs(f"{folder / name}: the record promises {promised}, the tensors give {found}")
+    return tensors
+
+
+def _is_a(value: Json, kind: type) -> bool:
+    """Whether a JSON value fits a field of `Record`; a whole number is a float too, true is no number."""
+    kinds = get_args(kind) if type(None) in get_args(kind) else (kind,)
+    names = {getattr(kind, "__origin__", kind) for kind in kinds}
+    return type(value) in names or (type(value) is int and float in names)
+
+
+def _write_canonical(file: IO[bytes], tensors: Tensors) -> None:
+    header: dict[str, Json] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        end = offset + tensor.nbytes
+        if name in header:
+            raise EverystepError(f"tensor {name}: the name is taken by the safetensors format itself")
+        dtype = dtype_name(name, tensor)
+        header[name] = {"data_offsets": [offset, end], "dtype": dtype, "shape": list(tensor.shape)}
+        offset = end
+    encoded = canonical(header)
+    encoded += b" " * (-len(encoded) % 8)
+    file.write(struct.pack("<Q", len(encoded)) + encoded)
+    for name in sorted(tensors):
+        file.write(little_endian(tensors[name]))

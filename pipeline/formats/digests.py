@@ -1,0 +1,67 @@
+"""Digests of things that are not plain files: tensors, and tables in parquet.
+
+*Tensors, version 1.* A leaf is SHA-256 over `0x00`, the RFC 8785 header `{"dtype","name","shape"}`, LF,
+and the raw little-endian bytes. Leaves in the order of their names (code points) are combined as in
+RFC 6962 section 2.1: SHA-256 over `0x01`, left, right, where the left part holds the largest power of
+two of leaves that is smaller than all. The digest reads `tensors-v1:<hex>`. The header of a container
+file never enters it, and comparing leaves names the tensor that differs.
+
+*Tables.* The SHA-256 of the rows as canonical JSONL in the order they stand in.
+"""
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.formats.canonical import canonical
+from pipeline.formats.errors import EverystepError
+
+Tensor = NDArray[np.generic]
+DTYPES = {"float32": "F32", "float64": "F64", "int64": "I64", "int32": "I32", "uint8": "U8", "float16": "F16"}
+
+
+def tensor_leaf(name: str, tensor: Tensor) -> bytes:
+    """The leaf digest of one tensor, 32 bytes."""
+    header = canonical({"dtype": dtype_name(name, tensor), "name": name, "shape": list(tensor.shape)})
+    digest = hashlib.sha256(b"\0" + header + b"\n")
+    digest.update(little_endian(tensor))
+    return digest.digest()
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """The digest of a set of named tensors; independent of the order of the mapping."""
+    return combine_leaves([tensor_leaf(name, tensors[name]) for name in sorted(tensors)])
+
+
+def combine_leaves(leaves: list[bytes]) -> str:
+    """The digest from leaf digests that stand in the order of their names."""
+    return "tensors-v1:" + (_root(leaves) if leaves else hashlib.sha256(b"").digest()).hex()
+
+
+def differing_tensors(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> list[str]:
+    """Names that stand on one side only or whose leaves differ, sorted."""
+    common = ours.keys() & theirs.keys()
+    differing = {name for name in common if tensor_leaf(name, ours[name]) != tensor_leaf(name, theirs[name])}
+    return sorted(differing | (ours.keys() ^ theirs.keys()))
+
+
+def dtype_name(name: str, tensor: Tensor) -> str:
+    """The safetensors spelling of a dtype."""
+    if tensor.dtype.name not in DTYPES:
+        raise EverystepError(f"tensor {name}: dtype {tensor.dtype} is not one of {', '.join(sorted(DTYPES))}")
+    return DTYPES[tensor.dtype.name]
+
+
+def little_endian(tensor: Tensor) -> memoryview:
+    """The raw bytes of a tensor, row-major."""
+    contiguous = np.ascontiguousarray(tensor, dtype=tensor.dtype.newbyteorder("<"))
+    return contiguous.reshape(-1).view(np.uint8).data
+
+
+def _root(leaves: list[bytes]) -> bytes:
+    if len(leaves) == 1:
+        return leaves[0]
+    split = 1 << (len(leaves) - 1).bit_length() - 1
+    return hashlib.sha256(b"\1" + _root(leaves[:split]) + _root(leaves[split:])).digest()

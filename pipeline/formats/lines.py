@@ -1,0 +1,227 @@
+"""JSONL in zstd frames of a fixed number of lines: plain JSONL to `zstdcat`, line i one seek away.
+
+Layout of a file (the public "zstd seekable format", so that other tools find the index too):
+
+    frame 0 | frame 1 | ... | seek table
+
+Each frame is a one-shot zstd compression (level 3, no threads, content size and checksum on) of exactly
+64 lines; the last may hold fewer. The seek table is a skippable frame, which every zstd decoder passes
+over. The digest of record is the SHA-256 of the lines, never of the compressed bytes.
+"""
+
+import hashlib
+import io
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import orjson
+import zstandard
+
+from pipeline.formats.canonical import Json, canonical
+from pipeline.formats.errors import Differs, EverystepError
+from pipeline.formats.files import atomic_writer
+
+LINES_PER_FRAME = 64
+LEVEL = 3
+MAX_FRAME_BYTES = 1 << 30  # decompressed; a frame that claims more is refused before it is opened
+SKIPPABLE_MAGIC = 0x184D2A5E
+SEEKABLE_MAGIC = 0x8F92EAB1
+FOOTER = struct.Struct("<IBI")  # number of frames, descriptor, magic
+ENTRY = struct.Struct("<II")  # compressed bytes, decompressed bytes
+FAST = orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE | orjson.OPT_STRICT_INTEGER
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What a manifest says of one file of lines. `bytes` and `sha256` are of the uncompressed lines."""
+
+    path: str
+    lines: int
+    bytes: int
+    sha256: str
+
+    def to_json(self) -> dict[str, Json]:
+        return asdict(self)
+
+
+def encode_line(value: Json) -> bytes:
+    """One RFC 8785 line with its LF.
+
+    orjson with sorted keys spells strings, integers and ASCII keys exactly as RFC 8785 does and is
+    30 times faster; a float or another key anywhere takes the slow way (tested against each other).
+    """
+    try:
+        return orjson.dumps(value, option=FAST) if _spelled_alike(value) else canonical(value) + b"\n"
+    except (orjson.JSONEncodeError, RecursionError) as error:
+        raise EverystepError(f"not representable in canonical JSON: {error}") from error
+
+
+def write_lines(path: Path, lines: Iterable[bytes], name: str) -> Shard:
+    """Write lines, each with one LF at its end, to `path`; the returned `Shard` carries `name` as its path."""
+    digest = hashlib.sha256()
+    compressor = zstandard.ZstdCompressor(level=LEVEL, threads=0, write_content_size=True, write_checksum=True)
+    entries: list[tuple[int, int]] = []
+    num_lines = num_bytes = 0
+    with atomic_writer(path) as file:
+        for block in _blocks(lines):
+            content = b"".join(block)
+            if content.count(b"\n") != len(block) or not all(line.endswith(b"\n") for line in block):
+                raise EverystepError(f"{path}: what is written is not one line each")
+            if len(content) > MAX_FRAME_BYTES:
+                raise EverystepError(f"{path}: {len(block)} lines hold {len(content)} bytes, over {MAX_FRAME_BYTES}")
+            digest.update(content)
+            num_lines += len(block)
+            num_bytes += len(content)
+            entries.append((file.write(compressor.compress(content)), len(content)))
+        file.write(_seek_table(entries))
+    return Shard(path=name, lines=num_lines, bytes=num_bytes, sha256=digest.hexdigest())
+
+
+class LineFile:
+    """Random access to the lines of one file. Holds one open file and the last frame it read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file = path.open("rb")
+        except OSError as error:
+            raise EverystepError(f"{path}: cannot be read: {error.strerror}") from error
+        self._decompressor = zstandard.ZstdDecompressor()
+        try:
+            self._offsets, self._sizes = _read_seek_table(self._file, path)
+        except BaseException:
+            self._file.close()
+            raise
+        self._frame_number = -1
+        self._frame: list[bytes] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        frames = len(self._sizes)
+        return (frames - 1) * LINES_PER_FRAME + len(self._read_frame(frames - 1)) if frames else 0
+
+    def __getitem__(self, number: int) -> bytes:
+        """Line `number` without its LF. Reads one frame."""
+        frame, line = divmod(number, LINES_PER_FRAME)
+        if not 0 <= frame < len(self._sizes) or line >= len(self._read_frame(frame)):
+            raise IndexError(f"{self.path}: no line {number}")
+        return self._frame[line]
+
+    def __iter__(self) -> Iterator[bytes]:
+        for frame in range(len(self._sizes)):
+            yield from self._read_frame(frame)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def digest(self) -> tuple[int, int, str]:
+        """(lines, bytes, SHA-256) of the uncompressed content."""
+        digest = hashlib.sha256()
+        num_lines = num_bytes = 0
+        for frame in range(len(self._sizes)):
+            content = self._decompress(frame)
+            digest.update(content)
+            num_lines += content.count(b"\n")
+            num_bytes += len(content)
+        return num_lines, num_bytes, digest.hexdigest()
+
+    def _read_frame(self, frame: int) -> list[bytes]:
+        if frame != self._frame_number:
+            self._frame = self._decompress(frame).split(b"\n")[:-1]
+            self._frame_number = frame
+        return self._frame
+
+    def _decompress(self, frame: int) -> bytes:
+        self._file.seek(self._offsets[frame])
+        stored = self._file.read(self._offsets[frame + 1] - self._offsets[frame])
+        try:
+            if zstandard.get_frame_parameters(stored).content_size != self._sizes[frame]:
+                raise EverystepError(f"{self.path}: frame {frame} and the seek table disagree about its size")
+            # Other decoders would show what stands behind the frame, so nothing may.
+            content = self._decompressor.decompress(stored, allow_extra_data=False)
+        except zstandard.ZstdError as error:
+            raise EverystepError(f"{self.path}: frame {frame} is damaged: {error}") from error
+        lines, last = content.count(b"\n"), frame == len(self._sizes) - 1
+        if not content.endswith(b"\n") or lines > LINES_PER_FRAME or (lines < LINES_PER_FRAME and not last):
+            raise EverystepError(f"{self.path}: frame {frame} does not hold {LINES_PER_FRAME} whole lines")
+        return content
+
+
+def read_lines(path: Path) -> Iterator[bytes]:
+    """All lines in order, without LF."""
+    with LineFile(path) as file:
+        yield from file
+
+
+def check_shard(folder: Path, shard: Shard) -> None:
+    """Raise `Differs` unless the lines in the file are the ones the manifest promised."""
+    with LineFile(folder / shard.path) as file:
+        found = file.digest()
+    if found != (shard.lines, shard.bytes, shard.sha256):
+        raise Differs(
+            f"{folder / shard.path}: the manifest promises {shard.lines} lines with sha256 {shard.sha256}, "
+            f"found {found[0]} lines with {found[2]}"
+        )
+
+
+def _spelled_alike(value: Json) -> bool:
+    """Whether orjson gives `value` its RFC 8785 form: no float, and keys whose order is the same in all encodings."""
+    kind = type(value)
+    if kind is dict:
+        return all(type(key) is str and key.isascii() and _spelled_alike(item) for key, item in value.items())
+    if kind is list:
+        return all(map(_spelled_alike, value))
+    return kind is str or kind is int or kind is bool or value is None
+
+
+def _blocks(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
+    block: list[bytes] = []
+    for line in lines:
+        block.append(line)
+        if len(block) == LINES_PER_FRAME:
+            yield block
+            block = []
+    if block:
+        yield block
+
+
+def _seek_table(entries: list[tuple[int, int]]) -> bytes:
+    body = b"".join(ENTRY.pack(*entry) for entry in entries) + FOOTER.pack(len(entries), 0, SEEKABLE_MAGIC)
+    return struct.pack("<II", SKIPPABLE_MAGIC, len(body)) + body
+
+
+def _read_seek_table(file: io.BufferedReader, path: Path) -> tuple[list[int], list[int]]:
+    """(frame offsets with the end appended, decompressed sizes); every claim is checked against the file."""
+    end = file.seek(0, io.SEEK_END)
+    damaged = EverystepError(f"{path}: not a line file of Everystep: the seek table at its end is missing or damaged")
+    if end < 8 + FOOTER.size:
+        raise damaged
+    file.seek(end - FOOTER.size)
+    frames, descriptor, magic = FOOTER.unpack(file.read(FOOTER.size))
+    table = 8 + frames * ENTRY.size + FOOTER.size
+    if magic != SEEKABLE_MAGIC or descriptor != 0 or table > end:
+        raise damaged
+    file.seek(end - table)
+    content = file.read(table)
+    if struct.unpack_from("<II", content) != (SKIPPABLE_MAGIC, table - 8):
+        raise damaged
+    entries = [ENTRY.unpack_from(content, 8 + i * ENTRY.size) for i in range(frames)]
+    offsets = [0]
+    for compressed, size in entries:
+        offsets.append(offsets[-1] + compressed)
+        if size > MAX_FRAME_BYTES:
+            raise EverystepError(f"{path}: a frame claims {size} bytes; at most {MAX_FRAME_BYTES} are allowed")
+    if offsets[-1] + table != end:
+        raise damaged
+    return offsets, [size for _, size in entries]

@@ -1,0 +1,21 @@
+"""Where things lie, relative to a project and, the same, to a release. Stage, module and folder share a name."""
+
+from pathlib import Path
+
+PARAMS = Path("params.yaml")
+RECIPES = Path("recipes")
+MANIFESTS = Path("manifests")
+RAW = Path("data/raw")
+DOCUMENTS = Path("data/documents")
+FILTERED = Path("data/filtered")
+DEDUPLICATED = Path("data/deduplicated")
+TOKENIZER = Path("data/tokenizer/tokenizer.json")
+TOKENS = Path("data/tokens")
+RUNS = Path("runs")
+RESULTS = Path("results")
+RELEASE = Path("release")
+WORK = Path(".work")
+"""Scratch that survives a kill; never part of a release, never hashed."""
+
+REMOVALS_FILE = "removals.parquet"
+SPLITS = ("train", "validation")

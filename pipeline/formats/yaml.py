@@ -1,0 +1,75 @@
+"""YAML 1.2 read strictly, and the one way of turning it into a checked model.
+
+PyYAML and DVC's ruamel disagree on `3e-4` and `010`; this loader is YAML 1.2 on both sides. Keys that
+stand twice, aliases, NaN and infinities are refused. An error names file, key and fix.
+"""
+
+import math
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.events import AliasEvent
+
+from pipeline.formats.errors import EverystepError
+
+
+class Section(BaseModel):
+    """Base of everything read from `params.yaml` or a recipe: frozen, no unknown keys, no coercion of types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, as plain dicts, lists and scalars."""
+    loader = YAML(typ="safe", pure=True)
+    loader.allow_duplicate_keys = False
+    try:
+        text = path.read_text("utf-8")
+        if any(isinstance(event, AliasEvent) for event in loader.parse(text)):
+            raise EverystepError(f"{path}: an alias (*name) is used; write the value out where it is meant")
+        tree = loader.load(text)
+    except FileNotFoundError as error:
+        raise EverystepError(f"{path}: no such file") from error
+    except (YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise EverystepError(f"{path}: not valid YAML 1.2: {error}") from error
+    if not isinstance(tree, dict):
+        raise EverystepError(f"{path}: expected a mapping at the top, got {type(tree).__name__}")
+    _refuse_non_finite(tree, str(path), "")
+    return tree
+
+
+def check(model: type[Model], tree: Any, where: str) -> Model:
+    """Validate `tree` as `model`; every fault is one line `where: key: what is wrong`."""
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        lines = [f"{where}: {_location(fault['loc'])}{_explain(dict(fault))}" for fault in error.errors()]
+        raise EverystepError("\n".join(lines)) from error
+
+
+def _location(loc: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in loc) + ": " if loc else ""
+
+
+def _explain(fault: dict[str, Any]) -> str:
+    if fault["type"] == "extra_forbidden":
+        return "unknown key; remove it or correct its spelling"
+    if fault["type"] == "missing":
+        return "missing; add it"
+    if fault["type"] == "value_error":
+        return str(fault["ctx"]["error"])
+    return f"{fault['msg'][:1].lower()}{fault['msg'][1:]}, got {fault['input']!r}"
+
+
+def _refuse_non_finite(value: Any, where: str, key: str) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise EverystepError(f"{where}: {key}: {value} is not a number that JSON can hold")
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, child in children:
+        _refuse_non_finite(child, where, f"{key}.{name}".lstrip("."))

@@ -1,0 +1,104 @@
+"""The card of a release: README.md with what is in it, as tables, and the commands of its three readers.
+
+Every number is taken from a manifest of the release, so it can be recomputed; what is somebody's word (a
+licence, a title) is marked as theirs.
+"""
+
+from typing import Any
+
+from pipeline.formats.canonical import Json
+
+CARD = """---
+license: {license_tag}
+language: [en]
+library_name: transformers
+tags: [everystep, reproducible]
+---
+# {name} {version}
+
+{title}. Published by {publisher}; built by [Everystep](https://github.com/everystep/everystep) with `dvc repro`
+from {num_sources} public corpora. Every file is digested in `release.json`; every checkpoint can be trained again
+to the same bits from this folder alone.
+
+![Validation loss of every checkpoint](loss.svg)
+
+## Models
+
+All models read the same rows in the same order, {rows_a_step} rows of {context} tokens a step.
+
+{models}
+
+*Parameters* are unique ones; *if repeated* counts a shared tensor each time it is used. Validation loss is in nats
+per token over {targets} held-out tokens; bits per byte do not depend on the tokenizer.
+
+## Data
+
+{sources}
+
+The titles and licences are the word of `params.yaml`, which names the evidence for each. Removed documents stand
+with their reasons in `data/*/removals.parquet`, those of duplicates with the document that stayed and the
+measured similarity:
+
+{removals}
+
+## What to do with it
+
+    everystep verify release                                        # every digest, every file
+    everystep pull release --model {model} --step {step} --out DIR    # one checkpoint for transformers
+    everystep trace release --model {model} --step {step}             # the documents in that step's batch
+    everystep replay release --model {model} --from {start} --to {stop}  # train that stretch again, compare
+
+## Limits
+
+The models are small and trained on few tokens: they show that a release can be proved, not that it is good. They
+read API documentation, plays and parliamentary speeches; names of public speakers stand in the speeches.
+Personal data was not searched for in this version.
+"""
+
+
+def table(header: list[str], rows: list[list[Any]]) -> str:
+    """A Markdown table; numbers get thousands separators and stand to the right."""
+    number = [all(isinstance(row[i], int | float) for row in rows) and bool(rows) for i in range(len(header))]
+    lines = [header, ["---:" if right else "---" for right in number]]
+    lines += [[_spelled(cell) for cell in row] for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def write_card(facts: dict[str, Json]) -> str:
+    """The card from the facts that `pipeline.stages.release` gathers out of the manifests."""
+    models, release = facts["models"], facts["release"]
+    middle = facts["replay_steps"]
+    return CARD.format(
+        name=release["name"],
+        version=release["version"],
+        title=release["title"],
+        publisher=release["publisher"],
+        license_tag=release["license"].lower(),
+        num_sources=len(facts["sources"]),
+        rows_a_step=facts["global_batch"],
+        context=facts["context"],
+        models=models_table(models),
+        targets=f"{models[0]['targets']:,}",
+        sources=table(
+            ["source", "licence", "documents", "tokens", "title"],
+            [[s["name"], s["license"], s["documents"], s["tokens"], s["title"]] for s in facts["sources"]],
+        ),
+        removals=table(["stage", "reason", "documents"], facts["removals"]),
+        model=models[0]["name"],
+        step=middle[0],
+        start=middle[0],
+        stop=middle[1],
+    )
+
+
+def models_table(models: list[dict[str, Json]]) -> str:
+    """One line a model."""
+    header = ["model", "parameters", "if repeated", "tokens", "checkpoints", "validation loss", "bits per byte"]
+    keys = ["name", "parameters", "parameters_if_repeated", "tokens", "checkpoints", "loss", "bits_per_byte"]
+    return table(header, [[model[key] for key in keys] for model in models])
+
+
+def _spelled(cell: Any) -> str:
+    if isinstance(cell, float):
+        return f"{cell:.4f}"
+    return f"{cell:,}" if isinstance(cell, int) else str(cell)

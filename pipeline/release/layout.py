@@ -1,0 +1,66 @@
+"""What a release holds, and how each kind of file is digested.
+
+A release is a project without its scratch: the same relative paths, so one reader serves both. The root
+manifest `release.json` lists every file but itself, `SHA256SUMS` and `signatures/`, each with the digest of
+its *content* by kind:
+
+    file      SHA-256 of the bytes
+    lines     SHA-256 of the uncompressed lines of a `.jsonl.zst`
+    table     SHA-256 of the rows of a parquet file as canonical JSONL
+    tensors   `tensors-v1` digest of a safetensors file
+
+`SHA256SUMS` lists every file but itself and `signatures/` with the SHA-256 of its bytes, for coreutils.
+"""
+
+from pathlib import Path
+
+from pipeline.formats.canonical import Json, parse
+from pipeline.formats.checkpoints import read_tensors
+from pipeline.formats.digests import tensors_digest
+from pipeline.formats.errors import EverystepError
+from pipeline.formats.files import sha256_file
+from pipeline.formats.lines import LineFile
+from pipeline.formats.tables import digest_table
+
+FORMAT = "everystep/release/1"
+ROOT, SUMS, SIGNATURES = "release.json", "SHA256SUMS", "signatures"
+REVISIONS = "revisions.jsonl"
+
+
+def kind_of(path: str) -> str:
+    """How the content of a file is digested, by its name."""
+    if path.endswith(".jsonl.zst"):
+        return "lines"
+    if path.endswith(".parquet"):
+        return "table"
+    return "tensors" if path.endswith(".safetensors") else "file"
+
+
+def content_digest(path: Path, kind: str) -> str:
+    """The digest of record of one file."""
+    if kind == "file":
+        return sha256_file(path)
+    if kind == "lines":
+        with LineFile(path) as file:
+            return file.digest()[2]
+    if kind == "table":
+        return digest_table(path)[2]
+    if kind == "tensors":
+        return tensors_digest(read_tensors(path))
+    raise EverystepError(f"{path}: {kind!r} is not a kind of content")
+
+
+def is_listed(path: str) -> bool:
+    """Whether the root manifest lists a file of a release."""
+    return path not in (ROOT, SUMS) and not path.startswith(SIGNATURES + "/")
+
+
+def read_root(release: Path) -> dict[str, Json]:
+    """The root manifest; exactly this version of the format is read."""
+    path = release / ROOT
+    if not path.is_file():
+        raise EverystepError(f"{path}: no such file; {release} is not a release (build one with `make release`)")
+    tree = parse(path.read_bytes(), path)
+    if not isinstance(tree, dict) or tree.get("format") != FORMAT or not isinstance(tree.get("files"), dict):
+        raise EverystepError(f"{path}: not a root manifest of format {FORMAT}")
+    return tree

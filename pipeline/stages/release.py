@@ -1,0 +1,232 @@
+"""Assemble the release: one folder that holds all that reading, tracing and replaying it needs.
+
+Reads the manifests and outputs of every stage before it; writes `release/` (see `pipeline.release.layout`)
+and `manifests/release.json`. Large files are linked, not copied. Nothing enters before the gate has passed.
+"""
+
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from pipeline.console import progress, run_command
+from pipeline.formats.canonical import Json, canonical, pretty
+from pipeline.formats.checkpoints import Record
+from pipeline.formats.errors import EverystepError
+from pipeline.formats.files import fresh_folder, list_files, sha256_file, write_bytes
+from pipeline.formats.manifests import manifest_path, read_manifest, write_manifest
+from pipeline.formats.project import (
+    DEDUPLICATED,
+    DOCUMENTS,
+    FILTERED,
+    PARAMS,
+    RECIPES,
+    RELEASE,
+    REMOVALS_FILE,
+    RESULTS,
+    RUNS,
+    TOKENIZER,
+    TOKENS,
+)
+from pipeline.formats.yaml import Section, load_yaml
+from pipeline.release.card import write_card
+from pipeline.release.gate import check_model
+from pipeline.release.layout import FORMAT, REVISIONS, ROOT, SUMS, content_digest, is_listed, kind_of
+from pipeline.release.plot import draw_losses
+from pipeline.stages.params import load_section, load_source, model_names, source_names
+
+LOCK = Path("dvc.lock")
+REMOTE_CODE = Path("trainer/remote/modeling_everystep_openelm.py")
+COPIED = [PARAMS, Path("constraints.txt"), Path("LICENSE"), REMOTE_CODE]
+COPY_SUFFIXES = (".jsonl", ".csv", ".json", ".yaml", ".md")
+
+
+class ReleaseParams(Section):
+    """What the card says of the release."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
+    version: str
+    title: str
+    publisher: str
+    license: str
+    """Licence of the models and of the compilation; each document keeps its own."""
+
+
+def release() -> None:
+    """Assemble the release of the suite."""
+    params = load_section(ReleaseParams, "release")
+    sources, models = source_names(), model_names()
+    manifests = _manifests(sources, models)
+    trained = {name: read_manifest(manifest_path("train", name), "train") for name in models}
+    _require_one_suite(trained)
+    with progress("release: gate", len(models), "models") as advance:
+        records = {}
+        for name in models:
+            records[name] = check_model(Path(), trained[name])
+            advance(1)
+    folder = fresh_folder(RELEASE)
+    for path in [*COPIED, *manifests, *_data_files(sources), *_model_files(models)]:
+        _place(path, folder / path)
+    write_bytes(folder / LOCK, pretty(_lock_before_release(sources, models)))
+    facts = _facts(params, sources, trained)
+    write_bytes(folder / "README.md", write_card(facts).encode())
+    write_bytes(folder / "NOTICE", _notice(sources).encode())
+    draw_losses(folder / "loss.svg", {model["name"]: model["curve"] for model in facts["models"]})
+    write_bytes(folder / REVISIONS, b"".join(canonical(line) + b"\n" for line in _revisions(records)))
+    _write_root(folder, params)
+    write_manifest(
+        "release",
+        None,
+        inputs=manifests,
+        parameters=params.model_dump(),
+        outputs={},
+        root_sha256=sha256_file(folder / ROOT),
+        files=len(list_files(folder)),
+        models=[{k: v for k, v in model.items() if k != "curve"} for model in facts["models"]],
+    )
+
+
+def _manifests(sources: list[str], models: list[str]) -> list[Path]:
+    per_source = [manifest_path(stage, name) for stage in ("fetch", "extract", "filter") for name in sources]
+    per_model = [manifest_path(stage, name) for stage in ("train", "evaluate") for name in models]
+    return [*per_source, *(manifest_path(stage) for stage in ("dedup", "tokenizer", "tokenize")), *per_model]
+
+
+def _require_one_suite(trained: dict[str, dict[str, Json]]) -> None:
+    """The models of a suite read the same rows in the same order: same data section, context and steps."""
+    first, *others = trained
+    for key in ("data", "schedule.steps", "model.context", "model.vocabulary"):
+        wanted = _lookup(trained[first]["parameters"], key)
+        for name in others:
+            found = _lookup(trained[name]["parameters"], key)
+            if found != wanted:
+                raise EverystepError(
+                    f"recipes/{name}.yaml: {key}: {found} differs from {wanted} in recipes/{first}.yaml; "
+                    "the models of a suite read the same rows in the same order"
+                )
+
+
+def _lookup(tree: dict[str, Json], key: str) -> Json:
+    for part in key.split("."):
+        tree = tree[part]
+    return tree
+
+
+def _data_files(sources: list[str]) -> list[Path]:
+    """Rows, index, order, tokenizer and every stage's removals; never the texts themselves."""
+    whole = [TOKENS, TOKENIZER.parent]
+    files = [folder / file for folder in whole for file in list_files(folder)]
+    removals = [stage / name / REMOVALS_FILE for stage in (DOCUMENTS, FILTERED) for name in sources]
+    return [*files, *removals, DEDUPLICATED / REMOVALS_FILE]
+
+
+def _model_files(models: list[str]) -> list[Path]:
+    folders = [kind / name for name in models for kind in (RUNS, RESULTS)]
+    recipes = [RECIPES / f"{name}.yaml" for name in models]
+    return [*recipes, *(folder / file for folder in folders for file in list_files(folder))]
+
+
+def _place(source: Path, target: Path) -> None:
+    """A hard link where the file system allows one; small files that tools append to are copied."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not source.is_file():
+        raise EverystepError(f"{source}: no such file; run `dvc repro` to build it")
+    if source.name.endswith(COPY_SUFFIXES):
+        shutil.copyfile(source, target)
+        return
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _lock_before_release(sources: list[str], models: list[str]) -> Json:
+    """The lock's entries of the stages before this one, by name (JSON is YAML, so DVC's tools read it)."""
+    names = [f"{stage}@{of}" for stage in ("fetch", "extract", "filter") for of in sources]
+    names += ["dedup", "tokenizer", "tokenize"] + [f"{stage}@{of}" for stage in ("train", "evaluate") for of in models]
+    lock = load_yaml(LOCK) if LOCK.exists() else {}
+    stages = lock.get("stages", {})
+    return {"schema": "2.0", "stages": {name: stages[name] for name in sorted(names) if name in stages}}
+
+
+def _facts(params: ReleaseParams, sources: list[str], trained: dict[str, dict[str, Json]]) -> dict[str, Any]:
+    tokens = read_manifest(manifest_path("tokenize"), "tokenize")
+    first = next(iter(trained.values()))["parameters"]
+    steps = [entry["step"] for entry in next(iter(trained.values()))["checkpoints"]]
+    counts: Counter[tuple[str, str]] = Counter()
+    for stage, of in [(s, n) for s in ("extract", "filter") for n in sources] + [("dedup", None)]:
+        for reason, number in read_manifest(manifest_path(stage, of), stage)["removed"].items():
+            counts[stage, reason] += number
+    documents = read_manifest(manifest_path("dedup"), "dedup")["documents_by_source"]
+    return {
+        "release": params.model_dump(),
+        "global_batch": first["data"]["global_batch"],
+        "context": first["model"]["context"],
+        "replay_steps": (steps[len(steps) // 2], steps[len(steps) // 2 + 1]),
+        "models": [_model_facts(name, manifest) for name, manifest in trained.items()],
+        "sources": [
+            {
+                "name": name,
+                "license": load_source(name).license,
+                "title": load_source(name).title,
+                "documents": documents.get(name, 0),
+                "tokens": tokens["splits"]["train"]["tokens_by_source"].get(name, 0),
+            }
+            for name in sources
+        ],
+        "removals": [[stage, reason, number] for (stage, reason), number in sorted(counts.items())],
+    }
+
+
+def _model_facts(name: str, manifest: dict[str, Json]) -> dict[str, Any]:
+    evaluation = read_manifest(manifest_path("evaluate", name), "evaluate")
+    last = evaluation["results"][-1]
+    return {
+        "name": name,
+        "parameters": manifest["parameters_unique"],
+        "parameters_if_repeated": manifest["parameters_if_repeated"],
+        "tokens": manifest["tokens"],
+        "checkpoints": len(manifest["checkpoints"]),
+        "loss": last["loss"],
+        "bits_per_byte": last["bits_per_byte"],
+        "targets": evaluation["targets"],
+        "curve": [(result["tokens"], result["loss"]) for result in evaluation["results"]],
+    }
+
+
+def _notice(sources: list[str]) -> str:
+    """What licences ask a redistributor to say."""
+    lines = ["The rows and the tokenizer of this release derive from these texts:", ""]
+    for name in sources:
+        source = load_source(name)
+        lines.append(f"{name}: {source.title}. {source.issuer}. {source.license}.")
+        lines += [source.attribution] if source.attribution else []
+    return "\n".join([*lines, ""])
+
+
+def _revisions(records: dict[str, list[Record]]) -> list[dict[str, Json]]:
+    keys = ("model", "revision", "step", "tokens", "weights_digest", "state_digest")
+    return [{key: record.to_json()[key] for key in keys} for model in records.values() for record in model]
+
+
+def _write_root(folder: Path, params: ReleaseParams) -> None:
+    """`release.json` by content, then `SHA256SUMS` over the bytes as stored, the root manifest included."""
+    listed = [path for path in list_files(folder) if is_listed(path)]
+    files: dict[str, Json] = {}
+    with progress("release: digests", len(listed), "files") as advance:
+        for path in listed:
+            kind = kind_of(path)
+            files[path] = {"digest": content_digest(folder / path, kind), "kind": kind}
+            advance(1)
+
+    tree = {"format": FORMAT, "name": params.name, "version": params.version, "files": files}
+    write_bytes(folder / ROOT, pretty(tree))
+    sums = [f"{sha256_file(folder / path)}  {path}\n" for path in list_files(folder)]
+    write_bytes(folder / SUMS, "".join(sums).encode())
+
+
+if __name__ == "__main__":
+    run_command(release, "")

@@ -1,0 +1,74 @@
+"""Train the tokenizer: a byte-level BPE with one special token, on training documents only.
+
+Reads `data/deduplicated`; writes `data/tokenizer/tokenizer.json` and `manifests/tokenizer.json`. The sample
+is the first `sample_bytes` of the shuffled documents, so every source is in it by its weight.
+"""
+
+import os
+from collections.abc import Iterator
+from typing import Annotated
+
+from pydantic import Field
+
+from pipeline.console import progress, run_command
+from pipeline.formats.documents import read_documents
+from pipeline.formats.files import fresh_folder, sha256_file, write_bytes
+from pipeline.formats.manifests import manifest_path, read_manifest, shards_of, write_manifest
+from pipeline.formats.project import DEDUPLICATED, TOKENIZER
+from pipeline.formats.vocabulary import END_OF_TEXT, token_bytes
+from pipeline.formats.yaml import Section
+from pipeline.stages.params import Positive, load_section
+
+
+class TokenizerParams(Section):
+    """A byte-level BPE trained on the first `sample_bytes` of the shuffled documents."""
+
+    vocabulary: Annotated[int, Field(gt=257)]
+    sample_bytes: Positive
+
+
+def tokenizer() -> None:
+    """Train and write the tokenizer of the release."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    params = load_section(TokenizerParams, "tokenizer")
+    fresh_folder(TOKENIZER.parent)
+    upstream = manifest_path("dedup")
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    trained.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=params.vocabulary,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    with progress("tokenizer", params.sample_bytes, "bytes") as advance:
+
+        def sample() -> Iterator[str]:
+            taken = 0
+            for shard in shards_of(read_manifest(upstream, "dedup"), "train"):
+                for document in read_documents(DEDUPLICATED / shard.path):
+                    size = len(document.text.encode())
+                    taken += size
+                    if taken > params.sample_bytes:
+                        return
+                    advance(size)
+                    yield document.text
+
+        trained.train_from_iterator(sample(), trainer)
+    write_bytes(TOKENIZER, trained.to_str(pretty=True).encode() + b"\n")
+    write_manifest(
+        "tokenizer",
+        None,
+        inputs=[upstream],
+        parameters=params.model_dump(),
+        outputs={},
+        files=[{"path": TOKENIZER.name, "sha256": sha256_file(TOKENIZER)}],
+        vocabulary=len(token_bytes(TOKENIZER)),
+    )
+
+
+if __name__ == "__main__":
+    run_command(tokenizer, "")

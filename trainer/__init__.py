@@ -1,0 +1,1 @@
+"""Trains models from published rows: the same bits whatever happens."""

@@ -1,0 +1,133 @@
+"""The stage `evaluate`: validation loss and bits per byte of every checkpoint of one model.
+
+Reads `runs/MODEL`, the validation rows and the tokenizer; writes `results/MODEL/evaluation.jsonl` and `.csv`
+and `manifests/evaluations/MODEL.json`. The rows are the first of the held-out split, the same for every model.
+
+    loss = nats / targets        bits per byte = nats / ln 2 / bytes of text behind the targets
+
+The second does not depend on the tokenizer, so it compares across releases (Gao et al. 2020, section 3.1).
+"""
+
+import hashlib
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from pipeline.console import progress, run_command
+from pipeline.formats import checkpoints as ck
+from pipeline.formats.canonical import Json, canonical
+from pipeline.formats.errors import EverystepError
+from pipeline.formats.files import fresh_folder, sha256_file, write_bytes
+from pipeline.formats.lines import Shard, check_shard
+from pipeline.formats.manifests import manifest_path, read_manifest, shards_of, write_manifest
+from pipeline.formats.project import PARAMS, RESULTS, RUNS, TOKENIZER, TOKENS
+from pipeline.formats.rows import Rows
+from pipeline.formats.vocabulary import token_bytes
+from pipeline.formats.yaml import Section, check, load_yaml
+from trainer.description import ModelSpec
+from trainer.launch import default_processes, launch
+from trainer.log import as_csv
+from trainer.recipe import load_recipe
+
+if TYPE_CHECKING:
+    from trainer.parallel import World
+
+JSONL, CSV = "evaluation.jsonl", "evaluation.csv"
+LN_2 = 0.6931471805599453
+
+
+class EvaluateParams(Section):
+    """How many validation rows every checkpoint is measured on, and how many at a time."""
+
+    rows: Annotated[int, Field(gt=0)]
+    micro_batch: Annotated[int, Field(gt=0)]
+
+
+class _Params(Section, extra="ignore"):
+    evaluate: EvaluateParams
+
+
+def evaluate(name: str) -> None:
+    """Evaluate every checkpoint of the model `name`."""
+    recipe, spec = load_recipe(name)
+    params = check(_Params, load_yaml(PARAMS), str(PARAMS)).evaluate
+    manifest_tokens, manifest_model = manifest_path("tokenize"), manifest_path("train", name)
+    tokens = read_manifest(manifest_tokens, "tokenize")
+    rows = _validation_rows(tokens, params.rows)
+    checkpoints = [RUNS / name / entry["revision"] for entry in read_manifest(manifest_model, "train")["checkpoints"]]
+    processes = default_processes(recipe.data.num_micro_batches)
+    nats = launch(_evaluate, processes, recipe.numerics, name, spec, checkpoints, rows, params.micro_batch)
+    targets = rows[:, 1:]
+    num_bytes = int(token_bytes(TOKENIZER)[targets].sum())
+    results = [
+        _result(checkpoint, total, targets.size, num_bytes) for checkpoint, total in zip(checkpoints, nats, strict=True)
+    ]
+    folder = fresh_folder(RESULTS / name)
+    content = b"".join(canonical(result) + b"\n" for result in results)
+    write_bytes(folder / JSONL, content)
+    write_bytes(folder / CSV, as_csv(results))
+    write_manifest(
+        "evaluate",
+        name,
+        inputs=[manifest_model, manifest_tokens, manifest_path("tokenizer")],
+        parameters=params.model_dump(),
+        outputs={"evaluation": [Shard(JSONL, len(results), len(content), hashlib.sha256(content).hexdigest())]},
+        tokenizer_sha256=sha256_file(TOKENIZER),
+        targets=targets.size,
+        bytes=num_bytes,
+        results=results,
+    )
+
+
+def _validation_rows(tokens: dict[str, Json], num_rows: int) -> NDArray[np.int64]:
+    """The first `num_rows` held-out rows (fewer if there are fewer), shape (rows, width), digests checked."""
+    shards = shards_of(tokens, "validation")
+    for shard in shards:
+        check_shard(TOKENS, shard)
+    rows = Rows(TOKENS, shards, tokens["width"], tokens["vocabulary"])
+    return np.stack([rows[number] for number in range(min(num_rows, len(rows)))])
+
+
+def _evaluate(
+    world: "World", name: str, spec: ModelSpec, checkpoints: list[Path], rows: NDArray[np.int64], micro_batch: int
+) -> list[float]:
+    """Nats in all of each checkpoint; process r measures the checkpoints r, r + size ..."""
+    import torch
+
+    from trainer.loop import mean_loss
+    from trainer.model import Decoder, load_tensors
+
+    model = Decoder(spec)
+    share = -(-len(checkpoints) // world.size)
+    mine = [math.nan] * share
+    with progress(f"evaluate {name}", len(checkpoints), "checkpoints", quiet=world.rank != 0) as advance:
+        for turn, checkpoint in enumerate(checkpoints[world.rank :: world.size]):
+            weights: Any = ck.read_verified(checkpoint, ck.WEIGHTS)
+            load_tensors(model, weights)
+            with torch.no_grad():
+                batches = [torch.from_numpy(rows[i : i + micro_batch]) for i in range(0, len(rows), micro_batch)]
+                mine[turn] = math.fsum(float(mean_loss(model, batch)) * batch[:, 1:].numel() for batch in batches)
+            advance(world.size)
+    gathered = world.gather_floats(mine)
+    return [gathered[i % world.size * share + i // world.size] for i in range(len(checkpoints))]
+
+
+def _result(checkpoint: Path, nats: float, num_targets: int, num_bytes: int) -> dict[str, Json]:
+    record = ck.read_record(checkpoint)
+    if not math.isfinite(nats):
+        raise EverystepError(f"{checkpoint}: its validation loss is {nats}; the model has diverged")
+    return {
+        "revision": record.revision,
+        "step": record.step,
+        "tokens": record.tokens,
+        "loss": nats / num_targets,
+        "bits_per_byte": nats / LN_2 / num_bytes,
+    }
+
+
+if __name__ == "__main__":
+    run_command(evaluate, "MODEL")

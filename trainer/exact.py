@@ -1,0 +1,87 @@
+"""Numbers whose bits depend on no mathematics library: rotary tables and the first weights.
+
+The last bits of `exp`, `log`, `pow`, `sin` and `cos` differ between C libraries, between numpy's dispatch
+targets and between processors. Here a number comes from integers, from decimal arithmetic, or from + - * and
+square roots in float64, which IEEE 754 fixes; one rounding to float32 ends each computation.
+"""
+
+import hashlib
+from decimal import Context, Decimal, localcontext
+from math import prod
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+
+_PI_HALVES = Decimal("1.57079632679489661923132169163975144209858469968755")
+_WORDS_A_BLOCK = 1 << 20
+
+
+def normal(seed: int, name: str, shape: tuple[int, ...], std: float) -> Floats:
+    """Draws for one tensor: a function of (seed, name, shape, std), whichever tensors were drawn before.
+
+    Each value is std * (sum of twelve uniforms - 6), the Irwin-Hall approximation of a normal variable: mean 0,
+    standard deviation std, kurtosis 2.9 (normal: 3), never past 6 std. The uniforms are the halves of six words of
+    Philox4x64, whose raw stream numpy keeps fixed; their sum is an exact integer. (numpy's own normal draws call
+    `exp` and `log1p` in the tails, and its method may change between versions.)
+    """
+    key = hashlib.sha256(f"everystep/initialization/{seed}/{name}".encode()).digest()[:16]
+    stream = np.random.Philox(key=int.from_bytes(key, "little"))
+    flat = np.empty(prod(shape), np.float32)
+    for start in range(0, flat.size, _WORDS_A_BLOCK // 6):
+        part = flat[start : start + _WORDS_A_BLOCK // 6]
+        words = stream.random_raw(6 * part.size).reshape(-1, 6)
+        halves = (words >> np.uint64(32)) + (words & np.uint64(0xFFFFFFFF))
+        centred = halves.sum(axis=1).astype(np.int64) - 6 * (2**32 - 1)
+        part[:] = centred * (std / 2**32)
+    return flat.reshape(shape)
+
+
+def rotary_tables(base: float, width: int, length: int) -> tuple[Floats, Floats]:
+    """Cosines and sines of the angles of rotary position embedding, each (length, width / 2).
+
+    Angle at position t of pair i is t * base^(-2i / width) (Su et al., 2021, section 3.2.2). Exponent, power,
+    frequency and product are rounded to float32 one after another: that is what Llama computes, and at position
+    2047 it moves an angle by up to 1e-4.
+    """
+    exponent = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
+    with localcontext(Context(prec=40)):
+        power = np.array([float(Decimal(base) ** Decimal(float(e))) for e in exponent], np.float32)
+    return cosine_and_sine(np.outer(np.arange(length, dtype=np.float32), np.float32(1) / power).astype(np.float32))
+
+
+def cosine_and_sine(angle: Floats) -> tuple[Floats, Floats]:
+    """Cosine and sine of float32 angles in [0, 2^20), by reduction to [-pi/4, pi/4] and Taylor's series.
+
+    Cody and Waite (1980): pi/2 is split into three parts of 30 bits, so that multiples below 2^20 are exact. The
+    error in float64 is below 1e-15, so the float32 results are the correctly rounded ones but for near ties.
+    """
+    x = angle.astype(np.float64)
+    quarter = np.rint(x * float(1 / _PI_HALVES))
+    for part in _split(_PI_HALVES, bits=30, parts=3):
+        x = x - quarter * part
+    square = x * x
+    sine, cosine = np.ones_like(x), np.ones_like(x)
+    for n in range(20, 0, -2):
+        sine = 1 - square * sine / (n * (n + 1))
+        cosine = 1 - square * cosine / (n * (n - 1))
+    sine = x * sine
+    turn = quarter.astype(np.int64) % 4
+    quadrants = [turn == 0, turn == 1, turn == 2, turn == 3]
+    return (
+        np.select(quadrants, [cosine, -sine, -cosine, sine]).astype(np.float32),
+        np.select(quadrants, [sine, cosine, -sine, -cosine]).astype(np.float32),
+    )
+
+
+def _split(number: Decimal, bits: int, parts: int) -> list[float]:
+    """Floats that sum to `number`; each but the last holds at most `bits` significant bits."""
+    split = []
+    with localcontext(Context(prec=60)):
+        for part in range(1, parts + 1):
+            scale = 2 ** (bits * part - 1)
+            piece = Decimal(int(number * scale)) / scale
+            split.append(float(piece if part < parts else number))
+            number -= piece
+    return split

@@ -1,0 +1,211 @@
+"""Four families of small models, each written as a `ModelSpec` from its published rules.
+
+`build_spec` reads the `model:` section of a recipe. Every size that MobileLLM, MobiLlama and OpenELM published is
+one call, and its parameter count is the published one (tests/trainer/test_families.py).
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Generic, Literal, TypeVar
+
+import numpy as np
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
+
+from pipeline.formats.errors import EverystepError
+from pipeline.formats.yaml import Section, check
+from trainer.description import Initialization, LayerSpec, ModelSpec, nearest_divisor
+
+
+class LlamaSection(Section):
+    """The keys that the families with equal layers share; their heads cut the width into equal parts."""
+
+    vocabulary: PositiveInt
+    context: PositiveInt
+    width: PositiveInt
+    layers: PositiveInt
+    query_heads: PositiveInt
+    ffn_width: PositiveInt
+    rotary_base: PositiveFloat = 10000.0
+    norm_epsilon: PositiveFloat = 1e-5
+    initial_std: PositiveFloat = 0.02
+
+    @field_validator("query_heads")
+    @classmethod
+    def _heads_divide_width(cls, query_heads: int, info: ValidationInfo) -> int:
+        width = info.data.get("width", query_heads)
+        if width % query_heads:
+            choice = nearest_divisor(width, query_heads)
+            raise ValueError(f"{query_heads} does not divide width {width}; choose a divisor such as {choice}")
+        if width // query_heads % 2:
+            raise ValueError(
+                f"{query_heads} heads of a width of {width} are {width // query_heads} wide; rotary needs even heads"
+            )
+        return query_heads
+
+
+class MobileLLMSection(LlamaSection):
+    """`family: mobilellm` and `family: mobilellm-ls`."""
+
+    family: Literal["mobilellm", "mobilellm-ls"]
+    kv_heads: PositiveInt
+    tied_embedding: bool = True
+
+    @field_validator("kv_heads")
+    @classmethod
+    def _kv_heads_divide_query_heads(cls, kv_heads: int, info: ValidationInfo) -> int:
+        query_heads = info.data.get("query_heads", kv_heads)
+        if query_heads % kv_heads:
+            choice = nearest_divisor(query_heads, kv_heads)
+            raise ValueError(f"{kv_heads} does not divide query_heads {query_heads}; choose a divisor such as {choice}")
+        return kv_heads
+
+
+class MobiLlamaSection(LlamaSection):
+    """`family: mobillama`."""
+
+    family: Literal["mobillama"]
+    tied_embedding: bool = False
+    shared_ffn: bool = True
+
+
+class OpenELMSection(Section):
+    """`family: openelm`. The multipliers are those of the first and of the last layer."""
+
+    family: Literal["openelm"]
+    vocabulary: PositiveInt
+    context: PositiveInt
+    width: PositiveInt
+    layers: PositiveInt
+    head_width: PositiveInt
+    query_heads_per_kv_head: PositiveInt = 4
+    ffn_divisor: PositiveInt = 256
+    # Lists, not tuples: YAML has only lists, and strict validation does not turn one into the other.
+    attention_multipliers: list[PositiveFloat] = Field(default=[0.5, 1.0], min_length=2, max_length=2)
+    ffn_multipliers: list[PositiveFloat] = Field(default=[0.5, 4.0], min_length=2, max_length=2)
+    tied_embedding: bool = True
+    rotary_base: PositiveFloat = 10000.0
+    norm_epsilon: PositiveFloat = 1e-6
+
+    @field_validator("head_width")
+    @classmethod
+    def _head_width_is_even(cls, head_width: int) -> int:
+        if head_width % 2:
+            raise ValueError(f"must be even for rotary positions, got {head_width}")
+        return head_width
+
+
+FamilySection = TypeVar("FamilySection", bound=Section)
+
+
+class _Recipe(Section, Generic[FamilySection]):
+    """A wrapper, so that an error says `model.query_heads`."""
+
+    model: FamilySection
+
+
+def build_spec(section: dict[str, Any], where: str) -> ModelSpec:
+    """The model that the `model:` section of the recipe `where` describes; errors name file, key and fix."""
+    family = section.get("family")
+    if family not in FAMILIES:
+        raise EverystepError(f"{where}: model.family: must be one of {', '.join(FAMILIES)}, got {family!r}")
+    model, write = FAMILIES[family]
+    checked = check(_Recipe[model], {"model": section}, where)  # type: ignore[valid-type]
+    try:
+        return write(checked.model)
+    except EverystepError as error:
+        raise EverystepError(f"{where}: model: {error}") from error
+
+
+def mobilellm(section: MobileLLMSection) -> ModelSpec:
+    """Deep and thin, grouped queries, tied embedding (Liu et al., 2024, MobileLLM, section 2.2).
+
+    The published config files say `tie_word_embeddings: false`; the models are trained tied, by a flag.
+    """
+    return _equal_layers(section, section.kv_heads)
+
+
+def mobilellm_ls(section: MobileLLMSection) -> ModelSpec:
+    """MobileLLM whose every stored block runs twice in a row: 0, 0, 1, 1, ... (section 2.3, immediate repetition)."""
+    spec = _equal_layers(section, section.kv_heads)
+    return replace(spec, applications=tuple(depth // 2 for depth in range(2 * section.layers)))
+
+
+def mobillama(section: MobiLlamaSection) -> ModelSpec:
+    """One FFN for all layers, full multi-head attention, untied output (Thawakar et al., 2024, MobiLlama, section 3).
+
+    The published config files say 4 key/value heads; the code ignores it and uses as many as query heads.
+    """
+    spec = _equal_layers(section, section.query_heads)
+    return replace(spec, ffn_owner=(0,) * section.layers) if section.shared_ffn else spec
+
+
+def openelm(section: OpenELMSection) -> ModelSpec:
+    """Layer-wise scaling: heads and FFN widths grow with depth (Mehta et al., 2024, OpenELM, section 2.1).
+
+    With a multiplier m, linear in depth and rounded to two digits: query width = divisible(width * m, head width *
+    group), FFN width = divisible(width * m, divisor). Queries and keys are normed before the rotation.
+    """
+    group, width = section.query_heads_per_kv_head, section.width
+    attention = _multipliers(section.attention_multipliers, section.layers)
+    ffn = _multipliers(section.ffn_multipliers, section.layers)
+    layers = []
+    for attention_m, ffn_m in zip(attention, ffn, strict=True):
+        query_heads = make_divisible(width * attention_m, section.head_width * group) // section.head_width
+        layer = LayerSpec(
+            query_heads=query_heads,
+            kv_heads=query_heads // group,
+            head_width=section.head_width,
+            ffn_width=make_divisible(width * ffn_m, section.ffn_divisor),
+            qk_norm=True,
+        )
+        layers.append(layer)
+    return _plain(section, layers, Initialization(rule="openelm"))
+
+
+def make_divisible(value: float, divisor: int) -> int:
+    """The multiple of `divisor` nearest to `value`, at least one divisor, and at least nine tenths of `value`."""
+    nearest = max(divisor, int(value + divisor / 2) // divisor * divisor)
+    return nearest + divisor if nearest < 0.9 * value else nearest
+
+
+def _multipliers(ends: list[float], layers: int) -> list[float]:
+    return [round(float(m), 2) for m in np.linspace(ends[0], ends[1], layers)]
+
+
+def _equal_layers(section: MobileLLMSection | MobiLlamaSection, kv_heads: int) -> ModelSpec:
+    layer = LayerSpec(
+        query_heads=section.query_heads,
+        kv_heads=kv_heads,
+        head_width=section.width // section.query_heads,
+        ffn_width=section.ffn_width,
+    )
+    return _plain(section, [layer] * section.layers, Initialization(rule="normal", std=section.initial_std))
+
+
+def _plain(
+    section: MobileLLMSection | MobiLlamaSection | OpenELMSection,
+    layers: list[LayerSpec],
+    initialization: Initialization,
+) -> ModelSpec:
+    """Each layer applied once, in order, with an FFN of its own."""
+    depths = tuple(range(len(layers)))
+    return ModelSpec(
+        vocabulary=section.vocabulary,
+        context=section.context,
+        width=section.width,
+        layers=tuple(layers),
+        applications=depths,
+        ffn_owner=depths,
+        tied_embedding=section.tied_embedding,
+        rotary_base=section.rotary_base,
+        norm_epsilon=section.norm_epsilon,
+        initialization=initialization,
+    )
+
+
+FAMILIES: dict[str, tuple[type[Section], Callable[[Any], ModelSpec]]] = {
+    "mobilellm": (MobileLLMSection, mobilellm),
+    "mobilellm-ls": (MobileLLMSection, mobilellm_ls),
+    "mobillama": (MobiLlamaSection, mobillama),
+    "openelm": (OpenELMSection, openelm),
+}

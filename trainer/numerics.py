@@ -1,0 +1,115 @@
+"""Numerics classes: which processors and kernels give the same bits, and how a process enters a class.
+
+`portable`: the same weights on any x86-64 Linux machine with AVX2 and FMA. Elementwise kernels are capped to
+AVX2, and matrix products are OpenBLAS's with one fixed core type (`trainer.product`); docs/decisions.md has the
+trials. `native`: torch's fastest kernels for this processor; bits hold on machines of the same capability and
+library builds.
+
+Threads change bits, so a process computes with exactly one; cores are used by processes. The libraries read
+their settings when they are loaded, so a process that was started with others is started once more.
+"""
+
+import os
+import sys
+from typing import Any
+
+from pipeline.formats.errors import EverystepError
+
+ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "passive",
+    "GOMP_SPINCOUNT": "0",
+}
+CLASSES: dict[str, dict[str, str]] = {
+    "portable": {
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "MKL_CBWR": "COMPATIBLE",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "OPENBLAS_CORETYPE": "Haswell",
+    },
+    "native": {},
+}
+STEERED_PREFIXES = ("ATEN_", "MKL_", "ONEDNN_", "DNNL_", "OMP_", "KMP_", "GOMP_", "GOTO_", "OPENBLAS_")
+STARTED_AGAIN = "EVERYSTEP_NUMERICS"
+
+
+def enter(name: str) -> None:
+    """Put this process, and those it will start, into the numerics class `name`.
+
+    Every variable by which the caller could steer the libraries is replaced. Where they differ, this program
+    is executed once more from its beginning, in the same process, with the right ones; so `enter` stands
+    before any work. Raises `EverystepError` when the class cannot be had on this machine.
+    """
+    if name not in CLASSES:
+        raise EverystepError(f"numerics: {name!r} is not a class; there are {', '.join(CLASSES)}")
+    wanted = ONE_THREAD | CLASSES[name]
+    steered = {key: value for key, value in os.environ.items() if key.startswith(STEERED_PREFIXES)}
+    if steered != wanted:
+        if os.environ.get(STARTED_AGAIN) == name:
+            raise EverystepError(f"numerics: something sets {sorted(steered.items() ^ wanted.items())} at every start")
+        kept = {key: value for key, value in os.environ.items() if key not in steered}
+        sys.stderr.flush()
+        started = kept | wanted | {STARTED_AGAIN: name}
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], started)  # noqa: S606  (itself, no shell)
+    os.environ.pop(STARTED_AGAIN, None)
+    _settle(name)
+
+
+def describe(name: str) -> dict[str, Any]:
+    """What decides the bits in this process, for records: the same on every machine of a `portable` class."""
+    import torch
+
+    return {
+        "class": name,
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "products": _openblas() if name == "portable" else _mkl(torch.__config__.show()),
+        "dtype": "float32",
+        "compiled": False,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def warn_if_other(recorded: dict[str, Any], name: str) -> None:
+    """Say on stderr that bits may differ when a state comes from another numerics class or build."""
+    found = describe(name)
+    differing = [
+        f"{key}: {recorded.get(key)!r} then, {found[key]!r} now" for key in found if recorded.get(key) != found[key]
+    ]
+    if differing:
+        print(f"note: bits may differ from the recorded run ({'; '.join(differing)})", file=sys.stderr)
+
+
+def _settle(name: str) -> None:
+    import torch
+
+    from trainer.product import use_portable
+
+    torch.set_num_threads(1)
+    if torch.get_num_interop_threads() != 1:
+        torch.set_num_interop_threads(1)
+    torch.use_deterministic_algorithms(True)
+    # Else every new tensor is written once more, 8 % of a step.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    use_portable(name == "portable")
+    capability = torch.backends.cpu.get_cpu_capability()
+    if name == "portable" and (capability != "AVX2" or "Haswell" not in _openblas()):
+        raise EverystepError(
+            "numerics: portable needs an x86-64 processor with AVX2 and FMA, and numpy with OpenBLAS; torch reports "
+            f"{capability}, numpy {_openblas()}. Train with `numerics: native`; verify and trace need neither"
+        )
+
+
+def _openblas() -> str:
+    """Version and core type of the OpenBLAS in numpy, such as `OpenBLAS 0.3.30 Haswell`."""
+    from threadpoolctl import threadpool_info
+
+    found = [info for info in threadpool_info() if info["internal_api"] == "openblas"]
+    return ", ".join(f"OpenBLAS {info['version']} {info['architecture']}" for info in found) or "no OpenBLAS"
+
+
+def _mkl(configuration: str) -> str:
+    lines = [line.strip(" -") for line in configuration.splitlines()]
+    return next((line for line in lines if "Math Kernel Library" in line), "no MKL")

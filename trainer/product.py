@@ -1,0 +1,51 @@
+"""Matrix products of two kinds: torch's own, and portable ones whose bits no processor model decides.
+
+torch's matrix library picks kernels and blocking by the processor it finds; its one portable setting takes its
+oldest path, at 2.8 times the cost. OpenBLAS, which every numpy wheel carries, can be told one core type:
+then instruction set, blocking and order of additions are fixed at compile time (docs/decisions.md has the
+trials on other processor models). So in the `portable` class a product is numpy's, on the tensors' own memory.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+_portable = False
+
+
+def use_portable(portable: bool) -> None:
+    """Choose for this process; `trainer.numerics` calls it once, before the first product."""
+    global _portable
+    _portable = portable
+
+
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    """a (..., X, K) times b (..., K, Y), with equal leading dimensions: (..., X, Y)."""
+    return _Portable.apply(a, b) if _portable else a @ b  # type: ignore[no-untyped-call]
+
+
+class _Portable(Function):
+    """fp32 on the CPU. The derivative is two more products: dA = G B^T, dB = A^T G."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return _product(a, b)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        (gradient,) = gradients
+        a, b = ctx.saved_tensors
+        return (
+            _product(gradient, b.transpose(-1, -2)) if ctx.needs_input_grad[0] else None,
+            _product(a.transpose(-1, -2), gradient) if ctx.needs_input_grad[1] else None,
+        )
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    result = torch.empty((*a.shape[:-1], b.shape[-1]))
+    np.matmul(a.detach().numpy(), b.detach().numpy(), out=result.numpy())
+    return result

@@ -1,0 +1,53 @@
+"""Pull: one checkpoint of a release, verified, as a folder that transformers loads.
+
+The digests of the source are checked before anything is converted, and `everystep.json` beside the weights says
+which state of which release they are. Needs numpy, not torch.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.formats import checkpoints as ck
+from pipeline.formats.canonical import Json, parse, pretty
+from pipeline.formats.errors import Differs, EverystepError
+from pipeline.formats.files import write_bytes
+from pipeline.formats.vocabulary import END_OF_TEXT, end_token
+from trainer.description import ModelSpec
+from trainer.export import export, write_export
+
+Verified = Any  # a function path -> Path that checks a file of the release first; handed in by `pipeline.cli`
+
+
+def pull(verified: Verified, model: str, revision: str, out: Path, origin: dict[str, Json]) -> None:
+    """Write the checkpoint `revision` of `model` to the new folder `out`."""
+    if out.exists():
+        raise EverystepError(f"{out}: already exists; name a new folder")
+    folder = f"runs/{model}/{revision}"
+    record = ck.read_record(verified(f"{folder}/{ck.RECORD}").parent)
+    config = verified(f"{folder}/{ck.CONFIG}")
+    tokenizer = verified("data/tokenizer/tokenizer.json")
+    weights = ck.read_verified(verified(f"{folder}/{ck.WEIGHTS}").parent, ck.WEIGHTS)
+    if record.model != model or record.revision != revision:
+        raise Differs(f"{folder}: holds {record.model} {record.revision}")
+    spec = ModelSpec.from_json(parse(config.read_bytes(), config), str(config))
+    tensors = {name: np.asarray(tensor, dtype=np.float32) for name, tensor in weights.items()}
+    exported = export(spec, tensors, eos_token_id=end_token(tokenizer))
+    shipped = {name: verified(f"trainer/remote/{name}").read_bytes() for name in exported.extra_files}
+    partial = ck.begin(out)
+    write_export(replace(exported, extra_files=shipped), partial)
+    write_bytes(partial / "tokenizer.json", tokenizer.read_bytes())
+    write_bytes(partial / "tokenizer_config.json", pretty(_tokenizer_config(spec)))
+    write_bytes(partial / "everystep.json", pretty({**origin, **record.to_json()}))
+    partial.rename(out)
+
+
+def _tokenizer_config(spec: ModelSpec) -> dict[str, Json]:
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": spec.context,
+        "eos_token": END_OF_TEXT,
+        "clean_up_tokenization_spaces": False,
+    }

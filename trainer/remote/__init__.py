@@ -1,0 +1,1 @@
+"""Modules that travel with exported weights. Nothing here imports Everystep, and Everystep imports nothing here."""

@@ -1,0 +1,148 @@
+"""The stage `train`: one model from its recipe and the published rows, resumable at any instant.
+
+Reads `recipes/MODEL.yaml`, `data/tokens`; writes `runs/MODEL` (a folder for each published checkpoint,
+`log.jsonl`, `log.csv`) and `manifests/models/MODEL.json`. DVC empties the output before a run, so a run lives
+in `.work/train/MODEL/<fingerprint of recipe, data, code>` and is linked into the output when it is complete:
+a killed run goes on from its last checkpoint, and a changed recipe can never pick up other weights.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pipeline.formats
+from pipeline.console import note, progress, run_command
+from pipeline.formats import checkpoints as ck
+from pipeline.formats.canonical import canonical
+from pipeline.formats.errors import EverystepError
+from pipeline.formats.files import list_files, sha256_file, write_bytes
+from pipeline.formats.lines import Shard
+from pipeline.formats.manifests import manifest_path, write_manifest
+from pipeline.formats.project import RECIPES, RUNS, WORK
+from trainer import log
+from trainer.data import TrainingData, training_data
+from trainer.description import ModelSpec, num_parameters, num_parameters_if_repeated
+from trainer.launch import default_processes, launch
+from trainer.recipe import Recipe, load_recipe
+
+if TYPE_CHECKING:
+    from trainer.loop import Trainer
+    from trainer.parallel import World
+
+
+def train(name: str) -> None:
+    """Train the model `name` of the suite, or go on where a killed run stopped."""
+    recipe, spec = load_recipe(name)
+    data = training_data(Path(), recipe, spec)
+    data.check()
+    work = WORK / "train" / name / fingerprint(recipe, spec, data)
+    processes = default_processes(recipe.data.num_micro_batches)
+    with _only_one(WORK / "train" / name):
+        launch(_train, processes, recipe.numerics, recipe, spec, data, work)
+        if os.environ.get("RANK", "0") == "0":
+            _publish(recipe, spec, work)
+
+
+def fingerprint(recipe: Recipe, spec: ModelSpec, data: TrainingData) -> str:
+    """Names a run by everything that decides its bits: recipe, model, rows, and the code that trains."""
+    folders = [Path(__file__).parent, Path(pipeline.formats.__file__).parent]
+    code = {path.name: sha256_file(path) for folder in folders for path in sorted(folder.glob("*.py"))}
+    identity = {"code": code, "data": data.identity(), "model": spec.to_json(), "recipe": recipe.model_dump()}
+    return hashlib.sha256(canonical(identity)).hexdigest()[:16]
+
+
+def _train(world: "World", recipe: Recipe, spec: ModelSpec, data: TrainingData, work: Path) -> None:
+    """What each process does."""
+    from trainer.loop import Trainer, save_checkpoint, train_until
+
+    trainer = Trainer(world, recipe, spec, data)
+    work.mkdir(parents=True, exist_ok=True)
+    found = ck.find_checkpoints(work)
+    parent = None
+    if found:
+        record = trainer.load(found[-1][1])
+        parent = record.state_digest
+        if world.rank == 0:
+            note(f"{recipe.name}: goes on from step {record.step}")
+    entries_path = work / log.JSONL
+    if world.rank == 0:
+        kept = log.read_until(entries_path, trainer.step)
+        write_bytes(entries_path, b"".join(canonical(entry.to_json()) + b"\n" for entry in kept))
+    if not found:
+        parent = save_checkpoint(trainer, work, None, None)
+    steps = set(recipe.checkpoint_steps)
+    step_tokens = recipe.data.global_batch * spec.context
+    remaining = (recipe.schedule.steps - trainer.step) * step_tokens
+    with progress(recipe.name, remaining, "tokens", quiet=world.rank != 0) as advance:
+
+        def after_step(trainer: "Trainer", entry: log.Entry) -> None:
+            nonlocal parent
+            if world.rank == 0:
+                log.append(entries_path, entry)
+                advance(step_tokens, f"step {entry.step} of {recipe.schedule.steps}, loss {entry.loss:.3f}")
+            if entry.step in steps:
+                parent = save_checkpoint(trainer, work, entry, parent)
+
+        train_until(trainer, recipe.schedule.steps, after_step)
+
+
+def _publish(recipe: Recipe, spec: ModelSpec, work: Path) -> None:
+    """Link the complete run into the output and write its manifest."""
+    folder = RUNS / recipe.name
+    shutil.rmtree(folder, ignore_errors=True)
+    records = []
+    for _, checkpoint in ck.find_checkpoints(work):
+        records.append(ck.read_record(checkpoint))
+        for file in list_files(checkpoint):
+            target = folder / checkpoint.name / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.link(checkpoint / file, target)
+    if [record.step for record in records] != recipe.checkpoint_steps:
+        raise EverystepError(f"{work}: its checkpoints are not those of the recipe; remove the folder and train anew")
+    entries = log.read_until(work / log.JSONL, recipe.schedule.steps)
+    log.write(folder, entries)
+    content = (folder / log.JSONL).read_bytes()
+    shard = Shard(log.JSONL, len(entries), len(content), hashlib.sha256(content).hexdigest())
+    write_manifest(
+        "train",
+        recipe.name,
+        inputs=[manifest_path("tokenize"), RECIPES / f"{recipe.name}.yaml"],
+        parameters=recipe.model_dump(),
+        outputs={"log": [shard]},
+        model=spec.to_json(),
+        parameters_unique=num_parameters(spec),
+        parameters_if_repeated=num_parameters_if_repeated(spec),
+        tokens=records[-1].tokens,
+        checkpoints=[
+            {
+                key: value
+                for key, value in record.to_json().items()
+                if key in ("revision", "step", "tokens", "loss", "weights_digest", "state_digest", "parent", "storage")
+            }
+            for record in records
+        ],
+        numerics=records[-1].numerics,
+    )
+
+
+@contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """Two trainings of one model in one project would write the same files: the second is told so."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise EverystepError(
+                f"{folder}: another training of this model is under way; wait for it, or end it"
+            ) from error
+        yield
+
+
+if __name__ == "__main__":
+    run_command(train, "MODEL")

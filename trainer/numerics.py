@@ -45,7 +45,7 @@ def enter(name: str) -> None:
     if name not in CLASSES:
         raise EverystepError(f"numerics: {name!r} is not a class; there are {', '.join(CLASSES)}")
     wanted = ONE_THREAD | CLASSES[name]
-    steered = {key: value for key, value in os.environ.items() if key.startswith(STEERED_PREFIXES)}
+    steered = _steered()
     if steered != wanted:
         if os.environ.get(STARTED_AGAIN) == name:
             raise EverystepError(f"numerics: something sets {sorted(steered.items() ^ wanted.items())} at every start")
@@ -55,6 +55,8 @@ def enter(name: str) -> None:
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], started)  # noqa: S606  (itself, no shell)
     os.environ.pop(STARTED_AGAIN, None)
     _settle(name)
+    for key in _steered().keys() - wanted.keys():  # libraries set some for themselves; children start clean
+        del os.environ[key]
 
 
 def describe(name: str) -> dict[str, Any]:
@@ -80,6 +82,10 @@ def warn_if_other(recorded: dict[str, Any], name: str) -> None:
     ]
     if differing:
         print(f"note: bits may differ from the recorded run ({'; '.join(differing)})", file=sys.stderr)
+
+
+def _steered() -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if key.startswith(STEERED_PREFIXES)}
 
 
 def _settle(name: str) -> None:

@@ -35,9 +35,10 @@ def pull(verified: Verified, model: str, revision: str, out: Path, origin: dict[
     spec = ModelSpec.from_json(parse(config.read_bytes(), config), str(config))
     tensors = {name: np.asarray(tensor, dtype=np.float32) for name, tensor in weights.items()}
     exported = export(spec, tensors, eos_token_id=end_token(tokenizer))
-    shipped = {name: verified(f"trainer/remote/{name}").read_bytes() for name in exported.extra_files}
+    code = [name for name in exported.extra_files if name.endswith(".py")]
+    shipped = {name: verified(f"trainer/remote/{name}").read_bytes() for name in code}
     partial = ck.begin(out)
-    write_export(replace(exported, extra_files=shipped), partial)
+    write_export(replace(exported, extra_files=exported.extra_files | shipped), partial)
     write_bytes(partial / "tokenizer.json", tokenizer.read_bytes())
     write_bytes(partial / "tokenizer_config.json", pretty(_tokenizer_config(spec)))
     write_bytes(partial / "everystep.json", pretty({**origin, **record.to_json()}))

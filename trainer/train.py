@@ -46,6 +46,7 @@ def train(name: str) -> None:
         launch(_train, processes, recipe.numerics, recipe, spec, data, work)
         if os.environ.get("RANK", "0") == "0":
             _publish(recipe, spec, work)
+            _forget_others(work)
 
 
 def fingerprint(recipe: Recipe, spec: ModelSpec, data: TrainingData) -> str:
@@ -128,6 +129,13 @@ def _publish(recipe: Recipe, spec: ModelSpec, work: Path) -> None:
         ],
         numerics=records[-1].numerics,
     )
+
+
+def _forget_others(work: Path) -> None:
+    """Unfinished work under other fingerprints: no recipe, data or code of today can go on from it."""
+    for folder in work.parent.iterdir():
+        if folder.is_dir() and folder != work:
+            shutil.rmtree(folder)
 
 
 @contextmanager

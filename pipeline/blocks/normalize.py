@@ -4,8 +4,8 @@ import re
 import unicodedata
 
 # C0 and C1 controls but tab and LF, the byte order mark, and noncharacters that no text needs.
-CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff\ufffe\uffff]")
-LINE_ENDS = re.compile("\r\n?|\u2028|\u2029|\x85")
+CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ufeff\ufffe\uffff]")
+LINE_ENDS = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")  # a page break ends a line; removed, it would join two words
 TRAILING = re.compile(r"[ \t\u00a0]+$", re.MULTILINE)
 BLANK_LINES = re.compile(r"\n{3,}")
 

@@ -4,6 +4,7 @@ Reads the manifests and outputs of every stage before it; writes `release/` (see
 and `manifests/release.json`. Large files are linked, not copied. Nothing enters before the gate has passed.
 """
 
+import hashlib
 import os
 import shutil
 from collections import Counter
@@ -70,7 +71,8 @@ def release() -> None:
     folder = fresh_folder(RELEASE)
     for path in [*COPIED, *manifests, *_data_files(sources), *_model_files(models)]:
         _place(path, folder / path)
-    write_bytes(folder / LOCK, pretty(_lock_before_release(sources, models)))
+    lock = pretty(lock_before_release(sources, models))
+    write_bytes(folder / LOCK, lock)
     facts = _facts(params, sources, trained)
     write_bytes(folder / "README.md", write_card(facts).encode())
     write_bytes(folder / "NOTICE", _notice(sources).encode())
@@ -84,6 +86,7 @@ def release() -> None:
         parameters=params.model_dump(),
         outputs={},
         root_sha256=sha256_file(folder / ROOT),
+        lock_sha256=hashlib.sha256(lock).hexdigest(),
         files=len(list_files(folder)),
         models=[{k: v for k, v in model.items() if k != "curve"} for model in facts["models"]],
     )
@@ -143,7 +146,7 @@ def _place(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _lock_before_release(sources: list[str], models: list[str]) -> Json:
+def lock_before_release(sources: list[str], models: list[str]) -> Json:
     """The lock's entries of the stages before this one, by name (JSON is YAML, so DVC's tools read it)."""
     names = [f"{stage}@{of}" for stage in ("fetch", "extract", "filter") for of in sources]
     names += ["dedup", "tokenizer", "tokenize"] + [f"{stage}@{of}" for stage in ("train", "evaluate") for of in models]

@@ -1,0 +1,54 @@
+# make release    download the corpora, build the suite, write release/
+# make test       everything that must hold
+# make reproduce  clone, rebuild without any cache, compare with what is committed
+#
+# Each sets up .venv by itself. TORCH_INDEX: an index that serves the CPU build of torch, where the
+# configured one does not (see docs/reproduce.md).
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+PIP := .venv/bin/pip --disable-pip-version-check --quiet
+RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
+
+.PHONY: release test test-long reproduce setup check clean
+
+release: .venv/built
+	@exec 9>.venv/lock; flock --nonblock 9 || { echo "error: another make release is under way in this folder; wait for it" >&2; exit 2; }; \
+	$(RUN) dvc repro 9>&- && $(RUN) everystep show release
+	@printf '%s\n' 'Next:' \
+	  '  everystep verify release                                            # every digest, every file' \
+	  '  everystep pull release --model mobilellm --step 64 --out DIR        # one checkpoint for transformers' \
+	  '  everystep trace release --model mobilellm --step 64                 # the documents in that batch' \
+	  '  everystep replay release --model mobilellm --from 64 --to 128       # train it again, compare' \
+	  '(after: source .venv/bin/activate)'
+
+test: .venv/tested check
+	$(RUN) python -m pytest
+
+test-long: .venv/tested
+	$(RUN) python -m pytest -m long
+
+check: .venv/tested
+	$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) mypy
+
+reproduce: .venv/built
+	$(RUN) python -m pipeline.reproduce
+
+setup: .venv/built
+
+.venv/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "error: Everystep needs Python 3.11 or newer; run make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv .venv
+
+.venv/built: .venv/bin/pip pyproject.toml constraints.txt
+	@exec 9>.venv/setup-lock; flock 9; \
+	echo "installing what builds (about two minutes)"; \
+	$(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) --constraint constraints.txt torch==2.13.0 && \
+	$(PIP) install --constraint constraints.txt --editable '.[build,train]' && touch $@
+
+.venv/tested: .venv/built constraints-dev.txt
+	$(PIP) install --constraint constraints.txt --constraint constraints-dev.txt --editable '.[build,train,test]'
+	@touch $@
+
+clean:
+	rm -rf .work release runs results data

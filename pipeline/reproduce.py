@@ -1,0 +1,88 @@
+"""`make reproduce`: clone this project, rebuild everything without any cache, compare with what is committed.
+
+The lock is compared as data, because the order of its entries follows execution; manifests byte for byte. The
+first difference is named by stage and key. Exit code 0: the same; 1: something differs, and the clone is kept.
+"""
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.console import note, run_command
+from pipeline.formats.errors import Differs, EverystepError
+from pipeline.formats.files import list_files
+from pipeline.formats.project import MANIFESTS
+from pipeline.formats.yaml import load_yaml
+
+LOCK = "dvc.lock"
+
+
+def reproduce() -> None:
+    """Rebuild the committed state in a fresh clone and compare."""
+    top = Path(_output("git", "rev-parse", "--show-toplevel"))
+    if _output("git", "-C", str(top), "status", "--porcelain", "--untracked-files=no"):
+        note("note: there are uncommitted changes here; the clone has what is committed")
+    folder = Path(tempfile.mkdtemp(prefix="everystep-reproduce-"))
+    clone = folder / "clone"
+    _run(folder, "git", "clone", "--quiet", str(top), str(clone))
+    committed = _read(clone)
+    shutil.rmtree(clone / MANIFESTS)
+    (clone / LOCK).unlink()
+    _run(clone, "dvc", "repro")
+    differences = list(compare(committed, _read(clone)))
+    if differences:
+        raise Differs("\n".join([*differences[:20], f"{len(differences)} differences; the rebuilt clone is {clone}"]))
+    shutil.rmtree(folder)
+    print(
+        f"same: {len(committed) - 1} manifests and the lock's {len(committed[LOCK])} stages, rebuilt without any cache"
+    )
+
+
+def compare(committed: dict[str, Any], rebuilt: dict[str, Any]) -> Iterator[str]:
+    """Every difference, a line each: first the lock's in the order of its keys, then the manifests."""
+    yield from _differences(LOCK, committed[LOCK], rebuilt[LOCK])
+    for path in sorted((committed.keys() | rebuilt.keys()) - {LOCK}):
+        if path not in committed or path not in rebuilt:
+            yield f"{path}: only {'rebuilt' if path in rebuilt else 'committed'}"
+        elif committed[path] != rebuilt[path]:
+            yield f"{path}: its bytes differ"
+
+
+def _differences(where: str, left: Any, right: Any) -> Iterator[str]:
+    if isinstance(left, dict) and isinstance(right, dict):
+        for key in sorted(left.keys() | right.keys(), key=str):
+            yield from _differences(f"{where}: {key}", left.get(key), right.get(key))
+    elif isinstance(left, list) and isinstance(right, list) and len(left) == len(right):
+        for old, new in zip(left, right, strict=True):
+            name = old.get("path", "") if isinstance(old, dict) else ""
+            yield from _differences(f"{where}: {name}" if name else where, old, new)
+    elif left != right:
+        yield f"{where}: committed {left!r}, rebuilt {right!r}"
+
+
+def _read(project: Path) -> dict[str, Any]:
+    """The parsed lock and the bytes of every manifest."""
+    if not (project / LOCK).is_file():
+        raise EverystepError(f"{project / LOCK}: not committed; run `dvc repro` and commit {LOCK} and {MANIFESTS}/")
+    stages = load_yaml(project / LOCK)["stages"]
+    manifests = {
+        f"{MANIFESTS}/{path}": (project / MANIFESTS / path).read_bytes() for path in list_files(project / MANIFESTS)
+    }
+    return {LOCK: stages, **manifests}
+
+
+def _output(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def _run(folder: Path, *command: str) -> None:
+    done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        raise EverystepError(f"{' '.join(command)} ended with {done.returncode}; the clone is {folder}")
+
+
+if __name__ == "__main__":
+    run_command(reproduce, "")

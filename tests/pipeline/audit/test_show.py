@@ -1,0 +1,80 @@
+"""`everystep show`: what a release holds, for people and for programs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.formats.documents import read_documents
+from tests.project import MODELS, SOURCES
+from tests.releases import copied, everystep, read_json, write_json
+
+
+@pytest.fixture(scope="module")
+def facts(built_project: Path) -> Any:
+    done = everystep("show", built_project / "release", "--json")
+    assert (done.code, done.err) == (0, "")
+    return json.loads(done.out)
+
+
+def test_people_see_every_model_source_and_removal(built_project: Path, facts: Any) -> None:
+    done = everystep("show", built_project / "release")
+    lines = done.out.splitlines()
+    assert done.code == 0
+    for name in (*MODELS, *SOURCES):
+        assert sum(line.split()[:1] == [name] for line in lines) == 1
+    for reasons in facts["removed"].values():
+        assert all(any(reason in line for line in lines) for reason in reasons)
+
+
+def test_files_and_bytes_are_those_on_disk(built_project: Path, facts: Any) -> None:
+    files = [path for path in (built_project / "release").rglob("*") if path.is_file()]
+    assert (facts["files"], facts["bytes"]) == (len(files), sum(path.stat().st_size for path in files))
+
+
+def test_models_are_those_that_were_trained(built_project: Path, facts: Any) -> None:
+    for model in facts["models"]:
+        folders = sorted(path.name for path in (built_project / "runs" / model["name"]).glob("step*"))
+        assert sorted(model["checkpoints"]) == folders
+        last = (built_project / "results" / model["name"] / "evaluation.jsonl").read_text().splitlines()[-1]
+        assert model["validation_loss"] == json.loads(last)["loss"]
+    assert sorted(model["name"] for model in facts["models"]) == sorted(MODELS)
+
+
+def test_documents_found_are_kept_or_removed_with_a_reason(built_project: Path, facts: Any) -> None:
+    shards = sorted((built_project / "data" / "deduplicated").glob("*/*.zst"))
+    kept = [document.source for shard in shards for document in read_documents(shard)]
+    for source in facts["sources"]:
+        assert source["documents_kept"] == kept.count(source["name"])
+    found = sum(source["documents_found"] for source in facts["sources"])
+    removed = sum(number for reasons in facts["removed"].values() for number in reasons.values())
+    assert found == len(kept) + removed
+    assert set(facts["removed"]["dedup"]) == {"exact_duplicate", "near_duplicate"}
+
+
+def test_a_folder_without_a_root_manifest_is_no_release(tmp_path: Path) -> None:
+    done = everystep("show", tmp_path)
+    assert done.code == 2
+    assert f"{tmp_path}/release.json" in done.err
+
+
+def test_a_changed_manifest_is_not_shown_as_the_release(built_project: Path, tmp_path: Path) -> None:
+    release = copied(built_project / "release", tmp_path / "release")
+    path = release / "manifests" / "evaluations" / "mobilellm.json"
+    tree = read_json(path)
+    tree["results"][-1]["loss"] = 0.1
+    write_json(path, tree)
+    done = everystep("show", release)
+    assert done.code == 1
+    assert "manifests/evaluations/mobilellm.json" in done.err
+
+
+def test_a_damaged_root_manifest_is_named(built_project: Path, tmp_path: Path) -> None:
+    release = copied(built_project / "release", tmp_path / "release")
+    content = (release / "release.json").read_bytes()
+    for damaged in (content[:-40], b"", b"[]", content.replace(b'"digest"', b'"digets"', 1), b"\xff" + content):
+        (release / "release.json").write_bytes(damaged)
+        done = everystep("show", release)
+        assert done.code == 2
+        assert "release.json" in done.err

@@ -1,0 +1,411 @@
+"""`everystep verify`: a release passes as it was built, and any change is found and named.
+
+First damage: bytes change, files come and go. Then attackers, who recompute every digest behind a change.
+"""
+
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.formats.files import list_files
+from tests.releases import (
+    checkpoint,
+    copied,
+    edit_log,
+    everystep,
+    flip,
+    read_json,
+    reseal,
+    reseal_model,
+    reseal_sums,
+    swap,
+    write_json,
+)
+
+MODEL = "mobilellm"
+MANIFEST = f"manifests/models/{MODEL}.json"
+KINDS = [
+    "data/tokens/train/000000.jsonl.zst",
+    "data/tokens/train.parquet",
+    f"runs/{MODEL}/step000004-tokens1024/model.safetensors",
+    f"runs/{MODEL}/step000004-tokens1024/record.json",
+    f"runs/{MODEL}/log.jsonl",
+    "manifests/tokens.json",
+    "README.md",
+    "loss.svg",
+    "SHA256SUMS",
+    "release.json",
+]
+
+
+@pytest.fixture
+def release(built_project: Path, tmp_path: Path) -> Path:
+    return copied(built_project / "release", tmp_path / "release")
+
+
+def expect_fault(release: Path, *named: str, code: int = 1) -> str:
+    """`verify` ends with `code`, and says every name."""
+    done = everystep("verify", release)
+    assert done.code == code, done.said
+    for name in named:
+        assert name in done.said
+    return done.said
+
+
+def test_a_built_release_passes(built_project: Path) -> None:
+    done = everystep("verify", built_project / "release")
+    assert (done.code, done.out) == (0, f"{built_project / 'release'}: every file is what the release promises\n")
+
+
+def test_a_copy_elsewhere_passes_and_so_does_an_attackers_reseal_of_nothing(release: Path) -> None:
+    assert everystep("verify", release).code == 0
+    reseal(release)
+    for model in ("mobilellm", "openelm"):
+        reseal_model(release, model)
+    assert everystep("verify", release).code == 0
+
+
+def test_programs_get_json(release: Path) -> None:
+    assert json.loads(everystep("verify", release, "--json").out)["verified"] is True
+    flip(release / "README.md", 0.5)
+    done = everystep("verify", release, "--json")
+    assert done.code == 1
+    found = json.loads(done.out)
+    assert found["verified"] is False
+    assert any("README.md" in fault for fault in found["faults"])
+
+
+# Damage
+
+
+@pytest.mark.parametrize("file", KINDS)
+def test_a_flipped_bit_in_each_kind_of_file_is_named(release: Path, file: str) -> None:
+    content = (release / file).read_bytes()
+    for place in (0.0, 0.3, 0.7, 1.0):
+        flip(release / file, place)
+        done = everystep("verify", release)
+        assert done.code in (1, 2)
+        assert file in done.said
+        (release / file).write_bytes(content)
+
+
+def test_a_flipped_bit_anywhere_is_named(release: Path) -> None:
+    draw = random.Random(1)
+    for file in draw.sample(list_files(release), 20) + ["release.json"] * 10:
+        content = (release / file).read_bytes()
+        flip(release / file, draw.random(), draw.randrange(8))
+        done = everystep("verify", release)
+        assert done.code in (1, 2)
+        assert file in done.said
+        (release / file).write_bytes(content)
+
+
+def test_bytes_that_keep_the_content_are_still_not_the_bytes_in_the_sums(release: Path) -> None:
+    """A safetensors header is not in the tensors' digest, so only SHA256SUMS can tell."""
+    path = checkpoint(release, MODEL, 4) / "model.safetensors"
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    padded = (length + 8).to_bytes(8, "little") + content[8 : 8 + length] + b" " * 8 + content[8 + length :]
+    path.write_bytes(padded)
+    said = expect_fault(release, "step000004-tokens1024/model.safetensors", "SHA256SUMS")
+    assert "content is not" not in said
+
+
+@pytest.mark.parametrize("file", [file for file in KINDS if file != "release.json"])
+def test_a_missing_file_is_named(release: Path, file: str) -> None:
+    (release / file).unlink()
+    expect_fault(release, file)
+
+
+def test_a_missing_folder_is_named_file_by_file(release: Path) -> None:
+    shutil.rmtree(release / "runs" / "openelm")
+    expect_fault(release, "runs/openelm/log.jsonl: missing", "runs/openelm/step000008-tokens2048/record.json: missing")
+
+
+def test_a_folder_without_a_root_manifest_is_no_release(release: Path) -> None:
+    (release / "release.json").unlink()
+    expect_fault(release, "release.json: no such file", code=2)
+
+
+@pytest.mark.parametrize("file", ["extra.txt", ".hidden", "data/tokens/train/000001.jsonl.zst", "runs/mobilellm/x/y"])
+def test_an_extra_file_is_named(release: Path, file: str) -> None:
+    (release / file).parent.mkdir(parents=True, exist_ok=True)
+    (release / file).write_bytes(b"more")
+    expect_fault(release, f"{file}: extra")
+
+
+def test_an_extra_file_is_named_though_the_sums_list_it(release: Path) -> None:
+    (release / "extra.txt").write_bytes(b"more")
+    reseal_sums(release)
+    expect_fault(release, "extra.txt: extra")
+
+
+def test_signatures_are_the_one_thing_that_may_be_added(release: Path) -> None:
+    (release / "signatures").mkdir()
+    (release / "signatures" / "somebody.sig").write_bytes(b"trust me")
+    assert everystep("verify", release).code == 0
+
+
+def test_an_empty_folder_is_no_file(release: Path) -> None:
+    """Neither Git nor an object store can hold one, so a release does not say anything about it."""
+    (release / "empty" / "folder").mkdir(parents=True)
+    assert everystep("verify", release).code == 0
+
+
+@pytest.mark.parametrize("file", ["README.md", "data/tokens/train.parquet", "release.json", "SHA256SUMS"])
+def test_a_link_in_the_place_of_a_file_is_refused_though_its_content_is_the_same(release: Path, file: str) -> None:
+    aside = release.parent / "aside"
+    (release / file).rename(aside)
+    (release / file).symlink_to(aside)
+    expect_fault(release, file)
+
+
+def test_a_link_in_the_place_of_a_folder_is_refused_though_its_content_is_the_same(release: Path) -> None:
+    (release / "data" / "tokens").rename(release.parent / "tokens")
+    (release / "data" / "tokens").symlink_to(release.parent / "tokens")
+    expect_fault(release, "data/tokens: extra", "data/tokens/train.parquet: missing")
+
+
+def test_a_pipe_in_the_place_of_a_file_is_named_and_not_waited_for(release: Path) -> None:
+    (release / "README.md").unlink()
+    os.mkfifo(release / "README.md")
+    expect_fault(release, "README.md")
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(release: Path) -> None:
+    for file in ("README.md", "SHA256SUMS"):
+        (release / file).unlink()
+        (release / file).mkdir()
+    expect_fault(release, "README.md", "SHA256SUMS")
+
+
+# Attackers
+
+
+@pytest.mark.parametrize("files", [["model.safetensors"], ["model.safetensors", "optimizer.safetensors"]])
+def test_swapped_checkpoints_are_found_by_the_log(release: Path, files: list[str]) -> None:
+    for file in files:
+        swap(checkpoint(release, MODEL, 2) / file, checkpoint(release, MODEL, 4) / file)
+    reseal_model(release, MODEL)
+    reseal(release)
+    expect_fault(release, "step000002-tokens512", "log")
+
+
+def test_swapped_checkpoints_are_found_though_the_log_forgot_their_digests(release: Path) -> None:
+    swap(checkpoint(release, MODEL, 2) / "model.safetensors", checkpoint(release, MODEL, 4) / "model.safetensors")
+
+    def forget(entries: list[dict[str, Any]]) -> None:
+        for entry in entries:
+            entry["weights_digest"] = None
+
+    edit_log(release, MODEL, forget)
+    reseal_model(release, MODEL)
+    reseal(release)
+    expect_fault(release, f"runs/{MODEL}/log.jsonl")
+
+
+def test_a_log_without_some_steps_is_found(release: Path) -> None:
+    edit_log(release, MODEL, lambda entries: entries.pop(5))
+    reseal(release)
+    expect_fault(release, f"runs/{MODEL}/log.jsonl")
+
+
+@pytest.mark.parametrize("key", ["loss", "learning_rate", "tokens"])
+def test_a_log_that_tells_another_story_than_the_records_is_found(release: Path, key: str) -> None:
+    def edit(entries: list[dict[str, Any]]) -> None:
+        entries[3][key] /= 2
+
+    edit_log(release, MODEL, edit)
+    reseal(release)
+    expect_fault(release, "step000004-tokens1024")
+
+
+def test_renamed_checkpoints_are_found(release: Path) -> None:
+    swap(checkpoint(release, MODEL, 2), checkpoint(release, MODEL, 4))
+    reseal(release)
+    expect_fault(release, "step000002-tokens512")
+
+
+def test_one_set_of_weights_under_two_steps_is_found(release: Path) -> None:
+    shutil.copyfile(
+        checkpoint(release, MODEL, 8) / "model.safetensors", checkpoint(release, MODEL, 4) / "model.safetensors"
+    )
+
+    def repeat(entries: list[dict[str, Any]]) -> None:
+        entries[3]["weights_digest"] = entries[7]["weights_digest"]
+
+    edit_log(release, MODEL, repeat)
+    reseal_model(release, MODEL)
+    reseal(release)
+    expect_fault(release, "step000008-tokens2048", "same weights as step000004-tokens1024")
+
+
+def test_a_checkpoint_left_out_everywhere_is_found_by_the_schedule(release: Path) -> None:
+    shutil.rmtree(checkpoint(release, MODEL, 4))
+    manifest = read_json(release / MANIFEST)
+    manifest["checkpoints"] = [entry for entry in manifest["checkpoints"] if entry["step"] != 4]
+    write_json(release / MANIFEST, manifest)
+    revisions = (release / "revisions.jsonl").read_text().splitlines(keepends=True)
+    kept = [line for line in revisions if MODEL not in line or "step000004" not in line]
+    (release / "revisions.jsonl").write_text("".join(kept))
+    reseal_model(release, MODEL)
+    reseal(release)
+    expect_fault(release, "[0, 1, 2, 4, 8]")
+
+
+def test_a_checkpoint_of_another_model_is_found(release: Path) -> None:
+    swap(checkpoint(release, MODEL, 4), checkpoint(release, "openelm", 4))
+    reseal(release)
+    expect_fault(release, "is a checkpoint of")
+
+
+def test_a_checkpoint_with_another_config_than_the_model_is_found(release: Path) -> None:
+    path = checkpoint(release, MODEL, 4) / "config.json"
+    write_json(path, read_json(path) | {"rotary_base": 500.0})
+    reseal(release)
+    expect_fault(release, "step000004-tokens1024/config.json")
+
+
+def test_a_recipe_that_is_not_the_one_in_the_manifest_is_found(release: Path) -> None:
+    path = release / "recipes" / f"{MODEL}.yaml"
+    write_json(path, read_json(path) | {"seed": 2})
+    reseal(release)
+    expect_fault(release, f"recipes/{MODEL}.yaml")
+
+
+def test_revisions_that_name_another_state_are_found(release: Path) -> None:
+    path = release / "revisions.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[2]["revision"], lines[3]["revision"] = lines[3]["revision"], lines[2]["revision"]
+    path.write_text("".join(json.dumps(line, sort_keys=True, separators=(",", ":")) + "\n" for line in lines))
+    reseal(release)
+    expect_fault(release, "revisions.jsonl")
+
+
+def test_a_manifest_that_speaks_of_another_model_is_found(release: Path) -> None:
+    """Else the checkpoints of the first would never pass the gate."""
+    (release / MANIFEST).write_bytes((release / "manifests" / "models" / "openelm.json").read_bytes())
+    reseal(release)
+    expect_fault(release, MANIFEST)
+
+
+def test_a_model_without_its_manifest_is_found(release: Path) -> None:
+    (release / MANIFEST).unlink()
+    reseal(release)
+    expect_fault(release, MODEL)
+
+
+def test_rows_that_their_manifest_does_not_promise_are_found(release: Path) -> None:
+    tree = read_json(release / "manifests" / "tokens.json")
+    write_json(release / "manifests" / "tokens.json", tree | {"outputs": {**tree["outputs"], "train": []}})
+    reseal(release)
+    expect_fault(release, "data/tokens/train/000000.jsonl.zst")
+
+
+def test_a_manifest_built_from_another_manifest_is_found(release: Path) -> None:
+    tree = read_json(release / MANIFEST)
+    write_json(release / MANIFEST, tree | {"inputs": {**tree["inputs"], "manifests/tokens.json": "0" * 64}})
+    root = read_json(release / "release.json")
+    reseal_root_entry(release, root, MANIFEST)
+    expect_fault(release, f"{MANIFEST}: was built from another manifests/tokens.json")
+
+
+def reseal_root_entry(release: Path, root: Any, path: str) -> None:
+    """Like `reseal` for one file, but leave what it says as it is."""
+    from pipeline.release.layout import content_digest, kind_of
+
+    root["files"][path] = {"digest": content_digest(release / path, kind_of(path)), "kind": kind_of(path)}
+    write_json(release / "release.json", root)
+    reseal_sums(release)
+
+
+def set_path(tree: Any, keys: list[str | int], value: Any) -> None:
+    for key in keys[:-1]:
+        tree = tree[key]
+    tree[keys[-1]] = value
+
+
+@pytest.mark.parametrize("path", ["../outside.json", "/etc/passwd", "a/../../outside.json", "data\\x", "a\nb", ""])
+@pytest.mark.parametrize(
+    ("file", "keys"),
+    [
+        ("manifests/tokens.json", ["outputs", "train", 0, "path"]),
+        (MANIFEST, ["checkpoints", 1, "revision"]),
+        (MANIFEST, ["of"]),
+    ],
+)
+def test_a_path_that_leaves_the_release_is_refused(release: Path, file: str, keys: list[str | int], path: str) -> None:
+    (release.parent / "outside.json").write_text("{}")
+    tree = read_json(release / file)
+    set_path(tree, keys, path)
+    write_json(release / file, tree)
+    reseal_root_entry(release, read_json(release / "release.json"), file)
+    expect_fault(release, file)
+
+
+@pytest.mark.parametrize("path", ["../outside.json", "/etc/passwd"])
+def test_the_root_the_sums_and_inputs_reach_nothing_outside(release: Path, path: str) -> None:
+    (release.parent / "outside.json").write_text("{}")
+    tree = read_json(release / MANIFEST)
+    write_json(release / MANIFEST, tree | {"inputs": {path: "0" * 64}})
+    reseal_root_entry(release, read_json(release / "release.json"), MANIFEST)
+    expect_fault(release, MANIFEST, path)
+    root = read_json(release / "release.json")
+    root["files"][path] = {"digest": "0" * 64, "kind": "file"}
+    write_json(release / "release.json", root)
+    reseal_sums(release)
+    expect_fault(release, path)
+    with (release / "SHA256SUMS").open("a") as sums:
+        sums.write(f"{'0' * 64}  {path}\n")
+    expect_fault(release, path)
+
+
+BREAK: dict[str, Callable[[Any], Any]] = {
+    "no inputs": lambda tree: {key: value for key, value in tree.items() if key != "inputs"},
+    "no outputs": lambda tree: {key: value for key, value in tree.items() if key != "outputs"},
+    "inputs are a list": lambda tree: tree | {"inputs": ["x"]},
+    "outputs are numbers": lambda tree: tree | {"outputs": {"train": [1], "log": [1]}},
+    "another stage": lambda tree: tree | {"stage": "nonsense"},
+    "stage is a list": lambda tree: tree | {"stage": []},
+    "no stage": lambda tree: {key: value for key, value in tree.items() if key != "stage"},
+    "checkpoints are numbers": lambda tree: tree | {"checkpoints": [1]},
+    "checkpoints say nothing": lambda tree: tree | {"checkpoints": [{}]},
+    "unknown key of a checkpoint": lambda tree: tree | {"checkpoints": [tree["checkpoints"][0] | {"x": 1}]},
+    "no parameters": lambda tree: tree | {"parameters": {}},
+    "no tree": lambda tree: [],
+}
+
+
+@pytest.mark.parametrize("how", BREAK)
+def test_a_misshapen_manifest_is_one_line_and_no_traceback(release: Path, how: str) -> None:
+    write_json(release / MANIFEST, BREAK[how](read_json(release / MANIFEST)))
+    reseal_root_entry(release, read_json(release / "release.json"), MANIFEST)
+    expect_fault(release, MANIFEST)
+
+
+@pytest.mark.parametrize("entry", [None, "x", [], {}, {"kind": "file"}, {"kind": "nonsense", "digest": "0" * 64}])
+def test_a_misshapen_root_manifest_is_one_line_and_no_traceback(release: Path, entry: Any) -> None:
+    root = read_json(release / "release.json")
+    root["files"]["README.md"] = entry
+    write_json(release / "release.json", root)
+    reseal_sums(release)
+    done = everystep("verify", release)
+    assert done.code in (1, 2)
+    assert "README.md" in done.said
+    assert "release.json" in done.said
+
+
+@pytest.mark.parametrize("line", ["", "not json", "[]", "{}", '{"model": "mobilellm"}', '{"model": 1, "step": []}'])
+def test_misshapen_logs_and_revisions_are_named(release: Path, line: str) -> None:
+    for file in (f"runs/{MODEL}/log.jsonl", "revisions.jsonl"):
+        content = (release / file).read_text()
+        (release / file).write_text(content.split("\n", 1)[0] + f"\n{line}\n")
+        reseal(release)
+        expect_fault(release, file)
+        (release / file).write_text(content)

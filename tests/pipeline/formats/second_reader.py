@@ -1,0 +1,276 @@
+"""A second reader of our formats, written from `docs/formats.md` alone with the standard library.
+
+It proves that the document suffices: nothing of `pipeline` is imported here. `zstandard` only decompresses.
+Numbers in comments are sections of the document.
+"""
+
+import hashlib
+import json
+import struct
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import zstandard
+
+# 1 JSON
+
+
+def canonical(value: Any) -> str:
+    """1.1."""
+    if isinstance(value, dict):
+        keys = sorted(value, key=lambda key: str(key).encode("utf-16-be"))
+        return "{" + ",".join(f"{canonical(key)}:{canonical(value[key])}" for key in keys) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(canonical, value)) + "]"
+    if isinstance(value, float):
+        return _number(value)
+    return json.dumps(value, ensure_ascii=False)
+
+
+def indented(value: Any, level: int = 0) -> str:
+    """1.2, without the last LF."""
+    outside, inside = "\n" + " " * level, "\n" + " " * (level + 1)
+    if isinstance(value, dict) and value:
+        keys = sorted(value, key=lambda key: str(key).encode("utf-16-be"))
+        members = [f"{inside}{canonical(key)}: {indented(value[key], level + 1)}" for key in keys]
+        return "{" + ",".join(members) + outside + "}"
+    if isinstance(value, list) and value:
+        if all(isinstance(item, str | int | float) for item in value):
+            return "[" + ", ".join(map(canonical, value)) + "]"
+        return "[" + ",".join(inside + indented(item, level + 1) for item in value) + outside + "]"
+    return canonical(value)
+
+
+def _number(value: float) -> str:
+    """ECMAScript Number::toString, from the shortest digits that Python's repr gives as well."""
+    sign, digit_tuple, exponent = Decimal(repr(value)).normalize().as_tuple()
+    assert isinstance(exponent, int)
+    digits, minus = "".join(map(str, digit_tuple)), "-" if sign else ""
+    if value == 0:
+        return "0"
+    point = len(digits) + exponent
+    if len(digits) <= point <= 21:
+        return minus + digits + "0" * (point - len(digits))
+    if 0 < point <= 21:
+        return minus + digits[:point] + "." + digits[point:]
+    if -6 < point <= 0:
+        return minus + "0." + "0" * -point + digits
+    fraction = "." + digits[1:] if len(digits) > 1 else ""
+    return f"{minus}{digits[0]}{fraction}e{point - 1:+d}"
+
+
+def is_allowed(path: str) -> bool:
+    """2, without the look at the disk."""
+    parts = path.split("/")
+    forbidden = any(c in "\\:\x7f" or ord(c) < 32 for c in path)
+    too_long = len(path.encode()) > 1024 or any(len(part.encode()) > 255 for part in parts)
+    return not forbidden and not too_long and not any(part in ("", ".", "..") for part in parts)
+
+
+# 3 Line files
+
+
+def read_seek_table(file: bytes) -> list[tuple[int, int]]:
+    """(compressed, decompressed) bytes of each frame."""
+    frames, descriptor, magic = struct.unpack("<IBI", file[-9:])
+    table = file[-(8 + 8 * frames + 9) :]
+    assert (magic, descriptor) == (0x8F92EAB1, 0)
+    assert struct.unpack("<II", table[:8]) == (0x184D2A5E, 8 * frames + 9)
+    entries = [struct.unpack("<II", table[8 + 8 * i : 16 + 8 * i]) for i in range(frames)]
+    return [(stored, size) for stored, size in entries]
+
+
+def read_lines(path: Path) -> list[bytes]:
+    """The lines of a whole file, without LF, after all checks of section 3."""
+    file = path.read_bytes()
+    entries = read_seek_table(file)
+    assert sum(stored for stored, _ in entries) + 8 + 8 * len(entries) + 9 == len(file)
+    lines: list[bytes] = []
+    offset = 0
+    for number, (stored, size) in enumerate(entries):
+        content = zstandard.ZstdDecompressor().decompress(file[offset : offset + stored], allow_extra_data=False)
+        offset += stored
+        frame = content.split(b"\n")
+        assert len(content) == size and frame.pop() == b""
+        assert len(frame) == 64 or (number == len(entries) - 1 and 0 < len(frame) < 64)
+        lines += frame
+    return lines
+
+
+def digest_of_lines(lines: list[bytes]) -> tuple[int, int, str]:
+    """(lines, bytes, SHA-256) of record."""
+    content = b"".join(line + b"\n" for line in lines)
+    return len(lines), len(content), hashlib.sha256(content).hexdigest()
+
+
+# 4 Documents
+
+
+def id_hash(id: str, purpose: str, seed: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"everystep-v1\n{purpose}\n{seed}\n{id}".encode()).digest()[:8], "big")
+
+
+def validation_limit(share: float) -> int:
+    return round(share * 1e9) * 18446744073
+
+
+# 6 Rows, 7 Bytes of a token
+
+
+def pack(documents: list[list[int]], end_token: int, width: int) -> tuple[list[list[int]], list[dict[str, int]], int]:
+    """(rows, places in the document index, dropped tokens)."""
+    stream: list[int] = []
+    index = []
+    for ids in documents:
+        place = {"first_row": len(stream) // width, "offset": len(stream) % width, "num_tokens": len(ids) + 1}
+        index.append(place)
+        stream += [*ids, end_token]
+    num_rows = len(stream) // width
+    rows = [stream[row * width : (row + 1) * width] for row in range(num_rows)]
+    return rows, index, len(stream) - num_rows * width
+
+
+def token_bytes(tokenizer: dict[str, Any]) -> list[int]:
+    sizes = {number: len(token) for token, number in tokenizer["model"]["vocab"].items()}
+    for added in tokenizer["added_tokens"]:
+        sizes[added["id"]] = 0 if added["special"] else len(added["content"].encode())
+    return [sizes[number] for number in range(len(sizes))]
+
+
+# 8 Order
+
+
+def mix(z: int) -> int:
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+    return z ^ (z >> 31)
+
+
+def round_keys(seed: int, epoch: int) -> list[int]:
+    texts = [f"everystep-order-v1\n{seed}\n{epoch}\n{r}" for r in range(8)]
+    return [int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") for text in texts]
+
+
+def permute(position: int, num_rows: int, seed: int, epoch: int) -> int:
+    """P of the epoch."""
+    keys, width = round_keys(seed, epoch), _half_width(num_rows)
+    value = _forward(position, width, keys)
+    while value >= num_rows:
+        value = _forward(value, width, keys)
+    return value
+
+
+def unpermute(row: int, num_rows: int, seed: int, epoch: int) -> int:
+    """The inverse of P."""
+    keys, width = round_keys(seed, epoch), _half_width(num_rows)
+    value = _backward(row, width, keys)
+    while value >= num_rows:
+        value = _backward(value, width, keys)
+    return value
+
+
+def rows_of_step(step: int, global_batch: int, num_rows: int, seed: int) -> list[int]:
+    samples = range(step * global_batch, (step + 1) * global_batch)
+    return [permute(i % num_rows, num_rows, seed, i // num_rows) for i in samples]
+
+
+def steps_of_row(row: int, global_batch: int, num_rows: int, seed: int, num_steps: int) -> list[int]:
+    num_samples = num_steps * global_batch
+    epochs = range(-(-num_samples // num_rows))
+    samples = [e * num_rows + unpermute(row, num_rows, seed, e) for e in epochs]
+    return sorted({sample // global_batch for sample in samples if sample < num_samples})
+
+
+def _half_width(num_rows: int) -> int:
+    return max(1, ((num_rows - 1).bit_length() + 1) // 2)
+
+
+def _forward(value: int, width: int, keys: list[int]) -> int:
+    mask = (1 << width) - 1
+    left, right = value >> width, value & mask
+    for key in keys:
+        left, right = right, left ^ (mix(right ^ key) & mask)
+    return left << width | right
+
+
+def _backward(value: int, width: int, keys: list[int]) -> int:
+    mask = (1 << width) - 1
+    left, right = value >> width, value & mask
+    for key in reversed(keys):
+        left, right = right ^ (mix(left ^ key) & mask), left
+    return left << width | right
+
+
+# 9 Tensors. Here a tensor is {"name", "dtype", "shape", "data": hex}, as in the vectors.
+
+
+def tensor_leaf(tensor: dict[str, Any]) -> bytes:
+    header = canonical({"dtype": tensor["dtype"], "name": tensor["name"], "shape": tensor["shape"]})
+    return hashlib.sha256(b"\0" + header.encode() + b"\n" + bytes.fromhex(tensor["data"])).digest()
+
+
+def tensors_digest(tensors: list[dict[str, Any]]) -> str:
+    leaves = [tensor_leaf(tensor) for tensor in sorted(tensors, key=lambda tensor: str(tensor["name"]))]
+    return "tensors-v1:" + (_root(leaves) if leaves else hashlib.sha256(b"").digest()).hex()
+
+
+def write_tensors(tensors: list[dict[str, Any]]) -> bytes:
+    """9.2."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    data = b""
+    for tensor in sorted(tensors, key=lambda tensor: str(tensor["name"])):
+        begin = len(data)
+        data += bytes.fromhex(tensor["data"])
+        offsets = [begin, len(data)]
+        header[tensor["name"]] = {"data_offsets": offsets, "dtype": tensor["dtype"], "shape": tensor["shape"]}
+    text = canonical(header).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def read_tensors(file: bytes) -> list[dict[str, Any]]:
+    length = int.from_bytes(file[:8], "little")
+    header = json.loads(file[8 : 8 + length])
+    data = file[8 + length :]
+    return [
+        {
+            "name": name,
+            "dtype": about["dtype"],
+            "shape": about["shape"],
+            "data": data[slice(*about["data_offsets"])].hex(),
+        }
+        for name, about in header.items()
+        if name != "__metadata__"
+    ]
+
+
+def _root(leaves: list[bytes]) -> bytes:
+    if len(leaves) == 1:
+        return leaves[0]
+    k = 1
+    while 2 * k < len(leaves):
+        k *= 2
+    return hashlib.sha256(b"\1" + _root(leaves[:k]) + _root(leaves[k:])).digest()
+
+
+# 10 Checkpoints
+
+
+def revision(step: int, tokens: int) -> str:
+    return f"step{str(step).zfill(6)}-tokens{tokens}"
+
+
+def schedule(rule: str, num_steps: int) -> list[int]:
+    name, every = rule.split(" ")
+    steps = {0, num_steps, *range(0, num_steps, int(every))}
+    if name == "pythia":
+        steps |= {1, 2, 4, 8, 16, 32, 64, 128, 256, 512}
+    return sorted(step for step in steps if step <= num_steps)
+
+
+def state_digest(weights: str, optimizer: str, step: int) -> str:
+    texts = {"optimizer": optimizer, "weights": weights, "step": str(step)}
+    return tensors_digest(
+        [{"name": n, "dtype": "U8", "shape": [len(t)], "data": t.encode("ascii").hex()} for n, t in texts.items()]
+    )

@@ -1,0 +1,85 @@
+import errno
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.formats.errors import EverystepError
+from pipeline.formats.files import atomic_writer, fresh_folder, list_files, safe_join, sha256_file, write_bytes
+
+PIECES = st.sampled_from(
+    ["..", ".", "", "/", "//", "a", "b.c", "\\", ":", "\0", "\n", "~", " ", "é", "\ud800", "x" * 300]
+)
+
+
+def test_a_writer_that_ends_well_leaves_one_file(tmp_path: Path) -> None:
+    with atomic_writer(tmp_path / "new" / "f") as file:
+        file.write(b"one")
+        assert not (tmp_path / "new" / "f").exists()
+    assert list_files(tmp_path) == ["new/f"]
+    assert (tmp_path / "new" / "f").read_bytes() == b"one"
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), OSError(errno.EIO, "x")])
+def test_a_writer_that_fails_leaves_nothing_of_its_own_and_the_old_file(tmp_path: Path, error: BaseException) -> None:
+    write_bytes(tmp_path / "f", b"old")
+    for name in ("f", "g"):
+        with pytest.raises(type(error)), atomic_writer(tmp_path / name) as file:
+            file.write(b"new")
+            raise error
+    assert list_files(tmp_path) == ["f"]
+    assert (tmp_path / "f").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_said_so(tmp_path: Path, number: int) -> None:
+    with pytest.raises(EverystepError, match="the disk is full"), atomic_writer(tmp_path / "f"):
+        raise OSError(number, "full")
+    assert list_files(tmp_path) == []
+
+
+def test_a_file_is_replaced_and_not_written_into(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "f", b"old")
+    os.link(tmp_path / "f", tmp_path / "link")
+    write_bytes(tmp_path / "f", b"new")
+    assert (tmp_path / "link").read_bytes() == b"old"
+    assert sha256_file(tmp_path / "f") == hashlib.sha256(b"new").hexdigest()
+
+
+@given(st.lists(PIECES, max_size=5).map("".join) | st.lists(PIECES, max_size=5).map("/".join) | st.text(max_size=10))
+def test_a_joined_path_stays_below_its_folder(relative: str) -> None:
+    folder = Path("/nowhere/release")
+    try:
+        joined = safe_join(folder, relative)
+    except EverystepError:
+        return
+    assert joined != folder
+    assert Path(os.path.normpath(joined)) == joined
+    assert joined.relative_to(folder).as_posix() == relative
+
+
+@pytest.mark.parametrize("place", ["link", "link/f", "a/link/f"])
+def test_a_symbolic_link_on_the_way_is_refused(tmp_path: Path, place: str) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "link").symlink_to("/etc")
+    (tmp_path / "a" / "link").symlink_to("..")
+    with pytest.raises(EverystepError, match="symbolic link"):
+        safe_join(tmp_path, place)
+
+
+def test_listing_is_sorted_and_shows_links_without_following_them(tmp_path: Path) -> None:
+    for name in ("b/c", "b.c", "a", "b-c/d"):
+        write_bytes(tmp_path / name, b"")
+    (tmp_path / "link").symlink_to(tmp_path)
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "empty").mkdir()
+    assert list_files(tmp_path) == ["a", "b-c/d", "b.c", "b/c", "dangling", "link"]
+
+
+def test_a_fresh_folder_holds_nothing_of_an_earlier_run(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "x" / "deep" / "f", b"")
+    assert fresh_folder(tmp_path / "x") == tmp_path / "x"
+    assert list(fresh_folder(tmp_path / "x").iterdir()) == list(fresh_folder(tmp_path / "y" / "z").iterdir()) == []

@@ -1,0 +1,165 @@
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.formats import rows as rows_module
+from pipeline.formats.errors import Differs, EverystepError
+from pipeline.formats.lines import Shard
+from pipeline.formats.rows import ROWS_PER_SHARD, DocumentIndex, Row, Rows, decode_row, encode_row, write_rows
+from pipeline.formats.tables import DOCUMENT_INDEX, write_table
+from tests.pipeline.formats import second_reader as second
+
+VOCABULARY = 1000
+
+
+def numbered(count: int, width: int) -> list[Row]:
+    return [np.arange(width, dtype=np.int64) + n % 500 for n in range(count)]
+
+
+def write_index(path: Path, index: list[dict[str, int]]) -> None:
+    about = {"source": "s", "license": "l", "text_sha256": "0" * 64, "bytes": 1}
+    write_table(path, [{"id": f"s/{i}"} | about | place for i, place in enumerate(index)], DOCUMENT_INDEX, path.name)
+
+
+@given(st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=40))
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint16])
+def test_a_row_comes_back_from_its_canonical_line(dtype: type[np.integer[Any]], ids: list[int]) -> None:
+    line = encode_row(np.array(ids, dtype=dtype))
+    assert line.decode() == second.canonical({"token_ids": ids}) + "\n"
+    row = decode_row(line, len(ids), VOCABULARY, "here")
+    assert row.tolist() == ids
+    assert row.dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [1, 2],
+        [1, 2, 3, 4],
+        [],
+        [1, 2, VOCABULARY],
+        [1, 2, -1],
+        [1, 2, 2**63],
+        [1, 2, 2**70],
+        [1, 2, 3.0],
+        [1, 2, True],
+        [1, 2, None],
+        [1, 2, "3"],
+        [1, 2, [3]],
+        [[1, 2, 3]],
+        "123",
+        {"0": 1},
+        3,
+        None,
+    ],
+)
+def test_a_row_of_anything_but_the_declared_ids_is_refused(value: Any) -> None:
+    with pytest.raises(EverystepError, match=r"^here: "):
+        decode_row(json.dumps({"token_ids": value}).encode(), 3, VOCABULARY, "here")
+
+
+@given(
+    st.binary(max_size=40) | st.sampled_from([b"[]", b"{}", b"null", b'{"token_ids":[1,2,NaN]}', b'{"ids":[1,2,3]}'])
+)
+def test_a_line_that_is_no_row_is_refused(line: bytes) -> None:
+    with pytest.raises(EverystepError, match=r"^here: not a row"):
+        decode_row(line, 3, VOCABULARY, "here")
+
+
+@pytest.mark.parametrize("count", [1, 64, ROWS_PER_SHARD, ROWS_PER_SHARD + 65])
+def test_rows_by_number_are_the_rows_in_order(tmp_path: Path, count: int) -> None:
+    expected = numbered(count, 5)
+    shards = write_rows(tmp_path, expected, "train")
+    assert [shard.path for shard in shards] == [f"train/{n:06d}.jsonl.zst" for n in range(len(shards))]
+    rows = Rows(tmp_path, shards, 5, VOCABULARY)
+    assert len(rows) == count
+    assert np.array_equal(np.stack(list(rows)), np.stack(expected))
+    for number in {0, 1, count // 2, count - 1} & set(range(count)):
+        assert np.array_equal(rows[number], expected[number])
+    for outside in (-1, count):
+        with pytest.raises(IndexError):
+            rows[outside]
+
+
+def test_no_rows_make_no_shard(tmp_path: Path) -> None:
+    assert write_rows(tmp_path, [], "train") == []
+    assert len(Rows(tmp_path, [], 5, VOCABULARY)) == 0
+
+
+def test_few_files_are_open_however_many_shards_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows_module, "ROWS_PER_SHARD", 1)
+    monkeypatch.setattr(rows_module, "MAX_OPEN", 3)
+    rows = Rows(tmp_path, write_rows(tmp_path, numbered(20, 5), "train"), 5, VOCABULARY)
+    for number in [*range(20), 0, 19, 5]:
+        assert rows[number][0] == number
+        assert len(rows._files) <= 3
+
+
+@pytest.mark.parametrize("lines", [99, 101, 64, 200])
+def test_a_manifest_that_lies_about_the_rows_of_a_shard_is_told_so(tmp_path: Path, lines: int) -> None:
+    (shard,) = write_rows(tmp_path, numbered(100, 5), "train")
+    lying = Shard(shard.path, lines, shard.bytes, shard.sha256)
+    with pytest.raises(Differs, match=f"promises {lines} rows, found 100"):
+        Rows(tmp_path, [lying], 5, VOCABULARY)[0]
+
+
+def test_a_row_that_is_wrong_is_named_by_file_and_line(tmp_path: Path) -> None:
+    shards = write_rows(tmp_path, [*numbered(70, 5), np.arange(4)], "train")
+    rows = Rows(tmp_path, shards, 5, VOCABULARY)
+    assert rows[69][0] == 69
+    with pytest.raises(EverystepError, match=r"000000\.jsonl\.zst:71: a row of 4 ids; 5 are declared"):
+        rows[70]
+
+
+def test_a_shard_outside_the_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EverystepError, match="not a plain relative path"):
+        Rows(tmp_path, [Shard("../train/000000.jsonl.zst", 1, 1, "0" * 64)], 5, VOCABULARY)
+
+
+@settings(max_examples=60)
+@given(st.lists(st.lists(st.integers(1, 99), max_size=12), min_size=1, max_size=12), st.integers(2, 9))
+def test_index_says_which_tokens_of_which_row_are_of_which_document(
+    tmp_path_factory: pytest.TempPathFactory, documents: list[list[int]], width: int
+) -> None:
+    packed, index, _ = second.pack(documents, 0, width)
+    path = tmp_path_factory.mktemp("index") / "i.parquet"
+    write_index(path, index)
+    found = DocumentIndex(path, width, num_rows=len(packed))
+    pieces: dict[str, list[int]] = {id: [] for id in found.ids}
+    rows_of: dict[str, list[int]] = {id: [] for id in found.ids}
+    for number, row in enumerate(packed):
+        spans = found.documents_of_row(number)
+        assert [spans[0].start, *(span.stop for span in spans)] == [*(span.start for span in spans), width]
+        for span in spans:
+            assert (span.source, span.license, span.row) == ("s", "l", number)
+            pieces[span.id] += row[span.start : span.stop]
+            rows_of[span.id].append(number)
+    for id, ids in zip(found.ids, documents, strict=True):
+        assert [*ids, 0][: len(pieces[id])] == pieces[id]
+        assert list(found.rows_of_document(id) or ()) == rows_of[id]
+    assert sum(map(len, pieces.values())) == len(packed) * width
+
+
+def test_a_document_of_the_dropped_tail_stands_in_no_row(tmp_path: Path) -> None:
+    packed, index, dropped = second.pack([[1, 2, 3], [4, 5], [6], [7]], 0, 4)
+    assert (len(packed), dropped) == (2, 3)
+    write_index(tmp_path / "i.parquet", index)
+    found = DocumentIndex(tmp_path / "i.parquet", 4, num_rows=2)
+    assert found.rows_of_document("s/0") == range(0, 1)
+    assert found.rows_of_document("s/2") == range(1, 2)
+    assert found.rows_of_document("s/3") == range(0)
+    assert found.rows_of_document("s/9") is None
+    for outside in (-1, 2, 10**9):
+        assert found.documents_of_row(outside) == []
+
+
+def test_a_table_that_is_no_index_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "i.parquet").write_bytes(b"PAR1")
+    with pytest.raises(EverystepError, match=re.escape(str(tmp_path / "i.parquet"))):
+        DocumentIndex(tmp_path / "i.parquet", 4)

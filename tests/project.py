@@ -1,0 +1,176 @@
+"""A small project: this checkout's code, three tiny sources on disk, two tiny models. Built for real by DVC."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from pipeline.formats.canonical import pretty
+from pipeline.formats.files import sha256_file
+from pipeline.formats.yaml import load_yaml
+
+ROOT = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
+SOURCES = ("letters", "notes", "tales")
+MODELS = ("mobilellm", "openelm")
+DEMO_SOURCES = ("aws-api", "google-api", "plays", "speeches")
+WORDS = (
+    "the of and to that have with be river mountain letter winter garden captain window morning silver question "
+    "carry follow listen remember gather wander build measure promise answer quiet narrow golden heavy ancient"
+).split()
+
+
+def make_project(folder: Path, corpora: Path) -> Path:
+    """A new project in `folder` that reads the files in `corpora`."""
+    for part in ("pipeline", "trainer"):
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("constraints.txt", "LICENSE", ".dvcignore"):
+        shutil.copy(ROOT / name, folder / name)
+    (folder / ".gitignore").write_text("__pycache__/\n.work/\n/data/\n/runs/\n/results/\n/release/\n")
+    (folder / "params.yaml").write_bytes(pretty(params(corpora)))
+    (folder / "dvc.yaml").write_bytes(pretty(stages()))
+    (folder / "recipes").mkdir()
+    for name in MODELS:
+        (folder / "recipes" / f"{name}.yaml").write_bytes(pretty(recipe(name)))
+    run(folder, "git", "init", "--quiet", "--initial-branch=main")
+    run(folder, "dvc", "init", "--quiet")
+    run(folder, "dvc", "config", "core.analytics", "false")
+    run(folder, "dvc", "config", "cache.type", "hardlink,copy")
+    commit(folder, "a small project")
+    return folder
+
+
+def make_corpora(folder: Path) -> Path:
+    """Three corpora of plain words, with exact and near duplicates within and across them."""
+    folder.mkdir(parents=True)
+    draw = random.Random(7)
+    texts = {name: [_text(draw) for _ in range(120)] for name in SOURCES}
+    texts["notes"][3] = texts["letters"][5]
+    texts["tales"][4] = texts["letters"][5].upper()
+    texts["tales"][9] = texts["tales"][8].replace("river", "mountain", 1)
+    texts["notes"][7] = "too short"
+    for name in SOURCES:
+        lines = [pretty({"id": f"{i:03d}", "text": text}).decode() for i, text in enumerate(texts[name])]
+        (folder / f"{name}.jsonl").write_text("".join(line.replace("\n", "") + "\n" for line in lines))
+    return folder
+
+
+def params(corpora: Path) -> dict[str, Any]:
+    """A complete `params.yaml` as a tree; tests change a key and write it again."""
+    tree = load_yaml(ROOT / "params.yaml")
+    sources = {
+        name: {
+            "title": name,
+            "kind": "url",
+            "url": (corpora / f"{name}.jsonl").as_uri(),
+            "sha256": sha256_file(corpora / f"{name}.jsonl"),
+            "reader": "jsonl",
+            "id_column": "id",
+            "license": "CC0-1.0",
+            "issuer": "nobody",
+            "evidence": "made by a test",
+            "languages": ["en"],
+            "priority": priority,
+        }
+        for priority, name in enumerate(SOURCES)
+    }
+    sources["tales"]["cap_bytes"] = 60000
+    return tree | {
+        "models": list(MODELS),
+        "sources": sources,
+        "filter": tree["filter"] | {"min_language_probability": 0.0},
+        "dedup": tree["dedup"] | {"validation_share": 0.1, "bytes_per_shard": 20000},
+        "tokenizer": {"vocabulary": 320, "sample_bytes": 50000},
+        "tokenize": tree["tokenize"] | {"context": 32},
+        "evaluate": {"rows": 4, "micro_batch": 2},
+    }
+
+
+def recipe(name: str) -> dict[str, Any]:
+    """A complete recipe as a tree: the demo's, made tiny."""
+    tree = load_yaml(ROOT / "recipes" / f"{name}.yaml")
+    small = {"vocabulary": 320, "context": 32, "width": 64, "layers": 2}
+    heads = {"query_heads": 2, "kv_heads": 1, "ffn_width": 64} if name == "mobilellm" else {"ffn_divisor": 32}
+    return tree | {
+        "model": tree["model"] | small | heads,
+        "schedule": tree["schedule"] | {"steps": 8, "warmup_steps": 2},
+        "checkpoints": "pythia 4",
+    }
+
+
+def stages() -> dict[str, Any]:
+    """`dvc.yaml` of this checkout with the small project's sources and models in the place of the demo's."""
+    tree = load_yaml(ROOT / "dvc.yaml")
+    demo_models = load_yaml(ROOT / "params.yaml")["models"]
+    for stage in ("dedup", "release"):
+        deps = tree["stages"][stage]["deps"]
+        kept = [dep for dep in deps if not _names(dep, [*DEMO_SOURCES, *demo_models])]
+        per_source = [dep.replace("plays", name) for dep in deps if _names(dep, ["plays"]) for name in SOURCES]
+        per_model = [dep.replace("openelm", name) for dep in deps if _names(dep, ["openelm"]) for name in MODELS]
+        tree["stages"][stage]["deps"] = kept + per_source + per_model
+    return tree
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The environment of a command, with this interpreter's programs first."""
+    identity = {
+        f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
+    }
+    return os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"} | identity | more
+
+
+def run(folder: Path, *command: str, check: bool = True, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a project; a failure shows what it printed."""
+    done = subprocess.run(
+        command, cwd=folder, env=environment(**more), capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    if check and done.returncode:
+        raise AssertionError(f"{' '.join(command)} -> {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-6000:]}")
+    return done
+
+
+def repro(folder: Path, *more: str, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
+    return run(folder, "dvc", "repro", *more, check=check, **env)
+
+
+def killed_repro(folder: Path, seconds: float) -> bool:
+    """Start `dvc repro` and kill it with all its children after some time; whether it was still running."""
+    process = subprocess.Popen(
+        ["dvc", "repro"],
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        process.wait(timeout=seconds)
+        return False
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return True
+
+
+def commit(folder: Path, message: str) -> None:
+    run(folder, "git", "add", "--all")
+    run(folder, "git", "commit", "--quiet", "--allow-empty", "--message", message)
+
+
+def built(folder: Path) -> dict[str, Any]:
+    """What two builds must agree on: the parsed lock and the bytes of every manifest."""
+    manifests = sorted((folder / "manifests").rglob("*.json"))
+    lock = load_yaml(folder / "dvc.lock")
+    return {"lock": lock["stages"]} | {path.relative_to(folder).as_posix(): path.read_bytes() for path in manifests}
+
+
+def _text(draw: random.Random) -> str:
+    return " ".join(draw.choice(WORDS) for _ in range(draw.randint(60, 160))) + "."
+
+
+def _names(path: str, names: list[str]) -> bool:
+    return any(part.removesuffix(".json").removesuffix(".yaml") in names for part in path.split("/"))

@@ -1,0 +1,160 @@
+"""A release to break: a copy, the command on it, and an attacker who makes every digest fit again."""
+
+import contextlib
+import io
+import json
+import shutil
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline import cli
+from pipeline.audit.verify import FOLDERS, REMOVALS
+from pipeline.formats import checkpoints as ck
+from pipeline.formats.canonical import canonical, pretty
+from pipeline.formats.digests import tensors_digest
+from pipeline.formats.files import list_files, sha256_file
+from pipeline.formats.lines import LineFile
+from pipeline.formats.tables import digest_table
+from pipeline.release.layout import REVISIONS, ROOT, SUMS, content_digest, is_listed, kind_of
+
+ORDER = ("sources", "documents", "filtered", "deduplicated", "tokenizer", "tokens", "models", "evaluations")
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def said(self) -> str:
+        return self.out + self.err
+
+
+def everystep(*arguments: str | Path) -> Done:
+    """Run a command in this process. An exception that the command does not handle fails the test: a traceback."""
+    out, err, argv = io.StringIO(), io.StringIO(), sys.argv
+    sys.argv = ["everystep", *map(str, arguments)]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            cli.main()
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1 if end.code else 0
+    finally:
+        sys.argv = argv
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def copied(release: Path, folder: Path) -> Path:
+    """A copy whose files share nothing with the DVC cache and may be written."""
+    shutil.copytree(release, folder, copy_function=shutil.copyfile)
+    return folder
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_bytes())
+
+
+def write_json(path: Path, tree: Any) -> None:
+    path.write_bytes(pretty(tree))
+
+
+def flip(path: Path, place: float, bit: int = 0) -> None:
+    """Change one bit of a file; `place` is a share of its length."""
+    content = bytearray(path.read_bytes())
+    content[int(place * (len(content) - 1))] ^= 1 << bit
+    path.write_bytes(bytes(content))
+
+
+def reseal(release: Path) -> None:
+    """Recompute what a release says of its own bytes, as an attacker would: manifests, root and SHA256SUMS."""
+    paths = [path for path in list_files(release) if path.startswith("manifests/")]
+    for path in sorted(paths, key=lambda path: ORDER.index(path.split("/")[1].removesuffix(".json"))):
+        tree = read_json(release / path)
+        tree["inputs"] = {name: _digest(release / name, old) for name, old in tree["inputs"].items()}
+        for output, shards in tree["outputs"].items():
+            template = (REMOVALS if output == "removals" else FOLDERS).get(tree["stage"])
+            for shard in shards if template else []:
+                shard |= _measured(release / template.format(of=tree["of"]) / shard["path"])
+        write_json(release / path, tree)
+    root = read_json(release / ROOT)
+    listed = [path for path in list_files(release) if is_listed(path) and not (release / path).is_symlink()]
+    root["files"] = {
+        path: {"digest": content_digest(release / path, kind_of(path)), "kind": kind_of(path)} for path in listed
+    }
+    write_json(release / ROOT, root)
+    reseal_sums(release)
+
+
+def reseal_sums(release: Path) -> None:
+    """Recompute SHA256SUMS alone."""
+    paths = [path for path in list_files(release) if path != SUMS and (release / path).is_file()]
+    (release / SUMS).write_text("".join(f"{sha256_file(release / path)}  {path}\n" for path in paths))
+
+
+def reseal_model(release: Path, model: str) -> None:
+    """Recompute records, the chain of parents, the model's manifest and the revisions from the tensors as they lie."""
+    folder = release / "runs" / model
+    parent = None
+    records = []
+    for step, checkpoint in ck.find_checkpoints(folder):
+        weights, moments = (tensors_digest(ck.read_tensors(checkpoint / name)) for name in (ck.WEIGHTS, ck.OPTIMIZER))
+        state = ck.state_digest(weights, moments, step)
+        old = ck.read_record(checkpoint)
+        new = {"weights_digest": weights, "optimizer_digest": moments, "state_digest": state, "parent": parent}
+        records.append(replace(old, **new))
+        ck.write_record(checkpoint, records[-1])
+        parent = state
+    path = release / "manifests" / "models" / f"{model}.json"
+    manifest = read_json(path)
+    keys = manifest["checkpoints"][0].keys()
+    manifest["checkpoints"] = [{key: record.to_json()[key] for key in keys} for record in records]
+    write_json(path, manifest)
+    lines = [json.loads(line) for line in (release / REVISIONS).read_text().splitlines()]
+    known = {record.step: record.to_json() for record in records}
+    lines = [line if line["model"] != model else {key: known[line["step"]][key] for key in line} for line in lines]
+    (release / REVISIONS).write_bytes(b"".join(canonical(line) + b"\n" for line in lines))
+
+
+def edit_log(release: Path, model: str, edit: Any) -> None:
+    """`edit` gets the list of entries (dicts) of a released log and changes it in place."""
+    path = release / "runs" / model / "log.jsonl"
+    entries = [json.loads(line) for line in path.read_text().splitlines()]
+    edit(entries)
+    path.write_bytes(b"".join(canonical(entry) + b"\n" for entry in entries))
+
+
+def swap(one: Path, other: Path) -> None:
+    """Exchange two files or folders."""
+    aside = one.with_name("aside")
+    one.rename(aside)
+    other.rename(one)
+    aside.rename(other)
+
+
+def checkpoint(release: Path, model: str, step: int) -> Path:
+    return dict(ck.find_checkpoints(release / "runs" / model))[step]
+
+
+def _digest(path: Path, old: str) -> str:
+    return sha256_file(path) if path.is_file() else old
+
+
+def _measured(path: Path) -> dict[str, Any]:
+    """Lines, bytes and SHA-256 of the content of a shard, as manifests carry them."""
+    if not path.is_file():
+        return {}
+    if path.name.endswith(".parquet"):
+        found = digest_table(path)
+    elif path.name.endswith(".zst"):
+        with LineFile(path) as file:
+            found = file.digest()
+    else:
+        content = path.read_bytes()
+        found = (content.count(b"\n"), len(content), sha256_file(path))
+    return dict(zip(("lines", "bytes", "sha256"), found, strict=True))

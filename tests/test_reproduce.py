@@ -1,0 +1,53 @@
+"""The same bytes again: in a second folder, with other numbers of workers and processes, after kills."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.project import built, killed_repro, make_project, repro, run
+
+
+def test_another_folder_with_other_numbers_of_workers_and_processes_builds_the_same_bytes(
+    tmp_path: Path, corpora: Path, built_project: Path
+) -> None:
+    other = make_project(tmp_path / "elsewhere", corpora)
+    repro(other, EVERYSTEP_WORKERS="3", EVERYSTEP_PROCESSES="4")
+    assert built(other) == built(built_project)
+
+
+def test_one_worker_and_one_process_build_the_same_bytes(tmp_path: Path, corpora: Path, built_project: Path) -> None:
+    other = make_project(tmp_path / "alone", corpora)
+    repro(other, EVERYSTEP_WORKERS="1", EVERYSTEP_PROCESSES="1", OMP_NUM_THREADS="4", MKL_CBWR="AVX512")
+    assert built(other) == built(built_project)
+
+
+def test_kills_at_random_instants_change_nothing(tmp_path: Path, corpora: Path, built_project: Path) -> None:
+    project = make_project(tmp_path / "killed", corpora)
+    draw = random.Random(3)
+    kills = 0
+    while kills < 8 and killed_repro(project, draw.uniform(1, 12)):
+        kills += 1
+    repro(project)
+    assert kills > 2
+    assert built(project) == built(built_project)
+
+
+def test_second_repro_has_nothing_to_do(built_project: Path) -> None:
+    assert "Data and pipelines are up to date" in repro(built_project).stdout
+
+
+def test_bare_clone_agrees_with_its_lock_without_any_data(tmp_path: Path, built_project: Path) -> None:
+    run(tmp_path, "git", "clone", "--quiet", str(built_project), "clone")
+    done = repro(tmp_path / "clone", "--allow-missing", "--dry")
+    assert "Running stage" not in done.stdout
+    assert not (tmp_path / "clone" / "data").exists()
+
+
+@pytest.mark.parametrize("file", ["trainer/optimizer.py", "constraints.txt"])
+def test_changed_code_or_library_runs_what_depends_on_it(tmp_path: Path, built_project: Path, file: str) -> None:
+    run(tmp_path, "git", "clone", "--quiet", str(built_project), "clone")
+    with (tmp_path / "clone" / file).open("a") as changed:
+        changed.write("# changed\n")
+    done = repro(tmp_path / "clone", "--allow-missing", "--dry", check=False)
+    assert "train@mobilellm" in done.stdout + done.stderr

@@ -1,0 +1,82 @@
+"""AdamW on a flat vector: equal to torch's, independent of how it is cut, with a schedule that is exact."""
+
+import math
+
+import pytest
+import torch
+
+from trainer.model import Decoder, initialize
+from trainer.optimizer import BLOCKS, AdamW, FlatParameters, block_norms, clip_factor, learning_rate
+from trainer.recipe import OptimizerSection, ScheduleSection
+from tests.trainer.tiny import tiny_spec
+
+SECTION = OptimizerSection(beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1, clip_norm=1.0)
+SCHEDULE = ScheduleSection(shape="cosine", peak=4e-3, floor=0.1, warmup_steps=16, steps=128)
+
+
+def flat_model(seed: int = 1) -> FlatParameters:
+    model = Decoder(tiny_spec())
+    initialize(model, seed)
+    return FlatParameters(model)
+
+
+def some_gradient(size: int) -> torch.Tensor:
+    return torch.randn(size, generator=torch.Generator().manual_seed(3))
+
+
+def test_updates_equal_those_of_torch() -> None:
+    flat, reference = flat_model(), flat_model()
+    decayed = torch.nn.Parameter(reference.values[: flat.num_decayed].clone())
+    others = torch.nn.Parameter(reference.values[flat.num_decayed :].clone())
+    groups = [{"params": [decayed], "weight_decay": 0.1}, {"params": [others], "weight_decay": 0.0}]
+    theirs = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), eps=1e-8)
+    ours = AdamW(flat, 0, flat.size, SECTION)
+    for step in range(1, 6):
+        gradient = some_gradient(flat.size)
+        decayed.grad, others.grad = gradient[: flat.num_decayed], gradient[flat.num_decayed :]
+        theirs.step()
+        ours.update(gradient.clone(), 1e-3, step)
+    torch.testing.assert_close(flat.values, torch.cat([decayed, others]).detach(), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("parts", [2, 4, 64])
+def test_number_of_parts_changes_no_bit(parts: int) -> None:
+    whole, cut = flat_model(), flat_model()
+    one = AdamW(whole, 0, whole.size, SECTION)
+    width = cut.size // parts
+    many = [AdamW(cut, i * width, (i + 1) * width, SECTION) for i in range(parts)]
+    for step in range(1, 4):
+        gradient = some_gradient(whole.size)
+        one.update(gradient.clone(), 1e-3, step)
+        for i, part in enumerate(many):
+            part.update(gradient[i * width : (i + 1) * width].clone(), 1e-3, step)
+    assert torch.equal(whole.values, cut.values)
+
+
+def test_modules_see_the_flat_vector_and_shared_tensors_lie_in_it_once() -> None:
+    spec = tiny_spec(family="mobilellm-ls")
+    model = Decoder(spec)
+    initialize(model, 1)
+    flat = FlatParameters(model)
+    flat.values.zero_()
+    assert all(not parameter.any() for parameter in model.parameters())
+    assert sorted(place.name for place in flat.places) == sorted(name for name, _ in model.named_parameters())
+    assert all(place.start % 64 == 0 for place in flat.places) and flat.size % (64 * BLOCKS) == 0
+
+
+def test_norm_of_the_gradient_is_the_norm_whatever_the_blocks() -> None:
+    gradient = some_gradient(64 * BLOCKS)
+    norm, factor = clip_factor(block_norms(gradient, 64), 1.0)
+    assert norm == pytest.approx(float(gradient.double().norm()))
+    assert factor == pytest.approx(1.0 / norm)
+    assert clip_factor([0.0], 1.0) == (0.0, 1.0)
+
+
+def test_schedule_warms_up_peaks_and_ends_at_its_floor() -> None:
+    rates = [learning_rate(SCHEDULE, step) for step in range(1, 129)]
+    assert rates[0] == pytest.approx(4e-3 / 16)
+    assert max(rates) == rates[15] == pytest.approx(4e-3)
+    assert rates[-1] == pytest.approx(4e-4)
+    middle = 16 + (128 - 16) // 2
+    assert rates[middle - 1] == pytest.approx(4e-3 * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 2))), rel=1e-5)
+    assert rates[15:] == sorted(rates[15:], reverse=True)

@@ -1,0 +1,50 @@
+"""Portable products: the values and derivatives of torch's, on every layout that the model hands in."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from trainer.product import matmul, use_portable
+
+
+@pytest.fixture
+def portable() -> Iterator[None]:
+    use_portable(True)
+    yield
+    use_portable(False)
+
+
+def random(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(len(shape)))
+
+
+@pytest.mark.usefixtures("portable")
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (random(6, 5), random(5, 4)),
+        (random(6, 5), random(4, 5).t()),
+        (random(5, 6).t(), random(5, 4)),
+        (random(2, 3, 6, 5), random(2, 3, 7, 5).transpose(-1, -2)),
+        (random(2, 6, 3, 5).transpose(1, 2), random(2, 3, 5, 4)[:, :, :, 1:]),
+        (random(1, 5), random(5, 1)),
+    ],
+)
+def test_values_and_gradients_are_those_of_torch(a: torch.Tensor, b: torch.Tensor) -> None:
+    ours = [a.clone().requires_grad_(), b.clone().requires_grad_()]
+    theirs = [a.clone().requires_grad_(), b.clone().requires_grad_()]
+    product, expected = matmul(*ours), theirs[0] @ theirs[1]
+    weight = random(*product.shape)
+    (product * weight).sum().backward()
+    (expected * weight).sum().backward()
+    torch.testing.assert_close(product, expected)
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine.grad, other.grad)
+
+
+@pytest.mark.usefixtures("portable")
+def test_gradient_is_not_computed_for_what_needs_none() -> None:
+    a, b = random(3, 4), random(4, 2).requires_grad_()
+    matmul(a, b).sum().backward()
+    assert a.grad is None and b.grad is not None

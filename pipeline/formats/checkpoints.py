@@ -99,7 +99,7 @@ def read_tensors(path: Path) -> dict[str, NDArray[np.generic]]:
     """The tensors of a safetensors file; damage is an error that names the file."""
     try:
         tensors: dict[str, NDArray[np.generic]] = load_file(path)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise EverystepError(f"{path}: not a readable safetensors file: {error}") from error
     return tensors
 

@@ -60,6 +60,8 @@ def read_manifest(path: Path, stage: str | None = None) -> dict[str, Json]:
         tree = parse(path.read_bytes(), path)
     except FileNotFoundError as error:
         raise EverystepError(f"{path}: no such file; run `dvc repro` first, or point at a release folder") from error
+    except OSError as error:
+        raise EverystepError(f"{path}: cannot be read: {error.strerror}") from error
     if not isinstance(tree, dict) or tree.get("format") != FORMAT or (stage and tree.get("stage") != stage):
         raise EverystepError(f"{path}: not a manifest of format {FORMAT}{f' of stage {stage}' if stage else ''}")
     return tree

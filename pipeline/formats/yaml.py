@@ -5,15 +5,18 @@ stand twice, aliases, NaN and infinities are refused. An error names file, key a
 """
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
-from ruamel.yaml.events import AliasEvent
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, Event
 
 from pipeline.formats.errors import EverystepError
+
+MAX_DEPTH = 50
 
 
 class Section(BaseModel):
@@ -31,12 +34,13 @@ def load_yaml(path: Path) -> dict[str, Any]:
     loader.allow_duplicate_keys = False
     try:
         text = path.read_text("utf-8")
-        if any(isinstance(event, AliasEvent) for event in loader.parse(text)):
-            raise EverystepError(f"{path}: an alias (*name) is used; write the value out where it is meant")
+        _refuse_tricks(loader.parse(text), path)
         tree = loader.load(text)
     except FileNotFoundError as error:
         raise EverystepError(f"{path}: no such file") from error
-    except (YAMLError, ValueError, TypeError, RecursionError) as error:
+    except OSError as error:
+        raise EverystepError(f"{path}: cannot be read: {error.strerror}") from error
+    except (YAMLError, ValueError, TypeError) as error:
         raise EverystepError(f"{path}: not valid YAML 1.2: {error}") from error
     if not isinstance(tree, dict):
         raise EverystepError(f"{path}: expected a mapping at the top, got {type(tree).__name__}")
@@ -65,6 +69,17 @@ def _explain(fault: dict[str, Any]) -> str:
     if fault["type"] == "value_error":
         return str(fault["ctx"]["error"])
     return f"{fault['msg'][:1].lower()}{fault['msg'][1:]}, got {fault['input']!r}"
+
+
+def _refuse_tricks(events: Iterable[Event], path: Path) -> None:
+    """Aliases can make a short file endless; the reader's time grows with the square of the nesting."""
+    depth = 0
+    for event in events:
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if isinstance(event, AliasEvent):
+            raise EverystepError(f"{path}: an alias (*{event.anchor}) is used; write the value out where it is meant")
+        if depth > MAX_DEPTH:
+            raise EverystepError(f"{path}: nested more than {MAX_DEPTH} levels deep")
 
 
 def _refuse_non_finite(value: Any, where: str, key: str) -> None:

@@ -16,8 +16,8 @@ tags: [everystep, reproducible]
 ---
 # {name} {version}
 
-{title}. Published by {publisher}; built by Everystep with `dvc repro` from {num_sources} public corpora. Every file is digested in `release.json`; every checkpoint can be trained again
-to the same bits from this folder alone.
+{title}. Published by {publisher}; built by Everystep with `dvc repro` from {num_sources} public corpora.
+Every file is digested in `release.json`; every checkpoint can be trained again to the same bits from this folder alone.
 
 ![Validation loss of every checkpoint](loss.svg)
 

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import struct
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ def test_the_library_of_safetensors_reads_our_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("tensors", [{"__metadata__": np.zeros(1)}, {"w": np.zeros(1, dtype=bool)}])
 def test_what_the_format_cannot_hold_is_refused_and_leaves_no_file(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
-    with pytest.raises(EverystepError, match="^tensor "):
+    with pytest.raises(EverystepError, match=r"^tensor "):
         write_tensors(tmp_path / "t", tensors)
     assert list_files(tmp_path) == []
 
@@ -210,7 +211,7 @@ def test_a_record_of_another_format_is_refused(tmp_path: Path, text: bytes) -> N
     (tmp_path / RECORD).write_bytes(text)
     with pytest.raises(EverystepError, match=rf"^{tmp_path}/record\.json: not "):
         read_record(tmp_path)
-    with pytest.raises(EverystepError, match="is .* a checkpoint"):
+    with pytest.raises(EverystepError, match=r"is .* a checkpoint"):
         read_record(tmp_path / "nowhere")
 
 
@@ -249,7 +250,7 @@ def test_a_schedule_ascends_from_0_to_the_last_step(num_steps: int, every: int, 
     assert steps == sorted(set(steps)) == second.schedule(f"{name} {every}", num_steps)
     assert (steps[0], steps[-1]) == (0, num_steps)
     assert set(schedule(f"every {every}", num_steps)) <= set(steps)
-    assert max((b - a for a, b in zip(steps, steps[1:], strict=False)), default=0) <= every
+    assert max((b - a for a, b in pairwise(steps)), default=0) <= every
 
 
 @pytest.mark.parametrize(

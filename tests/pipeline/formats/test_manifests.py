@@ -72,6 +72,8 @@ def test_a_manifest_of_another_stage_is_refused(project: Path) -> None:
 def test_a_manifest_that_is_not_there_is_named_with_the_fix(tmp_path: Path) -> None:
     with pytest.raises(EverystepError, match="no such file; run `dvc repro` first"):
         read_manifest(tmp_path / "m.json")
+    with pytest.raises(EverystepError, match="cannot be read"):
+        read_manifest(tmp_path)
 
 
 PLAIN = SHARD.to_json()

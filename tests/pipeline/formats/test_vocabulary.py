@@ -80,7 +80,8 @@ def test_a_tokenizer_without_an_end_token_is_refused(tmp_path: Path, added: Any)
 
 @pytest.mark.parametrize("read", [token_bytes, end_token])
 def test_what_is_no_tokenizer_is_refused(tmp_path: Path, read: Any) -> None:
-    for tree in ([], None, {}, "x"):
+    trees: list[Any] = [[], None, {}, "x"]
+    for tree in trees:
         with pytest.raises(EverystepError):
             read(write(tmp_path, tree))
     with pytest.raises(EverystepError, match="cannot be read"):

@@ -1,0 +1,47 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.blocks.language import MAX_CHARACTERS, identify
+
+SENTENCES = {
+    "en": "It was the best of times, it was the worst of times, it was the age of wisdom.",
+    "de": "Es war einmal ein alter König, der in einem großen Schloss am Rande des Waldes wohnte.",
+    "fr": "Longtemps, je me suis couché de bonne heure, et mes yeux se fermaient si vite.",
+    "es": "En un lugar de la Mancha, de cuyo nombre no quiero acordarme, vivía un hidalgo.",
+    "ru": "Все счастливые семьи похожи друг на друга, каждая несчастливая семья несчастлива по-своему.",
+    "zh": "话说天下大势，分久必合，合久必分。周末七国分争，并入于秦。",
+    "ja": "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。",
+}
+
+
+@pytest.mark.parametrize("language", SENTENCES)
+def test_a_plain_sentence_is_identified(language: str) -> None:
+    code, probability = identify(SENTENCES[language])
+    assert code == language
+    assert probability > 0.8
+
+
+@pytest.mark.parametrize("text", ["", " \n\t ", "\u3000"])
+def test_nothing_is_in_no_language(text: str) -> None:
+    assert identify(text) == ("und", 0.0)
+
+
+@settings(max_examples=50)
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=100))
+def test_any_text_has_one_answer(text: str) -> None:
+    code, probability = identify(text)
+    assert code
+    assert 0 <= probability <= 1.001
+    assert probability == round(probability, 3)
+    assert identify(text) == (code, probability)
+
+
+def test_line_breaks_and_blanks_change_nothing() -> None:
+    assert identify(SENTENCES["en"].replace(" ", "\n \t ")) == identify(SENTENCES["en"])
+
+
+def test_only_the_beginning_of_a_long_text_is_looked_at() -> None:
+    beginning = (SENTENCES["de"] + " ") * 100
+    assert len(beginning) > 2 * MAX_CHARACTERS
+    assert identify(beginning + SENTENCES["en"] * 1000) == identify(beginning)

@@ -43,8 +43,8 @@ measured similarity:
 ## What to do with it
 
     everystep verify release                                        # every digest, every file
-    everystep pull release --model {model} --step {step} --out DIR    # one checkpoint for transformers
-    everystep trace release --model {model} --step {step}             # the documents in that step's batch
+    everystep pull release --model {model} --step {start} --out DIR    # one checkpoint for transformers
+    everystep trace release --model {model} --step {start}             # the documents in that step's batch
     everystep replay release --model {model} --from {start} --to {stop}  # train that stretch again, compare
 
 ## Limits
@@ -56,44 +56,43 @@ Personal data was not searched for in this version.
 
 
 def table(header: list[str], rows: list[list[Any]]) -> str:
-    """A Markdown table; numbers get thousands separators and stand to the right."""
+    """A Markdown table; numbers get thousands separators and stand to the right, a list is its length."""
+    rows = [[len(cell) if isinstance(cell, list) else cell for cell in row] for row in rows]
     number = [all(isinstance(row[i], int | float) for row in rows) and bool(rows) for i in range(len(header))]
     lines = [header, ["---:" if right else "---" for right in number]]
     lines += [[_spelled(cell) for cell in row] for row in rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def write_card(facts: dict[str, Json]) -> str:
-    """The card from the facts that `pipeline.stages.release` gathers out of the manifests."""
-    models, release = facts["models"], facts["release"]
-    middle = facts["replay_steps"]
+def write_card(release: dict[str, Json], facts: dict[str, Json]) -> str:
+    """The card from the `release` section of params and the facts of `pipeline.release.facts`."""
+    first = facts["models"][0]
+    steps = first["steps"]
+    columns = ("name", "license", "documents_kept", "tokens", "title")
+    removals = [[stage, *pair] for stage, reasons in facts["removed"].items() for pair in sorted(reasons.items())]
     return CARD.format(
-        name=release["name"],
-        version=release["version"],
-        title=release["title"],
-        publisher=release["publisher"],
+        **release,
         license_tag=release["license"].lower(),
         num_sources=len(facts["sources"]),
-        rows_a_step=facts["global_batch"],
+        rows_a_step=first["global_batch"],
         context=facts["context"],
-        models=models_table(models),
-        targets=f"{models[0]['targets']:,}",
+        models=models_table(facts["models"]),
+        targets=f"{first['validation_tokens']:,}",
         sources=table(
             ["source", "licence", "documents", "tokens", "title"],
-            [[s["name"], s["license"], s["documents"], s["tokens"], s["title"]] for s in facts["sources"]],
+            [[source[column] for column in columns] for source in facts["sources"]],
         ),
-        removals=table(["stage", "reason", "documents"], facts["removals"]),
-        model=models[0]["name"],
-        step=middle[0],
-        start=middle[0],
-        stop=middle[1],
+        removals=table(["stage", "reason", "documents"], removals),
+        model=first["name"],
+        start=steps[-3],
+        stop=steps[-2],
     )
 
 
 def models_table(models: list[dict[str, Json]]) -> str:
     """One line a model."""
     header = ["model", "parameters", "if repeated", "tokens", "checkpoints", "validation loss", "bits per byte"]
-    keys = ["name", "parameters", "parameters_if_repeated", "tokens", "checkpoints", "loss", "bits_per_byte"]
+    keys = ("name", "parameters", "parameters_if_repeated", "tokens", "checkpoints", "validation_loss", "bits_per_byte")
     return table(header, [[model[key] for key in keys] for model in models])
 
 

@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+from pipeline.formats.canonical import Json
 from pipeline.formats.files import write_bytes
 
 WIDTH, HEIGHT = 7.0, 4.0  # inches
 
 
-def draw_losses(path: Path, curves: dict[str, list[tuple[int, float]]]) -> None:
+def draw_losses(path: Path, models: list[dict[str, Json]]) -> None:
     """One line a model, loss over tokens; the same bytes for the same numbers (no clock, no random ids)."""
     import io
 
@@ -20,8 +21,9 @@ def draw_losses(path: Path, curves: dict[str, list[tuple[int, float]]]) -> None:
     settings: Any = {"svg.hashsalt": "everystep", "svg.fonttype": "none", "font.family": "sans-serif"}
     with matplotlib.rc_context(settings):
         figure, axes = pyplot.subplots(figsize=(WIDTH, HEIGHT), layout="constrained")
-        for name, points in curves.items():
-            axes.plot([x / 1000 for x, _ in points], [y for _, y in points], marker="o", markersize=3, label=name)
+        for model in models:
+            tokens = [step / model["steps"][-1] * model["tokens"] / 1000 for step in model["steps"]]
+            axes.plot(tokens, model["losses"], marker="o", markersize=3, label=model["name"])
         axes.set_xlabel("training tokens (thousands)")
         axes.set_ylabel("validation loss (nats per token)")
         axes.grid(alpha=0.3)

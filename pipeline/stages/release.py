@@ -7,9 +7,8 @@ and `manifests/release.json`. Large files are linked, not copied. Nothing enters
 import hashlib
 import os
 import shutil
-from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
@@ -34,6 +33,7 @@ from pipeline.formats.project import (
 )
 from pipeline.formats.yaml import Section, load_yaml
 from pipeline.release.card import write_card
+from pipeline.release.facts import gather
 from pipeline.release.gate import check_model
 from pipeline.release.layout import FORMAT, REVISIONS, ROOT, SUMS, content_digest, is_listed, kind_of
 from pipeline.release.plot import draw_losses
@@ -73,10 +73,10 @@ def release() -> None:
         _place(path, folder / path)
     lock = pretty(lock_before_release(sources, models))
     write_bytes(folder / LOCK, lock)
-    facts = _facts(params, sources, trained)
-    write_bytes(folder / "README.md", write_card(facts).encode())
+    facts = gather(Path(), sources, models)
+    write_bytes(folder / "README.md", write_card(params.model_dump(), facts).encode())
     write_bytes(folder / "NOTICE", _notice(sources).encode())
-    draw_losses(folder / "loss.svg", {model["name"]: model["curve"] for model in facts["models"]})
+    draw_losses(folder / "loss.svg", facts["models"])
     write_bytes(folder / REVISIONS, b"".join(canonical(line) + b"\n" for line in _revisions(records)))
     _write_root(folder, params)
     write_manifest(
@@ -88,7 +88,7 @@ def release() -> None:
         root_sha256=sha256_file(folder / ROOT),
         lock_sha256=hashlib.sha256(lock).hexdigest(),
         files=len(list_files(folder)),
-        models=[{k: v for k, v in model.items() if k != "curve"} for model in facts["models"]],
+        models=facts["models"],
     )
 
 
@@ -153,51 +153,6 @@ def lock_before_release(sources: list[str], models: list[str]) -> Json:
     lock = load_yaml(LOCK) if LOCK.exists() else {}
     stages = lock.get("stages", {})
     return {"schema": "2.0", "stages": {name: stages[name] for name in sorted(names) if name in stages}}
-
-
-def _facts(params: ReleaseParams, sources: list[str], trained: dict[str, dict[str, Json]]) -> dict[str, Any]:
-    tokens = read_manifest(manifest_path("tokenize"), "tokenize")
-    first = next(iter(trained.values()))["parameters"]
-    steps = [entry["step"] for entry in next(iter(trained.values()))["checkpoints"]]
-    counts: Counter[tuple[str, str]] = Counter()
-    for stage, of in [(s, n) for s in ("extract", "filter") for n in sources] + [("dedup", None)]:
-        for reason, number in read_manifest(manifest_path(stage, of), stage)["removed"].items():
-            counts[stage, reason] += number
-    documents = read_manifest(manifest_path("dedup"), "dedup")["documents_by_source"]
-    return {
-        "release": params.model_dump(),
-        "global_batch": first["data"]["global_batch"],
-        "context": first["model"]["context"],
-        "replay_steps": (steps[len(steps) // 2], steps[len(steps) // 2 + 1]),
-        "models": [_model_facts(name, manifest) for name, manifest in trained.items()],
-        "sources": [
-            {
-                "name": name,
-                "license": load_source(name).license,
-                "title": load_source(name).title,
-                "documents": documents.get(name, 0),
-                "tokens": tokens["splits"]["train"]["tokens_by_source"].get(name, 0),
-            }
-            for name in sources
-        ],
-        "removals": [[stage, reason, number] for (stage, reason), number in sorted(counts.items())],
-    }
-
-
-def _model_facts(name: str, manifest: dict[str, Json]) -> dict[str, Any]:
-    evaluation = read_manifest(manifest_path("evaluate", name), "evaluate")
-    last = evaluation["results"][-1]
-    return {
-        "name": name,
-        "parameters": manifest["parameters_unique"],
-        "parameters_if_repeated": manifest["parameters_if_repeated"],
-        "tokens": manifest["tokens"],
-        "checkpoints": len(manifest["checkpoints"]),
-        "loss": last["loss"],
-        "bits_per_byte": last["bits_per_byte"],
-        "targets": evaluation["targets"],
-        "curve": [(result["tokens"], result["loss"]) for result in evaluation["results"]],
-    }
 
 
 def _notice(sources: list[str]) -> str:

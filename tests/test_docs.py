@@ -1,0 +1,222 @@
+"""The documentation tells the truth: what it names is there, what it shows runs, and all that is there is named."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import typer
+
+from pipeline.cli import app
+from pipeline.formats.yaml import Section, load_yaml
+from pipeline.sources.declaration import Declared, HuggingfaceSource, PackageSource, UrlSource, parse_source
+from pipeline.sources.document import Document
+from pipeline.sources.readers import READERS
+from pipeline.stages.parallel import WORKERS
+from tests.pipeline.sources.declared import declared
+from tests.project import environment
+from tests.sessions import (
+    FENCE,
+    MODELS,
+    ROOT,
+    Block,
+    blocks,
+    commands,
+    documents,
+    run_session,
+    shown,
+    spans,
+    with_models,
+)
+from trainer import families
+from trainer.description import num_parameters, unrolled
+from trainer.launch import PROCESSES
+from trainer.recipe import DataSection, OptimizerSection, Recipe, ScheduleSection
+
+TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text("utf-8") for path in documents()}
+PROGRAM: Any = typer.main.get_command(app)
+
+# The documents speak of the demo; here they run on the small release, which has other models, steps and documents.
+SMALL = {
+    r"step000064-tokens131072": "step000004-tokens1024",
+    r"\b64\b": "4",
+    r"\b128\b": "8",
+    r"plays/tragedies/hamlet/act-iii/scene-ii": "notes/102",
+    r"google-api/workstations\.v1beta/schemas/Status": "tales/009",
+    r"google-api/apihub\.v1/schemas/GoogleRpcStatus": "tales/008",
+}
+
+
+def small(text: str) -> str:
+    for pattern, replacement in SMALL.items():
+        text = re.sub(pattern, replacement, text)
+    return text
+
+
+@pytest.fixture
+def reader(tmp_path: Path, built_project: Path) -> Path:
+    """A folder in which a reader has the release, and a builder the recipes."""
+    for name in ("release", "recipes"):
+        (tmp_path / name).symlink_to(built_project / name)
+    return tmp_path
+
+
+def run_python(code: str, folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=environment(HF_HUB_OFFLINE="1"), capture_output=True, text=True
+    )
+    assert done.returncode == 0, f"{code}\n{done.stdout}{done.stderr}"
+
+
+@pytest.mark.parametrize("name", PROGRAM.commands)
+def test_every_command_and_option_is_documented(name: str) -> None:
+    calls = [words for text in TEXTS.values() for words in commands(text) if words[:2] == ["everystep", name]]
+    assert calls, f"no document shows `everystep {name}`"
+    said = {word for call in calls for word in call} | {span for text in TEXTS.values() for span in spans(text)}
+    options = {option for parameter in PROGRAM.commands[name].params for option in parameter.opts if option[0] == "-"}
+    assert options <= said
+
+
+@pytest.mark.parametrize("name", PROGRAM.commands)
+def test_help_of_a_command_begins_with_the_first_line_of_its_docstring(name: str) -> None:
+    command = PROGRAM.commands[name]
+    assert command.help.splitlines()[0] == command.callback.__doc__.splitlines()[0]
+
+
+@pytest.mark.parametrize("path", TEXTS)
+def test_commands_in_a_document_are_ones_that_the_program_takes(path: str) -> None:
+    for words in commands(TEXTS[path]):
+        if words[0] == "everystep":
+            assert words[1] in PROGRAM.commands, f"{path}: {words}"
+            if words[2:]:  # `everystep verify` alone is the name of the command
+                PROGRAM.commands[words[1]].make_context(words[1], words[2:])
+
+
+@pytest.mark.parametrize("path", [path for path, text in TEXTS.items() if blocks(text, "console")])
+def test_sessions_run_on_a_small_release_and_print_what_is_shown(path: str, reader: Path) -> None:
+    for block in blocks(TEXTS[path], "console"):
+        session = Block(block.kind, small(block.text))
+        for (command, printed), (_, output) in zip(run_session(session, reader), shown(session), strict=True):
+            assert output, f"{path}: no output under `{command}`; run `python -m tests.sessions` after `make release`"
+            assert first_line(output) == first_line(printed), f"{path}: {command}"
+
+
+def first_line(output: str) -> str:
+    """The first line as words: any number, and any list of them, is `#`."""
+    words = " ".join(output.splitlines()[0].split())
+    return re.sub(r"#(, #)*", "#", re.sub(r"\b\d[\d.,]*\d\b|\b\d\b", "#", words))
+
+
+@pytest.mark.parametrize("path", [path for path, text in TEXTS.items() if blocks(text, "python")])
+def test_python_in_a_document_runs(path: str, reader: Path) -> None:
+    for block in blocks(TEXTS[path], "console", "python"):
+        if block.kind == "python":
+            run_python(small(block.text), reader)
+        elif "pull" in block.text:
+            list(run_session(Block("console", small(block.text)), reader))
+
+
+@pytest.mark.parametrize("path", TEXTS)
+def test_links_between_documents_lead_somewhere(path: str) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", TEXTS[path])):
+        if re.match(r"https?:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        file = (ROOT / path).parent / name if name else ROOT / path
+        assert file.exists(), f"{path}: {target}"
+        assert not anchor or anchor in anchors(file.read_text("utf-8")), f"{path}: {target}"
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors that GitHub gives to headings."""
+    titles = re.findall(r"^#+ (.*)$", FENCE.sub("", text), flags=re.M)
+    return {re.sub(r"[^\w -]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("path", TEXTS)
+def test_files_that_a_document_names_are_there(path: str) -> None:
+    for span in spans(TEXTS[path]):
+        if re.fullmatch(r"(pipeline|trainer|tests|docs|bench|\.dvc)/[a-z0-9_./-]+", span):
+            assert (ROOT / span).exists(), f"{path}: {span}"
+
+
+def test_make_targets_in_documents_are_those_of_the_makefile() -> None:
+    targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), flags=re.M))
+    assert {words[1] for text in TEXTS.values() for words in commands(text) if words[0] == "make"} == targets
+
+
+def test_table_of_models_is_that_of_the_release() -> None:
+    assert MODELS.search(TEXTS["README.md"])
+    assert with_models(TEXTS["README.md"]) == TEXTS["README.md"]
+
+
+def test_variables_of_the_environment_are_documented() -> None:
+    assert {WORKERS, PROCESSES} <= set(spans(TEXTS["docs/reproduce.md"]))
+
+
+def test_every_key_of_a_source_is_documented() -> None:
+    kinds: list[type[Section]] = [Declared, PackageSource, UrlSource, HuggingfaceSource]
+    keys = {key for kind in kinds for key in kind.model_fields}
+    assert keys | set(READERS) <= set(spans(TEXTS["docs/add-a-corpus.md"]))
+
+
+def test_sources_in_the_documents_are_accepted() -> None:
+    trees = [parsed(block) for block in blocks(TEXTS["docs/add-a-corpus.md"], "yaml")]
+    sources = {name: tree for each in trees for name, tree in each.get("sources", {}).items()}
+    assert {parse_source(name, tree, "docs/add-a-corpus.md").kind for name, tree in sources.items()} == {
+        "url",
+        "huggingface",
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "known", "new"), [("docs/add-a-corpus.md", "plays", "gazette"), ("docs/add-a-model.md", "openelm", "wide")]
+)
+def test_dependencies_in_the_documents_are_those_that_dvc_needs(path: str, known: str, new: str) -> None:
+    stages = load_yaml(ROOT / "dvc.yaml")["stages"]
+    said = next(tree for block in blocks(TEXTS[path], "yaml") if "release" in (tree := parsed(block)))
+    for stage, tree in said.items():
+        needed = [dep.replace(known, new) for dep in stages[stage]["deps"] if re.search(rf"/{known}(\.json|\.yaml)?$", dep)]
+        assert tree["deps"] == needed
+
+
+def parsed(block: Block) -> dict[str, Any]:
+    from ruamel.yaml import YAML
+
+    tree: dict[str, Any] = YAML(typ="safe", pure=True).load(block.text)
+    return tree
+
+
+def test_every_key_of_a_recipe_is_documented() -> None:
+    said = set(spans(TEXTS["docs/add-a-model.md"]))
+    said |= {part for span in said for part in span.split(".")}
+    sections: list[type[Section]] = [Recipe, DataSection, OptimizerSection, ScheduleSection]
+    keys = {key for section in sections for key in section.model_fields}
+    keys |= {key for section, _ in families.FAMILIES.values() for key in section.model_fields}
+    assert keys - {"data", "optimizer", "schedule"} | set(families.FAMILIES) <= said
+
+
+def test_family_in_the_documents_builds_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = blocks(TEXTS["docs/add-a-model.md"], "python family")
+    monkeypatch.setattr(families, "FAMILIES", dict(families.FAMILIES))
+    exec(compile(block.text, "docs/add-a-model.md", "exec"), vars(families) | {"FAMILIES": families.FAMILIES})
+    recipe = {"vocabulary": 64, "context": 16, "width": 32, "layers": 6, "query_heads": 4, "ffn_width": 48}
+    spec = families.build_spec({"family": "one-block", **recipe}, "recipes/x.yaml")
+    assert len(spec.applications) == 6 and len(unrolled(spec)[0].layers) == 6
+    assert num_parameters(spec) == 64 * 32 + (4 * 32 * 32 + 3 * 32 * 48 + 2 * 32) + 32
+    assert len(block.text.splitlines()) < 30
+
+
+def test_reader_in_the_documents_reads_its_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = blocks(TEXTS["docs/add-a-corpus.md"], "python reader")
+    module: Any = ModuleType("fortunes")
+    exec(compile(block.text, "docs/add-a-corpus.md", "exec"), vars(module))
+    (tmp_path / "wise.fortunes").write_text("Measure twice.\n%\nCut once,\nthen sweep.")
+    (part,) = module.parts(tmp_path, declared("url"))
+    assert list(module.read(tmp_path, part, declared("url"))) == [
+        Document("wise.fortunes:1", "Measure twice.", {"member": "wise.fortunes"}),
+        Document("wise.fortunes:2", "Cut once,\nthen sweep.", {"member": "wise.fortunes"}),
+    ]

@@ -112,7 +112,7 @@ def pull(
     from trainer.pull import pull as pull_checkpoint
 
     root = read_root(release)
-    revision = _revision(release, model, step)
+    revision = _revision(release, root, model, step)
     origin = {"release": root["name"], "release_version": root["version"]}
     pull_checkpoint(partial(verified_file, release, root), model, revision, out, origin)
     print(
@@ -176,25 +176,18 @@ def replay(
     sys.exit(0 if outcome.first_difference is None else 1)
 
 
-def _revision(release: Path, model: str, step: int) -> str:
-    from pipeline.formats.canonical import parse
-    from pipeline.release.layout import REVISIONS
+def _revision(release: Path, root: dict[str, Any], model: str, step: int) -> str:
+    """The name of a stored state; an unknown one is told which ones there are."""
+    from pipeline.audit.verify import model_manifest
+    from pipeline.release.layout import well_shaped
 
-    path = release / REVISIONS
-    if not path.is_file():
-        raise EverystepError(f"{path}: no such file; {release} is not a complete release")
-    lines = [parse(line, path) for line in path.read_bytes().splitlines()]
-    steps = {line["step"]: line["revision"] for line in lines if line["model"] == model}
-    if not steps:
-        raise EverystepError(
-            f"--model {model}: not in this release; it has {', '.join(sorted({x['model'] for x in lines}))}"
-        )
+    trained = model_manifest(release, root, model)
+    with well_shaped(f"{release}: manifest of {model}"):
+        steps = {entry["step"]: str(entry["revision"]) for entry in trained["checkpoints"]}
+        stored = ", ".join(map(str, sorted(steps)))
     if step not in steps:
-        raise EverystepError(
-            f"--step {step}: no checkpoint of {model} there; it has {', '.join(map(str, sorted(steps)))}"
-        )
-    revision: str = steps[step]
-    return revision
+        raise EverystepError(f"step {step}: no checkpoint of {model} there; it has {stored}")
+    return steps[step]
 
 
 def _tell(found: dict[str, Any]) -> str:
@@ -205,6 +198,8 @@ def _tell(found: dict[str, Any]) -> str:
     if found["split"] == "validation":
         return f"{found['id']}: held out for validation; no step saw it"
     where = f"rows {found['rows'][0]} to {found['rows'][1] - 1}"
+    if found["rows"][0] == found["rows"][1]:
+        return f"{found['id']}: fell with the tail that fills no row; no step saw it"
     if not found["steps"]:
         return f"{found['id']}: in the training rows ({where}), but no step has read them"
     steps = ", ".join(map(str, found["steps"]))

@@ -88,7 +88,8 @@ class AdamW:
         self.first.mul_(section.beta1).add_(gradient, alpha=1 - section.beta1)
         self.second.mul_(section.beta2).addcmul_(gradient, gradient, value=1 - section.beta2)
         self.values[: self.num_decayed].mul_(1 - learning_rate * section.weight_decay)
-        denominator = self.second.sqrt().div_(root).add_(section.epsilon)
+        # numpy's square root is IEEE's on every processor; torch's is MKL's, whose last bit depends on the model.
+        denominator = torch.from_numpy(np.sqrt(self.second.numpy())).div_(root).add_(section.epsilon)
         self.values.addcdiv_(self.first, denominator, value=-step_size)
 
 

@@ -1,27 +1,31 @@
-"""Show: what is in a release, from its manifests, for a person or (as one JSON object) for a program."""
+"""Show: what is in a release, from its manifests, for a person or (as one JSON object) for a program.
+
+Each manifest is compared with the root manifest first, so what is shown is what the release promises.
+"""
 
 from pathlib import Path
 from typing import Any
 
+from pipeline.audit.verify import verified_file
 from pipeline.formats.files import list_files
+from pipeline.formats.project import MANIFESTS
 from pipeline.release.facts import gather
-from pipeline.release.layout import read_root
+from pipeline.release.layout import members, read_root, well_shaped
 
 
 def summarize(release: Path) -> dict[str, Any]:
     """The facts that `everystep show` prints."""
     root = read_root(release)
     files = list_files(release)
+    for path in root["files"]:
+        if path.startswith(f"{MANIFESTS}/"):
+            verified_file(release, root, path)
+    with well_shaped(release / MANIFESTS):
+        facts = gather(release, members(root, "sources"), members(root, "models"))
     return {
         "name": root["name"],
         "version": root["version"],
         "files": len(files),
         "bytes": sum((release / file).lstat().st_size for file in files),
-        **gather(release, _of(root, "sources"), _of(root, "models")),
+        **facts,
     }
-
-
-def _of(root: dict[str, Any], folder: str) -> list[str]:
-    prefix = f"manifests/{folder}/"
-    paths = [path for path in sorted(root["files"]) if path.startswith(prefix)]
-    return [path.removeprefix(prefix).removesuffix(".json") for path in paths]

@@ -8,13 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline.audit.verify import verified_file
+from pipeline.audit.verify import model_manifest, verified_file
 from pipeline.formats.canonical import Json
 from pipeline.formats.errors import EverystepError
 from pipeline.formats.manifests import manifest_path, read_manifest
 from pipeline.formats.order import rows_of_step, steps_of_row
 from pipeline.formats.rows import DocumentIndex
-from pipeline.release.layout import read_root
+from pipeline.release.layout import read_root, well_shaped
 
 
 def trace_step(release: Path, model: str, step: int) -> list[dict[str, Any]]:
@@ -45,8 +45,7 @@ def trace_document(release: Path, model: str, id: str) -> dict[str, Any]:
     rows = _index(release, "train").rows_of_document(id)
     if rows is None:
         return {"id": id, **_absent(release, id)}
-    held = [row for row in rows if row < order["rows"]]
-    seen = [steps_of_row(row, order["global_batch"], order["rows"], order["seed"], order["steps"]) for row in held]
+    seen = [steps_of_row(row, order["global_batch"], order["rows"], order["seed"], order["steps"]) for row in rows]
     steps = sorted({step + 1 for steps in seen for step in steps})
     after = [entry["revision"] for entry in order["checkpoints"] if steps and entry["step"] >= steps[0]]
     return {
@@ -60,24 +59,24 @@ def trace_document(release: Path, model: str, id: str) -> dict[str, Any]:
 
 def _order(release: Path, model: str) -> dict[str, Json]:
     root = read_root(release)
-    path = manifest_path("train", model).as_posix()
-    if path not in root["files"]:
-        raise EverystepError(f"--model {model}: not in this release; `everystep show` lists its models")
-    trained = read_manifest(verified_file(release, root, path), "train")
+    trained = model_manifest(release, root, model)
     tokens = read_manifest(verified_file(release, root, manifest_path("tokenize").as_posix()), "tokenize")
-    return {
-        "seed": trained["parameters"]["data"]["seed"],
-        "global_batch": trained["parameters"]["data"]["global_batch"],
-        "steps": trained["parameters"]["schedule"]["steps"],
-        "rows": tokens["splits"]["train"]["rows"],
-        "checkpoints": trained["checkpoints"],
-    }
+    with well_shaped(release / manifest_path("train", model)):
+        return {
+            "seed": trained["parameters"]["data"]["seed"],
+            "global_batch": trained["parameters"]["data"]["global_batch"],
+            "steps": trained["parameters"]["schedule"]["steps"],
+            "rows": tokens["splits"]["train"]["rows"],
+            "checkpoints": [{"step": entry["step"], "revision": entry["revision"]} for entry in trained["checkpoints"]],
+        }
 
 
 def _index(release: Path, split: str) -> DocumentIndex:
     root = read_root(release)
     tokens = read_manifest(verified_file(release, root, manifest_path("tokenize").as_posix()), "tokenize")
-    return DocumentIndex(verified_file(release, root, f"data/tokens/{split}.parquet"), tokens["width"])
+    path = verified_file(release, root, f"data/tokens/{split}.parquet")
+    with well_shaped(release / manifest_path("tokenize")):
+        return DocumentIndex(path, tokens["width"], tokens["splits"][split]["rows"])
 
 
 def _absent(release: Path, id: str) -> dict[str, Any]:

@@ -1,34 +1,57 @@
 """Verify: recompute every digest of a release, and every link of the chain of manifests.
 
-Found are: a missing, an extra or a changed file; a stored byte that `SHA256SUMS` does not promise; a manifest
-whose inputs are not the ones beside it; a shard that its manifest does not promise; a checkpoint that fails the
-gate. Everything is checked, and everything that differs is named.
+Found are: a missing, an extra or a changed file, a link; a stored byte that `SHA256SUMS` does not promise; a
+manifest whose inputs are not the ones beside it; a shard that its manifest does not promise, and one that no
+manifest promises; a checkpoint that fails the gate; revisions that are not those of the records. Everything is
+checked, and everything that differs is named. Nothing in a release is trusted to have the shape it should have.
 """
 
+import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.console import progress
+from pipeline.formats import checkpoints as ck
 from pipeline.formats.canonical import Json
 from pipeline.formats.errors import Differs, EverystepError
 from pipeline.formats.files import list_files, safe_join, sha256_file
-from pipeline.formats.manifests import read_manifest
+from pipeline.formats.manifests import manifest_path, read_manifest
 from pipeline.formats.project import MANIFESTS
 from pipeline.release.gate import check_model
-from pipeline.release.layout import ROOT, SIGNATURES, SUMS, content_digest, is_listed, read_root
+from pipeline.release.layout import (
+    REVISIONS,
+    ROOT,
+    SIGNATURES,
+    SUMS,
+    content_digest,
+    is_listed,
+    members,
+    read_root,
+    revision_line,
+    well_shaped,
+)
 
 # Where the shards that a manifest names lie, by stage; those of other stages are not part of a release.
 FOLDERS = {"tokenize": "data/tokens", "train": "runs/{of}", "evaluate": "results/{of}"}
 REMOVALS = {"extract": "data/documents/{of}", "filter": "data/filtered/{of}", "dedup": "data/deduplicated"}
+PROMISED_BELOW = ("data/", "runs/", "results/")
+CHECKPOINT_FILES = (ck.WEIGHTS, ck.OPTIMIZER, ck.CONFIG, ck.RECORD)
 
 
 def verify(release: Path) -> list[str]:
     """Everything in the release that differs from what it promises, a line each; empty when all is well."""
-    root = read_root(release)
-    files = list_files(release)
+    if not (release / ROOT).exists():
+        read_root(release)  # says what a release is
+    everything = list_files(release)
+    files = [path for path in everything if stat.S_ISREG((release / path).lstat().st_mode)]
+    odd = [f"{path}: a link, pipe or device; a release is made of files" for path in sorted({*everything} - {*files})]
+    try:
+        root = read_root(release)
+    except EverystepError as error:
+        return [*odd, str(error)]
     with progress("verify", len(files), "files") as advance:
-        faults = list(_file_set(root, files))
-        faults += _sums(release, files)
+        faults = [*odd, *_file_set(root, files), *_sums(release, files)]
         for path in files:
             faults += _content(release, path, root)
             advance(1)
@@ -48,6 +71,14 @@ def verified_file(release: Path, root: dict[str, Json], path: str) -> Path:
     return file
 
 
+def model_manifest(release: Path, root: dict[str, Json], model: str) -> dict[str, Json]:
+    """The manifest of a model after its digest was found right; an unknown model is told which ones there are."""
+    names = members(root, "models")
+    if model not in names:
+        raise EverystepError(f"--model {model}: not in this release; it has {', '.join(names)}")
+    return read_manifest(verified_file(release, root, manifest_path("train", model).as_posix()), "train")
+
+
 def _file_set(root: dict[str, Json], files: list[str]) -> Iterator[str]:
     present = {path for path in files if is_listed(path)}
     yield from (f"{path}: missing" for path in sorted(root["files"].keys() - present))
@@ -56,22 +87,21 @@ def _file_set(root: dict[str, Json], files: list[str]) -> Iterator[str]:
 
 def _sums(release: Path, files: list[str]) -> Iterator[str]:
     """The stored bytes of every file but SHA256SUMS itself and signatures."""
-    path = release / SUMS
-    if not path.is_file():
+    if SUMS not in files:
         yield f"{SUMS}: missing"
         return
     promised = {}
-    for line in path.read_text("utf-8", "replace").splitlines():
-        digest, separator, name = line.partition("  ")
-        if not separator or name in promised:
-            yield f"{SUMS}: not a line of digest and path: {line[:80]!r}"
+    for line in (release / SUMS).read_bytes().decode("utf-8", "replace").removesuffix("\n").split("\n"):
+        parts = re.fullmatch(r"([0-9a-f]{64})  (.+)", line)
+        if not parts or parts[2] in promised:
+            yield f"{SUMS}: not a line of digest and path, or a path that stands twice: {line[:100]!r}"
             return
-        promised[name] = digest
+        promised[parts[2]] = parts[1]
     expected = {file for file in files if file != SUMS and not file.startswith(f"{SIGNATURES}/")}
     yield from (f"{name}: {SUMS} lists it, but it is missing" for name in sorted(promised.keys() - expected))
     yield from (f"{name}: {SUMS} does not list it" for name in sorted(expected - promised.keys()))
     for name in sorted(expected & promised.keys()):
-        if (release / name).is_symlink() or sha256_file(release / name) != promised[name]:
+        if sha256_file(release / name) != promised[name]:
             yield f"{name}: its bytes are not those in {SUMS}"
 
 
@@ -87,15 +117,37 @@ def _content(release: Path, path: str, root: dict[str, Json]) -> Iterator[str]:
 
 
 def _chain(release: Path, root: dict[str, Json]) -> Iterator[str]:
+    promised: set[str] = set()
+    records: list[ck.Record] = []
+    faults: list[str] = []
     for path in sorted(path for path in root["files"] if path.startswith(f"{MANIFESTS}/")):
         try:
-            manifest = read_manifest(release / path)
-            yield from _inputs(release, path, manifest)
-            yield from _outputs(root, path, manifest)
-            if manifest["stage"] == "train":
-                check_model(release, manifest)
+            with well_shaped(path):
+                manifest = read_manifest(release / path)
+                faults += _place(path, manifest)
+                faults += _inputs(release, path, manifest)
+                promises = _promises(manifest)
+                faults += _outputs(root, path, promises)
+                promised |= promises.keys()
+                if manifest["stage"] == "train":
+                    found = check_model(release, manifest)
+                    promised |= {f"runs/{r.model}/{r.revision}/{file}" for r in found for file in CHECKPOINT_FILES}
+                    records += found
         except EverystepError as error:
-            yield f"{path}: {error}"
+            faults.append(f"{path}: {error}")
+    yield from faults
+    if faults:
+        return
+    tables = {path.removesuffix("jsonl") + "csv" for path in promised if path.endswith(".jsonl")}
+    below = {path for path in root["files"] if path.startswith(PROMISED_BELOW)}
+    yield from (f"{path}: no manifest promises it" for path in sorted(below - promised - tables))
+    yield from _revisions(release, root, records)
+
+
+def _place(path: str, manifest: dict[str, Json]) -> Iterator[str]:
+    """A manifest that spoke of another model would hide the one whose place it has."""
+    if manifest_path(manifest["stage"], manifest["of"]).as_posix() != path:
+        yield f"{path}: is a manifest of stage {manifest['stage']}, of {manifest['of']}, in another's place"
 
 
 def _inputs(release: Path, path: str, manifest: dict[str, Json]) -> Iterator[str]:
@@ -105,17 +157,27 @@ def _inputs(release: Path, path: str, manifest: dict[str, Json]) -> Iterator[str
             yield f"{path}: was built from another {name} than the one in the release"
 
 
-def _outputs(root: dict[str, Json], path: str, manifest: dict[str, Json]) -> Iterator[str]:
-    """Every shard that the manifest names and that a release ships has the digest that the root promises."""
+def _promises(manifest: dict[str, Json]) -> dict[str, str]:
+    """The files that a manifest names and a release ships, with the digest of their content."""
+    promises = {}
     for output, shards in manifest["outputs"].items():
         template = (REMOVALS if output == "removals" else FOLDERS).get(manifest["stage"])
-        for shard in shards:
-            if template is None:
-                continue
-            name = f"{template.format(of=manifest['of'])}/{shard['path']}"
-            if root["files"].get(name, {}).get("digest") != shard["sha256"]:
-                yield f"{path}: promises {name} with another digest than {ROOT}"
-    for file in manifest.get("files", []) if manifest["stage"] == "tokenizer" else []:
-        name = f"data/tokenizer/{file['path']}"
-        if root["files"].get(name, {}).get("digest") != file["sha256"]:
+        if template is not None:
+            folder = template.format(of=manifest["of"])
+            promises |= {f"{folder}/{shard['path']}": shard["sha256"] for shard in shards}
+    if manifest["stage"] == "tokenizer":
+        promises |= {f"data/tokenizer/{file['path']}": file["sha256"] for file in manifest["files"]}
+    return promises
+
+
+def _outputs(root: dict[str, Json], path: str, promises: dict[str, str]) -> Iterator[str]:
+    for name, digest in promises.items():
+        if root["files"].get(name, {}).get("digest") != digest:
             yield f"{path}: promises {name} with another digest than {ROOT}"
+
+
+def _revisions(release: Path, root: dict[str, Json], records: list[ck.Record]) -> Iterator[str]:
+    if REVISIONS not in root["files"]:
+        yield f"{REVISIONS}: missing"
+    elif sorted((release / REVISIONS).read_bytes().splitlines(keepends=True)) != sorted(map(revision_line, records)):
+        yield f"{REVISIONS}: does not list exactly the checkpoints of the release"

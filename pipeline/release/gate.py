@@ -1,63 +1,91 @@
 """The gate: nothing is published before each checkpoint was found to be the one that was trained.
 
 Public suites have carried final weights under early names, repeated shards and missing steps (pythia#205,
-#206, OLMo#915). So for every model: the steps are those of the recipe's schedule, the tensors give the digests
-of the record, the weights' digest is the one logged at that step and stands at no other step, each record names
-the state of the one before it as parent, and the manifest says the same.
+#206, OLMo#915). So for every model: the steps are those of the recipe's schedule, the log holds every step and
+every digest that is due, the tensors give the digests of the record, the record tells what the log tells of its
+step, no weights stand at two steps, each record names the state of the one before it as parent, and the manifest
+and the config say the same.
 """
 
 from pathlib import Path
+from typing import Any
 
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.canonical import Json, parse
-from pipeline.formats.errors import Differs
+from pipeline.formats.errors import Differs, EverystepError
+from pipeline.formats.files import safe_join
+from pipeline.formats.project import RECIPES, RUNS
+from pipeline.formats.yaml import load_yaml
+
+LOG = "log.jsonl"
+LOG_KEYS = {"step", "tokens", "loss", "gradient_norm", "learning_rate", "weights_digest"}
 
 
 def check_model(root: Path, manifest: dict[str, Json]) -> list[ck.Record]:
     """The records of a model whose every checkpoint passed; else `Differs`, naming the first that did not."""
-    name = manifest["of"]
-    folder = root / "runs" / name
-    logged = _logged_digests(folder / "log.jsonl")
+    name, parameters = manifest["of"], manifest["parameters"]
+    folder = root / RUNS / name
+    recipe = root / RECIPES / f"{name}.yaml"
+    _require(load_yaml(recipe) == parameters, f"{recipe}: is not the recipe in the manifest")
+    log = _read_log(folder / LOG, parameters["schedule"]["steps"], parameters["digest_every"])
+    expected = ck.schedule(parameters["checkpoints"], parameters["schedule"]["steps"])
+    steps = [entry["step"] for entry in manifest["checkpoints"]]
+    _require(steps == expected, f"{folder}: checkpoints are missing or extra; expected {expected}, got {steps}")
     records: list[ck.Record] = []
-    seen: dict[str, str] = {}
     for entry in manifest["checkpoints"]:
-        checkpoint = folder / entry["revision"]
+        checkpoint = safe_join(root, f"{(RUNS / name).as_posix()}/{entry['revision']}")
         record = ck.read_record(checkpoint)
-        where = f"{checkpoint}"
         ck.read_verified(checkpoint, ck.WEIGHTS)
         ck.read_verified(checkpoint, ck.OPTIMIZER)
-        _require(
-            record.state_digest == ck.state_digest(record.weights_digest, record.optimizer_digest, record.step),
-            f"{where}: its state digest does not follow from its parts",
-        )
-        _require(record.model == name, f"{where}: is a checkpoint of {record.model}")
-        _require(record.revision == ck.revision(record.step, record.tokens), f"{where}: its name does not fit its step")
-        _require(
-            all(record.to_json()[key] == value for key, value in entry.items()),
-            f"{where}: its record and the manifest disagree",
-        )
-        _require(
-            record.weights_digest not in seen,
-            f"{where}: has the same weights as {seen.get(record.weights_digest)}",
-        )
-        _require(
-            logged.get(record.step, record.weights_digest) == record.weights_digest,
-            f"{where}: its weights are not those that the log has at step {record.step}",
-        )
-        _require(
-            record.parent == (records[-1].state_digest if records else None),
-            f"{where}: its parent is not the checkpoint before it",
-        )
-        seen[record.weights_digest] = record.revision
+        config = checkpoint / ck.CONFIG
+        _require(parse(config.read_bytes(), config) == manifest["model"], f"{config}: is not the model of the manifest")
+        _require(entry.items() <= record.to_json().items(), f"{checkpoint}: its record and the manifest disagree")
+        _require(record.model == name, f"{checkpoint}: is a checkpoint of {record.model}")
+        _check_record(checkpoint, record, log.get(record.step), records)
         records.append(record)
-    expected = ck.schedule(manifest["parameters"]["checkpoints"], manifest["parameters"]["schedule"]["steps"])
-    _require([r.step for r in records] == expected, f"{folder}: checkpoints are missing or extra; expected {expected}")
     return records
 
 
-def _logged_digests(path: Path) -> dict[int, str]:
-    entries = [parse(line, path) for line in path.read_bytes().splitlines()]
-    return {entry["step"]: entry["weights_digest"] for entry in entries if entry["weights_digest"]}
+def _check_record(where: Path, record: ck.Record, logged: dict[str, Json] | None, before: list[ck.Record]) -> None:
+    """One record against itself, the log and the records before it."""
+    _require(
+        record.state_digest == ck.state_digest(record.weights_digest, record.optimizer_digest, record.step),
+        f"{where}: its state digest does not follow from its parts",
+    )
+    _require(record.revision == ck.revision(record.step, record.tokens), f"{where}: its name does not fit its step")
+    _require(
+        record.parent == (before[-1].state_digest if before else None),
+        f"{where}: its parent is not the checkpoint before it",
+    )
+    for other in before:
+        same = record.weights_digest == other.weights_digest
+        _require(not same, f"{where}: has the same weights as {other.revision}")
+    if logged is None:  # step 0 is no update, so it has no line
+        return
+    for key in ("tokens", "loss", "learning_rate"):
+        ours, theirs = record.to_json()[key], logged[key]
+        _require(ours == theirs, f"{where}: its record says {key} {ours}, the log at step {record.step} {theirs}")
+    _require(
+        logged["weights_digest"] in (None, record.weights_digest),
+        f"{where}: its weights are not those that the log has at step {record.step}",
+    )
+
+
+def _read_log(path: Path, steps: int, digest_every: int) -> dict[int, dict[str, Any]]:
+    """The lines of a log by step; every step is there, and a digest at every step where the recipe asks for one."""
+    if not path.is_file():
+        raise Differs(f"{path}: missing")
+    entries = {}
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        entry = parse(line, f"{path}:{number}")
+        if not isinstance(entry, dict) or entry.keys() != LOG_KEYS:
+            raise EverystepError(f"{path}:{number}: not a log line")
+        due = number % digest_every == 0
+        _require(entry["step"] == number, f"{path}:{number}: is about step {entry['step']}")
+        _require((entry["weights_digest"] is not None) == due, f"{path}:{number}: a digest is missing, or not due")
+        entries[number] = entry
+    _require(len(entries) == steps, f"{path}: holds {len(entries)} steps, the recipe has {steps}")
+    return entries
 
 
 def _require(holds: bool, message: str) -> None:

@@ -12,14 +12,17 @@ its *content* by kind:
 `SHA256SUMS` lists every file but itself and `signatures/` with the SHA-256 of its bytes, for coreutils.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.formats.canonical import Json, parse
-from pipeline.formats.checkpoints import read_tensors
+from pipeline.formats.canonical import Json, canonical, parse
+from pipeline.formats.checkpoints import Record, read_tensors
 from pipeline.formats.digests import tensors_digest
 from pipeline.formats.errors import EverystepError
 from pipeline.formats.files import sha256_file
 from pipeline.formats.lines import LineFile
+from pipeline.formats.project import MANIFESTS
 from pipeline.formats.tables import digest_table
 
 FORMAT = "everystep/release/1"
@@ -55,12 +58,41 @@ def is_listed(path: str) -> bool:
     return path not in (ROOT, SUMS) and not path.startswith(SIGNATURES + "/")
 
 
+def members(root: dict[str, Json], folder: str) -> list[str]:
+    """Names with a manifest in `manifests/FOLDER/` of a release: its `sources`, its `models`."""
+    prefix = f"{MANIFESTS}/{folder}/"
+    paths = [path for path in sorted(root["files"]) if path.startswith(prefix)]
+    return [path.removeprefix(prefix).removesuffix(".json") for path in paths]
+
+
+def revision_line(record: Record) -> bytes:
+    """What `revisions.jsonl` says of a checkpoint."""
+    keys = ("model", "revision", "step", "tokens", "weights_digest", "state_digest")
+    return canonical({key: record.to_json()[key] for key in keys}) + b"\n"
+
+
 def read_root(release: Path) -> dict[str, Json]:
     """The root manifest; exactly this version of the format is read."""
     path = release / ROOT
     if not path.is_file():
         raise EverystepError(f"{path}: no such file; {release} is not a release (build one with `make release`)")
     tree = parse(path.read_bytes(), path)
-    if not isinstance(tree, dict) or tree.get("format") != FORMAT or not isinstance(tree.get("files"), dict):
+    if not isinstance(tree, dict) or tree.get("format") != FORMAT:
         raise EverystepError(f"{path}: not a root manifest of format {FORMAT}")
+    texts = isinstance(tree.get("name"), str) and isinstance(tree.get("version"), str)
+    if tree.keys() != {"format", "name", "version", "files"} or not texts or not isinstance(tree["files"], dict):
+        raise EverystepError(f"{path}: does not hold just format, name, version and files")
+    for name, entry in tree["files"].items():
+        is_entry = isinstance(entry, dict) and entry.keys() == {"digest", "kind"}
+        if not is_entry or not isinstance(entry["digest"], str) or entry["kind"] != kind_of(name):
+            raise EverystepError(f"{path}: files: {name!r}: expected a digest and the kind {kind_of(name)!r}")
     return tree
+
+
+@contextmanager
+def well_shaped(where: str | Path) -> Iterator[None]:
+    """Around code that reads a manifest as it should be: one with another shape is an error that names `where`."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+        raise EverystepError(f"{where}: its content has not the shape of its format: {error!r}") from error

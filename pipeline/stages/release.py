@@ -13,8 +13,7 @@ from typing import Annotated
 from pydantic import Field
 
 from pipeline.console import progress, run_command
-from pipeline.formats.canonical import Json, canonical, pretty
-from pipeline.formats.checkpoints import Record
+from pipeline.formats.canonical import Json, pretty
 from pipeline.formats.errors import EverystepError
 from pipeline.formats.files import fresh_folder, list_files, sha256_file, write_bytes
 from pipeline.formats.manifests import manifest_path, read_manifest, write_manifest
@@ -35,13 +34,14 @@ from pipeline.formats.yaml import Section, load_yaml
 from pipeline.release.card import write_card
 from pipeline.release.facts import gather
 from pipeline.release.gate import check_model
-from pipeline.release.layout import FORMAT, REVISIONS, ROOT, SUMS, content_digest, is_listed, kind_of
+from pipeline.release.layout import FORMAT, REVISIONS, ROOT, SUMS, content_digest, is_listed, kind_of, revision_line
 from pipeline.release.plot import draw_losses
 from pipeline.stages.params import load_section, load_source, model_names, source_names
 
 LOCK = Path("dvc.lock")
 REMOTE_CODE = Path("trainer/remote/modeling_everystep_openelm.py")
-COPIED = [PARAMS, Path("constraints.txt"), Path("LICENSE"), REMOTE_CODE]
+COPIED = [Path("constraints.txt"), Path("LICENSE"), REMOTE_CODE]
+BUILT = ("data", "runs", "results")
 COPY_SUFFIXES = (".jsonl", ".csv", ".json", ".yaml", ".md")
 
 
@@ -71,13 +71,15 @@ def release() -> None:
     folder = fresh_folder(RELEASE)
     for path in [*COPIED, *manifests, *_data_files(sources), *_model_files(models)]:
         _place(path, folder / path)
+    # As data: a comment is no parameter, so DVC would not build the release again for a changed one.
+    write_bytes(folder / PARAMS, pretty(load_yaml(PARAMS)))
     lock = pretty(lock_before_release(sources, models))
     write_bytes(folder / LOCK, lock)
     facts = gather(Path(), sources, models)
     write_bytes(folder / "README.md", write_card(params.model_dump(), facts).encode())
     write_bytes(folder / "NOTICE", _notice(sources).encode())
     draw_losses(folder / "loss.svg", facts["models"])
-    write_bytes(folder / REVISIONS, b"".join(canonical(line) + b"\n" for line in _revisions(records)))
+    write_bytes(folder / REVISIONS, b"".join(revision_line(record) for model in models for record in records[model]))
     _write_root(folder, params)
     write_manifest(
         "release",
@@ -133,11 +135,12 @@ def _model_files(models: list[str]) -> list[Path]:
 
 
 def _place(source: Path, target: Path) -> None:
-    """A hard link where the file system allows one; small files that tools append to are copied."""
+    """A hard link where the file system allows one. Files that people or tools edit in place are copied: a link
+    would make them one file with DVC's cache."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if not source.is_file():
         raise EverystepError(f"{source}: no such file; run `dvc repro` to build it")
-    if source.name.endswith(COPY_SUFFIXES):
+    if source.parts[0] not in BUILT or source.name.endswith(COPY_SUFFIXES):
         shutil.copyfile(source, target)
         return
     try:
@@ -163,11 +166,6 @@ def _notice(sources: list[str]) -> str:
         lines.append(f"{name}: {source.title}. {source.issuer}. {source.license}.")
         lines += [source.attribution] if source.attribution else []
     return "\n".join([*lines, ""])
-
-
-def _revisions(records: dict[str, list[Record]]) -> list[dict[str, Json]]:
-    keys = ("model", "revision", "step", "tokens", "weights_digest", "state_digest")
-    return [{key: record.to_json()[key] for key in keys} for model in records.values() for record in model]
 
 
 def _write_root(folder: Path, params: ReleaseParams) -> None:

@@ -172,6 +172,7 @@ def test_a_link_in_the_place_of_a_folder_is_refused_though_its_content_is_the_sa
     expect_fault(release, "data/tokens: extra", "data/tokens/train.parquet: missing")
 
 
+@pytest.mark.timeout(60)
 def test_a_pipe_in_the_place_of_a_file_is_named_and_not_waited_for(release: Path) -> None:
     (release / "README.md").unlink()
     os.mkfifo(release / "README.md")

@@ -2,7 +2,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -67,7 +67,6 @@ def test_when_every_pair_is_proposed_the_definition_decides(texts: list[str], th
     assert {d.removed: (d.kept, d.similarity) for d in found} == by_brute_force(texts, rules)
 
 
-@settings(max_examples=60)
 @given(TEXTS)
 def test_what_is_removed_names_one_that_stays_and_their_true_similarity(texts: list[str]) -> None:
     found = dedup(texts, FINE)
@@ -81,7 +80,6 @@ def test_what_is_removed_names_one_that_stays_and_their_true_similarity(texts: l
         assert duplicate.exact == (words_of(texts[duplicate.removed]) == words_of(texts[duplicate.kept]))
 
 
-@settings(max_examples=60)
 @given(TEXTS)
 def test_exact_copies_never_both_stay(texts: list[str]) -> None:
     removed = {duplicate.removed for duplicate in dedup(texts, RULES)}
@@ -89,7 +87,6 @@ def test_exact_copies_never_both_stay(texts: list[str]) -> None:
     assert len(set(staying)) == len(staying)
 
 
-@settings(max_examples=60)
 @given(TEXTS, st.randoms())
 def test_order_of_files_changes_nothing_once_documents_are_ranked(texts: list[str], shuffler: random.Random) -> None:
     """Bands and fingerprints are of one text alone, so computing them in another order and ranking is the same."""

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.blocks.language import MAX_CHARACTERS, identify
@@ -19,7 +19,7 @@ SENTENCES = {
 def test_a_plain_sentence_is_identified(language: str) -> None:
     code, probability = identify(SENTENCES[language])
     assert code == language
-    assert probability > 0.8
+    assert probability > 0.4, "the threshold of params.yaml"
 
 
 @pytest.mark.parametrize("text", ["", " \n\t ", "\u3000"])
@@ -27,7 +27,6 @@ def test_nothing_is_in_no_language(text: str) -> None:
     assert identify(text) == ("und", 0.0)
 
 
-@settings(max_examples=50)
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=100))
 def test_any_text_has_one_answer(text: str) -> None:
     code, probability = identify(text)

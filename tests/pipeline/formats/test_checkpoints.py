@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 
@@ -73,7 +73,6 @@ def write_checkpoint(folder: Path, step: int) -> Path:
     return partial.rename(final)
 
 
-@settings(max_examples=60)
 @given(SETS.filter(lambda tensors: "__metadata__" not in tensors))
 def test_tensors_come_back_bit_by_bit_from_one_canonical_file(
     tmp_path_factory: pytest.TempPathFactory, tensors: dict[str, Tensor]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.formats.canonical import canonical, parse
@@ -95,7 +95,6 @@ def test_random_access_equals_iteration(tmp_path: Path, num_lines: int) -> None:
     assert read_lines_by_hand(tmp_path / "f") == [line[:-1] for line in lines]
 
 
-@settings(max_examples=50)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n")), max_size=150), st.data())
 def test_any_lines_come_back(tmp_path_factory: pytest.TempPathFactory, texts: list[str], data: st.DataObject) -> None:
     path = tmp_path_factory.mktemp("lines") / "f"
@@ -154,7 +153,6 @@ def test_every_flipped_byte_is_refused_or_changes_nothing(path: Path) -> None:
             assert str(path) in str(error)
 
 
-@settings(max_examples=200)
 @given(st.binary(max_size=80), st.booleans(), st.integers(0, 2**32 - 1))
 def test_garbage_is_refused(tmp_path_factory: pytest.TempPathFactory, noise: bytes, magic: bool, frames: int) -> None:
     path = tmp_path_factory.getbasetemp() / "garbage"

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.formats.errors import EverystepError
@@ -39,7 +39,6 @@ def test_any_size_is_permuted_as_the_document_says(num_rows: int, seed: int, epo
     assert int(unpermute(np.array([row], dtype=np.uint64), num_rows, seed, epoch)[0]) == position
 
 
-@settings(max_examples=60)
 @given(st.integers(1, 60), st.integers(1, 25), SEEDS, st.integers(0, 12))
 def test_steps_of_a_row_are_the_steps_whose_rows_hold_it(num_rows: int, batch: int, seed: int, num_steps: int) -> None:
     read = [set(rows_of_step(step, batch, num_rows, seed).tolist()) for step in range(num_steps)]

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.formats import rows as rows_module
@@ -122,7 +122,6 @@ def test_a_shard_outside_the_folder_is_refused(tmp_path: Path) -> None:
         Rows(tmp_path, [Shard("../train/000000.jsonl.zst", 1, 1, "0" * 64)], 5, VOCABULARY)
 
 
-@settings(max_examples=60)
 @given(st.lists(st.lists(st.integers(1, 99), max_size=12), min_size=1, max_size=12), st.integers(2, 9))
 def test_index_says_which_tokens_of_which_row_are_of_which_document(
     tmp_path_factory: pytest.TempPathFactory, documents: list[list[int]], width: int

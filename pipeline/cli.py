@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.formats.errors import EverystepError
+from pipeline.formats.errors import Differs, EverystepError
 
 app = typer.Typer(
     help="Rebuild, publish and prove open language models.",
@@ -166,7 +166,9 @@ def replay(
     from pipeline.release.layout import read_root
     from trainer.replay import replay as replay_stretch
 
-    outcome = replay_stretch(partial(verified_file, release, read_root(release)), release, model, start, stop)
+    root = read_root(release)
+    _revision(release, root, model, start)
+    outcome = replay_stretch(partial(verified_file, release, root), release, model, start, stop)
     if as_json:
         print(json.dumps(asdict(outcome)))
     elif outcome.first_difference is None:
@@ -187,6 +189,8 @@ def _revision(release: Path, root: dict[str, Any], model: str, step: int) -> str
         stored = ", ".join(map(str, sorted(steps)))
     if step not in steps:
         raise EverystepError(f"step {step}: no checkpoint of {model} there; it has {stored}")
+    if not steps[step].startswith(f"step{step:06d}-"):
+        raise Differs(f"{release}: the manifest of {model} gives step {step} the revision {steps[step]!r}")
     return steps[step]
 
 

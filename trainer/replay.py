@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from pipeline.console import progress
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.digests import tensors_digest
-from pipeline.formats.errors import EverystepError
+from pipeline.formats.errors import Differs, EverystepError
+from pipeline.formats.project import TOKENS
 from trainer import log
 from trainer.data import TrainingData, training_data
 from trainer.description import ModelSpec
@@ -42,17 +43,22 @@ def replay(verified: Verified, root: Path, model: str, start: int, stop: int) ->
     """Replay the steps from state `start` to state `stop` of `model`."""
     verified(f"recipes/{model}.yaml")
     verified("manifests/tokens.json")
-    entries = log.read(verified(f"runs/{model}/{log.JSONL}"))
+    entries = {entry.step: entry for entry in log.read(verified(f"runs/{model}/{log.JSONL}"))}
     recipe, spec = load_recipe(model, root)
     stored = dict(ck.find_checkpoints(root / "runs" / model))
     if start not in stored:
         raise EverystepError(f"--from {start}: no state is stored there; stored steps are {_listed(stored)}")
     if not start < stop <= recipe.schedule.steps:
         raise EverystepError(f"--to {stop}: give a step after {start} and up to {recipe.schedule.steps}")
+    for step in range(start + 1, stop + 1):
+        if step not in entries:
+            raise Differs(f"{root / 'runs' / model / log.JSONL}: has no entry for step {step}")
     for name in (ck.RECORD, ck.WEIGHTS, ck.OPTIMIZER):
         verified(f"runs/{model}/{stored[start].name}/{name}")
     records = {step: ck.read_record(folder) for step, folder in stored.items() if start < step <= stop}
     data = training_data(root, recipe, spec)
+    for shard in data.shards:  # by the root manifest, which also keeps their names inside the release
+        verified(f"{TOKENS.as_posix()}/{shard.path}")
     data.check()
     processes = default_processes(recipe.data.num_micro_batches)
     outcome: Outcome = launch(
@@ -68,7 +74,7 @@ def _replay(
     data: TrainingData,
     checkpoint: Path,
     stop: int,
-    entries: list[log.Entry],
+    entries: dict[int, log.Entry],
     records: dict[int, ck.Record],
 ) -> Outcome:
     """What each process does; all of them stop at the first difference, because all see the same entries."""
@@ -81,7 +87,7 @@ def _replay(
     with progress(f"replay {recipe.name}", (stop - start) * step_tokens, "tokens", quiet=world.rank != 0) as advance:
         while trainer.step < stop:
             entry = trainer.train_step()
-            fault = _entry_fault(entry, entries[entry.step - 1])
+            fault = _entry_fault(entry, entries[entry.step])
             if fault is None and entry.step in records:
                 fault = _state_fault(trainer, records[entry.step])
             compared += entry.weights_digest is not None

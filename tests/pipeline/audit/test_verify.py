@@ -169,7 +169,7 @@ def test_a_link_in_the_place_of_a_file_is_refused_though_its_content_is_the_same
 def test_a_link_in_the_place_of_a_folder_is_refused_though_its_content_is_the_same(release: Path) -> None:
     (release / "data" / "tokens").rename(release.parent / "tokens")
     (release / "data" / "tokens").symlink_to(release.parent / "tokens")
-    expect_fault(release, "data/tokens: extra", "data/tokens/train.parquet: missing")
+    expect_fault(release, "data/tokens: a link", "data/tokens/train.parquet: missing")
 
 
 @pytest.mark.timeout(60)

@@ -11,7 +11,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,9 +42,10 @@ def train(name: str) -> None:
     data.check()
     work = WORK / "train" / name / fingerprint(recipe, spec, data)
     processes = default_processes(recipe.data.num_micro_batches)
-    with _only_one(WORK / "train" / name):
+    leads = os.environ.get("RANK", "0") == "0"  # under torchrun, one of many
+    with _only_one(work.parent) if leads else nullcontext():
         launch(_train, processes, recipe.numerics, recipe, spec, data, work)
-        if os.environ.get("RANK", "0") == "0":
+        if leads:
             _publish(recipe, spec, work)
             _forget_others(work)
 

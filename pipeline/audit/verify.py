@@ -159,7 +159,7 @@ def _inputs(release: Path, path: str, manifest: dict[str, Json]) -> Iterator[str
 
 def _promises(manifest: dict[str, Json]) -> dict[str, str]:
     """The files that a manifest names and a release ships, with the digest of their content."""
-    promises = {}
+    promises: dict[str, str] = {}
     for output, shards in manifest["outputs"].items():
         template = (REMOVALS if output == "removals" else FOLDERS).get(manifest["stage"])
         if template is not None:

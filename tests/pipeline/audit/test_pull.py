@@ -1,0 +1,179 @@
+"""`everystep pull`: one checkpoint as transformers loads it; nothing is written from a source that differs."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from pipeline.formats.manifests import manifest_path, read_manifest, shards_of
+from pipeline.formats.rows import Rows
+from tests.project import MODELS, ROOT
+from tests.releases import checkpoint, copied, everystep, flip, read_json, reseal, reseal_sums, write_json
+from trainer.description import ModelSpec
+from trainer.model import Decoder, load_tensors
+
+WITHOUT = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "dvc", "datasets", "tokenizers", "datatrove", "transformers"):
+            raise ImportError(f"a reader does not need {name}")
+sys.meta_path.insert(0, Refuse())
+from pipeline.cli import main
+sys.argv = ["everystep", *sys.argv[1:]]
+main()
+"""
+
+
+@pytest.fixture
+def release(built_project: Path, tmp_path: Path) -> Path:
+    return copied(built_project / "release", tmp_path / "release")
+
+
+def released_row(release: Path, number: int) -> np.ndarray:
+    tokens = read_manifest(release / manifest_path("tokenize"), "tokenize")
+    rows = Rows(release / "data" / "tokens", shards_of(tokens, "train"), tokens["width"], tokens["vocabulary"])
+    return rows[number]
+
+
+@pytest.mark.parametrize("model", MODELS)
+@torch.no_grad()
+def test_transformers_gives_the_trainers_logits_on_a_released_row(
+    built_project: Path, tmp_path: Path, model: str
+) -> None:
+    release, out = built_project / "release", tmp_path / "pulled"
+    done = everystep("pull", release, "--model", model, "--step", "4", "--out", out)
+    assert (done.code, done.err) == (0, "")
+    assert str(out) in done.out
+    assert ("trust_remote_code" in done.out) == (model == "openelm")
+    theirs = AutoModelForCausalLM.from_pretrained(out, trust_remote_code=True)
+    folder = checkpoint(release, model, 4)
+    ours = Decoder(ModelSpec.from_json(read_json(folder / "config.json")))
+    from safetensors.torch import load_file
+
+    load_tensors(ours, load_file(folder / "model.safetensors"))
+    row_BT = torch.from_numpy(released_row(release, 7))[None]
+    torch.testing.assert_close(theirs(row_BT).logits, ours(row_BT), rtol=1e-5, atol=1e-5)
+
+
+def test_the_pulled_tokenizer_reads_released_rows_back(built_project: Path, tmp_path: Path) -> None:
+    release, out = built_project / "release", tmp_path / "pulled"
+    everystep("pull", release, "--model", "mobilellm", "--step", "8", "--out", out)
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    text = tokenizer.decode(released_row(release, 3))
+    assert "\ufffd" not in text
+    assert tokenizer.eos_token == "<|endoftext|>"
+    words = tokenizer(" the river and the mountain")["input_ids"]
+    assert tokenizer.decode(words) == " the river and the mountain"
+
+
+def test_what_was_pulled_says_which_state_of_which_release_it_is(built_project: Path, tmp_path: Path) -> None:
+    release, out = built_project / "release", tmp_path / "pulled"
+    everystep("pull", release, "--model", "mobilellm", "--step", "2", "--out", out)
+    said, record = read_json(out / "everystep.json"), read_json(checkpoint(release, "mobilellm", 2) / "record.json")
+    assert said.items() >= record.items()
+    assert said["release"] == read_json(release / "release.json")["name"]
+
+
+def test_pulling_twice_gives_the_same_bytes(built_project: Path, tmp_path: Path) -> None:
+    release = built_project / "release"
+    for name in ("a", "b"):
+        everystep("pull", release, "--model", "openelm", "--step", "1", "--out", tmp_path / name)
+    files = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in files)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "runs/openelm/step000004-tokens1024/model.safetensors",
+        "runs/openelm/step000004-tokens1024/record.json",
+        "runs/openelm/step000004-tokens1024/config.json",
+        "data/tokenizer/tokenizer.json",
+        "trainer/remote/modeling_everystep_openelm.py",
+        "manifests/models/openelm.json",
+    ],
+)
+def test_a_tampered_source_is_refused_before_anything_is_written(release: Path, tmp_path: Path, file: str) -> None:
+    flip(release / file, 0.9)
+    reseal_sums(release)
+    done = everystep("pull", release, "--model", "openelm", "--step", "4", "--out", tmp_path / "pulled")
+    assert done.code in (1, 2)
+    assert file in done.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["release"]
+
+
+def test_revisions_that_name_another_state_mislead_nobody(release: Path, tmp_path: Path) -> None:
+    path = release / "revisions.jsonl"
+    path.write_text(path.read_text().replace("step000004-tokens1024", "step000008-tokens2048"))
+    everystep("pull", release, "--model", "mobilellm", "--step", "4", "--out", tmp_path / "pulled")
+    assert read_json(tmp_path / "pulled" / "everystep.json")["step"] == 4
+
+
+def test_a_manifest_that_gives_a_step_another_revision_is_refused(release: Path, tmp_path: Path) -> None:
+    path = release / "manifests" / "models" / "mobilellm.json"
+    tree = read_json(path)
+    tree["checkpoints"][3]["revision"] = tree["checkpoints"][4]["revision"]
+    write_json(path, tree)
+    reseal(release)
+    done = everystep("pull", release, "--model", "mobilellm", "--step", "4", "--out", tmp_path / "pulled")
+    assert done.code == 1
+    assert "step000008-tokens2048" in done.err
+    assert not (tmp_path / "pulled").exists()
+
+
+def test_a_missing_file_is_named(release: Path, tmp_path: Path) -> None:
+    shutil.rmtree(checkpoint(release, "mobilellm", 4))
+    done = everystep("pull", release, "--model", "mobilellm", "--step", "4", "--out", tmp_path / "pulled")
+    assert done.code == 2
+    assert "step000004-tokens1024" in done.err
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "empty folder"])
+def test_what_exists_is_never_written_over(built_project: Path, tmp_path: Path, kind: str) -> None:
+    out = tmp_path / "pulled"
+    if kind == "file":
+        out.write_text("mine")
+    else:
+        out.mkdir()
+        if kind == "folder":
+            (out / "mine").write_text("mine")
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    done = everystep("pull", built_project / "release", "--model", "mobilellm", "--step", "4", "--out", out)
+    assert done.code == 2
+    assert f"{out}: already exists" in done.err
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("model", "step", "named"),
+    [("gpt", "4", MODELS), ("mobilellm", "3", ["0, 1, 2, 4, 8"]), ("mobilellm", "-1", ["0, 1, 2, 4, 8"])],
+)
+def test_an_unknown_model_or_step_is_told_what_there_is(
+    built_project: Path, tmp_path: Path, model: str, step: str, named: list[str]
+) -> None:
+    release = built_project / "release"
+    done = everystep("pull", release, "--model", model, "--step", step, "--out", tmp_path / "pulled")
+    assert done.code == 2
+    assert all(name in done.err for name in named)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_needs_neither_torch_nor_dvc_nor_tokenizers(built_project: Path, tmp_path: Path) -> None:
+    release = str(built_project / "release")
+    for command in (
+        ["show", release],
+        ["verify", release],
+        ["trace", release, "--model", "openelm", "--step", "3"],
+        ["pull", release, "--model", "openelm", "--step", "4", "--out", str(tmp_path / "pulled")],
+    ):
+        code = [sys.executable, "-c", WITHOUT, *command]
+        done = subprocess.run(code, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "pulled" / "model.safetensors").is_file()

@@ -1,0 +1,91 @@
+"""`everystep replay`: a stretch trained again from released bytes alone is the same, or the first step that differs."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.project import run
+from tests.releases import checkpoint, copied, edit_log, reseal, reseal_model, swap
+
+MODEL = "mobilellm"
+
+
+def replay(release: Path, start: int, stop: int, *more: str, processes: str = "1", model: str = MODEL) -> Any:
+    """The real command in its own processes, because it enters a numerics class."""
+    command = ["everystep", "replay", release.name, "--model", model, "--from", str(start), "--to", str(stop), *more]
+    return run(release.parent, *command, check=False, EVERYSTEP_PROCESSES=processes)
+
+
+@pytest.mark.parametrize(("processes", "model"), [("1", "mobilellm"), ("2", "openelm")])
+def test_a_stretch_comes_out_the_same(built_project: Path, processes: str, model: str) -> None:
+    done = replay(built_project / "release", 2, 8, processes=processes, model=model)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"same: {model}, steps 2 to 8, 6 digests of all weights compared\n"
+
+
+def test_replay_needs_the_release_alone_and_changes_nothing_in_it(built_project: Path, tmp_path: Path) -> None:
+    release = copied(built_project / "release", tmp_path / "release")
+    before = {path: path.read_bytes() for path in release.rglob("*") if path.is_file()}
+    done = replay(release, 0, 2, "--json")
+    assert done.returncode == 0, done.stderr
+    assert '"first_difference": null' in done.stdout
+    assert {path: path.read_bytes() for path in release.rglob("*") if path.is_file()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["release"]
+
+
+def test_a_log_changed_by_an_attacker_who_recomputed_every_digest_is_found(built_project: Path, tmp_path: Path) -> None:
+    release = copied(built_project / "release", tmp_path / "release")
+
+    def edit(entries: list[dict[str, Any]]) -> None:
+        entries[6]["gradient_norm"] += 1e-9
+
+    edit_log(release, MODEL, edit)
+    reseal(release)
+    assert run(tmp_path, "everystep", "verify", "release").returncode == 0  # no digest can tell
+    done = replay(release, 4, 8)
+    assert done.returncode == 1
+    assert "first at step 7: gradient_norm" in done.stdout
+
+
+def test_checkpoints_swapped_in_the_log_too_are_found(built_project: Path, tmp_path: Path) -> None:
+    """Whoever swaps weights and makes the log agree passes `verify`; only training again can tell."""
+    release = copied(built_project / "release", tmp_path / "release")
+    swap(checkpoint(release, MODEL, 2) / "model.safetensors", checkpoint(release, MODEL, 4) / "model.safetensors")
+
+    def edit(entries: list[dict[str, Any]]) -> None:
+        two, four = entries[1], entries[3]
+        two["weights_digest"], four["weights_digest"] = four["weights_digest"], two["weights_digest"]
+
+    edit_log(release, MODEL, edit)
+    reseal_model(release, MODEL)
+    reseal(release)
+    assert run(tmp_path, "everystep", "verify", "release").returncode == 0
+    done = replay(release, 1, 8)
+    assert done.returncode == 1
+    assert "first at step 2: weights_digest" in done.stdout
+
+
+def test_rows_or_a_log_that_lack_something_are_refused_before_training(built_project: Path, tmp_path: Path) -> None:
+    release = copied(built_project / "release", tmp_path / "release")
+    edit_log(release, MODEL, lambda entries: entries.pop(5))
+    reseal(release)
+    done = replay(release, 4, 8)
+    assert done.returncode == 1
+    assert f"runs/{MODEL}/log.jsonl: has no entry for step 6" in done.stderr
+    (release / "data" / "tokens" / "train" / "000000.jsonl.zst").write_bytes(b"not rows")
+    done = replay(release, 0, 1)
+    assert done.returncode in (1, 2)
+    assert "data/tokens/train/000000.jsonl.zst" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "model", "named"),
+    [(3, 8, MODEL, "0, 1, 2, 4, 8"), (4, 9, MODEL, "up to 8"), (4, 4, MODEL, "up to 8"), (0, 1, "gpt", "openelm")],
+)
+def test_a_step_without_a_state_is_misuse(built_project: Path, start: int, stop: int, model: str, named: str) -> None:
+    done = replay(built_project / "release", start, stop, model=model)
+    assert done.returncode == 2
+    assert named in done.stderr
+    assert "Traceback" not in done.stderr

@@ -6,8 +6,10 @@ runs, so verifying and pulling need neither torch nor DVC. Results go to stdout,
 """
 
 import json
+import signal
 import sys
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,13 +32,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for a 
 
 def main() -> None:
     """Run a command; a mendable fault is one message and an exit code."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `everystep ... | head` ends like any Unix program
     try:
         app()
     except EverystepError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except BrokenPipeError:  # `everystep ... | head`
-        sys.stderr.close()
 
 
 @app.command()
@@ -164,7 +165,12 @@ def replay(
 
     from pipeline.audit.verify import verified_file
     from pipeline.release.layout import read_root
+
+    if not find_spec("torch"):
+        raise EverystepError("replay: needs torch, which a reader's installation lacks; pip install 'everystep[train]'")
     from trainer.replay import replay as replay_stretch
+
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # processes talk over sockets
 
     root = read_root(release)
     _revision(release, root, model, start)
@@ -197,8 +203,9 @@ def _revision(release: Path, root: dict[str, Any], model: str, step: int) -> str
 def _tell(found: dict[str, Any]) -> str:
     if "removed" in found:
         row = found["removed"]
+        detail = f" ({row['detail']})" if row["detail"] else ""
         kept = f"; {row['kept']} stayed, similarity {row['similarity']}" if row["kept"] else ""
-        return f"{found['id']}: removed by {row['stage']} as {row['reason']} ({row['detail'] or 'no detail'}){kept}"
+        return f"{found['id']}: removed by {row['stage']} as {row['reason']}{detail}{kept}"
     if found["split"] == "validation":
         return f"{found['id']}: held out for validation; no step saw it"
     where = f"rows {found['rows'][0]} to {found['rows'][1] - 1}"

@@ -31,6 +31,7 @@ def reproduce() -> None:
     committed = _read(clone)
     shutil.rmtree(clone / MANIFESTS)
     (clone / LOCK).unlink()
+    _run(clone, "dvc", "config", "--local", "cache.dir", "cache")  # whatever cache the user shares between projects
     _run(clone, "dvc", "repro")
     differences = list(compare(committed, _read(clone)))
     if differences:
@@ -42,7 +43,7 @@ def reproduce() -> None:
 
 
 def compare(committed: dict[str, Any], rebuilt: dict[str, Any]) -> Iterator[str]:
-    """Every difference, a line each: first the lock's in the order of its keys, then the manifests."""
+    """Every difference, a line each: first the lock's in the order of its stages, then the manifests."""
     yield from _differences(LOCK, committed[LOCK], rebuilt[LOCK])
     for path in sorted((committed.keys() | rebuilt.keys()) - {LOCK}):
         if path not in committed or path not in rebuilt:
@@ -53,7 +54,7 @@ def compare(committed: dict[str, Any], rebuilt: dict[str, Any]) -> Iterator[str]
 
 def _differences(where: str, left: Any, right: Any) -> Iterator[str]:
     if isinstance(left, dict) and isinstance(right, dict):
-        for key in sorted(left.keys() | right.keys(), key=str):
+        for key in [*left, *(key for key in right if key not in left)]:  # in the order of the stages
             yield from _differences(f"{where}: {key}", left.get(key), right.get(key))
     elif isinstance(left, list) and isinstance(right, list) and len(left) == len(right):
         for old, new in zip(left, right, strict=True):

@@ -27,8 +27,8 @@ All models read the same rows in the same order, {rows_a_step} rows of {context}
 
 {models}
 
-*Parameters* are unique ones; *if repeated* counts an FFN that layers share once for each of them. Validation loss is in nats
-per token over {targets} held-out tokens; bits per byte do not depend on the tokenizer.
+*Parameters* are unique ones; *if repeated* counts an FFN that layers share once for each of them. Validation loss
+is in nats per token over {targets} held-out tokens; bits per byte do not depend on the tokenizer.
 
 ## Data
 

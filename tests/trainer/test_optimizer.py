@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
+from tests.trainer.tiny import tiny_spec
 from trainer.model import Decoder, initialize
 from trainer.optimizer import BLOCKS, AdamW, FlatParameters, block_norms, clip_factor, learning_rate
 from trainer.recipe import OptimizerSection, ScheduleSection
-from tests.trainer.tiny import tiny_spec
 
 SECTION = OptimizerSection(beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1, clip_norm=1.0)
 SCHEDULE = ScheduleSection(shape="cosine", peak=4e-3, floor=0.1, warmup_steps=16, steps=128)

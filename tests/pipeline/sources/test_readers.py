@@ -13,8 +13,7 @@ import zstandard
 from pyarrow import parquet
 
 from pipeline.formats.errors import EverystepError
-from pipeline.sources.document import Document, Rejected
-from pipeline.sources.document import MAX_TEXT_BYTES
+from pipeline.sources.document import MAX_TEXT_BYTES, Document, Rejected
 from pipeline.sources.readers import READERS, jsonl
 from pipeline.sources.readers.aws_api import plain
 from tests.pipeline.sources.declared import read_all

@@ -15,7 +15,7 @@ from pydantic import Field
 from pipeline.console import progress, run_command
 from pipeline.formats.canonical import Json, pretty
 from pipeline.formats.errors import EverystepError
-from pipeline.formats.files import fresh_folder, list_files, sha256_file, write_bytes
+from pipeline.formats.files import atomic_writer, fresh_folder, list_files, sha256_file, write_bytes
 from pipeline.formats.manifests import manifest_path, read_manifest, write_manifest
 from pipeline.formats.project import (
     DEDUPLICATED,
@@ -73,7 +73,7 @@ def release() -> None:
         _place(path, folder / path)
     # As data: a comment is no parameter, so DVC would not build the release again for a changed one.
     write_bytes(folder / PARAMS, pretty(load_yaml(PARAMS)))
-    lock = pretty(lock_before_release(sources, models))
+    lock = pretty(lock_before_release(sources, models, load_yaml(LOCK)))
     write_bytes(folder / LOCK, lock)
     facts = gather(Path(), sources, models)
     write_bytes(folder / "README.md", write_card(params.model_dump(), facts).encode())
@@ -141,21 +141,24 @@ def _place(source: Path, target: Path) -> None:
     if not source.is_file():
         raise EverystepError(f"{source}: no such file; run `dvc repro` to build it")
     if source.parts[0] not in BUILT or source.name.endswith(COPY_SUFFIXES):
-        shutil.copyfile(source, target)
+        _copy(source, target)
         return
     try:
         os.link(source, target)
     except OSError:
-        shutil.copyfile(source, target)
+        _copy(source, target)
 
 
-def lock_before_release(sources: list[str], models: list[str]) -> Json:
+def _copy(source: Path, target: Path) -> None:
+    with source.open("rb") as content, atomic_writer(target) as file:
+        shutil.copyfileobj(content, file)
+
+
+def lock_before_release(sources: list[str], models: list[str], lock: dict[str, Json]) -> Json:
     """The lock's entries of the stages before this one, by name (JSON is YAML, so DVC's tools read it)."""
     names = [f"{stage}@{of}" for stage in ("fetch", "extract", "filter") for of in sources]
     names += ["dedup", "tokenizer", "tokenize"] + [f"{stage}@{of}" for stage in ("train", "evaluate") for of in models]
-    lock = load_yaml(LOCK) if LOCK.exists() else {}
-    stages = lock.get("stages", {})
-    return {"schema": "2.0", "stages": {name: stages[name] for name in sorted(names) if name in stages}}
+    return {"schema": "2.0", "stages": {name: lock["stages"][name] for name in sorted(names)}}
 
 
 def _notice(sources: list[str]) -> str:

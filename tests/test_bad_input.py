@@ -1,0 +1,527 @@
+"""Bad input: a message that names file, key and fix, exit code 2 (1 where bytes differ), and nothing half-written."""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.formats.canonical import pretty
+from pipeline.formats.files import list_files, sha256_file
+from pipeline.formats.yaml import load_yaml
+from tests.project import BIN, ROOT, built, environment, params, recipe, repro, run
+from tests.releases import read_json, write_json
+from tests.servers.loopback import Handler, serve
+
+PARAMS = "params.yaml"
+LATE = ("train", "evaluate", "release")
+Change = Callable[[dict[str, Any]], Any]
+
+
+def stage(folder: Path, module: str, *of: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a stage of this checkout in `folder`, as dvc.yaml does."""
+    one = {"PYTHONPATH": str(ROOT), "EVERYSTEP_WORKERS": "1", "EVERYSTEP_PROCESSES": "1"}
+    return run(folder, sys.executable, "-m", module, *of, check=False, **(one | env))
+
+
+def expect_refusal(done: subprocess.CompletedProcess[str], *named: str, codes: tuple[int, ...] = (2,)) -> None:
+    assert done.returncode in codes, done.stderr
+    assert "Traceback" not in done.stderr
+    for name in named:
+        assert name in done.stderr
+
+
+def put(key: str, value: Any) -> Change:
+    """A change of a tree: set `a.b.c`."""
+
+    def change(tree: dict[str, Any]) -> None:
+        *path, last = key.split(".")
+        for part in path:
+            tree = tree[part]
+        tree[last] = value
+
+    return change
+
+
+def drop(key: str) -> Change:
+    def change(tree: dict[str, Any]) -> None:
+        *path, last = key.split(".")
+        for part in path:
+            tree = tree[part]
+        del tree[last]
+
+    return change
+
+
+def files_in(folder: Path) -> list[str]:
+    return [path for path in list_files(folder) if "__pycache__" not in path]
+
+
+# params.yaml
+
+LETTERS = "sources.letters"
+HUGGINGFACE = {"kind": "huggingface", "repository": "a/b", "split": "train"}
+
+
+def as_huggingface(**more: str) -> Change:
+    def change(tree: dict[str, Any]) -> None:
+        kept = {key: value for key, value in tree["sources"]["letters"].items() if key not in ("url", "sha256")}
+        tree["sources"]["letters"] = kept | HUGGINGFACE | more
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "of", "named"),
+    [
+        (put("sorces", {}), "fetch letters", "sorces: unknown section"),
+        (drop("dedup"), "fetch letters", "dedup: missing"),
+        (put("sources", {}), "fetch letters", "sources: declare at least one"),
+        (put("sources", ["letters"]), "fetch letters", "sources: declare at least one"),
+        (put(LETTERS, None), "fetch letters", "sources.letters"),
+        (drop(f"{LETTERS}.kind"), "fetch letters", "sources.letters.kind: expected one of package, url, huggingface"),
+        (put(f"{LETTERS}.licence", "MIT"), "fetch letters", "sources.letters.licence: unknown key"),
+        (drop(f"{LETTERS}.license"), "fetch letters", "sources.letters.license: missing"),
+        (drop(f"{LETTERS}.sha256"), "fetch letters", "sources.letters.sha256: missing; pin"),
+        (put(f"{LETTERS}.sha256", "ABC"), "fetch letters", "sources.letters.sha256: expected 64 lowercase hex digits"),
+        (put(f"{LETTERS}.cap_bytes", "10"), "fetch letters", "sources.letters.cap_bytes"),
+        (put(f"{LETTERS}.priority", 1.5), "fetch letters", "sources.letters.priority"),
+        (put(f"{LETTERS}.languages", "en"), "fetch letters", "sources.letters.languages"),
+        (put(f"{LETTERS}.reader", "pdf"), "fetch letters", "sources.letters.reader"),
+        (put(f"{LETTERS}.package", "demo"), "fetch letters", "sources.letters.package: unknown key"),
+        (put(f"{LETTERS}.url", "http::file:///etc/passwd"), "fetch letters", "sources.letters.url"),
+        (as_huggingface(), "fetch letters", "sources.letters.revision: missing; pin the 40 hex digits"),
+        (as_huggingface(revision="main"), "fetch letters", "sources.letters.revision: 'main' is a name that can move"),
+        (as_huggingface(url="file:///x"), "fetch letters", "sources.letters.url: unknown key"),
+        (put("filter.min_language_probability", 2.0), "filter letters", "filter.min_language_probability"),
+        (put("filter.quality.min_words", "20"), "filter letters", "filter.quality.min_words"),
+        (put("filter.quality.min_wrods", 20), "filter letters", "filter.quality.min_wrods: unknown key"),
+        (put("dedup.validation_share", 0), "dedup", "dedup.validation_share"),
+        (put("dedup.seed", -1), "dedup", "dedup.seed"),
+        (put("dedup.seed", 2**53 - 1), "dedup", "manifests/filtered/letters.json: no such file"),
+        (put("tokenizer.vocabulary", 100), "tokenizer", "tokenizer.vocabulary"),
+        (put("tokenize.context", 0), "tokenize", "tokenize.context"),
+        (put("tokenize.context", True), "tokenize", "tokenize.context"),
+        (put("models", ["mobilellm", "mobilellm"]), "release", "models: list each model once"),
+        (put("models", []), "release", "models: list each model once"),
+        (put("release.name", "../x"), "release", "release.name"),
+        (put("release.version", 1.0), "release", "release.version"),
+        (lambda tree: None, "fetch nonsense", "sources.nonsense: not declared; there are letters, notes, tales"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_params_that_are_wrong_are_refused_by_file_and_key(
+    tmp_path: Path, corpora: Path, monkeypatch: pytest.MonkeyPatch, change: Change, of: str, named: str
+) -> None:
+    tree = params(corpora)
+    change(tree)
+    (tmp_path / PARAMS).write_bytes(pretty(tree))
+    expect_refusal_in_process(
+        tmp_path, monkeypatch, of, named if named.startswith("manifests") else f"{PARAMS}: {named}"
+    )
+
+
+def expect_refusal_in_process(folder: Path, monkeypatch: pytest.MonkeyPatch, of: str, named: str) -> None:
+    """The stage's own entry point, without the cost of a process; it never gets as far as to do anything."""
+    import contextlib
+    import importlib
+    import io
+
+    from pipeline.console import run_command
+
+    name, *arguments = of.split()
+    module = importlib.import_module(f"pipeline.stages.{name}")
+    before = files_in(folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    err = io.StringIO()
+    with contextlib.redirect_stderr(err), pytest.raises(SystemExit) as end:
+        run_command(getattr(module, name), "SOURCE" if arguments else "")
+    assert end.value.code == 2
+    assert named in err.getvalue()
+    assert files_in(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (b"models: [a]\nmodels: [b]\n", "params.yaml: not valid YAML"),
+        (b"models: &x [a]\nsources: *x\n", "params.yaml: an alias"),
+        (b"filter: {min_language_probability: .nan}\n", "params.yaml: filter.min_language_probability"),
+        (b"filter: {min_language_probability: .inf}\n", "params.yaml: filter.min_language_probability"),
+        (b"- a\n- b\n", "params.yaml: expected a mapping"),
+        (b"", "params.yaml: expected a mapping"),
+        (b"a: [\n", "params.yaml: not valid YAML"),
+        (b"a: \xe9\n", "params.yaml: not valid YAML"),
+        (b"a: !!python/object/apply:os.system ['touch x']\n", "params.yaml: not valid YAML"),
+    ],
+)
+def test_params_that_are_no_strict_yaml_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: bytes, named: str
+) -> None:
+    (tmp_path / PARAMS).write_bytes(text)
+    expect_refusal_in_process(tmp_path, monkeypatch, "fetch letters", named)
+
+
+def test_a_folder_without_params_says_so(tmp_path: Path) -> None:
+    expect_refusal(stage(tmp_path, "pipeline.stages.fetch", "letters"), "params.yaml: no such file")
+    expect_refusal(stage(tmp_path, "pipeline.stages.fetch"), "usage")
+    assert list(tmp_path.iterdir()) == []
+
+
+# Recipes
+
+
+@pytest.fixture
+def project(built_project: Path, tmp_path: Path) -> Path:
+    """What was built, without DVC, as files of its own."""
+    folder = tmp_path / "project"
+    for name in ("data", "manifests", "recipes", "results", "runs", "trainer/remote"):
+        shutil.copytree(built_project / name, folder / name, copy_function=shutil.copyfile)
+    for name in (PARAMS, "constraints.txt", "LICENSE", "dvc.lock"):
+        shutil.copyfile(built_project / name, folder / name)
+    return folder
+
+
+@pytest.fixture
+def trainable(built_project: Path, tmp_path: Path) -> Path:
+    """Rows and recipes: what training reads."""
+    folder = tmp_path / "project"
+    for name in ("data/tokens", "recipes"):
+        shutil.copytree(built_project / name, folder / name, copy_function=shutil.copyfile)
+    (folder / "manifests").mkdir()
+    shutil.copyfile(built_project / "manifests" / "tokens.json", folder / "manifests" / "tokens.json")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (put("model.query_heads", 3), "model.query_heads: 3 does not divide width 64; choose a divisor such as 2"),
+        (put("model.kv_heads", 4), "model.kv_heads: 4 does not divide query_heads 2"),
+        (put("model.family", "gpt"), "model.family: must be one of mobilellm"),
+        (put("model.context", 64), "model.context: 64 needs rows of 65 ids"),
+        (put("model.vocabulary", 300), "model.vocabulary: 300 is smaller than the tokenizer's"),
+        (put("name", "other"), "name: the file is called mobilellm, the recipe 'other'"),
+        (put("data.seed", 5), "data.seed: 5 is not the seed of the published order"),
+        (put("data.global_batch", 6), "global_batch 6 is not micro_batch 2 times a power of two"),
+        (put("optimiser", {}), "optimiser: unknown key"),
+        (drop("optimizer.beta1"), "optimizer.beta1: missing"),
+        (put("schedule.steps", "8"), "schedule.steps"),
+        (put("schedule.steps", 8.5), "schedule.steps"),
+        (put("schedule.warmup_steps", 8), "warmup_steps 8 must be < steps 8"),
+        (put("checkpoints", "sometimes"), "checkpoints: 'sometimes' is not a schedule"),
+        (put("numerics", "fast"), "numerics"),
+        (put("model", []), "model"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_recipe_that_is_wrong_is_refused_before_training(trainable: Path, change: Change, named: str) -> None:
+    tree = recipe("mobilellm")
+    change(tree)
+    (trainable / "recipes" / "mobilellm.yaml").write_bytes(pretty(tree))
+    before = files_in(trainable)
+    expect_refusal(stage(trainable, "trainer.train", "mobilellm"), "recipes/mobilellm.yaml", named)
+    assert files_in(trainable) == before
+
+
+def test_a_number_is_the_same_however_it_is_spelled(tmp_path: Path) -> None:
+    from trainer.recipe import load_recipe
+
+    (tmp_path / "recipes").mkdir()
+    text = pretty(recipe("mobilellm") | {"schedule": recipe("mobilellm")["schedule"] | {"peak": 77}}).decode()
+    found = set()
+    for spelled in ("3e-4", "3e-04", "3.0e-4", "0.0003", "3E-4"):
+        (tmp_path / "recipes" / "mobilellm.yaml").write_text(text.replace("77", spelled))
+        found.add(load_recipe("mobilellm", tmp_path)[0].schedule.peak)
+    assert found == {0.0003}
+
+
+@pytest.mark.parametrize(
+    ("spelled", "named"), [(".nan", "schedule.peak"), (".inf", "schedule.peak"), ("3e999", "peak")]
+)
+def test_a_rate_that_is_no_number_is_refused(trainable: Path, spelled: str, named: str) -> None:
+    text = pretty(recipe("mobilellm") | {"schedule": recipe("mobilellm")["schedule"] | {"peak": 77}}).decode()
+    (trainable / "recipes" / "mobilellm.yaml").write_text(text.replace("77", spelled))
+    expect_refusal(stage(trainable, "trainer.train", "mobilellm"), "recipes/mobilellm.yaml", named)
+
+
+def test_a_missing_recipe_and_changed_rows_are_refused(trainable: Path) -> None:
+    expect_refusal(stage(trainable, "trainer.train", "gpt"), "recipes/gpt.yaml: no such file")
+    rows = trainable / "data" / "tokens" / "train" / "000000.jsonl.zst"
+    shutil.copyfile(trainable / "data" / "tokens" / "validation" / "000000.jsonl.zst", rows)
+    expect_refusal(stage(trainable, "trainer.train", "mobilellm"), "data/tokens/train/000000.jsonl.zst", codes=(1,))
+    assert not (trainable / "runs").exists()
+
+
+@pytest.mark.parametrize("key", ["data.global_batch", "schedule.steps", "model.context"])
+def test_recipes_of_a_suite_that_disagree_are_refused(project: Path, key: str) -> None:
+    path = project / "manifests" / "models" / "openelm.json"
+    tree = read_json(path)
+    put(f"parameters.{key}", 4)(tree)
+    write_json(path, tree)
+    named = "data" if key.startswith("data") else key
+    expect_refusal(
+        stage(project, "pipeline.stages.release"), f"recipes/openelm.yaml: {named}", "recipes/mobilellm.yaml"
+    )
+    assert not (project / "release").exists()
+
+
+def test_a_checkpoint_that_changed_since_training_is_not_released(project: Path) -> None:
+    path = project / "runs" / "openelm" / "step000004-tokens1024" / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+    expect_refusal(stage(project, "pipeline.stages.release"), "step000004-tokens1024/model.safetensors", codes=(1,))
+    assert not (project / "release").exists()
+
+
+# Sources and documents
+
+
+def declare(folder: Path, corpora: Path, source: Path | str, sha256: str) -> None:
+    """A project whose source `letters` is the file or address `source`."""
+    tree = params(corpora)
+    tree["sources"]["letters"] |= {
+        "url": source.as_uri() if isinstance(source, Path) else source,
+        "sha256": sha256,
+        "id_column": "id",
+    }
+    (folder / PARAMS).write_bytes(pretty(tree))
+
+
+def test_a_missing_source_file_is_named(tmp_path: Path, corpora: Path) -> None:
+    declare(tmp_path, corpora, tmp_path / "nowhere.jsonl", "0" * 64)
+    expect_refusal(stage(tmp_path, "pipeline.stages.fetch", "letters"), "source letters", "nowhere.jsonl: no such file")
+    assert not any((tmp_path / "data").rglob("*.jsonl"))
+    assert not (tmp_path / "manifests").exists()
+
+
+def test_other_bytes_than_declared_are_refused_before_a_byte_is_used(tmp_path: Path, corpora: Path) -> None:
+    source = tmp_path / "letters.jsonl"
+    source.write_bytes(b'{"id": "1", "text": "changed"}\n')
+    declare(tmp_path, corpora, source, "0" * 64)
+    done = stage(tmp_path, "pipeline.stages.fetch", "letters")
+    expect_refusal(done, "source letters", "expected sha256 " + "0" * 64, sha256_file(source), codes=(1, 2))
+    assert files_in(tmp_path) == ["letters.jsonl", PARAMS]
+
+
+def test_an_address_that_answers_404_is_named(tmp_path: Path, corpora: Path) -> None:
+    class Nothing(Handler):
+        def do_GET(self) -> None:  # noqa: N802 - the library's name
+            self.answer(404, b"")
+
+    with serve(Nothing) as url:
+        declare(tmp_path, corpora, f"{url}/letters.jsonl", "0" * 64)
+        done = stage(tmp_path, "pipeline.stages.fetch", "letters", NO_PROXY="127.0.0.1")
+    expect_refusal(done, "source letters", "/letters.jsonl: HTTP 404", "correct the address")
+    assert files_in(tmp_path) == [PARAMS]
+
+
+MEASURED = """
+import atexit, pathlib, re, runpy, sys
+status = pathlib.Path("/proc/self/status")
+atexit.register(lambda: print("peak", re.search(r"VmHWM:\\s+(\\d+)", status.read_text())[1], file=sys.stderr))
+module, *sys.argv[1:] = sys.argv[1:]
+runpy.run_module(module, run_name="__main__")
+"""
+
+
+def test_broken_documents_are_counted_and_the_good_ones_stay(tmp_path: Path, corpora: Path) -> None:
+    """262 MB in one document, none at all, no UTF-8, a NUL, half a record: among the removed, in little memory."""
+    good, better = (json.loads(line)["text"] for line in (corpora / "letters.jsonl").read_text().splitlines()[:2])
+    source = tmp_path / "letters.jsonl"
+    with source.open("wb") as file:
+        file.write(json.dumps({"id": "good", "text": good}).encode() + b"\n")
+        file.write(b'{"id": "huge", "text": "' + b"word " * (200 << 18) + b'"}\n')
+        file.write(b'{"id": "empty", "text": ""}\n\n')
+        file.write(b'{"id": "latin", "text": "caf\xe9"}\n')
+        file.write(b'{"id": "nul", "text": "a\\u0000b"}\n')
+        file.write(b'{"id": "half", "text": "a\n')
+        file.write(b'{"id": "no text"}\n')
+        file.write(json.dumps({"id": "last", "text": better}).encode())
+    declare(tmp_path, corpora, source, sha256_file(source))
+    assert stage(tmp_path, "pipeline.stages.fetch", "letters").returncode == 0
+    measured = run(tmp_path, sys.executable, "-c", MEASURED, "pipeline.stages.extract", "letters", PYTHONPATH=str(ROOT))
+    assert (
+        int(measured.stderr.split("peak ")[1]) < 400_000
+    )  # KiB; the document alone would take 512 MiB to read and decode
+    extracted = read_json(tmp_path / "manifests" / "documents" / "letters.json")
+    assert extracted["documents"] == 3
+    assert extracted["removed"] == {"broken_record": 2, "invalid_utf8": 1, "nul_bytes": 1, "too_large": 1}
+    done = stage(tmp_path, "pipeline.stages.filter", "letters")
+    assert done.returncode == 0, done.stderr
+    filtered = read_json(tmp_path / "manifests" / "filtered" / "letters.json")
+    assert filtered["documents"] == 2
+    assert filtered["examples"] == {"empty": ["letters/empty"]}
+
+
+def test_a_duplicated_id_is_refused_and_named(tmp_path: Path, corpora: Path) -> None:
+    source = tmp_path / "letters.jsonl"
+    source.write_bytes(b'{"id": "a", "text": "one"}\n{"id": "b", "text": "two"}\n{"id": "a", "text": "three"}\n')
+    declare(tmp_path, corpora, source, sha256_file(source))
+    assert stage(tmp_path, "pipeline.stages.fetch", "letters").returncode == 0
+    done = stage(tmp_path, "pipeline.stages.extract", "letters")
+    expect_refusal(done, "data/raw/letters: two documents have the id letters/a", "id_column")
+    assert list_files(tmp_path / "data" / "documents") == []
+    assert not (tmp_path / "manifests" / "documents").exists()
+
+
+def test_a_source_without_any_document_does_not_become_a_release(tmp_path: Path, corpora: Path) -> None:
+    source = tmp_path / "letters.jsonl"
+    source.write_bytes(b"")
+    declare(tmp_path, corpora, source, hashlib.sha256(b"").hexdigest())
+    assert stage(tmp_path, "pipeline.stages.fetch", "letters").returncode == 0
+    done = stage(tmp_path, "pipeline.stages.extract", "letters")
+    assert done.returncode in (0, 2)
+    assert "Traceback" not in done.stderr
+
+
+# A full disk
+
+FULL = """
+mount -t tmpfs -o size=48m tmpfs "$1" || exit 77
+cp -r "$2"/. "$1" && cd "$1" && rm -rf $3
+head -c 1G /dev/zero > filler 2> /dev/null
+truncate -s -"$4" filler
+outputs=$3
+shift 4
+"$@"
+echo "code $?"
+echo "half $(find $outputs -name '*.partial' 2> /dev/null | wc -l)"
+rm filler
+"$@" 2> /dev/null
+echo "again $?"
+find $outputs -type f | sort | xargs sha256sum
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "outputs", "spare"),
+    [
+        ("pipeline.stages.fetch letters", "data/raw/letters manifests/sources/letters.json", 20_000),
+        ("pipeline.stages.extract letters", "data/documents/letters manifests/documents/letters.json", 0),
+        ("pipeline.stages.dedup", "data/deduplicated manifests/deduplicated.json", 40_000),
+        ("pipeline.stages.tokenize", "data/tokens manifests/tokens.json", 40_000),
+        ("trainer.train mobilellm", "runs/mobilellm manifests/models/mobilellm.json", 2_000_000),
+        ("trainer.train mobilellm", "runs/mobilellm manifests/models/mobilellm.json", 0),
+        ("pipeline.stages.release", "release manifests/release.json", 40_000),
+    ],
+)
+def test_a_full_disk_is_said_and_the_same_command_goes_on_when_there_is_room(
+    project: Path, built_project: Path, command: str, outputs: str, spare: int
+) -> None:
+    disk = project.with_name("disk")
+    disk.mkdir()
+    arguments = [str(disk), str(project), outputs, str(spare), sys.executable, "-B", "-m", *command.split()]
+    done = run(
+        disk,
+        *["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", FULL, "sh", *arguments],
+        check=False,
+        PYTHONPATH=str(ROOT),
+        EVERYSTEP_WORKERS="1",
+        EVERYSTEP_PROCESSES="1",
+    )
+    if done.returncode == 77 or "unshare" in done.stderr:
+        pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")
+    code, half, again, *sums = done.stdout.splitlines()
+    assert (code, half, again) == ("code 2", "half 0", "again 0"), done.stderr
+    assert "disk is full" in done.stderr
+    assert "Traceback" not in done.stderr
+    found = dict(reversed(line.split("  ")) for line in sums)
+    expected = {path: sha256_file(built_project / path) for path in found}
+    assert found == expected
+    assert len(found) > 1
+
+
+# Two at once, and kills
+
+
+def test_two_builds_at_once_end_in_the_same_state(tmp_path: Path, built_project: Path) -> None:
+    """The second waits, or is told so; neither spoils what the other wrote."""
+    project = tmp_path / "twice"
+    shutil.copytree(built_project, project, ignore=shutil.ignore_patterns(".work", "tmp", "runs", "results", "release"))
+    lock = load_yaml(project / "dvc.lock")
+    kept = {name: entry for name, entry in lock["stages"].items() if name.split("@")[0] not in LATE}
+    write_json(project / "dvc.lock", lock | {"stages": kept})
+    both = [
+        subprocess.Popen(
+            ["dvc", "repro"],
+            cwd=project,
+            env=environment(EVERYSTEP_PROCESSES="1"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    for process in both:
+        _, err = process.communicate(timeout=300)
+        assert "Traceback" not in err
+        assert process.returncode == 0 or "lock" in err or "busy" in err or "under way" in err, err
+    repro(project)
+    assert built(project) == built(built_project)
+
+
+def test_training_killed_while_it_writes_a_checkpoint_ends_in_the_same_weights(
+    trainable: Path, built_project: Path
+) -> None:
+    draw = random.Random(11)
+    kills = 0
+    for _ in range(5):
+        kills += killed_in_a_checkpoint(trainable, draw.uniform(0, 0.02))
+    done = stage(trainable, "trainer.train", "mobilellm")
+    assert done.returncode == 0, done.stderr
+    assert kills > 0
+    reference = built_project / "runs" / "mobilellm"
+    assert {path: sha256_file(trainable / "runs" / "mobilellm" / path) for path in list_files(reference)} == {
+        path: sha256_file(reference / path) for path in list_files(reference)
+    }
+    manifest = Path("manifests") / "models" / "mobilellm.json"
+    assert (trainable / manifest).read_bytes() == (built_project / manifest).read_bytes()
+
+
+def killed_in_a_checkpoint(folder: Path, delay: float) -> bool:
+    """Start training, kill it a moment after it began a checkpoint that was not there; whether it still ran."""
+    work = folder / ".work"
+    before = set(work.rglob(".step*")) | set(work.rglob("step*"))
+    process = subprocess.Popen(
+        [BIN / "python", "-m", "trainer.train", "mobilellm"],
+        cwd=folder,
+        env=environment(PYTHONPATH=str(ROOT), EVERYSTEP_PROCESSES="1"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    while process.poll() is None and not (set(work.rglob(".step*")) | set(work.rglob("step*"))) - before:
+        time.sleep(0.0005)
+    time.sleep(delay)
+    running = process.poll() is None
+    if running:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    return running
+
+
+def test_two_trainings_of_one_model_at_once_do_not_mix(trainable: Path, built_project: Path) -> None:
+    one = {"PYTHONPATH": str(ROOT), "EVERYSTEP_PROCESSES": "1"}
+    command = [BIN / "python", "-m", "trainer.train", "mobilellm"]
+    both = [
+        subprocess.Popen(command, cwd=trainable, env=environment(**one), stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=120)[1] for process in both]
+    codes = sorted(process.returncode for process in both)
+    assert codes in ([0, 0], [0, 2])
+    assert codes == [0, 0] or "another training of this model is under way" in "".join(said)
+    last = "runs/mobilellm/step000008-tokens2048/model.safetensors"
+    assert sha256_file(trainable / last) == sha256_file(built_project / last)

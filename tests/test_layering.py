@@ -1,0 +1,129 @@
+"""Who may import whom (docs: the rooms of the house), read from the source and, for readers, seen at run time."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.imports import ROOT, closure, first_party_files, imported_files
+
+# A room may import itself, and these. `formats` and `console` may be imported by everybody.
+ALLOWED = {
+    "pipeline.formats": set(),
+    "pipeline.console": {"pipeline.formats"},
+    "pipeline.sources": {"pipeline.formats", "pipeline.console"},
+    "pipeline.blocks": {"pipeline.formats", "pipeline.console"},
+    "pipeline.release": {"pipeline.formats", "pipeline.console"},
+    "pipeline.audit": {"pipeline.formats", "pipeline.console", "pipeline.release"},
+    "pipeline.stages": {
+        "pipeline.formats",
+        "pipeline.console",
+        "pipeline.sources",
+        "pipeline.blocks",
+        "pipeline.release",
+    },
+    "pipeline.reproduce": {"pipeline.formats", "pipeline.console"},
+    "trainer": {"pipeline.formats", "pipeline.console"},
+}
+HEAVY = ("torch", "dvc", "datasets", "datatrove", "transformers", "tokenizers")
+
+
+def room(path: Path) -> str:
+    """`pipeline.formats`, `pipeline.cli` ... or `trainer`, which has no rooms."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:2]) if parts[0] == "pipeline" else parts[0]
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def says_nothing(path: Path) -> bool:
+    """A package's `__init__.py` that holds its docstring at most."""
+    body = ast.parse(path.read_text()).body
+    return path.name == "__init__.py" and all(isinstance(node, ast.Expr) for node in body)
+
+
+def imports_of(path: Path) -> set[Path]:
+    return {other for other in imported_files(path) if other != path and not says_nothing(other)}
+
+
+FILES = [path for path in first_party_files() if not says_nothing(path)]
+
+
+def test_every_file_is_in_a_room_whose_rules_are_known() -> None:
+    assert {room(path) for path in FILES} == {*ALLOWED, "pipeline.cli"}
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if room(path) != "pipeline.cli"], ids=name)
+def test_a_file_imports_only_what_its_room_may(path: Path) -> None:
+    mine = room(path)
+    forbidden = [name(other) for other in imports_of(path) if room(other) not in ALLOWED[mine] | {mine}]
+    assert forbidden == []
+
+
+def test_only_the_top_floor_sees_both_packages() -> None:
+    def packages(path: Path) -> set[str]:
+        return {room(other).split(".")[0] for other in imports_of(path)}
+
+    both = {name(path) for path in FILES if room(path).startswith("pipeline.") and "trainer" in packages(path)}
+    assert both == {"pipeline/cli.py"}
+    assert not [name(path) for path in FILES for other in imports_of(path) if room(other) == "pipeline.cli"]
+
+
+def test_no_file_imports_itself_in_a_circle() -> None:
+    """Circles are broken by moving code, never by an import inside a function."""
+    for path in [path for path in FILES if path.name != "__init__.py"]:
+        reached = set().union(*(closure(other) for other in imports_of(path) if other != path), set())
+        assert path not in reached, name(path)
+
+
+def test_only_parallel_uses_torch_distributed() -> None:
+    users = {name(path) for path in FILES if uses_distributed(path)}
+    assert users == {"trainer/parallel.py"}
+
+
+def uses_distributed(path: Path) -> bool:
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr == "distributed":
+            return True
+        if isinstance(node, ast.ImportFrom) and "distributed" in f"{node.module}.{[a.name for a in node.names]}":
+            return True
+        if isinstance(node, ast.Import) and any("distributed" in alias.name for alias in node.names):
+            return True
+    return False
+
+
+def test_the_command_alone_loads_no_heavy_library() -> None:
+    code = f"import sys, pipeline.cli; sys.exit(any(m in sys.modules for m in {HEAVY}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=dict(os.environ), capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["show"],
+        ["verify"],
+        ["trace", "--model", "mobilellm", "--step", "2"],
+        ["pull", "--model", "mobilellm", "--step", "2", "--out", "OUT"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_readers_command_loads_no_heavy_library(built_project: Path, tmp_path: Path, command: list[str]) -> None:
+    arguments = [command[0], str(built_project / "release"), *command[1:]]
+    arguments = [str(tmp_path / "out") if argument == "OUT" else argument for argument in arguments]
+    code = (
+        "import atexit, sys\n"
+        f"atexit.register(lambda: print('loaded', *[m for m in {HEAVY} if m in sys.modules], file=sys.stderr))\n"
+        f"sys.argv = ['everystep', *{arguments!r}]\n"
+        "from pipeline.cli import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=dict(os.environ), capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stderr.splitlines()[-1] == "loaded"

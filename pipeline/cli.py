@@ -38,6 +38,9 @@ def main() -> None:
     except EverystepError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:  # a folder that may not be written, a disk that is full
+        print(f"error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(EverystepError.exit_code)
 
 
 @app.command()

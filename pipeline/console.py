@@ -3,6 +3,7 @@
 Everything goes to stderr; nothing here is ever hashed.
 """
 
+import errno
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -36,6 +37,11 @@ def run_command(command: Callable[..., None], usage: str) -> None:
     except EverystepError as error:
         note(f"error: {error}")
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        note(f"error: {error.filename or 'a file'}: the disk is full; free some room and run the same command again")
+        sys.exit(EverystepError.exit_code)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import shutil
+import signal
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,7 +38,7 @@ class Done:
 
 def everystep(*arguments: str | Path) -> Done:
     """Run a command in this process. An exception that the command does not handle fails the test: a traceback."""
-    out, err, argv = io.StringIO(), io.StringIO(), sys.argv
+    out, err, argv, on_pipe = io.StringIO(), io.StringIO(), sys.argv, signal.getsignal(signal.SIGPIPE)
     sys.argv = ["everystep", *map(str, arguments)]
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -47,6 +48,7 @@ def everystep(*arguments: str | Path) -> Done:
         code = end.code if isinstance(end.code, int) else 1 if end.code else 0
     finally:
         sys.argv = argv
+        signal.signal(signal.SIGPIPE, on_pipe)
     return Done(code, out.getvalue(), err.getvalue())
 
 

@@ -103,7 +103,10 @@ def _publish(recipe: Recipe, spec: ModelSpec, work: Path) -> None:
         for file in list_files(checkpoint):
             target = folder / checkpoint.name / file
             target.parent.mkdir(parents=True, exist_ok=True)
-            os.link(checkpoint / file, target)
+            try:
+                os.link(checkpoint / file, target)
+            except OSError:  # another file system
+                shutil.copyfile(checkpoint / file, target)
     if [record.step for record in records] != recipe.checkpoint_steps:
         raise EverystepError(f"{work}: its checkpoints are not those of the recipe; remove the folder and train anew")
     entries = log.read_until(work / log.JSONL, recipe.schedule.steps)

@@ -35,7 +35,7 @@ def fetch(name: str, source: Source, folder: Path, partial: Path, report: Report
             case HuggingfaceSource():
                 huggingface.fetch(source, folder, partial, report)
     except EverystepError as error:
-        raise EverystepError(f"source {name}: {error}") from error
+        raise type(error)(f"source {name}: {error}") from error  # bytes that differ stay an error of their kind
     return [_described(folder, path) for path in list_files(folder)]
 
 

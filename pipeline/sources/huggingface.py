@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.formats.canonical import canonical
-from pipeline.formats.errors import EverystepError
+from pipeline.formats.errors import Differs, EverystepError
 from pipeline.formats.files import atomic_writer, sha256_file
 from pipeline.sources.declaration import HuggingfaceSource
 from pipeline.sources.rows import as_text, column
@@ -36,7 +36,7 @@ def fetch(source: HuggingfaceSource, folder: Path, partial: Path, report: Report
     if source.sha256 and digest != source.sha256:
         rows.unlink()
         advice = "the digest covers the declared columns and max_documents: correct it if one of these was changed"
-        raise EverystepError(f"{_name(source)}: expected sha256 {source.sha256} of the rows, got {digest}; {advice}")
+        raise Differs(f"{_name(source)}: expected sha256 {source.sha256} of the rows, got {digest}; {advice}")
     if not done:
         raise EverystepError(f"{_name(source)}: split {source.split!r} has no rows; correct config or split")
     rows.replace(folder / "rows.jsonl")

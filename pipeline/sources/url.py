@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
-from pipeline.formats.errors import EverystepError
+from pipeline.formats.errors import Differs, EverystepError
 from pipeline.formats.files import sha256_file
 from pipeline.sources.declaration import UrlSource
 
@@ -44,7 +44,7 @@ def fetch(source: UrlSource, folder: Path, partial: Path, report: Report) -> Non
     if digest != source.sha256:
         path.unlink()
         advice = "what came is removed; run again, and if it differs again the address now serves other bytes"
-        raise EverystepError(f"{source.url}: expected sha256 {source.sha256}, got {digest} of {size} bytes; {advice}")
+        raise Differs(f"{source.url}: expected sha256 {source.sha256}, got {digest} of {size} bytes; {advice}")
     report(size, size)
     path.replace(folder / _file_name(source.url))
 

@@ -164,6 +164,14 @@ def test_an_unknown_model_or_step_is_told_what_there_is(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_place_that_cannot_be_written_is_named(built_project: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    out = tmp_path / "file" / "pulled"
+    done = everystep("pull", built_project / "release", "--model", "mobilellm", "--step", "4", "--out", out)
+    assert done.code == 2
+    assert str(tmp_path / "file") in done.err
+
+
 def test_a_reader_needs_neither_torch_nor_dvc_nor_tokenizers(built_project: Path, tmp_path: Path) -> None:
     release = str(built_project / "release")
     for command in (

@@ -18,6 +18,7 @@ from pipeline.formats.project import MANIFESTS
 from pipeline.formats.yaml import load_yaml
 
 LOCK = "dvc.lock"
+STAGES = ("fetch", "extract", "filter", "dedup", "tokenizer", "tokenize", "train", "evaluate", "release")
 
 
 def reproduce() -> None:
@@ -54,7 +55,7 @@ def compare(committed: dict[str, Any], rebuilt: dict[str, Any]) -> Iterator[str]
 
 def _differences(where: str, left: Any, right: Any) -> Iterator[str]:
     if isinstance(left, dict) and isinstance(right, dict):
-        for key in [*left, *(key for key in right if key not in left)]:  # in the order of the stages
+        for key in sorted(left.keys() | right.keys(), key=_in_order_of_stages):
             yield from _differences(f"{where}: {key}", left.get(key), right.get(key))
     elif isinstance(left, list) and isinstance(right, list) and len(left) == len(right):
         for old, new in zip(left, right, strict=True):
@@ -62,6 +63,12 @@ def _differences(where: str, left: Any, right: Any) -> Iterator[str]:
             yield from _differences(f"{where}: {name}" if name else where, old, new)
     elif left != right:
         yield f"{where}: committed {left!r}, rebuilt {right!r}"
+
+
+def _in_order_of_stages(key: str) -> tuple[int, str]:
+    """Causes before effects, so that the first line of a report names what to look at."""
+    stage = key.partition("@")[0]
+    return STAGES.index(stage) if stage in STAGES else len(STAGES), key
 
 
 def _read(project: Path) -> dict[str, Any]:

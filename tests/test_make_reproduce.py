@@ -23,3 +23,10 @@ def test_difference_in_the_lock_names_stage_path_and_key() -> None:
 def test_missing_extra_and_changed_manifests_are_named() -> None:
     lines = list(compare(state(LOCK, a=b"1", b=b"1"), state(LOCK, b=b"2", c=b"1")))
     assert lines == ["a: only committed", "b: its bytes differ", "c: only rebuilt"]
+
+
+def test_causes_stand_before_their_effects() -> None:
+    old = {name: {"cmd": "1"} for name in ("dedup", "train@a", "fetch@z", "evaluate@a")}
+    new = {name: {"cmd": "2"} for name in old}
+    stages = [line.split(": ")[1] for line in compare(state(old), state(new))]
+    assert stages == ["fetch@z", "dedup", "train@a", "evaluate@a"]

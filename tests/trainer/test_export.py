@@ -138,7 +138,8 @@ def test_config_and_end_token_reach_transformers(pair: tuple[Decoder, Any, Path]
 def test_openelm_with_equal_layers_is_qwen3(tmp_path: Path) -> None:
     """An oracle that we did not write: Llama's block with RMSNorm over each query and key head, before rotation."""
     layer = LayerSpec(query_heads=4, kv_heads=2, head_width=32, ffn_width=192, qk_norm=True)
-    spec = replace(read_spec("openelm"), layers=(layer,) * 6)
+    demo = read_spec("openelm")
+    spec = replace(demo, layers=(layer,) * len(demo.layers))
     ours = build(spec)
     exported = export(spec, dump_tensors(ours), eos_token_id=0)
     config = Qwen3Config(

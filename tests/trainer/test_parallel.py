@@ -1,6 +1,7 @@
 """Sums in a fixed tree: the same bits for any number of processes. Real processes, real gloo."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -42,7 +43,8 @@ def test_one_and_four_processes_sum_to_the_same_bits(tmp_path: Path) -> None:
     results = []
     for processes in ("1", "4"):
         command = [sys.executable, str(script), processes]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
+        env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+        done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
         results.append(json.loads(done.stdout))
     assert results[0] == results[1]

@@ -47,7 +47,7 @@ setup: .venv/built
 	$(PIP) install --constraint constraints.txt --editable '.[build,train]' && touch $@
 
 .venv/tested: .venv/built constraints-dev.txt
-	$(PIP) install --constraint constraints.txt --constraint constraints-dev.txt --editable '.[build,train,test]'
+	$(PIP) install --constraint constraints.txt --constraint constraints-dev.txt --editable '.[build,train,cloud,test]'
 	@touch $@
 
 clean:

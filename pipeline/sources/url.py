@@ -1,7 +1,8 @@
 """One file at an address: http and https by the standard library, the rest by fsspec.
 
 http does without fsspec because a resume needs the status line and the headers that fsspec hides. `file:` takes
-an absolute path (`file:///data/x.zip`) or one relative to where the command runs (`file:corpus/x.zip`).
+an absolute path (`file:///data/x.zip`) or one relative to where the command runs (`file:corpus/x.zip`). `s3:` and
+`gs:` are read without credentials where the store lets everybody read, so that a public corpus needs none.
 """
 
 import errno
@@ -28,6 +29,8 @@ CHUNK_BYTES = 1 << 20
 TIMEOUT_SECONDS = 60
 ATTEMPTS = 5  # in a row without one new byte
 FIRST_WAIT_SECONDS = 0.5
+RANGE_BYTES = 8 << 20  # one request to an object store
+ANONYMOUS: dict[str, dict[str, Any]] = {"s3": {"anon": True}, "gs": {"token": "anon"}}
 BROKEN_CONNECTION = (http.client.HTTPException, ConnectionError, TimeoutError, urllib.error.URLError, ssl.SSLError)
 
 Report = Callable[[int, int | None], None]
@@ -56,8 +59,8 @@ def _download(source: UrlSource, path: Path, report: Report) -> None:
     while True:
         before = path.stat().st_size if path.exists() else 0
         try:
-            with _opened(source.url, before) as (stream, start, total):
-                _append(stream, path, start, total, limit, source.url, report)
+            with _opened(source.url, before) as (chunks, start, total):
+                _append(chunks, path, start, total, limit, source.url, report)
             return
         except BROKEN_CONNECTION as error:
             after = path.stat().st_size if path.exists() else 0
@@ -73,11 +76,13 @@ def _download(source: UrlSource, path: Path, report: Report) -> None:
             raise
 
 
-def _append(stream: IO[bytes], path: Path, start: int, total: int | None, limit: int, url: str, report: Report) -> None:
+def _append(
+    chunks: Iterator[bytes], path: Path, start: int, total: int | None, limit: int, url: str, report: Report
+) -> None:
     with path.open("r+b" if path.exists() else "wb") as file:
         file.seek(start)
         file.truncate()
-        while chunk := stream.read(CHUNK_BYTES):
+        for chunk in chunks:
             if file.tell() + len(chunk) > limit:
                 file.truncate(0)
                 raise EverystepError(f"{url}: sends more than {limit} bytes; correct `bytes` or the address")
@@ -90,30 +95,78 @@ def _append(stream: IO[bytes], path: Path, start: int, total: int | None, limit:
 
 
 @contextmanager
-def _opened(url: str, start: int) -> Iterator[tuple[IO[bytes], int, int | None]]:
-    """(stream, the byte it begins at, bytes in all if known). It begins at 0 where a range is not supported."""
+def _opened(url: str, start: int) -> Iterator[tuple[Iterator[bytes], int, int | None]]:
+    """(chunks, the byte they begin at, bytes in all if known). It is byte 0 where a range is not supported."""
     if urlsplit(url).scheme in ("http", "https"):
-        with _opened_http(url, start) as answer:
-            yield answer
+        with _opened_http(url, start) as (answer, begin, total):
+            yield iter(lambda: answer.read(CHUNK_BYTES), b""), begin, total
         return
+    filesystem, place, size = _located(url)
+    begin = min(start, size)
+    yield _ranges(url, filesystem, place, begin, size), begin, size
+
+
+def _located(url: str) -> tuple[Any, str, int]:
+    """(file system, place of the file in it, its bytes)."""
+    scheme = urlsplit(url).scheme
+    if scheme == "file":
+        return _sized(url, str(Path(unquote(urlsplit(url).path)).absolute()))
+    try:
+        return _sized(url, url, **ANONYMOUS[scheme])
+    except _Refused:  # not public
+        return _sized(url, url)
+
+
+def _sized(url: str, place: str, **options: Any) -> tuple[Any, str, int]:
     import fsspec
 
+    # gcsfs would ask another service, by gRPC, for the kind of the bucket, and wait a minute where that is not there.
+    os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
+    with _said_plainly(url):
+        filesystem = fsspec.filesystem(urlsplit(url).scheme, skip_instance_cache=True, **options)
+        about = filesystem.info(place)
+        if about["type"] != "file":
+            raise IsADirectoryError(place)
+    return filesystem, place, int(about["size"])
+
+
+def _ranges(url: str, filesystem: Any, place: str, start: int, size: int) -> Iterator[bytes]:
+    """The bytes from `start` on, a request each; a library asks again by itself where a connection breaks."""
+    while start < size:
+        with _said_plainly(url):
+            chunk = filesystem.cat_file(place, start=start, end=min(start + RANGE_BYTES, size))
+        if not chunk:
+            return
+        yield chunk
+        start += len(chunk)
+
+
+@contextmanager
+def _said_plainly(url: str) -> Iterator[None]:
+    """Around calls of a store's library: whatever it raises becomes an error that names the address and the fix."""
     try:
-        if url.startswith("file:"):
-            filesystem, place = fsspec.filesystem("file"), str(Path(unquote(urlsplit(url).path)).absolute())
-        else:
-            filesystem, place = fsspec.core.url_to_fs(url)
-        total = int(filesystem.info(place)["size"])
-        stream = filesystem.open(place, "rb")
+        yield
     except ImportError as error:
-        raise EverystepError(f"{url}: its scheme needs another library; pip install 'everystep[cloud]'") from error
+        install = "pip install --constraint constraints.txt --constraint constraints-dev.txt 'everystep[cloud]'"
+        raise EverystepError(f"{url}: its scheme needs another library; {install}") from error
     except (FileNotFoundError, IsADirectoryError) as error:
         raise EverystepError(f"{url}: no such file; correct the address") from error
-    except PermissionError as error:
-        raise EverystepError(f"{url}: not readable with the credentials of this machine ({error})") from error
-    with stream:
-        stream.seek(min(start, total))
-        yield stream, min(start, total), total
+    except Exception as error:  # botocore, aiohttp, requests and google.auth have no kind of error in common
+        if _is_refusal(error):
+            advice = "give credentials that may read it (docs/add-a-corpus.md, `url`), or correct the address"
+            raise _Refused(f"{url}: not readable with the credentials of this machine ({error}); {advice}") from error
+        advice = "the part so far is kept; run the same command again, or correct the address"
+        raise EverystepError(f"{url}: the store failed ({error or repr(error)}); {advice}") from error
+
+
+class _Refused(EverystepError):  # noqa: N818  # reads as the sentence that it is
+    """The store answers, but not to these credentials."""
+
+
+def _is_refusal(error: Exception) -> bool:
+    """s3fs raises `PermissionError`, botocore without any credentials its own kind, gcsfs a code or a sentence."""
+    by_kind = isinstance(error, PermissionError) or type(error).__name__ == "NoCredentialsError"
+    return by_kind or getattr(error, "code", None) in (401, 403) or str(error).startswith("Forbidden")
 
 
 @contextmanager

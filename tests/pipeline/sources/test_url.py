@@ -1,6 +1,7 @@
 import hashlib
-import importlib.util
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from pipeline.formats.errors import EverystepError
 from pipeline.sources import url
 from pipeline.sources.fetch import fetch
+from tests.imports import ROOT
 from tests.pipeline.sources.declared import declared
 from tests.servers.loopback import Handler, serve
 
@@ -161,7 +163,13 @@ def test_file_of_this_machine_is_copied(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_cloud_address_without_its_library_says_what_to_install(tmp_path: Path) -> None:
-    if importlib.util.find_spec("gcsfs"):
-        pytest.skip("gcsfs is installed")
-    with pytest.raises(EverystepError, match=r"pip install 'everystep\[cloud\]'"):
-        take(tmp_path, "gs://bucket/corpus.bin")
+    """In a process in which it cannot be imported, as where the extra was not installed."""
+    code = (
+        "import sys; sys.modules['gcsfs'] = None\n"
+        "from pathlib import Path; from tests.pipeline.sources import test_url\n"
+        f"test_url.take(Path({str(tmp_path)!r}), 'gs://bucket/corpus.bin')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    said = done.stderr.splitlines()[-1]
+    assert "gs://bucket/corpus.bin: its scheme needs another library; pip install" in said
+    assert said.endswith("'everystep[cloud]'")

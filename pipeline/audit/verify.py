@@ -1,9 +1,10 @@
-"""Verify: recompute every digest of a release, and every link of the chain of manifests.
+"""Verify: recompute every digest of a release, every link of the chain of manifests, and what is said twice.
 
 Found are: a missing, an extra or a changed file, a link; a stored byte that `SHA256SUMS` does not promise; a
 manifest whose inputs are not the ones beside it; a shard that its manifest does not promise, and one that no
-manifest promises; a checkpoint that fails the gate; revisions that are not those of the records. Everything is
-checked, and everything that differs is named. Nothing in a release is trusted to have the shape it should have.
+manifest promises; a checkpoint that fails the gate; revisions that are not those of the records; a table or a card
+that tells another story than the records (`pipeline.audit.agreement`). Everything is checked, and everything that
+differs is named. Nothing in a release is trusted to have the shape it should have.
 """
 
 import re
@@ -11,6 +12,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.audit.agreement import disagreements
 from pipeline.console import progress
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.canonical import Json
@@ -57,6 +59,8 @@ def verify(release: Path) -> list[str]:
             advance(1)
     if not faults:  # the chain is made of the files that were just found to be right
         faults += _chain(release, root)
+    if not faults:
+        faults += _agreement(release, root)
     return faults
 
 
@@ -142,6 +146,13 @@ def _chain(release: Path, root: dict[str, Json]) -> Iterator[str]:
     below = {path for path in root["files"] if path.startswith(PROMISED_BELOW)}
     yield from (f"{path}: no manifest promises it" for path in sorted(below - promised - tables))
     yield from _revisions(release, root, records)
+
+
+def _agreement(release: Path, root: dict[str, Json]) -> Iterator[str]:
+    try:
+        yield from disagreements(release, root)
+    except EverystepError as error:
+        yield str(error)
 
 
 def _place(path: str, manifest: dict[str, Json]) -> Iterator[str]:

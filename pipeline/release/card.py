@@ -68,25 +68,33 @@ def write_card(release: dict[str, Json], facts: dict[str, Json]) -> str:
     """The card from the `release` section of params and the facts of `pipeline.release.facts`."""
     first = facts["models"][0]
     steps = first["steps"]
-    columns = ("name", "license", "documents_kept", "tokens", "title")
-    removals = [[stage, *pair] for stage, reasons in facts["removed"].items() for pair in sorted(reasons.items())]
+    models, sources, removals = card_tables(facts)
     return CARD.format(
         **release,
         license_tag=release["license"].lower(),
         num_sources=len(facts["sources"]),
         rows_a_step=first["global_batch"],
         context=facts["context"],
-        models=models_table(facts["models"]),
+        models=models,
         targets=f"{first['validation_tokens']:,}",
-        sources=table(
-            ["source", "licence", "documents", "tokens", "title"],
-            [[source[column] for column in columns] for source in facts["sources"]],
-        ),
-        removals=table(["stage", "reason", "documents"], removals),
+        sources=sources,
+        removals=removals,
         model=first["name"],
         start=steps[-3],
         stop=steps[-2],
     )
+
+
+def card_tables(facts: dict[str, Json]) -> list[str]:
+    """Models, sources and removals: what the card says in numbers."""
+    columns = ("name", "license", "documents_kept", "tokens", "title")
+    sources = [[source[column] for column in columns] for source in facts["sources"]]
+    removals = [[stage, *pair] for stage, reasons in facts["removed"].items() for pair in sorted(reasons.items())]
+    return [
+        models_table(facts["models"]),
+        table(["source", "licence", "documents", "tokens", "title"], sources),
+        table(["stage", "reason", "documents"], removals),
+    ]
 
 
 def models_table(models: list[dict[str, Json]]) -> str:

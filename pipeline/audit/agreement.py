@@ -1,0 +1,128 @@
+"""What a release says twice, compared: tables for people with the records they were written from.
+
+Every digest may be right and a table still tell another story, because a digest only says that a file is the one
+that was listed. So the CSVs are compared with their JSON lines, the evaluations, the published order and the sizes
+of the models with what gives them, and the tables of the card with the manifests. Read after `verify` has found
+each file to be the promised one, and the manifests to be a chain.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import zip_longest
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.formats import checkpoints as ck
+from pipeline.formats.canonical import Json, canonical, parse
+from pipeline.formats.lines import LineFile
+from pipeline.formats.manifests import manifest_path, read_manifest
+from pipeline.formats.order import permute
+from pipeline.formats.project import RESULTS, RUNS, TOKENS
+from pipeline.release.card import card_tables
+from pipeline.release.facts import gather
+from pipeline.release.layout import members, well_shaped
+
+ORDER, CARD = TOKENS / "order.jsonl.zst", "README.md"
+LOG, EVALUATION = "log.jsonl", "evaluation.jsonl"
+
+
+def disagreements(release: Path, root: dict[str, Json]) -> Iterator[str]:
+    """Each place where two files of the release tell different things, with both."""
+    sources, models = members(root, "sources"), members(root, "models")
+    with well_shaped(release / "manifests"):
+        tokens = read_manifest(release / manifest_path("tokenize"), "tokenize")
+        yield from _order(release, tokens)
+        for name in models:
+            yield from _model(release, name, tokens["parameters"]["seed"])
+            yield from _evaluation(release, name)
+            yield from _csv(release, RUNS / name / LOG)
+            yield from _csv(release, RESULTS / name / EVALUATION)
+        yield from _card(release, card_tables(gather(release, sources, models)))
+
+
+def _order(release: Path, tokens: dict[str, Json]) -> Iterator[str]:
+    """The published order is what the seed gives, line by line."""
+    seed, num_rows = tokens["parameters"]["seed"], tokens["splits"]["train"]["rows"]
+    with LineFile(release / ORDER) as published:
+        if len(published) != num_rows:
+            yield f"{ORDER}: holds {len(published)} rows, {manifest_path('tokenize')} says {num_rows}"
+            return
+        rows = permute(np.arange(num_rows, dtype=np.uint64), num_rows, seed, epoch=0).tolist()
+        lines = (parse(line, str(ORDER)) for line in published)
+        yield from _compared(ORDER, "line", lines, f"the seed {seed}", ({"row": row} for row in rows))
+
+
+def _model(release: Path, name: str, seed: int) -> Iterator[str]:
+    """What the manifest of a model counts, counted again."""
+    where = manifest_path("train", name)
+    manifest = read_manifest(release / where, "train")
+    last = manifest["checkpoints"][-1]
+    weights = ck.read_tensors(release / RUNS / name / last["revision"] / ck.WEIGHTS)
+    parameters = sum(tensor.size for tensor in weights.values())
+    for what, said, found in (
+        ("parameters_unique", manifest["parameters_unique"], parameters),
+        ("tokens", manifest["tokens"], last["tokens"]),
+        ("data.seed", manifest["parameters"]["data"]["seed"], seed),
+    ):
+        if said != found:
+            yield f"{where}: {what} is {said}, the rest of the release gives {found}"
+
+
+def _evaluation(release: Path, name: str) -> Iterator[str]:
+    """The manifest's results are those of the lines, one for each checkpoint of the model."""
+    where, path = manifest_path("evaluate", name), RESULTS / name / EVALUATION
+    results = read_manifest(release / where, "evaluate")["results"]
+    yield from _compared(where, "result", results, path, _lines(release, path))
+    revisions = [entry["revision"] for entry in read_manifest(release / manifest_path("train", name))["checkpoints"]]
+    if [result["revision"] for result in results] != revisions:
+        yield f"{where}: its results are not those of the model's checkpoints, in their order"
+
+
+def _csv(release: Path, lines: Path) -> Iterator[str]:
+    """A table for plotting has a row for each JSON line, and each number is spelled as there."""
+    path = lines.with_suffix(".csv")
+    if not (release / path).is_file():
+        yield f"{path}: missing"
+        return
+    entries = _lines(release, lines)
+    header, *rows = (release / path).read_bytes().decode("utf-8", "replace").removesuffix("\n").split("\n")
+    columns = header.split(",")
+    if sorted(columns) != sorted(entries[0]):
+        yield f"{path}: its columns are {header}, {lines} has {','.join(sorted(entries[0]))}"
+        return
+    spelled = (",".join(_cell(entry[column]) for column in columns) for entry in entries)
+    yield from _compared(path, "row", rows, lines, spelled)
+
+
+def _card(release: Path, tables: list[str]) -> Iterator[str]:
+    """The lines of all tables of the card, in any order: a card may list its models as its maker liked."""
+    text = (release / CARD).read_bytes().decode("utf-8", "replace")
+    shown = Counter(line for line in text.splitlines() if line.startswith("|"))
+    expected = Counter(line for table in tables for line in table.splitlines())
+    yield from (f"{CARD}: says {line!r}, the manifests do not" for line in shown - expected)
+    yield from (f"{CARD}: does not say {line!r}, the manifests do" for line in expected - shown)
+
+
+def _compared(where: Path, what: str, ours: Iterable[Json], other: str | Path, theirs: Iterable[Json]) -> Iterator[str]:
+    """The first entry that differs."""
+    for number, (mine, yours) in enumerate(zip_longest(ours, theirs), 1):
+        if mine != yours:
+            yield f"{where}: {what} {number} is {_shown(mine)}, {other} gives {_shown(yours)}"
+            return
+
+
+def _lines(release: Path, path: Path) -> list[Json]:
+    lines = (release / path).read_bytes().split(b"\n")[:-1]
+    return [parse(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
+
+
+def _cell(value: Json) -> str:
+    """A value as CSV spells it; none of ours holds a comma."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else canonical(value).decode()
+
+
+def _shown(value: Json) -> str:
+    return "missing" if value is None else str(value)

@@ -1,0 +1,187 @@
+"""What a release says twice: an attacker changes one of the two, makes every digest fit, and is found.
+
+`verify` stops at the first kind of fault, so each of these says that nothing else would have noticed.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.formats import checkpoints as ck
+from pipeline.formats.canonical import canonical
+from pipeline.formats.lines import encode_line, read_lines, write_lines
+from tests.releases import checkpoint, copied, everystep, read_json, reseal, write_json
+
+MODEL = "mobilellm"
+MANIFEST = f"manifests/models/{MODEL}.json"
+EVALUATED = f"manifests/evaluations/{MODEL}.json"
+ORDER = "data/tokens/order.jsonl.zst"
+
+
+@pytest.fixture
+def release(built_project: Path, tmp_path: Path) -> Path:
+    return copied(built_project / "release", tmp_path / "release")
+
+
+def found(release: Path) -> list[str]:
+    """The faults that `verify` names once every digest fits again."""
+    reseal(release)
+    done = everystep("verify", release, "--json")
+    assert done.code == 1, done.said
+    faults: list[str] = json.loads(done.out)["faults"]
+    return faults
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def in_json(path: Path, change: Callable[[Any], object]) -> None:
+    tree = read_json(path)
+    change(tree)
+    write_json(path, tree)
+
+
+@pytest.mark.parametrize("file", [f"runs/{MODEL}/log", f"results/{MODEL}/evaluation"])
+def test_a_better_loss_in_a_csv_is_found(release: Path, file: str) -> None:
+    last = json.loads((release / f"{file}.jsonl").read_text().splitlines()[-1])
+    edit(release / f"{file}.csv", str(last["loss"]), "0.125")
+    (fault,) = found(release)
+    number = len((release / f"{file}.jsonl").read_text().splitlines())
+    assert fault.startswith(f"{file}.csv: row {number} is ")
+    assert "0.125" in fault
+    assert f"{file}.jsonl gives" in fault
+    assert str(last["loss"]) in fault
+
+
+@pytest.mark.parametrize("file", [f"runs/{MODEL}/log", f"results/{MODEL}/evaluation"])
+def test_a_csv_without_its_last_row_or_column_or_at_all_is_found(release: Path, file: str) -> None:
+    path = release / f"{file}.csv"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(lines[:-1]) + "\n")
+    (fault,) = found(release)
+    assert fault.startswith(f"{file}.csv: row {len(lines) - 1} is missing, {file}.jsonl gives ")
+    path.write_text("".join(line.rsplit(",", 1)[0] + "\n" for line in lines))
+    (fault,) = found(release)
+    assert fault.startswith(f"{file}.csv: its columns are ")
+    path.write_bytes(b"")
+    assert found(release)
+    path.unlink()
+    assert found(release) == [f"{file}.csv: missing"]
+
+
+def test_an_evaluation_that_the_manifest_does_not_have_is_found(release: Path) -> None:
+    path = release / f"results/{MODEL}/evaluation.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[-1]["bits_per_byte"] = 0.5
+    path.write_bytes(b"".join(canonical(line) + b"\n" for line in lines))
+    faults = found(release)
+    assert faults[0].startswith(f"{EVALUATED}: result {len(lines)} is ")
+    assert "'bits_per_byte': 0.5" in faults[0]
+
+
+def test_an_evaluation_of_a_checkpoint_that_is_not_there_is_found(release: Path) -> None:
+    name = checkpoint(release, MODEL, 4).name
+    for file in (EVALUATED, *(f"results/{MODEL}/evaluation.{kind}" for kind in ("jsonl", "csv"))):
+        edit(release / file, name, "step000005-tokens1280")
+    assert found(release) == [f"{EVALUATED}: its results are not those of the model's checkpoints, in their order"]
+
+
+@pytest.mark.parametrize("old", [f"| {MODEL} |", "| validation loss |", "| letters |", "| dedup | exact_duplicate |"])
+def test_a_number_in_a_table_of_the_card_is_found(release: Path, old: str) -> None:
+    card = release / "README.md"
+    (honest,) = [line for line in card.read_text().splitlines() if old in line]
+    edit(card, honest, honest.replace(old, f"{old} 7"))
+    faults = found(release)
+    assert len(faults) == 2
+    assert faults[0] == f"README.md: says {honest.replace(old, f'{old} 7')!r}, the manifests do not"
+    assert faults[1] == f"README.md: does not say {honest!r}, the manifests do"
+
+
+def test_a_line_that_is_missing_or_too_much_in_the_card_is_found(release: Path) -> None:
+    card = release / "README.md"
+    text = card.read_text()
+    (honest,) = [line for line in text.splitlines() if f"| {MODEL} |" in line]
+    card.write_text(text.replace(honest + "\n", ""))
+    assert found(release) == [f"README.md: does not say {honest!r}, the manifests do"]
+    card.write_text(text + honest + "\n")
+    assert found(release) == [f"README.md: says {honest!r}, the manifests do not"]
+
+
+def test_models_of_a_card_may_stand_in_any_order(release: Path) -> None:
+    card = release / "README.md"
+    one, other = (line for line in card.read_text().splitlines() if line.startswith(("| mobilellm", "| openelm")))
+    card.write_text(card.read_text().replace(one, "@").replace(other, one).replace("@", other))
+    reseal(release)
+    assert everystep("verify", release).code == 0
+
+
+def test_a_published_order_that_the_seed_does_not_give_is_found(release: Path) -> None:
+    rows = [json.loads(line) for line in read_lines(release / ORDER)]
+    rows[2], rows[3] = rows[3], rows[2]
+    write_lines(release / ORDER, map(encode_line, rows), "order.jsonl.zst")
+    (fault,) = found(release)
+    seed = read_json(release / "manifests/tokens.json")["parameters"]["seed"]
+    assert fault == f"{ORDER}: line 3 is {rows[2]}, the seed {seed} gives {rows[3]}"
+    write_lines(release / ORDER, map(encode_line, rows[:-1]), "order.jsonl.zst")
+    assert found(release) == [f"{ORDER}: holds {len(rows) - 1} rows, manifests/tokens.json says {len(rows)}"]
+
+
+def test_an_order_of_another_seed_than_the_models_read_is_found(release: Path) -> None:
+    in_json(release / "manifests/tokens.json", lambda tree: tree["parameters"].update(seed=7))
+    faults = found(release)
+    assert faults[0].startswith(f"{ORDER}: line 1 is ")
+    assert any(fault.startswith(f"{MANIFEST}: data.seed is ") for fault in faults)
+
+
+@pytest.mark.parametrize("key", ["parameters_unique", "tokens"])
+def test_a_model_that_claims_another_size_is_found(release: Path, key: str) -> None:
+    manifest = read_json(release / MANIFEST)
+    in_json(release / MANIFEST, lambda tree: tree.update({key: 123456}))
+    edit(release / "README.md", f" {manifest[key]:,} ", " 123,456 ")
+    expected = f"{MANIFEST}: {key} is 123456, the rest of the release gives {manifest[key]}"
+    assert expected in found(release)
+
+
+# The chain of checkpoints: found by the gate, of which `verify` is one user.
+
+
+def relinked(release: Path, step: int, **changes: Any) -> None:
+    """Change the record of one checkpoint, and what manifest and revisions say of it."""
+    folder = checkpoint(release, MODEL, step)
+    old = ck.read_record(folder)
+    new = replace(old, **changes)
+    ck.write_record(folder, new)
+
+    def follow(manifest: Any) -> None:
+        for entry in manifest["checkpoints"]:
+            if entry["step"] == step:
+                entry.update({key: value for key, value in new.to_json().items() if key in entry})
+
+    in_json(release / MANIFEST, follow)
+    edit(release / "revisions.jsonl", old.state_digest, new.state_digest)
+
+
+def test_a_checkpoint_whose_parent_is_not_the_one_before_it_is_found(release: Path) -> None:
+    grandparent = ck.read_record(checkpoint(release, MODEL, 1)).state_digest
+    relinked(release, 4, parent=grandparent)
+    (fault,) = found(release)
+    assert "step000004-tokens1024: its parent is not the checkpoint before it" in fault
+
+
+def test_a_first_checkpoint_that_claims_a_parent_is_found(release: Path) -> None:
+    relinked(release, 0, parent=ck.read_record(checkpoint(release, MODEL, 8)).state_digest)
+    (fault,) = found(release)
+    assert "step000000-tokens0: its parent is not the checkpoint before it" in fault
+
+
+def test_a_state_digest_that_its_parts_do_not_give_is_found(release: Path) -> None:
+    relinked(release, 8, state_digest=ck.state_digest("tensors-v1:" + "0" * 64, "tensors-v1:" + "1" * 64, 8))
+    (fault,) = found(release)
+    assert "step000008-tokens2048: its state digest does not follow from its parts" in fault

@@ -36,19 +36,24 @@ reproduce: .venv/built
 
 setup: .venv/built
 
+# Around what fills .venv. Two makes may start at once: one does it, the other waits and finds it done.
+LOCK = exec 9>.venv/setup-lock; flock --nonblock 9 || { echo "waiting: another make is filling .venv"; flock 9; }
+ONCE = $(LOCK); [ -f $@ ] && [ -z "$$(find $^ -newer $@)" ] && exit 0
+
 .venv/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "error: Everystep needs Python 3.11 or newer; run make PYTHON=/path/to/python3.11")'
-	$(PYTHON) -m venv .venv
+	@mkdir -p .venv; $(LOCK); [ -x $@ ] || $(PYTHON) -m venv .venv
 
 .venv/built: .venv/bin/pip pyproject.toml constraints.txt
-	@exec 9>.venv/setup-lock; flock 9; \
+	@$(ONCE); \
 	echo "installing what builds (about two minutes)"; \
 	$(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) --constraint constraints.txt torch==2.13.0 && \
 	$(PIP) install --constraint constraints.txt --editable '.[build,train]' && touch $@
 
 .venv/tested: .venv/built constraints-dev.txt
-	$(PIP) install --constraint constraints.txt --constraint constraints-dev.txt --editable '.[build,train,cloud,test]'
-	@touch $@
+	@$(ONCE); \
+	echo "installing what tests"; \
+	$(PIP) install --constraint constraints.txt --constraint constraints-dev.txt --editable '.[build,train,cloud,test]' && touch $@
 
 clean:
 	rm -rf .work release runs results data

@@ -14,7 +14,7 @@ RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
 
 release: .venv/built
 	@exec 9>.venv/lock; flock --nonblock 9 || { echo "error: another make release is under way in this folder; wait for it" >&2; exit 2; }; \
-	$(RUN) dvc repro 9>&- && $(RUN) everystep show release
+	$(RUN) dvc repro && $(RUN) everystep show release
 	@printf '%s\n' 'Next:' \
 	  '  everystep verify release                                            # every digest, every file' \
 	  '  everystep pull release --model mobilellm --step 64 --out DIR        # one checkpoint for transformers' \

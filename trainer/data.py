@@ -11,7 +11,6 @@ from pipeline.formats.errors import EverystepError
 from pipeline.formats.lines import Shard, check_shard
 from pipeline.formats.manifests import manifest_path, read_manifest, shards_of
 from pipeline.formats.order import rows_of_step
-from pipeline.formats.project import TOKENS
 from pipeline.formats.rows import Rows
 from trainer.description import ModelSpec
 from trainer.recipe import Recipe
@@ -19,9 +18,9 @@ from trainer.recipe import Recipe
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The training rows below `root` (a project or a release: same layout), and who reads which when."""
+    """The training rows below `folder`, and who reads which when."""
 
-    root: Path
+    folder: Path
     shards: list[Shard]
     width: int
     vocabulary: int
@@ -30,12 +29,12 @@ class TrainingData:
     micro_batch: int
 
     def open(self) -> Rows:
-        return Rows(self.root / TOKENS, self.shards, self.width, self.vocabulary)
+        return Rows(self.folder, self.shards, self.width, self.vocabulary)
 
     def check(self) -> None:
         """Digest every shard: rows that differ from the manifest are refused before training starts."""
         for shard in self.shards:
-            check_shard(self.root / TOKENS, shard)
+            check_shard(self.folder, shard)
 
     def micro_batch_rows(self, rows: Rows, step: int, number: int) -> NDArray[np.int64]:
         """Rows of one micro-batch of the step from state `step` to `step + 1`, shape (micro_batch, width)."""
@@ -53,10 +52,9 @@ def training_data(root: Path, recipe: Recipe, spec: ModelSpec) -> TrainingData:
     path = root / manifest_path("tokenize")
     manifest = read_manifest(path, "tokenize")
     where = f"recipes/{recipe.name}.yaml"
-    if manifest["width"] != spec.context + 1:
+    if manifest["width"] != recipe.data.width:
         raise EverystepError(
-            f"{where}: model.context: {spec.context} needs rows of {spec.context + 1} ids, "
-            f"{path} has {manifest['width']}"
+            f"{where}: data.width: {recipe.data.width} ids are declared, the rows of {path} have {manifest['width']}"
         )
     if manifest["vocabulary"] > spec.vocabulary:
         raise EverystepError(
@@ -68,7 +66,7 @@ def training_data(root: Path, recipe: Recipe, spec: ModelSpec) -> TrainingData:
             f"{manifest['parameters']['seed']} (params.yaml: tokenize.seed)"
         )
     return TrainingData(
-        root=root,
+        folder=root / recipe.data.folder,
         shards=shards_of(manifest, "train"),
         width=manifest["width"],
         vocabulary=manifest["vocabulary"],

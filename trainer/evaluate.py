@@ -59,7 +59,7 @@ def evaluate(name: str) -> None:
     tokens = read_manifest(manifest_tokens, "tokenize")
     rows = _validation_rows(tokens, params.rows)
     checkpoints = [RUNS / name / entry["revision"] for entry in read_manifest(manifest_model, "train")["checkpoints"]]
-    processes = default_processes(recipe.data.num_micro_batches)
+    processes = default_processes(recipe.data.num_leaves)
     nats = launch(_evaluate, processes, recipe.numerics, name, spec, checkpoints, rows, params.micro_batch)
     targets = rows[:, 1:]
     num_bytes = int(token_bytes(TOKENIZER)[targets].sum())
@@ -98,7 +98,6 @@ def _evaluate(
     """Nats in all of each checkpoint; process r measures the checkpoints r, r + size ..."""
     import torch
 
-    from trainer.loop import mean_loss
     from trainer.model import Decoder, load_tensors
 
     model = Decoder(spec)
@@ -110,7 +109,7 @@ def _evaluate(
             load_tensors(model, weights)
             with torch.no_grad():
                 batches = [torch.from_numpy(rows[i : i + micro_batch]) for i in range(0, len(rows), micro_batch)]
-                mine[turn] = math.fsum(float(mean_loss(model, batch)) * batch[:, 1:].numel() for batch in batches)
+                mine[turn] = math.fsum(float(model.loss(batch)) * batch[:, 1:].numel() for batch in batches)
             advance(world.size)
     gathered = world.gather_floats(mine)
     return [gathered[i % world.size * share + i // world.size] for i in range(len(checkpoints))]

@@ -1,11 +1,12 @@
-"""Four families of small models, each written as a `ModelSpec` from its published rules.
+"""Families of models, each a function that writes a `ModelSpec` from its published rules.
 
-`build_spec` reads the `model:` section of a recipe. Every size that MobileLLM, MobiLlama and OpenELM published is
-one call, and its parameter count is the published one (tests/trainer/test_families.py).
+`build_spec` reads the `model:` section of a recipe. Every size that MobileLLM, MobiLlama, OpenELM, Amber and Pythia
+published is a file under `recipes/`, and its parameter count is the published one (tests/trainer/test_recipes.py).
 """
 
 from collections.abc import Callable
 from dataclasses import replace
+from math import sqrt
 from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
@@ -43,12 +44,12 @@ class LlamaSection(Section):
         return query_heads
 
 
-class MobileLLMSection(LlamaSection):
-    """`family: mobilellm` and `family: mobilellm-ls`."""
+class GroupedSection(LlamaSection):
+    """`family: llama`, `mobilellm` and `mobilellm-ls`."""
 
-    family: Literal["mobilellm", "mobilellm-ls"]
+    family: Literal["llama", "mobilellm", "mobilellm-ls"]
     kv_heads: PositiveInt
-    tied_embedding: bool = True
+    tied_embedding: bool
 
     @field_validator("kv_heads")
     @classmethod
@@ -64,8 +65,31 @@ class MobiLlamaSection(LlamaSection):
     """`family: mobillama`."""
 
     family: Literal["mobillama"]
-    tied_embedding: bool = False
-    shared_ffn: bool = True
+    tied_embedding: bool
+    shared_ffn: bool
+
+
+class PythiaSection(Section):
+    """`family: pythia`. Null deviations are GPT-NeoX's: (2 / (5 width))^1/2, and 2 / (layers width^1/2) for outputs."""
+
+    family: Literal["pythia"]
+    vocabulary: PositiveInt
+    context: PositiveInt
+    width: PositiveInt
+    layers: PositiveInt
+    heads: PositiveInt
+    initial_std: PositiveFloat | None
+    initial_output_std: PositiveFloat | None
+    rotary_base: PositiveFloat = 10000.0
+    norm_epsilon: PositiveFloat = 1e-5
+
+    @field_validator("heads")
+    @classmethod
+    def _heads_divide_width(cls, heads: int, info: ValidationInfo) -> int:
+        width = info.data.get("width", heads)
+        if width % heads or width // heads % 8:
+            raise ValueError(f"{heads} heads of a width of {width}: each must be a multiple of 8 wide to turn a quarter")
+        return heads
 
 
 class OpenELMSection(Section):
@@ -82,7 +106,7 @@ class OpenELMSection(Section):
     # Lists, not tuples: YAML has only lists, and strict validation does not turn one into the other.
     attention_multipliers: list[PositiveFloat] = Field(default=[0.5, 1.0], min_length=2, max_length=2)
     ffn_multipliers: list[PositiveFloat] = Field(default=[0.5, 4.0], min_length=2, max_length=2)
-    tied_embedding: bool = True
+    tied_embedding: bool
     rotary_base: PositiveFloat = 10000.0
     norm_epsilon: PositiveFloat = 1e-6
 
@@ -116,7 +140,12 @@ def build_spec(section: dict[str, Any], where: str) -> ModelSpec:
         raise EverystepError(f"{where}: model: {error}") from error
 
 
-def mobilellm(section: MobileLLMSection) -> ModelSpec:
+def llama(section: GroupedSection) -> ModelSpec:
+    """Llama's block (Touvron et al., 2023, section 2.2), as Amber has it (Liu et al., 2023, LLM360, section 4.1)."""
+    return _equal_layers(section, section.kv_heads)
+
+
+def mobilellm(section: GroupedSection) -> ModelSpec:
     """Deep and thin, grouped queries, tied embedding (Liu et al., 2024, MobileLLM, section 2.2).
 
     The published config files say `tie_word_embeddings: false`; the models are trained tied, by a flag.
@@ -124,7 +153,7 @@ def mobilellm(section: MobileLLMSection) -> ModelSpec:
     return _equal_layers(section, section.kv_heads)
 
 
-def mobilellm_ls(section: MobileLLMSection) -> ModelSpec:
+def mobilellm_ls(section: GroupedSection) -> ModelSpec:
     """MobileLLM whose every stored block runs twice in a row: 0, 0, 1, 1, ... (section 2.3, immediate repetition)."""
     spec = _equal_layers(section, section.kv_heads)
     return replace(spec, applications=tuple(depth // 2 for depth in range(2 * section.layers)))
@@ -137,6 +166,31 @@ def mobillama(section: MobiLlamaSection) -> ModelSpec:
     """
     spec = _equal_layers(section, section.query_heads)
     return replace(spec, ffn_owner=(0,) * section.layers) if section.shared_ffn else spec
+
+
+def pythia(section: PythiaSection) -> ModelSpec:
+    """GPT-NeoX's block: attention beside the FFN, LayerNorm, biases, GELU, a quarter of each head rotated.
+
+    Biderman et al., 2023, Pythia, section 2.2; the residual as GPT-J, the deviations of GPT-NeoX (Black et al., 2022).
+    """
+    width, layers = section.width, section.layers
+    layer = LayerSpec(
+        query_heads=section.heads,
+        kv_heads=section.heads,
+        head_width=width // section.heads,
+        ffn_width=4 * width,
+        norm="layer",
+        activation="gelu",
+        bias=True,
+        residual="parallel",
+        rotary_share=0.25,
+    )
+    initialization = Initialization(
+        rule="normal",
+        std=section.initial_std or sqrt(2 / (5 * width)),
+        output_std=section.initial_output_std or 2 / (layers * sqrt(width)),
+    )
+    return _plain(section, [layer] * layers, initialization, tied_embedding=False)
 
 
 def openelm(section: OpenELMSection) -> ModelSpec:
@@ -159,7 +213,7 @@ def openelm(section: OpenELMSection) -> ModelSpec:
             qk_norm=True,
         )
         layers.append(layer)
-    return _plain(section, layers, Initialization(rule="openelm"))
+    return _plain(section, layers, Initialization(rule="openelm"), section.tied_embedding)
 
 
 def make_divisible(value: float, divisor: int) -> int:
@@ -172,20 +226,22 @@ def _multipliers(ends: list[float], layers: int) -> list[float]:
     return [round(float(m), 2) for m in np.linspace(ends[0], ends[1], layers)]
 
 
-def _equal_layers(section: MobileLLMSection | MobiLlamaSection, kv_heads: int) -> ModelSpec:
+def _equal_layers(section: GroupedSection | MobiLlamaSection, kv_heads: int) -> ModelSpec:
     layer = LayerSpec(
         query_heads=section.query_heads,
         kv_heads=kv_heads,
         head_width=section.width // section.query_heads,
         ffn_width=section.ffn_width,
     )
-    return _plain(section, [layer] * section.layers, Initialization(rule="normal", std=section.initial_std))
+    initialization = Initialization(rule="normal", std=section.initial_std)
+    return _plain(section, [layer] * section.layers, initialization, section.tied_embedding)
 
 
 def _plain(
-    section: MobileLLMSection | MobiLlamaSection | OpenELMSection,
+    section: GroupedSection | MobiLlamaSection | OpenELMSection | PythiaSection,
     layers: list[LayerSpec],
     initialization: Initialization,
+    tied_embedding: bool,
 ) -> ModelSpec:
     """Each layer applied once, in order, with an FFN of its own."""
     depths = tuple(range(len(layers)))
@@ -196,7 +252,7 @@ def _plain(
         layers=tuple(layers),
         applications=depths,
         ffn_owner=depths,
-        tied_embedding=section.tied_embedding,
+        tied_embedding=tied_embedding,
         rotary_base=section.rotary_base,
         norm_epsilon=section.norm_epsilon,
         initialization=initialization,
@@ -204,8 +260,10 @@ def _plain(
 
 
 FAMILIES: dict[str, tuple[type[Section], Callable[[Any], ModelSpec]]] = {
-    "mobilellm": (MobileLLMSection, mobilellm),
-    "mobilellm-ls": (MobileLLMSection, mobilellm_ls),
+    "llama": (GroupedSection, llama),
+    "mobilellm": (GroupedSection, mobilellm),
+    "mobilellm-ls": (GroupedSection, mobilellm_ls),
     "mobillama": (MobiLlamaSection, mobillama),
     "openelm": (OpenELMSection, openelm),
+    "pythia": (PythiaSection, pythia),
 }

@@ -6,7 +6,6 @@ torchrun (`RANK` is set) the caller is one rank of those that torchrun started, 
 
 import multiprocessing
 import os
-import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -14,16 +13,22 @@ from pipeline.formats.errors import EverystepError
 from trainer import numerics
 
 PROCESSES = "EVERYSTEP_PROCESSES"
+MOST = 64
+"""Processes that can share an optimizer (`trainer.optimizer.BLOCKS`)."""
 
 
-def default_processes(num_micro_batches: int) -> int:
-    """`EVERYSTEP_PROCESSES`, else the largest power of two that fits the processors and the micro-batches."""
-    asked = os.environ.get(PROCESSES, "")
+def default_processes(num_leaves: int) -> int:
+    """`EVERYSTEP_PROCESSES`, else the largest power of two that fits the processors and the leaves of the sum."""
+    most = min(num_leaves, MOST)
+    asked = os.environ.get("WORLD_SIZE", "") or os.environ.get(PROCESSES, "")
     if asked:
-        if not asked.isdecimal() or int(asked) < 1 or int(asked) & (int(asked) - 1) or int(asked) > num_micro_batches:
-            raise EverystepError(f"{PROCESSES}={asked}: give a power of two up to {num_micro_batches} (micro-batches)")
+        if not asked.isdecimal() or int(asked) < 1 or int(asked) & (int(asked) - 1) or int(asked) > most:
+            raise EverystepError(
+                f"{asked} processes: give a power of two up to {most}, so that each has equally many of the recipe's "
+                f"micro-batches ({PROCESSES}, or torchrun's --nnodes times --nproc-per-node)"
+            )
         return int(asked)
-    fitting = min(len(os.sched_getaffinity(0)), num_micro_batches)
+    fitting = min(len(os.sched_getaffinity(0)), most)
     return 1 << fitting.bit_length() - 1
 
 
@@ -33,39 +38,39 @@ def launch(job: Callable[..., Any], processes: int, numerics_class: str, *argume
     `job` and `arguments` are pickled for the peers, so `job` is a function of a module that loads no torch.
     """
     numerics.enter(numerics_class)
+    from trainer.parallel import open_store
+
     if "RANK" in os.environ:
-        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        return _member(rank, size, "env://", job, arguments)
+        return _member(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), None, job, arguments)
     if processes == 1:
-        return _member(0, 1, "", job, arguments)
-    with tempfile.TemporaryDirectory(prefix="everystep-") as folder:
-        address = f"file://{folder}/store"
-        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-        peers = [
-            multiprocessing.get_context("spawn").Process(
-                target=_peer, args=(rank, processes, address, numerics_class, job, arguments), daemon=True
-            )
-            for rank in range(1, processes)
-        ]
+        return _member(0, 1, None, job, arguments)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    store = open_store()
+    peers = [
+        multiprocessing.get_context("spawn").Process(
+            target=_peer, args=(rank, processes, store.port, numerics_class, job, arguments), daemon=True
+        )
+        for rank in range(1, processes)
+    ]
+    for peer in peers:
+        peer.start()
+    try:
+        return _member(0, processes, store, job, arguments)
+    finally:
         for peer in peers:
-            peer.start()
-        try:
-            return _member(0, processes, address, job, arguments)
-        finally:
-            for peer in peers:
-                peer.join(timeout=5)
-                peer.kill()
+            peer.join(timeout=5)
+            peer.kill()
 
 
 def _peer(
-    rank: int, size: int, address: str, numerics_class: str, job: Callable[..., Any], arguments: tuple[Any, ...]
+    rank: int, size: int, port: int, numerics_class: str, job: Callable[..., Any], arguments: tuple[Any, ...]
 ) -> None:
     numerics.enter(numerics_class)
-    _member(rank, size, address, job, arguments)
+    _member(rank, size, port, job, arguments)
 
 
-def _member(rank: int, size: int, address: str, job: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+def _member(rank: int, size: int, store: Any, job: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     from trainer.parallel import joined
 
-    with joined(rank, size, address) as world:
+    with joined(rank, size, store) as world:
         return job(world, *arguments)

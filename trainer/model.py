@@ -1,11 +1,13 @@
-"""One decoder, built from its description: embedding, layers of attention and gated FFN, norm, logits.
+"""One decoder, built from its description: embedding, layers of attention and FFN, norm, logits.
 
 Llama's block (pre-norm RMSNorm, rotary positions, grouped queries, SwiGLU, no biases; Touvron et al., 2023, section
-2.2) with what the small models add: blocks applied twice (MobileLLM-LS), one FFN for all layers (MobiLlama), and
-widths that grow with depth with normed queries and keys (OpenELM). One device; parallelism is `trainer/parallel.py`.
+2.2) with what the other families add: blocks applied twice (MobileLLM-LS), one FFN for all layers (MobiLlama),
+widths that grow with depth and normed queries and keys (OpenELM), LayerNorm, GELU, biases and attention beside the
+FFN (Pythia). One device; parallelism is `trainer/parallel.py`; what the layers compute with, `trainer/operators.py`.
 
 Shape suffixes: B rows, T new positions, S positions seen, M model width, V vocabulary, F FFN width, H query heads,
-K key/value heads, G query heads per key head (H = K * G), D head width, E half of D. Matrices are (outputs, inputs).
+K key/value heads, G query heads per key head (H = K * G), D head width, E half of the dimensions that are rotated,
+C columns of any matrix. Matrices are (outputs, inputs).
 """
 
 from collections.abc import Mapping
@@ -15,11 +17,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from pipeline.formats.errors import EverystepError
-from trainer.description import LayerSpec, ModelSpec, initial_std, tensor_shapes
+from trainer.description import LayerSpec, ModelSpec, initial_value, tensor_shapes
 from trainer.exact import normal, rotary_tables
-from trainer.product import matmul
+from trainer.operators import embed, next_token_loss
+from trainer.product import is_portable, matmul
 
 QUERY_BLOCK = 128
 
@@ -30,44 +34,65 @@ class Decoder(nn.Module):
     """tokens_BT -> logits_BTV. Its parameters are exactly `tensor_shapes(spec)`; none has values before
     `initialize` or `load_tensors`."""
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, recompute: bool = False) -> None:
         super().__init__()
         self.spec = spec
+        self.recompute = recompute
         self.embedding = Matrix(spec.vocabulary, spec.width)
         self.layers = nn.ModuleList(
             Layer(spec.width, layer, spec.norm_epsilon, owns_ffn=spec.ffn_owner[index] == index)
             for index, layer in enumerate(spec.layers)
         )
-        self.final_norm = RMSNorm(spec.width, spec.norm_epsilon)
+        self.final_norm = norm(spec.final_norm, spec.width, spec.norm_epsilon)
         self.output = None if spec.tied_embedding else Matrix(spec.vocabulary, spec.width)
         self._rotary: dict[tuple[int, torch.device], Rotary] = {}
 
     def forward(self, tokens_BT: Tensor, cache: "Cache | None" = None) -> Tensor:
         """Logits_BTV of the next token after each of `tokens_BT`; with a cache these go on where it ends."""
+        x_BTM = self.hidden(tokens_BT, cache)
+        return matmul(x_BTM.flatten(0, 1), self.head_VM.t()).unflatten(0, x_BTM.shape[:2])
+
+    def loss(self, rows_BT: Tensor, z_loss: float = 0.0) -> Tensor:
+        """Mean cross entropy in nats of the targets `rows[:, 1:]` given `rows[:, :-1]`."""
+        x_BTM = self.hidden(rows_BT[:, :-1])
+        return next_token_loss(x_BTM.flatten(0, 1), self.head_VM, rows_BT[:, 1:].flatten(), z_loss)
+
+    def hidden(self, tokens_BT: Tensor, cache: "Cache | None" = None) -> Tensor:
+        """What the logits are a product of, x_BTM."""
         past = 0 if cache is None else cache.length
         length = past + tokens_BT.shape[1]
         if length > self.spec.context:
             raise EverystepError(f"{length} positions do not fit the model's context of {self.spec.context}")
-        x_BTM = functional.embedding(tokens_BT, self.embedding.weight)
+        x_BTM = embed(tokens_BT, self.embedding.weight)
         for slot, index in enumerate(self.spec.applications):
             layer, owner = self.layers[index], self.layers[self.spec.ffn_owner[index]]
-            rotary = self._rotary_between(past, length, self.spec.layers[index].head_width, x_BTM.device)
-            x_BTM = layer(x_BTM, owner.ffn, rotary, cache, slot)
+            rotary = self._rotary_between(past, length, self.spec.layers[index].rotary_width, x_BTM.device)
+            arguments = (x_BTM, owner.ffn, rotary, cache, slot)
+            if self.recompute and torch.is_grad_enabled():
+                x_BTM = checkpoint(layer, *arguments, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x_BTM = layer(*arguments)
         if cache is not None:
             cache.length = length
-        output = self.embedding if self.output is None else self.output
-        logits_BTV: Tensor = output(self.final_norm(x_BTM))
-        return logits_BTV
+        y_BTM: Tensor = self.final_norm(x_BTM)
+        return y_BTM
 
-    def _rotary_between(self, start: int, stop: int, head_width: int, device: torch.device) -> Rotary:
-        """Rows `start:stop` of the rotary tables, each (T, E); computed once for each head width and device."""
-        if (head_width, device) not in self._rotary:
-            tables = rotary_tables(self.spec.rotary_base, head_width, self.spec.context)
-            self._rotary[head_width, device] = (
-                torch.from_numpy(tables[0]).to(device),
-                torch.from_numpy(tables[1]).to(device),
-            )
-        cosine_TE, sine_TE = self._rotary[head_width, device]
+    @property
+    def head_VM(self) -> Tensor:
+        """The matrix of the logits: the embedding where it is tied."""
+        return self.embedding.weight if self.output is None else self.output.weight
+
+    def compile_layers(self) -> None:
+        """Have each layer's operators fused. Layers of one shape share one compiled form, so warm-up is one layer's."""
+        for layer in self.layers:
+            layer.compile(fullgraph=True, dynamic=False)
+
+    def _rotary_between(self, start: int, stop: int, width: int, device: torch.device) -> Rotary:
+        """Rows `start:stop` of the rotary tables, each (T, E); computed once for each width and device."""
+        if (width, device) not in self._rotary:
+            tables = rotary_tables(self.spec.rotary_base, width, self.spec.context)
+            self._rotary[width, device] = torch.from_numpy(tables[0]).to(device), torch.from_numpy(tables[1]).to(device)
+        cosine_TE, sine_TE = self._rotary[width, device]
         return cosine_TE[start:stop], sine_TE[start:stop]
 
 
@@ -76,14 +101,15 @@ class Layer(nn.Module):
 
     def __init__(self, width: int, spec: LayerSpec, epsilon: float, owns_ffn: bool) -> None:
         super().__init__()
-        self.attention_norm = RMSNorm(width, epsilon)
+        self.parallel = spec.residual == "parallel"
+        self.attention_norm = norm(spec.norm, width, epsilon)
         self.attention = Attention(width, spec, epsilon)
-        self.ffn_norm = RMSNorm(width, epsilon)
-        self.ffn = GatedFFN(width, spec.ffn_width) if owns_ffn else None
+        self.ffn_norm = norm(spec.norm, width, epsilon)
+        self.ffn = FFN(width, spec) if owns_ffn else None
 
     def forward(self, x_BTM: Tensor, ffn: nn.Module, rotary: Rotary, cache: "Cache | None", slot: int) -> Tensor:
-        x_BTM = x_BTM + self.attention(self.attention_norm(x_BTM), rotary, cache, slot)
-        y_BTM: Tensor = x_BTM + ffn(self.ffn_norm(x_BTM))
+        y_BTM: Tensor = x_BTM + self.attention(self.attention_norm(x_BTM), rotary, cache, slot)
+        y_BTM = y_BTM + ffn(self.ffn_norm(x_BTM if self.parallel else y_BTM))
         return y_BTM
 
 
@@ -92,40 +118,47 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, spec: LayerSpec, epsilon: float) -> None:
         super().__init__()
+        self.heads = (spec.query_heads, spec.kv_heads, spec.kv_heads)
         self.head_width = spec.head_width
-        self.query = Matrix(spec.query_heads * spec.head_width, width)
-        self.key = Matrix(spec.kv_heads * spec.head_width, width)
-        self.value = Matrix(spec.kv_heads * spec.head_width, width)
-        self.output = Matrix(width, spec.query_heads * spec.head_width)
-        self.query_norm = RMSNorm(spec.head_width, epsilon) if spec.qk_norm else None
-        self.key_norm = RMSNorm(spec.head_width, epsilon) if spec.qk_norm else None
+        self.query_key_value = Matrix(sum(self.heads) * spec.head_width, width, spec.bias)
+        self.output = Matrix(width, spec.query_heads * spec.head_width, spec.bias)
+        self.query_norm = norm(spec.norm, spec.head_width, epsilon) if spec.qk_norm else None
+        self.key_norm = norm(spec.norm, spec.head_width, epsilon) if spec.qk_norm else None
 
     def forward(self, x_BTM: Tensor, rotary: Rotary, cache: "Cache | None", slot: int) -> Tensor:
-        split = (*x_BTM.shape[:2], -1, self.head_width)
-        q_BTHD, k_BTKD, v_BTKD = (m(x_BTM).view(split) for m in (self.query, self.key, self.value))
+        heads_BTCD = self.query_key_value(x_BTM).unflatten(-1, (-1, self.head_width))
+        q_BTHD, k_BTKD, v_BTKD = heads_BTCD.split(self.heads, dim=2)
         if self.query_norm is not None and self.key_norm is not None:  # before the rotation: OpenELM, section 2.1
             q_BTHD, k_BTKD = self.query_norm(q_BTHD), self.key_norm(k_BTKD)
-        q_BHTD, k_BKSD, v_BKSD = q_BTHD.transpose(1, 2), k_BTKD.transpose(1, 2), v_BTKD.transpose(1, 2)
-        q_BHTD, k_BKSD = rotate(q_BHTD, rotary), rotate(k_BKSD, rotary)
+        q_BHTD, k_BKSD = rotate(q_BTHD, rotary).transpose(1, 2), rotate(k_BTKD, rotary).transpose(1, 2)
+        v_BKSD = v_BTKD.transpose(1, 2)
         if cache is not None:
             k_BKSD, v_BKSD = cache.extend(slot, k_BKSD, v_BKSD)
         y_BTM: Tensor = self.output(attend(q_BHTD, k_BKSD, v_BKSD).transpose(1, 2).flatten(2))
         return y_BTM
 
 
-class GatedFFN(nn.Module):
-    """SwiGLU: down(silu(gate(x)) * up(x)), x_BTM -> y_BTM (Shazeer, 2020, equation 6)."""
+class FFN(nn.Module):
+    """x_BTM -> y_BTM: down(silu(gate(x)) * up(x)) (SwiGLU, Shazeer, 2020, equation 6), or down(gelu(up(x)))."""
 
-    def __init__(self, width: int, ffn_width: int) -> None:
+    def __init__(self, width: int, spec: LayerSpec) -> None:
         super().__init__()
-        self.gate = Matrix(ffn_width, width)
-        self.up = Matrix(ffn_width, width)
-        self.down = Matrix(width, ffn_width)
+        self.gate_up = Matrix(2 * spec.ffn_width, width, spec.bias) if spec.activation == "swiglu" else None
+        self.up = Matrix(spec.ffn_width, width, spec.bias) if spec.activation == "gelu" else None
+        self.down = Matrix(width, spec.ffn_width, spec.bias)
 
     def forward(self, x_BTM: Tensor) -> Tensor:
-        h_BTF = functional.silu(self.gate(x_BTM)) * self.up(x_BTM)
+        if self.gate_up is not None:
+            gate_BTF, up_BTF = self.gate_up(x_BTM).chunk(2, dim=-1)
+            h_BTF = functional.silu(gate_BTF) * up_BTF
+        else:
+            h_BTF = functional.gelu(self.up(x_BTM))
         y_BTM: Tensor = self.down(h_BTF)
         return y_BTM
+
+
+def norm(kind: str, width: int, epsilon: float) -> "RMSNorm | LayerNorm":
+    return RMSNorm(width, epsilon) if kind == "rms" else LayerNorm(width, epsilon)
 
 
 class RMSNorm(nn.Module):
@@ -145,15 +178,32 @@ class RMSNorm(nn.Module):
         return (x_32 * scale).to(x.dtype) * self.weight
 
 
-class Matrix(nn.Module):
-    """y = x @ W^T. Unlike `nn.Linear` it draws nothing from torch's global generator when it is built."""
+class LayerNorm(nn.Module):
+    """(x - mean) / sqrt(variance + epsilon) * weight + bias (Ba et al., 2016, equation 4)."""
 
-    def __init__(self, outputs: int, inputs: int) -> None:
+    def __init__(self, width: int, epsilon: float) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.weight = nn.Parameter(torch.empty(width))
+        self.bias = nn.Parameter(torch.empty(width))
+        self.epsilon = epsilon
 
     def forward(self, x: Tensor) -> Tensor:
-        return matmul(x.flatten(0, -2), self.weight.t()).view(*x.shape[:-1], -1)
+        return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.epsilon)
+
+
+class Matrix(nn.Module):
+    """y = x @ W^T + b. Unlike `nn.Linear` it draws nothing from torch's global generator when it is built."""
+
+    def __init__(self, outputs: int, inputs: int, bias: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not is_portable():
+            return functional.linear(x, self.weight, self.bias)
+        y = matmul(x.flatten(0, -2), self.weight.t()).unflatten(0, x.shape[:-1])
+        return y if self.bias is None else y + self.bias
 
 
 class Cache:
@@ -176,24 +226,31 @@ class Cache:
         return k_BKTD, v_BKTD
 
 
-def rotate(x_BHTD: Tensor, rotary: Rotary) -> Tensor:
-    """Turn the pair (x_e, x_{e + D/2}) at position t by its angle (Su et al., 2021, equation 34; halves as Llama)."""
-    cosine_TE, sine_TE = rotary
-    a_BHTE, b_BHTE = x_BHTD.chunk(2, dim=-1)
-    return torch.cat((a_BHTE * cosine_TE - b_BHTE * sine_TE, b_BHTE * cosine_TE + a_BHTE * sine_TE), dim=-1)
+def rotate(x_BTHD: Tensor, rotary: Rotary) -> Tensor:
+    """Turn the pair (x_e, x_{e + E}) at position t by its angle (Su et al., 2021, equation 34; halves as Llama).
+
+    Dimensions from 2 E on pass unturned, as in GPT-NeoX.
+    """
+    cosine_T1E, sine_T1E = (table_TE.unsqueeze(1).to(x_BTHD.dtype) for table_TE in rotary)
+    E = cosine_T1E.shape[-1]
+    a, b, rest = x_BTHD.split((E, E, x_BTHD.shape[-1] - 2 * E), dim=-1)
+    return torch.cat((a * cosine_T1E - b * sine_T1E, b * cosine_T1E + a * sine_T1E, rest), dim=-1)
 
 
 def attend(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(D)) v for the last T of S positions, each seeing itself and what came before it.
 
-    Blocks of queries meet only the keys they may see. Plain products and not `scaled_dot_product_attention`: at
-    B 2, T 256, H 4, K 2, D 32 forward and backward take 12.9 ms against 29.7 in the portable numerics class (MKL in
-    compatible mode runs the fused kernel's small products badly), 4.7 against 3.8 natively; both are deterministic.
+    torch's fused kernel, or in the `portable` class portable products (its small products take MKL's slow path).
     """
     (B, H, T, D), (K, S) = q_BHTD.shape, k_BKSD.shape[1:3]
-    q_BKGTD = (q_BHTD * D**-0.5).view(B, K, H // K, T, D)
+    if not is_portable():
+        seen_TS = None if T == S else torch.ones(T, S, dtype=torch.bool, device=q_BHTD.device).tril(S - T)
+        return functional.scaled_dot_product_attention(
+            q_BHTD, k_BKSD, v_BKSD, attn_mask=seen_TS, is_causal=T == S, enable_gqa=H != K
+        )
+    q_BKGTD = (q_BHTD * D**-0.5).unflatten(1, (K, H // K))
     blocks = []
-    for start in range(0, T, QUERY_BLOCK):
+    for start in range(0, T, QUERY_BLOCK):  # a block of queries meets only the keys that it may see
         stop = min(start + QUERY_BLOCK, T)
         seen = S - T + stop
         q_BKXD = q_BKGTD[:, :, :, start:stop].reshape(B, K, -1, D)  # X = G * (stop - start)
@@ -214,8 +271,8 @@ def initialize(model: Decoder, seed: int) -> None:
     """Set step 0. Each tensor is a function of (seed, its name) and its description; no generator is touched."""
     tensors = {}
     for name, shape in tensor_shapes(model.spec).items():
-        std = initial_std(model.spec, name)
-        tensors[name] = np.ones(shape, np.float32) if std is None else normal(seed, name, shape, std)
+        mean, std = initial_value(model.spec, name)
+        tensors[name] = normal(seed, name, shape, std) if std else np.full(shape, mean, np.float32)
     load_tensors(model, tensors)
 
 

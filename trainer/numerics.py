@@ -22,6 +22,8 @@ ONE_THREAD = {
     "OMP_WAIT_POLICY": "passive",
     "GOMP_SPINCOUNT": "0",
 }
+# glibc gives large blocks back to the kernel when they are freed, and each new one costs a fault a page: a tenth of a step.
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 34)}
 CLASSES: dict[str, dict[str, str]] = {
     "portable": {
         "ATEN_CPU_CAPABILITY": "avx2",
@@ -31,7 +33,7 @@ CLASSES: dict[str, dict[str, str]] = {
     },
     "native": {},
 }
-STEERED_PREFIXES = ("ATEN_", "MKL_", "ONEDNN_", "DNNL_", "OMP_", "KMP_", "GOMP_", "GOTO_", "OPENBLAS_")
+STEERED_PREFIXES = ("MALLOC_", "ATEN_", "MKL_", "ONEDNN_", "DNNL_", "OMP_", "KMP_", "GOMP_", "GOTO_", "OPENBLAS_")
 STARTED_AGAIN = "EVERYSTEP_NUMERICS"
 
 
@@ -44,7 +46,7 @@ def enter(name: str) -> None:
     """
     if name not in CLASSES:
         raise EverystepError(f"numerics: {name!r} is not a class; there are {', '.join(CLASSES)}")
-    wanted = ONE_THREAD | CLASSES[name]
+    wanted = ONE_THREAD | KEEP_MEMORY | CLASSES[name]
     steered = _steered()
     if steered != wanted:
         if os.environ.get(STARTED_AGAIN) == name:
@@ -59,24 +61,24 @@ def enter(name: str) -> None:
         del os.environ[key]
 
 
-def describe(name: str) -> dict[str, Any]:
+def describe(name: str, precision: str = "float32", compiled: bool = False) -> dict[str, Any]:
     """What decides the bits in this process, for records: the same on every machine of a `portable` class."""
     import torch
 
+    gpu = name == "native" and torch.cuda.is_available()
     return {
         "class": name,
-        "capability": torch.backends.cpu.get_cpu_capability(),
+        "capability": torch.cuda.get_device_name() if gpu else torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
         "products": _openblas() if name == "portable" else _mkl(torch.__config__.show()),
-        "dtype": "float32",
-        "compiled": False,
+        "dtype": precision,
+        "compiled": compiled,
         "threads": torch.get_num_threads(),
     }
 
 
-def warn_if_other(recorded: dict[str, Any], name: str) -> None:
+def warn_if_other(recorded: dict[str, Any], found: dict[str, Any]) -> None:
     """Say on stderr that bits may differ when a state comes from another numerics class or build."""
-    found = describe(name)
     differing = [
         f"{key}: {recorded.get(key)!r} then, {found[key]!r} now" for key in found if recorded.get(key) != found[key]
     ]
@@ -96,6 +98,8 @@ def _settle(name: str) -> None:
     torch.set_num_threads(1)
     if torch.get_num_interop_threads() != 1:
         torch.set_num_interop_threads(1)
+    if torch.cuda.is_available():  # cuBLAS asks for this beside deterministic algorithms
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     # Else every new tensor is written once more, 8 % of a step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -1,7 +1,7 @@
 """AdamW on a slice of one flat vector, with scalars that no mathematics library decides.
 
 All parameters of a model lie in one fp32 vector: the decayed tensors first, then the rest, each group in the
-order of the names, each tensor begun at a multiple of 64 elements, the whole padded to `BLOCKS` equal blocks.
+order of the model, each tensor begun at a multiple of 64 elements, the whole padded to `BLOCKS` equal blocks.
 A process owns whole blocks (ZeRO-1, Rajbhandari et al. 2020), so vector kernels never see a tail whose place
 depends on the number of processes, and the gradient norm is a sum over the same blocks for every world size.
 """
@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from trainer.recipe import OptimizerSection, ScheduleSection
 
 ALIGNMENT = 64  # elements; a multiple of every vector width
 BLOCKS = 64  # the largest number of processes that can share an optimizer
+CACHED = 1 << 16  # elements of each vector that an update walks at a time, so that its nine walks stay in the cache
 
 
 @dataclass(frozen=True)
@@ -33,41 +35,46 @@ class Place:
 
 
 class FlatParameters:
-    """The parameters and gradients of a model as two flat vectors that the modules' tensors are views of."""
+    """The parameters of a model as one flat vector that the modules' tensors are views of, and their gradients."""
 
-    def __init__(self, model: nn.Module) -> None:
-        named = sorted(model.named_parameters())
-        groups = [[p for p in named if p[1].dim() > 1], [p for p in named if p[1].dim() <= 1]]
+    def __init__(self, model: nn.Module, decay: Literal["matrices", "all"] = "matrices") -> None:
+        self._parameters = dict(model.named_parameters())
+        decayed = [name for name, p in self._parameters.items() if p.dim() > 1 or decay == "all"]
+        others = [name for name in self._parameters if name not in set(decayed)]
         self.places: list[Place] = []
-        end = 0
-        for group in groups:
-            for name, parameter in group:
-                self.places.append(Place(name, end, end + parameter.numel(), tuple(parameter.shape)))
-                end += -(-parameter.numel() // ALIGNMENT) * ALIGNMENT
-            if group is groups[0]:
-                self.num_decayed = end
+        end = self.num_decayed = 0
+        for name in decayed + others:
+            parameter = self._parameters[name]
+            self.places.append(Place(name, end, end + parameter.numel(), tuple(parameter.shape)))
+            end += -(-parameter.numel() // ALIGNMENT) * ALIGNMENT
+            self.num_decayed = end if name in decayed else self.num_decayed
         self.size = -(-end // (ALIGNMENT * BLOCKS)) * ALIGNMENT * BLOCKS
-        self.values = torch.zeros(self.size)
-        self.gradients = torch.zeros(self.size)
-        parameters = dict(named)
+        self.device = next(model.parameters()).device
+        self.values = torch.zeros(self.size, device=self.device)
         for place in self.places:
             view = self.values[place.start : place.stop].view(place.shape)
-            view.copy_(parameters[place.name].detach())
-            parameters[place.name].data = view
-            parameters[place.name].grad = self.gradients[place.start : place.stop].view(place.shape)
+            view.copy_(self._parameters[place.name].detach())
+            self._parameters[place.name].data = view
+
+    def collect(self, gradients: Tensor) -> None:
+        """From now on backward adds into `gradients`, a vector of this layout."""
+        for place in self.places:
+            self._parameters[place.name].grad = gradients[place.start : place.stop].view(place.shape)
 
     def named(self, flat: Tensor) -> dict[str, np.ndarray]:
-        """A flat vector of this layout as named arrays that share its memory."""
-        array = flat.numpy()
+        """A flat vector of this layout as named arrays (on the CPU they share its memory)."""
+        array = flat.cpu().numpy()
         return {place.name: array[place.start : place.stop].reshape(place.shape) for place in self.places}
 
-    def fill(self, flat: Tensor, tensors: Mapping[str, np.ndarray]) -> None:
-        """Copy named arrays into a flat vector of this layout; every tensor must be there with its shape."""
+    def flatten(self, tensors: Mapping[str, np.ndarray]) -> Tensor:
+        """Named arrays as a flat vector of this layout; every tensor must be there with its shape."""
+        flat = torch.zeros(self.size)
         views = self.named(flat)
         if views.keys() != tensors.keys():
             raise ValueError(f"tensors differ: {sorted(views.keys() ^ tensors.keys())}")
         for name, view in views.items():
             view[...] = tensors[name].reshape(view.shape)
+        return flat.to(self.device)
 
 
 class AdamW:
@@ -77,20 +84,56 @@ class AdamW:
         self.section = section
         self.values = flat.values[start:stop]
         self.num_decayed = min(max(flat.num_decayed - start, 0), stop - start)
-        self.first = torch.zeros(stop - start)
-        self.second = torch.zeros(stop - start)
+        self.first = torch.zeros_like(self.values)
+        self.second = torch.zeros_like(self.values)
 
     @torch.no_grad()
-    def update(self, gradient: Tensor, learning_rate: float, step: int) -> None:
-        """Update number `step` (1-based) with this slice's gradient."""
+    def update(self, gradient: Tensor, factor: float, learning_rate: float, step: int) -> None:
+        """Update number `step` (1-based) with `factor` times this slice's gradient, which is overwritten."""
+        if self.values.is_cuda:
+            self.update_fused(gradient.mul_(factor), learning_rate, step)
+            return
+        rates = bias_corrections(learning_rate, self.section, step)
+        for start, stop in _pieces(self.num_decayed, len(self.values)):
+            decay = 1 - learning_rate * self.section.weight_decay if stop <= self.num_decayed else 1.0
+            self._update_piece(slice(start, stop), gradient[start:stop].mul_(factor), decay, *rates)
+
+    def _update_piece(self, part: slice, gradient: Tensor, decay: float, step_size: float, root: float) -> None:
         section = self.section
-        step_size, root = bias_corrections(learning_rate, section, step)
-        self.first.mul_(section.beta1).add_(gradient, alpha=1 - section.beta1)
-        self.second.mul_(section.beta2).addcmul_(gradient, gradient, value=1 - section.beta2)
-        self.values[: self.num_decayed].mul_(1 - learning_rate * section.weight_decay)
+        first = self.first[part].mul_(section.beta1).add_(gradient, alpha=1 - section.beta1)
+        second = self.second[part].mul_(section.beta2).addcmul_(gradient, gradient, value=1 - section.beta2)
         # numpy's square root is IEEE's on every processor; torch's is MKL's, whose last bit depends on the model.
-        denominator = torch.from_numpy(np.sqrt(self.second.numpy())).div_(root).add_(section.epsilon)
-        self.values.addcdiv_(self.first, denominator, value=-step_size)
+        denominator = torch.from_numpy(np.sqrt(second.numpy())).div_(root).add_(section.epsilon)
+        self.values[part].mul_(decay).addcdiv_(first, denominator, value=-step_size)
+
+    @torch.no_grad()
+    def update_fused(self, gradient: Tensor, learning_rate: float, step: int) -> None:
+        """The same rule by torch's fused kernel, for GPUs (class `native`)."""
+        section, cut = self.section, self.num_decayed
+        for part, decay in ((slice(0, cut), section.weight_decay), (slice(cut, None), 0.0)):
+            if not self.values[part].numel():
+                continue
+            torch._fused_adamw_(
+                [self.values[part]],
+                [gradient[part]],
+                [self.first[part]],
+                [self.second[part]],
+                [],
+                [torch.tensor(float(step), device=gradient.device)],
+                lr=learning_rate,
+                beta1=section.beta1,
+                beta2=section.beta2,
+                weight_decay=decay,
+                eps=section.epsilon,
+                amsgrad=False,
+                maximize=False,
+            )
+
+
+def _pieces(cut: int, stop: int) -> list[tuple[int, int]]:
+    """0..stop in runs of at most `CACHED`, none across `cut`."""
+    starts = sorted({*range(0, cut, CACHED), *range(cut, stop, CACHED)})
+    return list(zip(starts, [*starts[1:], stop], strict=True))
 
 
 def bias_corrections(learning_rate: float, section: OptimizerSection, step: int) -> tuple[float, float]:
@@ -101,17 +144,24 @@ def bias_corrections(learning_rate: float, section: OptimizerSection, step: int)
         return float(Decimal(learning_rate) / first), float(second.sqrt())
 
 
-def learning_rate(schedule: ScheduleSection, step: int) -> float:
+def learning_rate(schedule: ScheduleSection, step: int, global_batch: int) -> float:
     """The rate of update number `step` (1-based), a float32 value.
 
-    Warm-up reaches the peak at update `warmup_steps`; the cosine reaches `floor` x peak at the last update.
+    Warm-up reaches the peak at update `warmup_steps`; the decay reaches the floor `decay_steps` later, or in `wsd`
+    at the last update, and stays there.
     """
+    peak = schedule.peak if schedule.peak_batch is None else schedule.peak * global_batch / schedule.peak_batch
+    floor = schedule.floor
     if step <= schedule.warmup_steps:
-        rate = schedule.peak * (step / schedule.warmup_steps)
+        rate = schedule.start + (peak - schedule.start) * (step / schedule.warmup_steps)
+    elif schedule.shape == "wsd":
+        remaining = min(1.0, (schedule.steps - step) / schedule.decay_steps)
+        rate = peak * (floor + (1 - floor) * remaining)
     else:
-        share = (step - schedule.warmup_steps) / (schedule.steps - schedule.warmup_steps)
+        share = min(1.0, (step - schedule.warmup_steps) / schedule.decay_steps)
         cosine = float(cosine_and_sine(np.array([share * math.pi], dtype=np.float32))[0][0])
-        rate = schedule.peak * (schedule.floor + (1 - schedule.floor) * 0.5 * (1 + cosine))
+        fall = 0.5 * (1 + cosine)
+        rate = peak * (max(floor, fall) if schedule.shape == "cosine-clipped" else floor + (1 - floor) * fall)
     return float(np.float32(rate))
 
 
@@ -120,7 +170,11 @@ def block_norms(slice_of_gradient: Tensor, block: int) -> list[float]:
     return [float(part.double().square().sum()) for part in torch.split(slice_of_gradient, block)]
 
 
-def clip_factor(squared_norms: list[float], clip_norm: float) -> tuple[float, float]:
-    """(gradient norm, factor <= 1) from the squared norms of all blocks; the sum is exact, so order is nothing."""
-    norm = math.sqrt(math.fsum(squared_norms))
-    return norm, min(1.0, clip_norm / norm) if norm > 0 else 1.0
+def clip_factor(squared_norms: list[float], scale: float, clip_norm: float) -> tuple[float, float]:
+    """(norm, factor) of `scale` times a gradient, from the squared norms of its blocks.
+
+    The factor scales and clips: factor x gradient is no longer than `clip_norm`. The sum is exact, so the order of
+    the blocks is nothing.
+    """
+    norm = math.sqrt(math.fsum(squared_norms)) * scale
+    return norm, scale * min(1.0, clip_norm / norm) if norm > 0 else scale

@@ -1,11 +1,12 @@
 """Several processes that compute the bits of one. The only importer of torch.distributed.
 
-A global batch is a fixed number of micro-batches (a power of two). Their gradients are summed in a fixed
-binary tree over the micro-batch number: a process computes a contiguous run of them and sums its subtree; the
+A global batch is a fixed number of micro-batches. Their gradients are summed in a fixed binary tree over the
+micro-batch number (a leaf is an odd number of them): a process computes a contiguous run and sums its subtree; the
 roots of the subtrees are exchanged piece by piece (all-to-all), and every process sums the pieces it owns in
 the same tree. It moves as many bytes as an all-reduce, and the sum is the same for 1, 2, 4 ... processes.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -19,9 +20,10 @@ MINUTES_TO_WAIT = 10
 class World:
     """This process among its peers."""
 
-    def __init__(self, rank: int, size: int) -> None:
+    def __init__(self, rank: int, size: int, device: torch.device | None = None) -> None:
         self.rank = rank
         self.size = size
+        self.device = device or torch.device("cpu")
 
     def part(self, total: int) -> tuple[int, int]:
         """The contiguous share [start, stop) of `total` equal things that this process has."""
@@ -37,16 +39,17 @@ class World:
         return tree_sum(list(received.chunk(self.size)))
 
     def gather(self, owned: Tensor, whole: Tensor) -> None:
-        """Fill `whole` with every process's `owned`, by rank."""
+        """Fill `whole` with every process's `owned`, by rank. `owned` may be its own place in `whole`."""
         if self.size == 1:
-            whole.copy_(owned)
+            if owned.data_ptr() != whole.data_ptr():
+                whole.copy_(owned)
         else:
-            torch.distributed.all_gather_single(whole, owned)
+            torch.distributed.all_gather_single(whole, owned.clone())
 
     def gather_floats(self, numbers: list[float]) -> list[float]:
         """Every process's numbers (equally many each), by rank."""
-        whole = torch.empty(len(numbers) * self.size, dtype=torch.float64)
-        self.gather(torch.tensor(numbers, dtype=torch.float64), whole)
+        whole = torch.empty(len(numbers) * self.size, dtype=torch.float64, device=self.device)
+        self.gather(torch.tensor(numbers, dtype=torch.float64, device=self.device), whole)
         return [float(number) for number in whole]
 
 
@@ -57,34 +60,58 @@ def tree_sum(parts: list[Tensor]) -> Tensor:
     return parts[0]
 
 
-class TreeAccumulator:
-    """The same sum for tensors that come one after another; holds log2(n) of them at most."""
+class TreeSum:
+    """The same sum for tensors that are filled one after another, in as few buffers as it takes: log2(n) + 1."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int, device: torch.device | str = "cpu") -> None:
+        self._size, self._device = size, device
         self._stack: list[tuple[int, Tensor]] = []
+        self._free: list[Tensor] = []
+
+    def buffer(self) -> Tensor:
+        """A vector of zeros to fill; then `add` it."""
+        return self._free.pop().zero_() if self._free else torch.zeros(self._size, device=self._device)
 
     def add(self, tensor: Tensor) -> None:
         height = 0
         while self._stack and self._stack[-1][0] == height:
-            tensor = self._stack.pop()[1].add_(tensor)
-            height += 1
+            left = self._stack.pop()[1].add_(tensor)
+            self._free.append(tensor)
+            tensor, height = left, height + 1
         self._stack.append((height, tensor))
 
     def total(self) -> Tensor:
-        """The sum; the number of tensors added must be a power of two."""
+        """The sum of a power of two of tensors. It holds until the next `buffer`, which may take its memory."""
         ((_, tensor),) = self._stack
+        self._stack.clear()
+        self._free.append(tensor)
         return tensor
 
 
+def open_store() -> torch.distributed.TCPStore:
+    """Where the processes of one machine meet: at a free port of the loopback, which ends with its process."""
+    return torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+
 @contextmanager
-def joined(rank: int, size: int, address: str) -> Iterator[World]:
-    """This process as member `rank` of `size` that meet at `address` (`file://...` or `env://`)."""
+def joined(rank: int, size: int, store: torch.distributed.Store | int | None) -> Iterator[World]:
+    """This process as member `rank` of `size` that meet at a store or its port; None: as torchrun's variables say."""
+    gpus = torch.cuda.device_count()
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", rank)) % gpus) if gpus else torch.device("cpu")
     if size == 1:
-        yield World(0, 1)
+        yield World(0, 1, device)
         return
-    wait = timedelta(minutes=MINUTES_TO_WAIT)
-    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=size, timeout=wait)
+    if isinstance(store, int):
+        store = torch.distributed.TCPStore("127.0.0.1", store, is_master=False)
+    torch.distributed.init_process_group(
+        "nccl" if gpus else "gloo",
+        init_method="env://" if store is None else None,
+        store=store,
+        rank=rank,
+        world_size=size,
+        timeout=timedelta(minutes=MINUTES_TO_WAIT),
+    )
     try:
-        yield World(rank, size)
+        yield World(rank, size, device)
     finally:
         torch.distributed.destroy_process_group()

@@ -22,9 +22,21 @@ def use_portable(portable: bool) -> None:
     _portable = portable
 
 
+def is_portable() -> bool:
+    return _portable
+
+
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     """a (..., X, K) times b (..., K, Y), with equal leading dimensions: (..., X, Y)."""
     return _Portable.apply(a, b) if _portable else a @ b  # type: ignore[no-untyped-call]
+
+
+def accumulate(total_XY: Tensor, a_XK: Tensor, b_KY: Tensor) -> None:
+    """total += a b, in place, without a derivative."""
+    if _portable:
+        total_XY.add_(_product(a_XK, b_KY))
+    else:
+        total_XY.addmm_(a_XK, b_KY)
 
 
 class _Portable(Function):

@@ -4,7 +4,7 @@ Everything in it is identity: it enters the fingerprint of the run and the manif
 many processes and how fast is execution, and stands nowhere in it.
 """
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -21,51 +21,91 @@ Seed = Annotated[int, Field(ge=0, lt=2**53)]
 
 
 class DataSection(Section):
-    """Rows a step reads, in micro-batches of fixed size; `seed` must be that of the published order."""
+    """The rows below `folder`, `width` ids each, and who reads which when (`trainer.data`).
 
+    A step reads `global_batch` rows in micro-batches of fixed size. `seed` orders them; for our own rows it must be
+    that of the published order.
+    """
+
+    layout: Literal["everystep", "llm360", "mobilellm"]
+    folder: str
+    width: Annotated[int, Field(ge=2)]
     seed: Seed
     global_batch: Positive
     micro_batch: Positive
 
+    @field_validator("folder")
+    @classmethod
+    def _stays_inside(cls, folder: str) -> str:
+        path = PurePosixPath(folder)
+        if path.is_absolute() or ".." in path.parts or not path.parts:
+            raise ValueError(f"{folder!r} is not a folder below the project; name one such as data/tokens")
+        return folder
+
     @model_validator(mode="after")
-    def _micro_batches_form_a_tree(self) -> "DataSection":
-        micro_batches, rest = divmod(self.global_batch, self.micro_batch)
-        if rest or micro_batches & (micro_batches - 1):
-            raise ValueError(
-                f"global_batch {self.global_batch} is not micro_batch {self.micro_batch} times a power of two; "
-                "gradients are summed in a binary tree over the micro-batches"
-            )
+    def _cuts_into_micro_batches(self) -> "DataSection":
+        if self.global_batch % self.micro_batch:
+            raise ValueError(f"global_batch {self.global_batch} is not a multiple of micro_batch {self.micro_batch}")
         return self
 
     @property
     def num_micro_batches(self) -> int:
         return self.global_batch // self.micro_batch
 
+    @property
+    def num_leaves(self) -> int:
+        """Leaves of the tree in which gradients are summed: the largest power of two that divides the number of
+        micro-batches. Each leaf is equally many micro-batches, summed one after another."""
+        return self.num_micro_batches & -self.num_micro_batches
+
 
 class OptimizerSection(Section):
-    """AdamW (Loshchilov and Hutter 2019); weight decay on matrices and embeddings, not on norms."""
+    """AdamW (Loshchilov and Hutter 2019). `decay`: whether weight decay takes matrices and embeddings, or norms and
+    biases too."""
 
     beta1: Annotated[float, Field(gt=0, lt=1)]
     beta2: Annotated[float, Field(gt=0, lt=1)]
     epsilon: Annotated[float, Field(gt=0)]
     weight_decay: Annotated[float, Field(ge=0)]
+    decay: Literal["matrices", "all"]
     clip_norm: Annotated[float, Field(gt=0)]
 
 
 class ScheduleSection(Section):
-    """Linear warm-up from 0, then half a cosine down to `floor` times the peak."""
+    """The learning rate of every update: linear warm-up from `start` to `peak`, then a decay to `floor` x peak.
 
-    shape: Literal["cosine"]
+    `cosine`: half a cosine over `decay_steps`, from the end of the warm-up down to the floor.
+    `cosine-clipped`: half a cosine down to zero, cut off at the floor (GPT-NeoX 1.0; at 10 % it is 20 % lower midway).
+    `wsd`: the peak until the last `decay_steps` updates, then a line (warm-up, stable, decay; Hu et al. 2024, eq. 1).
+
+    `peak_batch`: the peak is meant for so many rows a step and grows in proportion to `global_batch` (MobileLLM);
+    null: it is meant as it stands.
+    """
+
+    shape: Literal["cosine", "cosine-clipped", "wsd"]
+    start: Annotated[float, Field(ge=0)]
     peak: Annotated[float, Field(gt=0)]
+    peak_batch: Positive | None
     floor: Annotated[float, Field(ge=0, le=1)]
     warmup_steps: Annotated[int, Field(ge=0)]
+    decay_steps: Positive
     steps: Positive
 
     @model_validator(mode="after")
-    def _warmup_ends_before_training(self) -> "ScheduleSection":
+    def _parts_fit(self) -> "ScheduleSection":
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps {self.warmup_steps} must be < steps {self.steps}")
+        if self.shape == "wsd" and self.warmup_steps + self.decay_steps > self.steps:
+            raise ValueError(
+                f"warmup_steps {self.warmup_steps} and decay_steps {self.decay_steps} do not fit into {self.steps} steps"
+            )
         return self
+
+
+class LossSection(Section):
+    """Cross entropy plus `z_loss` times the mean square of log Z (0: none)."""
+
+    z_loss: Annotated[float, Field(ge=0)]
 
 
 class Recipe(Section):
@@ -74,21 +114,25 @@ class Recipe(Section):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
     seed: Seed
     numerics: Literal["portable", "native"]
+    precision: Literal["float32", "bfloat16"]
+    compiled: bool
     data: DataSection
+    loss: LossSection
     optimizer: OptimizerSection
     schedule: ScheduleSection
     checkpoints: str
     digest_every: Positive
     model: dict[str, Any]
 
-    @field_validator("checkpoints")
-    @classmethod
-    def _is_a_schedule(cls, rule: str) -> str:
+    @model_validator(mode="after")
+    def _holds_together(self) -> "Recipe":
         try:
-            schedule(rule, 1)
+            schedule(self.checkpoints, self.schedule.steps)
         except EverystepError as error:
-            raise ValueError(str(error).removeprefix("checkpoints: ")) from error
-        return rule
+            raise ValueError(str(error)) from error
+        if self.numerics == "portable" and (self.compiled or self.precision != "float32"):
+            raise ValueError("numerics: portable is uncompiled float32; set compiled: false and precision: float32")
+        return self
 
     @property
     def checkpoint_steps(self) -> list[int]:
@@ -101,4 +145,10 @@ def load_recipe(name: str, root: Path = Path()) -> tuple[Recipe, ModelSpec]:
     recipe = check(Recipe, load_yaml(path), str(path))
     if recipe.name != name:
         raise EverystepError(f"{path}: name: the file is called {name}, the recipe {recipe.name!r}; make them equal")
-    return recipe, build_spec(recipe.model, str(path))
+    spec = build_spec(recipe.model, str(path))
+    if recipe.data.width != spec.context + 1:
+        raise EverystepError(
+            f"{path}: data.width: {recipe.data.width} must be model.context + 1 = {spec.context + 1}: "
+            "a row is an input and its last target"
+        )
+    return recipe, spec

@@ -60,7 +60,7 @@ def replay(verified: Verified, root: Path, model: str, start: int, stop: int) ->
     for shard in data.shards:  # by the root manifest, which also keeps their names inside the release
         verified(f"{TOKENS.as_posix()}/{shard.path}")
     data.check()
-    processes = default_processes(recipe.data.num_micro_batches)
+    processes = default_processes(recipe.data.num_leaves)
     outcome: Outcome = launch(
         _replay, processes, recipe.numerics, recipe, spec, data, stored[start], stop, entries, records
     )

@@ -28,11 +28,20 @@ from trainer import log
 from trainer.data import TrainingData, training_data
 from trainer.description import ModelSpec, num_parameters, num_parameters_if_repeated
 from trainer.launch import default_processes, launch
+from trainer.observe import RECORDS, board, run_record
 from trainer.recipe import Recipe, load_recipe
 
 if TYPE_CHECKING:
     from trainer.loop import Trainer
     from trainer.parallel import World
+
+
+# The code whose change could change a bit: what `trainer.loop` loads (tests/trainer/test_train.py compares).
+TRAINS = (
+    "checkpoint", "data", "description", "exact", "families", "log", "loop", "model", "numerics", "operators",
+    "optimizer", "parallel", "product", "recipe",
+)  # fmt: skip
+FORMATS_THAT_TRAIN = ("canonical", "checkpoints", "digests", "files", "lines", "order", "rows")
 
 
 def train(name: str) -> None:
@@ -41,7 +50,7 @@ def train(name: str) -> None:
     data = training_data(Path(), recipe, spec)
     data.check()
     work = WORK / "train" / name / fingerprint(recipe, spec, data)
-    processes = default_processes(recipe.data.num_micro_batches)
+    processes = default_processes(recipe.data.num_leaves)
     leads = os.environ.get("RANK", "0") == "0"  # under torchrun, one of many
     with _only_one(work.parent) if leads else nullcontext():
         launch(_train, processes, recipe.numerics, recipe, spec, data, work)
@@ -52,44 +61,53 @@ def train(name: str) -> None:
 
 def fingerprint(recipe: Recipe, spec: ModelSpec, data: TrainingData) -> str:
     """Names a run by everything that decides its bits: recipe, model, rows, and the code that trains."""
-    folders = [Path(__file__).parent, Path(pipeline.formats.__file__).parent]
-    code = {path.name: sha256_file(path) for folder in folders for path in sorted(folder.glob("*.py"))}
+    folders = [(Path(__file__).parent, TRAINS), (Path(pipeline.formats.__file__).parent, FORMATS_THAT_TRAIN)]
+    code = {name: sha256_file(folder / f"{name}.py") for folder, names in folders for name in names}
     identity = {"code": code, "data": data.identity(), "model": spec.to_json(), "recipe": recipe.model_dump()}
     return hashlib.sha256(canonical(identity)).hexdigest()[:16]
 
 
 def _train(world: "World", recipe: Recipe, spec: ModelSpec, data: TrainingData, work: Path) -> None:
     """What each process does."""
-    from trainer.loop import Trainer, save_checkpoint, train_until
+    from trainer.checkpoint import Writer
+    from trainer.loop import Trainer, train_until
 
     trainer = Trainer(world, recipe, spec, data)
+    leads = world.rank == 0
     work.mkdir(parents=True, exist_ok=True)
     found = ck.find_checkpoints(work)
-    parent = None
-    if found:
-        record = trainer.load(found[-1][1])
-        parent = record.state_digest
-        if world.rank == 0:
-            note(f"{recipe.name}: goes on from step {record.step}")
+    parent = trainer.load(found[-1][1]).state_digest if found else None
     entries_path = work / log.JSONL
-    if world.rank == 0:
+    if leads:
+        if found:
+            note(f"{recipe.name}: goes on from step {trainer.step}")
         kept = log.read_until(entries_path, trainer.step)
         write_bytes(entries_path, b"".join(canonical(entry.to_json()) + b"\n" for entry in kept))
-    if not found:
-        parent = save_checkpoint(trainer, work, None, None)
     steps = set(recipe.checkpoint_steps)
     step_tokens = recipe.data.global_batch * spec.context
     remaining = (recipe.schedule.steps - trainer.step) * step_tokens
-    with progress(recipe.name, remaining, "tokens", quiet=world.rank != 0) as advance:
+    with (
+        Writer(work, recipe, spec, trainer.numerics(), parent) as writer,
+        run_record(RECORDS / f"{recipe.name}.jsonl", trainer) if leads else nullcontext(),
+        board(recipe.name) if leads else nullcontext(log.Entry) as show,
+        progress(recipe.name, remaining, "tokens", quiet=not leads) as advance,
+    ):
+
+        def save(entry: log.Entry | None) -> None:
+            state = trainer.state()
+            if leads:
+                writer.save(trainer.step, trainer.tokens, entry, *state)
 
         def after_step(trainer: "Trainer", entry: log.Entry) -> None:
-            nonlocal parent
-            if world.rank == 0:
+            if leads:
                 log.append(entries_path, entry)
+                show(entry)
                 advance(step_tokens, f"step {entry.step} of {recipe.schedule.steps}, loss {entry.loss:.3f}")
             if entry.step in steps:
-                parent = save_checkpoint(trainer, work, entry, parent)
+                save(entry)
 
+        if not found:
+            save(None)
         train_until(trainer, recipe.schedule.steps, after_step)
 
 

@@ -72,12 +72,16 @@ def revision(step: int, tokens: int) -> str:
 def schedule(rule: str, num_steps: int) -> list[int]:
     """Steps that are published, ascending, always with 0 and the last.
 
-    `pythia N`: 0, 1, 2, 4 ... 512, then every N (Biderman et al. 2023, section 2.1). `every N`.
+    `pythia N`: 0, 1, 2, 4 ... 512, then every N (Biderman et al. 2023, section 2.1). `every N`. `chunks K`: one behind
+    each of K equal parts of the data, as LLM360 publishes them.
     """
-    parts = re.fullmatch(r"(pythia|every) ([1-9][0-9]{0,17})", rule)
+    parts = re.fullmatch(r"(pythia|every|chunks) ([1-9][0-9]{0,17})", rule)
     if not parts:
-        raise EverystepError(f"checkpoints: {rule!r} is not a schedule; write `pythia N` or `every N`")
-    steps = set(range(0, num_steps + 1, int(parts[2]))) | {0, num_steps}
+        raise EverystepError(f"checkpoints: {rule!r} is not a schedule; write `pythia N`, `every N` or `chunks K`")
+    every, rest = divmod(num_steps, int(parts[2])) if parts[1] == "chunks" else (int(parts[2]), 0)
+    if rest or not every:
+        raise EverystepError(f"checkpoints: {rule!r}: {num_steps} steps do not part into {parts[2]} equal chunks")
+    steps = set(range(0, num_steps + 1, every)) | {0, num_steps}
     if parts[1] == "pythia":
         steps |= {2**i for i in range(10)}
     return sorted(step for step in steps if step <= num_steps)

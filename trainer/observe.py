@@ -1,0 +1,75 @@
+"""What there is to see of a run beside its log: speed and host, and curves on a board. Never hashed, never released."""
+
+import os
+import platform
+import resource
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.formats.canonical import Json, canonical
+from pipeline.formats.errors import EverystepError
+from pipeline.formats.project import WORK
+from trainer.log import Entry
+
+if TYPE_CHECKING:
+    from trainer.loop import Trainer
+
+RECORDS = WORK / "records"
+TENSORBOARD = "EVERYSTEP_TENSORBOARD"
+
+
+@contextmanager
+def run_record(path: Path, trainer: "Trainer") -> Iterator[None]:
+    """Append one line about this stretch of training, however it ends: when, where, how fast, how much memory."""
+    began, cpu, first_step, first_token = time.time(), time.process_time(), trainer.step, trainer.tokens
+    try:
+        yield
+    finally:
+        seconds = time.time() - began
+        tokens = trainer.tokens - first_token
+        line: dict[str, Json] = {
+            "began": datetime.fromtimestamp(began, UTC).isoformat(timespec="seconds"),
+            "host": platform.node(),
+            "processor": _processor(),
+            "processes": trainer.world.size,
+            "steps": [first_step, trainer.step],
+            "tokens": tokens,
+            "seconds": round(seconds, 3),
+            "tokens_per_second": round(tokens / seconds, 1),
+            "cpu_seconds_of_rank_0": round(time.process_time() - cpu, 3),
+            "peak_memory_of_rank_0": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "numerics": trainer.numerics(),
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            file.write(canonical(line) + b"\n")
+
+
+@contextmanager
+def board(name: str) -> Iterator[Callable[[Entry], None]]:
+    """A function that shows an entry: on TensorBoard below the folder `EVERYSTEP_TENSORBOARD`, or nowhere."""
+    folder = os.environ.get(TENSORBOARD)
+    if not folder:
+        yield lambda entry: None
+        return
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise EverystepError(f"{TENSORBOARD}: needs the package tensorboard; pip install tensorboard") from error
+    with SummaryWriter(Path(folder) / name) as writer:  # type: ignore[no-untyped-call]
+
+        def show(entry: Entry) -> None:
+            for key in ("loss", "gradient_norm", "learning_rate"):
+                writer.add_scalar(key, getattr(entry, key), entry.step)  # type: ignore[no-untyped-call]
+
+        yield show
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -1,0 +1,89 @@
+"""The two operators on the vocabulary, with derivatives written by hand: there automatic ones are wasteful.
+
+An embedding's derivative is a matrix as large as the vocabulary, almost all of it zero; the logits of a batch are
+the largest tensor of a training step, four times over before their derivative is done. Here the first is added in
+place where it is not zero, and the second exists for a block of rows at a time (as in Liger, Hsu et al., 2024).
+
+Shape suffixes as in `trainer.model`; N rows, V vocabulary, M model width.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.nn import functional
+
+from trainer.product import accumulate, matmul
+
+LOSS_ROWS = 256
+"""Rows whose logits exist at a time. It enters the bits: other blocks, other sums."""
+
+
+def embed(tokens_BT: Tensor, weight_VM: Tensor) -> Tensor:
+    """The rows `tokens` of the embedding, x_BTM."""
+    return _Embed.apply(tokens_BT, weight_VM)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def next_token_loss(x_NM: Tensor, weight_VM: Tensor, targets_N: Tensor, z_loss: float = 0.0) -> Tensor:
+    """Mean cross entropy in nats of the targets under the logits x @ weight^T, plus z_loss * mean(log Z ^ 2).
+
+    Z is the sum of the exponentials of the logits (PaLM, Chowdhery et al., 2022, section 5).
+    """
+    return _NextTokenLoss.apply(x_NM, weight_VM, targets_N, z_loss)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class _Embed(Function):
+    @staticmethod
+    def forward(ctx: Any, tokens_BT: Tensor, weight_VM: Tensor) -> Tensor:
+        ctx.tokens, ctx.weight = tokens_BT, weight_VM
+        return functional.embedding(tokens_BT, weight_VM)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor | None]:
+        rows = ctx.tokens.flatten(), gradients[0].flatten(0, -2)
+        if ctx.weight.grad is None:
+            return None, torch.zeros_like(ctx.weight).index_add_(0, *rows)
+        ctx.weight.grad.index_add_(0, *rows)
+        return None, None
+
+
+class _NextTokenLoss(Function):
+    """Computes the derivative on the way forward, while the logits of a block are at hand, and in their place."""
+
+    @staticmethod
+    def forward(ctx: Any, x_NM: Tensor, weight_VM: Tensor, targets_N: Tensor, z_loss: float) -> Tensor:
+        N, wanted = len(targets_N), ctx.needs_input_grad[0]
+        losses_N = x_NM.new_empty(N, dtype=torch.float32)
+        g_x_NM = torch.empty_like(x_NM) if wanted else x_NM
+        g_weight_VM = torch.zeros_like(weight_VM) if wanted else weight_VM
+        for start in range(0, N, LOSS_ROWS):
+            rows = slice(start, start + LOSS_ROWS)
+            targets = targets_N[rows, None]
+            logits = matmul(x_NM[rows], weight_VM.t()).float()
+            target_logit = logits.gather(1, targets)
+            log_shares = torch.log_softmax(logits, -1)
+            log_share = log_shares.gather(1, targets)
+            log_z = target_logit - log_share
+            losses_N[rows] = log_z.square().mul_(z_loss).sub_(log_share)[:, 0]
+            if wanted:
+                g_logits = log_shares.exp_()
+                if z_loss:
+                    g_logits.mul_(log_z.mul_(2 * z_loss).add_(1))
+                g_logits.scatter_add_(1, targets, torch.full_like(log_share, -1.0)).mul_(1 / N)
+                g_logits = g_logits.to(x_NM.dtype)
+                g_x_NM[rows] = matmul(g_logits, weight_VM)
+                accumulate(g_weight_VM, g_logits.t(), x_NM[rows])
+        ctx.weight = weight_VM
+        ctx.save_for_backward(g_x_NM, g_weight_VM)
+        return losses_N.mean()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+        g_x_NM, g_weight_VM = ctx.saved_tensors
+        if gradients[0] != 1:
+            g_x_NM, g_weight_VM = g_x_NM * gradients[0], g_weight_VM * gradients[0]
+        if ctx.weight.grad is None:
+            return g_x_NM, g_weight_VM, None, None
+        ctx.weight.grad.add_(g_weight_VM)
+        return g_x_NM, None, None, None

@@ -96,9 +96,9 @@ def recipe(name: str) -> dict[str, Any]:
     small = {"vocabulary": 320, "context": 32, "width": 64, "layers": 2}
     heads = {"query_heads": 2, "kv_heads": 1, "ffn_width": 64} if name == "mobilellm" else {"ffn_divisor": 32}
     return tree | {
-        "data": tree["data"] | {"global_batch": 8, "micro_batch": 2},
+        "data": tree["data"] | {"width": 33, "global_batch": 8, "micro_batch": 2},
         "model": tree["model"] | small | heads,
-        "schedule": tree["schedule"] | {"steps": 8, "warmup_steps": 2},
+        "schedule": tree["schedule"] | {"steps": 8, "warmup_steps": 2, "decay_steps": 6},
         "checkpoints": "pythia 4",
     }
 

@@ -75,7 +75,7 @@ class ScheduleSection(Section):
     """The learning rate of every update: linear warm-up from `start` to `peak`, then a decay to `floor` x peak.
 
     `cosine`: half a cosine over `decay_steps`, from the end of the warm-up down to the floor.
-    `cosine-clipped`: half a cosine down to zero, cut off at the floor (GPT-NeoX 1.0; at 10 % it is 20 % lower midway).
+    `cosine-clipped`: half a cosine down to zero, cut off at the floor (GPT-NeoX 1.0; with 10 % it is 9 % lower midway).
     `wsd`: the peak until the last `decay_steps` updates, then a line (warm-up, stable, decay; Hu et al. 2024, eq. 1).
 
     `peak_batch`: the peak is meant for so many rows a step and grows in proportion to `global_batch` (MobileLLM);

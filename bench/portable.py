@@ -40,7 +40,6 @@ def measure(model: str, name: str) -> float:
     numerics.enter("native" if name == "native" else "portable")
     import torch
 
-    from trainer.loop import mean_loss
     from trainer.model import Decoder, initialize
     from trainer.product import use_portable
     from trainer.recipe import load_recipe
@@ -53,10 +52,10 @@ def measure(model: str, name: str) -> float:
     shape = (recipe.data.micro_batch, spec.context + 1)
     rows_BT = torch.randint(0, spec.vocabulary, shape, generator=generator)
     for _ in range(2):
-        mean_loss(decoder, rows_BT).backward()
+        decoder.loss(rows_BT).backward()
     began = time.process_time()
     for _ in range(STEPS):
-        mean_loss(decoder, rows_BT).backward()
+        decoder.loss(rows_BT).backward()
     return STEPS * recipe.data.micro_batch * spec.context / (time.process_time() - began)
 
 

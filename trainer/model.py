@@ -23,7 +23,7 @@ from pipeline.formats.errors import EverystepError
 from trainer.description import LayerSpec, ModelSpec, initial_value, tensor_shapes
 from trainer.exact import normal, rotary_tables
 from trainer.operators import embed, next_token_loss
-from trainer.product import is_portable, matmul
+from trainer.product import is_portable, linear, matmul
 
 QUERY_BLOCK = 128
 
@@ -49,8 +49,7 @@ class Decoder(nn.Module):
 
     def forward(self, tokens_BT: Tensor, cache: "Cache | None" = None) -> Tensor:
         """Logits_BTV of the next token after each of `tokens_BT`; with a cache these go on where it ends."""
-        x_BTM = self.hidden(tokens_BT, cache)
-        return matmul(x_BTM.flatten(0, 1), self.head_VM.t()).unflatten(0, x_BTM.shape[:2])
+        return linear(self.hidden(tokens_BT, cache), self.head_VM)
 
     def loss(self, rows_BT: Tensor, z_loss: float = 0.0) -> Tensor:
         """Mean cross entropy in nats of the targets `rows[:, 1:]` given `rows[:, :-1]`."""
@@ -83,9 +82,12 @@ class Decoder(nn.Module):
         return self.embedding.weight if self.output is None else self.output.weight
 
     def compile_layers(self) -> None:
-        """Have each layer's operators fused. Layers of one shape share one compiled form, so warm-up is one layer's."""
+        """Have each layer's operators fused. Layers of one shape share one compiled form, so warm-up is one layer's.
+
+        torch gives up after 8 forms of a function; OpenELM has a form for each layer.
+        """
         for layer in self.layers:
-            layer.compile(fullgraph=True, dynamic=False)
+            layer.compile(fullgraph=True, dynamic=False, recompile_limit=8 * len(self.layers))
 
     def _rotary_between(self, start: int, stop: int, width: int, device: torch.device) -> Rotary:
         """Rows `start:stop` of the rotary tables, each (T, E); computed once for each width and device."""
@@ -200,10 +202,7 @@ class Matrix(nn.Module):
         self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        if not is_portable():
-            return functional.linear(x, self.weight, self.bias)
-        y = matmul(x.flatten(0, -2), self.weight.t()).unflatten(0, x.shape[:-1])
-        return y if self.bias is None else y + self.bias
+        return linear(x, self.weight, self.bias)
 
 
 class Cache:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.nn import functional
 
 _portable = False
 
@@ -29,6 +30,14 @@ def is_portable() -> bool:
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     """a (..., X, K) times b (..., K, Y), with equal leading dimensions: (..., X, Y)."""
     return _Portable.apply(a, b) if _portable else a @ b  # type: ignore[no-untyped-call]
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x (..., inputs) times weight^T, of (outputs, inputs), plus bias: (..., outputs)."""
+    if not _portable:
+        return functional.linear(x, weight, bias)
+    y = _PortableLinear.apply(x.flatten(0, -2), weight).unflatten(0, x.shape[:-1])  # type: ignore[no-untyped-call]
+    return y if bias is None else y + bias
 
 
 def accumulate(total_XY: Tensor, a_XK: Tensor, b_KY: Tensor) -> None:
@@ -54,6 +63,24 @@ class _Portable(Function):
         return (
             _product(gradient, b.transpose(-1, -2)) if ctx.needs_input_grad[0] else None,
             _product(a.transpose(-1, -2), gradient) if ctx.needs_input_grad[1] else None,
+        )
+
+
+class _PortableLinear(Function):
+    """The same for x W^T; the derivative of W comes out in its own layout."""
+
+    @staticmethod
+    def forward(ctx: Any, x_NC: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x_NC, weight)
+        return _product(x_NC, weight.t())
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        (gradient,) = gradients
+        x_NC, weight = ctx.saved_tensors
+        return (
+            _product(gradient, weight) if ctx.needs_input_grad[0] else None,
+            _product(gradient.t(), x_NC) if ctx.needs_input_grad[1] else None,
         )
 
 

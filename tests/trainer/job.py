@@ -8,9 +8,9 @@ from typing import Any
 def exchange(world: Any) -> str:
     import torch
 
-    from trainer.parallel import TreeAccumulator
+    from trainer.parallel import TreeSum
 
-    tree = TreeAccumulator()
+    tree = TreeSum(4096)
     for number in range(*world.part(8)):
         tree.add(torch.randn(4096, generator=torch.Generator().manual_seed(number)))
     owned = world.exchange(tree.total())

@@ -7,37 +7,67 @@ import json
 from pathlib import Path
 
 from trainer import numerics
+from trainer.description import ModelSpec
+from trainer.families import build_spec
+from trainer.recipe import Recipe
 
-FAMILIES = ("mobilellm", "mobilellm-ls", "mobillama", "openelm")
+DEMO = ("mobilellm", "mobilellm-ls", "mobillama", "openelm")
+ODD = {"vocabulary": 331, "context": 37, "width": 72, "layers": 3}
+"""Sizes that are no multiple of a vector's width, and rows that are shorter than a block of queries."""
+PYTHIA = {"family": "pythia", "initial_std": None, "initial_output_std": None}
 
 
 def main() -> None:
     numerics.enter("portable")
-    digests = {name: digest_of_steps(name) for name in FAMILIES}
+    from trainer.recipe import load_recipe
+
+    demo = {name: load_recipe(name, Path(__file__).parents[2]) for name in DEMO}
+    recipe = demo["mobilellm"][0]
+    digests = {name: digest_of_steps(recipe, spec) for name, (recipe, spec) in demo.items()}
+    digests |= {f"odd {family}": digest_of_steps(recipe, spec, z_loss=1e-4) for family, spec in odd_specs().items()}
+    shape = {"vocabulary": 2048, "context": 256, "width": 128, "layers": 4, "heads": 4}
+    digests["pythia"] = digest_of_steps(recipe, build_spec(PYTHIA | shape, "pythia"))
     print(json.dumps({"numerics": numerics.describe("portable"), "digests": digests}))
 
 
-def digest_of_steps(name: str, steps: int = 2) -> str:
-    """Weights and moments after some steps of the demo's recipe on made-up rows (one row a micro-batch)."""
+def odd_specs() -> dict[str, ModelSpec]:
+    """One model of every family at an odd shape."""
+    grouped = {"query_heads": 6, "kv_heads": 2, "ffn_width": 101, "tied_embedding": True}
+    mobillama = {"query_heads": 6, "ffn_width": 101, "tied_embedding": False, "shared_ffn": True}
+    openelm = {"head_width": 12, "query_heads_per_kv_head": 2, "ffn_divisor": 17, "tied_embedding": True}
+    sections = {
+        "llama": grouped | {"tied_embedding": False},
+        "mobilellm": grouped,
+        "mobilellm-ls": grouped,
+        "mobillama": mobillama,
+        "openelm": openelm,
+        "pythia": PYTHIA | {"heads": 3},
+    }
+    return {family: build_spec(ODD | section | {"family": family}, family) for family, section in sections.items()}
+
+
+def digest_of_steps(recipe: Recipe, spec: ModelSpec, z_loss: float = 0.0, steps: int = 2) -> str:
+    """Weights and moments after some steps on made-up rows (two rows, a micro-batch each)."""
     import torch
 
     from pipeline.formats.digests import tensors_digest
-    from trainer.loop import mean_loss
     from trainer.model import Decoder, initialize
     from trainer.optimizer import BLOCKS, AdamW, FlatParameters, block_norms, clip_factor, learning_rate
-    from trainer.recipe import load_recipe
 
-    recipe, spec = load_recipe(name, Path(__file__).parents[2])
     model = Decoder(spec)
     initialize(model, recipe.seed)
     flat = FlatParameters(model)
     optimizer = AdamW(flat, 0, flat.size, recipe.optimizer)
+    gradients = torch.zeros(flat.size)
+    flat.collect(gradients)
     for step in range(1, steps + 1):
-        rows_BT = (torch.arange(spec.context + 1) * 7919 * step % spec.vocabulary)[None]
-        flat.gradients.zero_()
-        mean_loss(model, rows_BT).backward()  # type: ignore[no-untyped-call]
-        _, factor = clip_factor(block_norms(flat.gradients, flat.size // BLOCKS), recipe.optimizer.clip_norm)
-        optimizer.update(flat.gradients.mul(factor), learning_rate(recipe.schedule, step), step)
+        gradients.zero_()
+        for row in (1, 2):
+            rows_BT = (torch.arange(spec.context + 1) * 7919 * step * row % spec.vocabulary)[None]
+            model.loss(rows_BT, z_loss).backward()  # type: ignore[no-untyped-call]
+        _, factor = clip_factor(block_norms(gradients, flat.size // BLOCKS), 0.5, recipe.optimizer.clip_norm)
+        rate = learning_rate(recipe.schedule, step, recipe.data.global_batch)
+        optimizer.update(gradients, factor, rate, step)
     named = flat.named(flat.values) | {f"m.{k}": v for k, v in flat.named(optimizer.first).items()}
     return tensors_digest(named | {f"v.{k}": v for k, v in flat.named(optimizer.second).items()})
 

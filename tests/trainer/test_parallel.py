@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer.parallel import TreeAccumulator, tree_sum
+from trainer.parallel import TreeSum, tree_sum
 
 JOB = """
 import hashlib, sys
@@ -26,10 +26,11 @@ def parts(count: int) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("count", [1, 2, 4, 8, 16])
 def test_sum_of_tensors_that_come_one_by_one_is_the_tree_sum(count: int) -> None:
-    tree = TreeAccumulator()
-    for part in parts(count):
-        tree.add(part)
-    assert torch.equal(tree.total(), tree_sum(parts(count)))
+    tree = TreeSum(1000)
+    for _ in range(2):  # the second time in the buffers of the first
+        for part in parts(count):
+            tree.add(tree.buffer().add_(part))
+        assert torch.equal(tree.total(), tree_sum(parts(count)))
 
 
 def test_subtrees_combine_to_the_whole_tree() -> None:

@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 
 Release = Annotated[Path, typer.Argument(help="The folder of a release.")]
+Folder = Annotated[Path, typer.Argument(help="The folder of a project or of a release.")]
 Model = Annotated[str, typer.Option(help="A model of the release, as `everystep show` lists them.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for a program.")]
 
@@ -88,6 +89,23 @@ def show(release: Release, as_json: Json = False) -> None:
 
 
 @app.command()
+def recipes(folder: Folder = Path(), as_json: Json = False) -> None:
+    """Print the recipes of a project or a release: each model's size, tokens and checkpoints."""
+    from dataclasses import asdict
+
+    _require_torch("recipes")
+    from trainer.catalog import list_recipes
+
+    entries = [asdict(entry) for entry in list_recipes(folder)]
+    if as_json:
+        print(json.dumps({"recipes": entries}))
+        return
+    header = ["recipe", "family", "layers", "applied", "parameters", "if repeated", "context", "tokens", "steps"]
+    rows = [[f"{value:,}" if isinstance(value, int) else value for value in entry.values()] for entry in entries]
+    _table([*header, "checkpoints"], rows)
+
+
+@app.command()
 def verify(release: Release, as_json: Json = False) -> None:
     """Recompute every digest; fail on any changed, missing or extra file."""
     from pipeline.audit.verify import verify as find_faults
@@ -119,11 +137,71 @@ def pull(
     revision = _revision(release, root, model, step)
     origin = {"release": root["name"], "release_version": root["version"]}
     pull_checkpoint(partial(verified_file, release, root), model, revision, out, origin)
-    print(
-        f"{out}: {model} {revision}; load it with transformers.AutoModelForCausalLM.from_pretrained({str(out)!r}",
-        end="",
-    )
-    print(", trust_remote_code=True)" if list(out.glob("modeling_*.py")) else ")")
+    print(f"{out}: {model} {revision}; {_how_to_load(out)}")
+
+
+@app.command()
+def average(
+    release: Release,
+    model: Model,
+    last: Annotated[int, typer.Option(min=2, help="How many checkpoints, from the last one backwards.")],
+    out: Annotated[Path, typer.Option(help="A new folder.")],
+) -> None:
+    """Write the mean of a model's last checkpoints, verified, in a layout that transformers loads."""
+    from pipeline.audit.verify import verified_file
+    from pipeline.release.layout import read_root
+    from trainer.average import average as average_checkpoints
+
+    root = read_root(release)
+    trained = sorted(step for step in _stored_steps(release, root, model) if step > 0)
+    if last > len(trained):
+        raise EverystepError(
+            f"--last {last}: {model} has {len(trained)} checkpoints behind step 0, which is untrained: "
+            f"{', '.join(map(str, trained))}"
+        )
+    revisions = [_revision(release, root, model, step) for step in trained[-last:]]
+    origin = {"release": root["name"], "release_version": root["version"]}
+    average_checkpoints(partial(verified_file, release, root), model, revisions, out, origin)
+    print(f"{out}: {model}, mean of {', '.join(revisions)}; {_how_to_load(out)}")
+
+
+@app.command()
+def sample(
+    release: Annotated[Path, typer.Argument(help="The folder of a release, or of a project that has trained.")],
+    model: Model,
+    step: Annotated[int | None, typer.Option(help="A step of the checkpoint schedule; unset: the last.")] = None,
+    prompt: Annotated[str, typer.Option(help="The text to continue; unset: a document from its beginning.")] = "",
+    tokens: Annotated[int, typer.Option(min=1, help="At most so many tokens.")] = 64,
+    temperature: Annotated[float, typer.Option(min=0, help="Divides the logits; 0: always the likeliest.")] = 0.8,
+    top_k: Annotated[int, typer.Option(min=1, help="Draw among so many likeliest tokens.")] = 50,
+    seed: Annotated[int, typer.Option(min=0, max=2**53 - 1, help="The same seed gives the same text.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Continue a text with one checkpoint, verified, token by token."""
+    from dataclasses import asdict
+
+    from pipeline.audit.project import root_of
+    from pipeline.audit.verify import verified_file
+    from pipeline.console import note
+
+    if not find_spec("torch"):
+        raise EverystepError(
+            "sample: needs torch, which a reader's installation lacks; pip install 'everystep[sample]'"
+        )
+    from trainer.sample import ENOUGH, Request
+    from trainer.sample import sample as continue_text
+
+    root = root_of(release)
+    revision = _revision(release, root, model, max(_stored_steps(release, root, model)) if step is None else step)
+    request = Request(prompt=prompt, tokens=tokens, temperature=temperature, top_k=top_k, seed=seed)
+    show = (lambda piece: None) if as_json else _show_text
+    answer = continue_text(partial(verified_file, release, root), model, revision, request, show)
+    if as_json:
+        print(json.dumps(asdict(answer)))
+        return
+    print()
+    if answer.ended != ENOUGH:
+        note(f"note: stopped at the {answer.ended}, after {len(answer.token_ids)} of {tokens} tokens")
 
 
 @app.command()
@@ -169,8 +247,7 @@ def replay(
     from pipeline.audit.verify import verified_file
     from pipeline.release.layout import read_root
 
-    if not find_spec("torch"):
-        raise EverystepError("replay: needs torch, which a reader's installation lacks; pip install 'everystep[train]'")
+    _require_torch("replay")
     from trainer.replay import replay as replay_stretch
 
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # processes talk over sockets
@@ -187,20 +264,44 @@ def replay(
     sys.exit(0 if outcome.first_difference is None else 1)
 
 
+def _require_torch(command: str) -> None:
+    if not find_spec("torch"):
+        fix = "pip install 'everystep[train]'"
+        raise EverystepError(f"{command}: needs torch, which a reader's installation lacks; {fix}")
+
+
 def _revision(release: Path, root: dict[str, Any], model: str, step: int) -> str:
     """The name of a stored state; an unknown one is told which ones there are."""
+    steps = _stored_steps(release, root, model)
+    if step not in steps:
+        raise EverystepError(
+            f"step {step}: no checkpoint of {model} there; it has {', '.join(map(str, sorted(steps)))}"
+        )
+    if not steps[step].startswith(f"step{step:06d}-"):
+        raise Differs(f"{release}: the manifest of {model} gives step {step} the revision {steps[step]!r}")
+    return steps[step]
+
+
+def _stored_steps(release: Path, root: dict[str, Any], model: str) -> dict[int, str]:
+    """The steps of a model's stored states, with the revision of each."""
     from pipeline.audit.verify import model_manifest
     from pipeline.release.layout import well_shaped
 
     trained = model_manifest(release, root, model)
     with well_shaped(f"{release}: manifest of {model}"):
-        steps = {entry["step"]: str(entry["revision"]) for entry in trained["checkpoints"]}
-        stored = ", ".join(map(str, sorted(steps)))
-    if step not in steps:
-        raise EverystepError(f"step {step}: no checkpoint of {model} there; it has {stored}")
-    if not steps[step].startswith(f"step{step:06d}-"):
-        raise Differs(f"{release}: the manifest of {model} gives step {step} the revision {steps[step]!r}")
-    return steps[step]
+        return {int(entry["step"]): str(entry["revision"]) for entry in trained["checkpoints"]}
+
+
+def _how_to_load(out: Path) -> str:
+    remote = ", trust_remote_code=True" if list(out.glob("modeling_*.py")) else ""
+    return f"load it with transformers.AutoModelForCausalLM.from_pretrained({str(out)!r}{remote})"
+
+
+def _show_text(piece: str) -> None:
+    """Print a piece of text at once. What a model says must not steer the terminal: control characters are drawn."""
+    drawn = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"}
+    drawn |= dict.fromkeys(range(0x7F, 0xA0), 0xFFFD)
+    print(piece.translate(drawn), end="", flush=True)
 
 
 def _tell(found: dict[str, Any]) -> str:

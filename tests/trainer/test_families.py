@@ -1,5 +1,6 @@
-"""Every published size of MobileLLM, MobiLlama and OpenELM has the published widths and number of parameters."""
+"""The families: what each makes of its section, and what a wrong section is told. Published sizes: test_recipes.py."""
 
+from math import sqrt
 from pathlib import Path
 from typing import Any
 
@@ -7,105 +8,69 @@ import pytest
 
 from pipeline.formats.errors import EverystepError
 from pipeline.formats.yaml import load_yaml
-from trainer.description import ModelSpec, num_parameters, num_parameters_if_repeated
-from trainer.families import build_spec, make_divisible
+from tests.trainer.tiny import KEYS, tiny_spec
+from trainer.description import ModelSpec, initial_value, num_parameters, num_parameters_if_repeated, tensor_shapes
+from trainer.families import FAMILIES, build_spec, make_divisible
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
-# layers, width, query heads, kv heads, FFN width, parameters (facebookresearch/MobileLLM, configs/*/config.json; tied)
-MOBILELLM = {
-    "125M": (30, 576, 9, 3, 1536, 124_635_456),
-    "350M": (32, 960, 15, 5, 2560, 345_355_200),
-    "600M": (40, 1152, 18, 6, 3072, 603_188_352),
-    "1B": (54, 1280, 20, 5, 3584, 1_005_461_760),
-    "1.5B": (54, 1600, 25, 5, 4352, 1_511_188_800),
-}
 
-# layers, width, heads, FFN width, context, shared FFN, parameters, stored if the FFN is repeated
-MOBILLAMA = {
-    "05B": (22, 2048, 32, 5632, 2048, True, 534_865_920, 1_261_529_088),
-    "08B": (22, 2560, 32, 10240, 2560, True, 819_315_200, 2_470_822_400),
-    "1B": (22, 2048, 32, 5632, 2048, False, 1_261_529_088, 1_261_529_088),
-}
-
-# layers, width, head width, (query heads, layers) in order, FFN widths, parameters at vocabulary 32128 and at 32000
-OPENELM: dict[str, tuple[int, int, int, list[tuple[int, int]], str, int, int]] = {
-    "270M": (
-        *(16, 1280, 64, [(12, 5), (16, 7), (20, 4)]),
-        "768 1024 1280 1536 1792 2048 2560 2816 3072 3328 3584 3840 4352 4608 4864 5120",
-        *(271_691_008, 271_527_168),
-    ),
-    "450M": (
-        *(20, 1536, 64, [(12, 3), (16, 7), (20, 6), (24, 4)]),
-        "768 1024 1280 1536 1792 2304 2560 2816 3072 3328 3584 3840 4096 4352 4608 5120 5376 5632 5888 6144",
-        *(457_375_744, 457_179_136),
-    ),
-    "1.1B": (
-        *(28, 2048, 64, [(16, 3), (20, 7), (24, 8), (28, 6), (32, 4)]),
-        "1024 1280 1536 1792 2048 2304 2560 2816 3072 3328 3584 3840 4096 4608 4608 5120 5376 5632 5888 6144 6400 6656 "
-        "6912 7168 7424 7680 7936 8192",
-        *(1_080_153_600, 1_079_891_456),
-    ),
-    "3B": (
-        *(36, 3072, 128, [(12, 4), (16, 14), (20, 12), (24, 6)]),
-        "1536 1792 2048 2560 2816 3072 3328 3584 4096 4352 4608 4864 5120 5632 5888 6144 6400 6656 7168 7424 7680 7936 "
-        "8192 8704 8960 9216 9472 9728 10240 10496 10752 11008 11264 11776 12032 12288",
-        *(3_037_040_640, 3_036_647_424),
-    ),
-}
+def published(name: str, **changes: Any) -> dict[str, Any]:
+    section: dict[str, Any] = load_yaml(RECIPES / f"{name}.yaml")["model"]
+    return section | changes
 
 
-def mobilellm(size: str, family: str = "mobilellm") -> dict[str, Any]:
-    layers, width, query_heads, kv_heads, ffn_width, _ = MOBILELLM[size]
-    heads = {"query_heads": query_heads, "kv_heads": kv_heads}
-    return {"family": family, "vocabulary": 32000, "context": 2048, "width": width, "layers": layers, **heads} | {
-        "ffn_width": ffn_width
-    }
-
-
-@pytest.mark.parametrize("size", MOBILELLM)
-def test_mobilellm_has_the_published_number_of_parameters(size: str) -> None:
-    spec = build_spec(mobilellm(size), "x.yaml")
-    assert num_parameters(spec) == MOBILELLM[size][-1]
-    assert spec.layers[0].head_width == 64
+def test_every_family_has_a_tiny_model() -> None:
+    assert KEYS.keys() == FAMILIES.keys()
+    assert all(len(tiny_spec(family).layers) == 2 for family in FAMILIES)
 
 
 def test_mobilellm_read_from_its_config_file_alone_would_be_untied() -> None:
-    assert num_parameters(build_spec(mobilellm("125M") | {"tied_embedding": False}, "x.yaml")) == 143_067_456
+    section = published("mobilellm-125m", tied_embedding=False)
+    assert num_parameters(build_spec(section, "x.yaml")) == 143_067_456
 
 
-@pytest.mark.parametrize("size", ["125M", "350M"])
-def test_mobilellm_ls_applies_each_block_twice_in_a_row_and_stores_it_once(size: str) -> None:
-    spec = build_spec(mobilellm(size, "mobilellm-ls"), "x.yaml")
-    layers = MOBILELLM[size][0]
-    assert spec.applications == tuple(layer for layer in range(layers) for _ in range(2))
-    assert num_parameters(spec) == MOBILELLM[size][-1]
+@pytest.mark.parametrize("name", ["mobilellm-ls-125m", "mobilellm-ls-350m"])
+def test_mobilellm_ls_applies_each_block_twice_in_a_row_and_stores_it_once(name: str) -> None:
+    spec, plain = (build_spec(published(size), "x.yaml") for size in (name, name.replace("-ls", "")))
+    assert spec.applications == tuple(layer for layer in range(len(plain.layers)) for _ in range(2))
+    assert tensor_shapes(spec) == tensor_shapes(plain)
 
 
-@pytest.mark.parametrize("size", MOBILLAMA)
-def test_mobillama_has_the_published_number_of_parameters(size: str) -> None:
-    layers, width, heads, ffn_width, context, shared, unique, repeated = MOBILLAMA[size]
-    section = {"family": "mobillama", "vocabulary": 32000, "context": context, "width": width, "layers": layers}
-    spec = build_spec(section | {"query_heads": heads, "ffn_width": ffn_width, "shared_ffn": shared}, "x.yaml")
-    assert (num_parameters(spec), num_parameters_if_repeated(spec)) == (unique, repeated)
-    assert all(layer.kv_heads == layer.query_heads for layer in spec.layers)
+@pytest.mark.parametrize("name", ["mobillama-05b", "mobillama-08b"])
+def test_mobillama_has_one_ffn_and_full_multi_head_attention(name: str) -> None:
+    spec = build_spec(published(name), "x.yaml")
+    assert [tensor for tensor in tensor_shapes(spec) if "ffn.down" in tensor] == ["layers.0.ffn.down.weight"]
+    assert all(layer.kv_heads == layer.query_heads == 32 for layer in spec.layers)
+    apart = build_spec(published(name, shared_ffn=False), "x.yaml")
+    assert num_parameters(apart) == num_parameters_if_repeated(apart) == num_parameters_if_repeated(spec)
 
 
-def openelm(size: str, vocabulary: int) -> ModelSpec:
-    layers, width, head_width, *_ = OPENELM[size]
-    section = {"family": "openelm", "vocabulary": vocabulary, "context": 2048, "width": width, "layers": layers}
-    return build_spec(section | {"head_width": head_width}, "x.yaml")
+def test_mobillama_of_the_repositorys_eight_layers_would_be_another_model() -> None:
+    assert num_parameters(build_spec(published("mobillama-05b", layers=8), "x.yaml")) == 299_927_552
 
 
-@pytest.mark.parametrize("size", OPENELM)
-def test_openelm_has_the_published_widths_and_number_of_parameters(size: str) -> None:
-    spec = openelm(size, 32128)
-    _, _, _, heads, ffn_widths, in_training, on_the_hub = OPENELM[size]
-    assert [layer.query_heads for layer in spec.layers] == [count for count, layers in heads for _ in range(layers)]
-    assert all(layer.kv_heads == layer.query_heads // 4 and layer.qk_norm for layer in spec.layers)
-    assert [layer.ffn_width for layer in spec.layers] == [int(width) for width in ffn_widths.split()]
-    assert num_parameters(spec) == in_training
-    assert num_parameters(openelm(size, 32000)) == on_the_hub
+def test_pythia_is_neox_with_a_quarter_of_each_head_rotated() -> None:
+    (layer,) = set(build_spec(published("pythia-410m"), "x.yaml").layers)
+    assert (layer.norm, layer.activation, layer.bias, layer.residual) == ("layer", "gelu", True, "parallel")
+    assert (layer.kv_heads, layer.head_width, layer.rotary_width, layer.ffn_width) == (16, 64, 16, 4096)
+
+
+def deviations(spec: ModelSpec) -> tuple[float, float, float]:
+    """Of the embedding, of what reads the residual stream and of what writes to it."""
+    names = ("embedding.weight", "layers.1.attention.query_key_value.weight", "layers.1.ffn.down.weight")
+    one, two, three = (initial_value(spec, name)[1] for name in names)
+    return one, two, three
+
+
+def test_pythias_first_weights_are_small_and_wangs_where_no_number_is_given() -> None:
+    small, wang = sqrt(2 / (5 * 1024)), 2 / (24 * sqrt(1024))
+    assert deviations(build_spec(published("pythia-410m"), "x.yaml")) == (small, small, wang)
+
+
+@pytest.mark.parametrize(("name", "layers"), [("pythia-6.9b", 32), ("pythia-12b", 36)])
+def test_the_largest_pythias_have_neoxs_default_first_weights(name: str, layers: int) -> None:
+    assert deviations(build_spec(published(name), "x.yaml")) == pytest.approx((0.02, 0.02, 0.02 / sqrt(2 * layers)))
 
 
 def test_a_width_never_falls_below_nine_tenths() -> None:
@@ -116,7 +81,7 @@ def test_a_width_never_falls_below_nine_tenths() -> None:
 
 @pytest.mark.parametrize("name", ["mobilellm", "mobilellm-ls", "mobillama", "openelm"])
 def test_the_demo_siblings_share_one_budget(name: str) -> None:
-    spec = build_spec(load_yaml(RECIPES / f"{name}.yaml")["model"], f"recipes/{name}.yaml")
+    spec = build_spec(published(name), f"recipes/{name}.yaml")
     assert num_parameters(spec) == pytest.approx(1_443_968, rel=0.01)
     assert (spec.vocabulary, spec.context, spec.width) == (2048, 256, 128)
     assert all(layer.ffn_width % 64 == 0 and layer.head_width % 16 == 0 for layer in spec.layers)
@@ -125,29 +90,32 @@ def test_the_demo_siblings_share_one_budget(name: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"query_heads": 5},
-            "recipes/x.yaml: model.query_heads: 5 does not divide width 576; choose a divisor such as 4",
-        ),
-        (
-            {"kv_heads": 2},
-            "recipes/x.yaml: model.kv_heads: 2 does not divide query_heads 9; choose a divisor such as 1",
-        ),
-        ({"query_heads": 64}, "recipes/x.yaml: model.query_heads: 64 heads of a width of 576 are 9 wide"),
-        ({"layers": 0}, "recipes/x.yaml: model.layers: input should be greater than 0, got 0"),
-        ({"width": "576"}, "recipes/x.yaml: model.width: input should be a valid integer, got '576'"),
-        ({"biases": True}, "recipes/x.yaml: model.biases: unknown key; remove it or correct its spelling"),
-        ({"family": "gpt"}, "recipes/x.yaml: model.family: must be one of mobilellm, mobilellm-ls, mobillama, openelm"),
+        ({"query_heads": 5}, "query_heads: 5 does not divide width 576; choose a divisor such as 4"),
+        ({"kv_heads": 2}, "kv_heads: 2 does not divide query_heads 9; choose a divisor such as 1"),
+        ({"query_heads": 64}, "query_heads: 64 heads of a width of 576 are 9 wide"),
+        ({"layers": 0}, "layers: input should be greater than 0, got 0"),
+        ({"width": "576"}, "width: input should be a valid integer, got '576'"),
+        ({"biases": True}, "biases: unknown key; remove it or correct its spelling"),
+        ({"family": "gpt"}, f"family: must be one of {', '.join(FAMILIES)}, got 'gpt'"),
     ],
 )
 def test_a_wrong_recipe_names_file_key_and_fix(change: dict[str, Any], message: str) -> None:
     with pytest.raises(EverystepError) as error:
-        build_spec(mobilellm("125M") | change, "recipes/x.yaml")
-    assert str(error.value).startswith(message)
+        build_spec(published("mobilellm-125m", **change), "recipes/x.yaml")
+    assert str(error.value).startswith(f"recipes/x.yaml: model.{message}")
 
 
-def test_a_missing_key_is_named() -> None:
-    section = mobilellm("125M")
-    del section["context"]
-    with pytest.raises(EverystepError, match=r"recipes/x\.yaml: model\.context: missing; add it"):
+def test_heads_that_leave_no_even_quarter_to_rotate_are_refused() -> None:
+    with pytest.raises(EverystepError, match=r"x\.yaml: model\.heads: 32 heads of a width of 128: each must be a mult"):
+        build_spec(published("pythia-14m", heads=32), "x.yaml")
+
+
+@pytest.mark.parametrize(
+    ("family", "key"),
+    [("mobilellm", "context"), ("mobilellm", "tied_embedding"), ("mobillama", "shared_ffn"), ("pythia", "initial_std")],
+)
+def test_a_missing_key_is_named(family: str, key: str) -> None:
+    section = {"family": family, "vocabulary": 320, "context": 32, "width": 64, "layers": 2} | KEYS[family]
+    del section[key]
+    with pytest.raises(EverystepError, match=rf"recipes/x\.yaml: model\.{key}: missing; add it"):
         build_spec(section, "recipes/x.yaml")

@@ -1,25 +1,28 @@
-"""The decoder: its tensors, its cache, its first weights, and the laws between a model and its unrolled twin."""
+"""The decoder: its tensors, gradients, cache and first weights, and the laws between a model and its unrolled twin."""
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from pipeline.formats.checkpoints import read_tensors, write_tensors
 from pipeline.formats.errors import EverystepError
 from trainer.description import (
     Initialization,
     LayerSpec,
     ModelSpec,
-    initial_std,
+    initial_value,
     num_parameters,
     tensor_shapes,
     unrolled,
 )
 from trainer.exact import cosine_and_sine, normal, rotary_tables
 from trainer.model import Cache, Decoder, attend, dump_tensors, initialize, load_tensors
+from trainer.operators import LOSS_ROWS, embed, next_token_loss
 
 torch.set_num_threads(1)
 
@@ -40,28 +43,44 @@ GROWING = tuple(
     LayerSpec(query_heads=heads, kv_heads=heads // 2, head_width=8, ffn_width=32 * heads, qk_norm=True)
     for heads in (2, 4, 6)
 )
+NEOX = LayerSpec(
+    query_heads=4,
+    kv_heads=4,
+    head_width=8,
+    ffn_width=128,
+    norm="layer",
+    activation="gelu",
+    bias=True,
+    residual="parallel",
+    rotary_share=0.25,
+)
 SPECS = {
     "plain": PLAIN,
     "layers applied twice": replace(PLAIN, applications=(0, 0, 1, 1, 2, 2)),
     "one FFN for all": replace(PLAIN, ffn_owner=(1, 1, 1), tied_embedding=False),
     "growing layers": replace(PLAIN, layers=GROWING, initialization=Initialization(rule="openelm")),
+    "attention beside the FFN": replace(PLAIN, layers=(NEOX,) * 3, tied_embedding=False),
 }
 each_spec = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
 
 
 def build(spec: ModelSpec, seed: int = 0) -> Decoder:
-    """A model with random weights in its norms, too."""
+    """A model with random norms and biases, too, so that nothing is one or zero by chance."""
     model = Decoder(spec)
     initialize(model, seed)
-    norms = {
-        name: 1 + normal(seed, name, t.shape, 0.2) if "norm" in name else t for name, t in dump_tensors(model).items()
-    }
-    load_tensors(model, norms)
+    tensors = dump_tensors(model)
+    for name, tensor in tensors.items():
+        if tensor.ndim == 1:
+            tensor += normal(seed, name, tensor.shape, 0.2)
+    load_tensors(model, tensors)
     return model
 
 
 def tokens(rows: int = 2, length: int = 150) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(7).integers(0, PLAIN.vocabulary, (rows, length)))
+
+
+ROWS = tokens(rows=4, length=151)
 
 
 @each_spec
@@ -83,7 +102,7 @@ def test_description_survives_json(spec: ModelSpec) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": "everystep-model-0"}, "config.json: format must be 'everystep-model-1'"),
+        ({"format": "everystep-model-1"}, "config.json: format must be 'everystep-model-2'"),
         ({"biases": True}, "config.json: biases"),
         ({"width": "32"}, "config.json: width"),
         ({"width": True}, "config.json: width"),
@@ -108,7 +127,9 @@ def test_a_missing_key_is_refused() -> None:
     ("change", "message"),
     [
         ({"kv_heads": 3}, "kv_heads: 3 does not divide query_heads 4; choose a divisor such as 2"),
-        ({"head_width": 7}, "head_width must be even for rotary positions, got 7"),
+        ({"head_width": 7}, "even number of a head's dimensions; head_width 7 times rotary_share 1.0 is 7"),
+        ({"rotary_share": 0.25, "head_width": 12}, "head_width 12 times rotary_share 0.25 is 3"),
+        ({"rotary_share": 1.5}, "rotary_share 1.5 is 12"),
         ({"ffn_width": -64}, "ffn_width must be > 0, got -64"),
     ],
 )
@@ -120,8 +141,10 @@ def test_a_wrong_layer_says_the_fix(change: dict[str, Any], message: str) -> Non
 def test_a_shared_ffn_has_one_width_and_one_owner() -> None:
     with pytest.raises(EverystepError, match="layer 1 names 2, which owns no FFN"):
         replace(PLAIN, ffn_owner=(0, 2, 0))
-    with pytest.raises(EverystepError, match="layer 2 says 128, but uses the FFN of layer 0, which is 64 wide"):
+    with pytest.raises(EverystepError, match=r"layer 2 says \(128, .*but uses the FFN of layer 0, which is \(64, "):
         replace(PLAIN, layers=(LAYER, LAYER, replace(LAYER, ffn_width=128)), ffn_owner=(0, 0, 0))
+    with pytest.raises(EverystepError, match=r"layer 1 says \(64, 'gelu', False\), but uses the FFN of layer 0"):
+        replace(PLAIN, layers=(LAYER, replace(LAYER, activation="gelu"), LAYER), ffn_owner=(0, 0, 0))
 
 
 @each_spec
@@ -162,16 +185,119 @@ def test_attention_in_blocks_equals_torchs_own() -> None:
     torch.testing.assert_close(attend(q_BHTD, k_BKSD, v_BKSD), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_gradients_reach_every_tensor_and_are_the_same_twice() -> None:
-    model = build(SPECS["one FFN for all"])
-    gradients = []
-    for _ in range(2):
-        model.zero_grad()
-        model(tokens()).square().mean().backward()
-        gradients.append([parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None])
-    assert len(gradients[0]) == len(tensor_shapes(model.spec))
-    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
-    assert all(gradient.abs().max() > 0 for gradient in gradients[0])
+@each_spec
+def test_gradients_reach_every_tensor_and_are_the_same_twice(spec: ModelSpec) -> None:
+    one, two = (gradients_of(build(spec)) for _ in range(2))
+    assert one.keys() == tensor_shapes(spec).keys()
+    assert all(torch.equal(gradient, two[name]) for name, gradient in one.items())
+    assert all(gradient.abs().max() > 0 for gradient in one.values())
+
+
+def gradients_of(model: Decoder, z_loss: float = 0.0, scale: float = 1.0) -> dict[str, torch.Tensor]:
+    (scale * model.loss(ROWS, z_loss)).backward()  # type: ignore[no-untyped-call]
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def gradients_of_autograd(model: Decoder, z_loss: float) -> dict[str, torch.Tensor]:
+    """Those of the same loss with no derivative written by hand: logits of all rows at once, and torch's operators."""
+    model.zero_grad()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trainer.model.embed", torch.nn.functional.embedding)
+        logits_NV = model(ROWS[:, :-1]).flatten(0, 1)
+    loss = torch.nn.functional.cross_entropy(logits_NV, ROWS[:, 1:].flatten())
+    loss = loss + z_loss * logits_NV.logsumexp(-1).square().mean()
+    torch.testing.assert_close(model.loss(ROWS, z_loss), loss, rtol=1e-6, atol=1e-6)
+    loss.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("z_loss", [0.0, 0.01])
+@each_spec
+def test_gradients_of_the_loss_are_those_of_autograd(spec: ModelSpec, z_loss: float) -> None:
+    assert ROWS[:, 1:].numel() > 2 * LOSS_ROWS and ROWS[:, 1:].numel() % LOSS_ROWS
+    expected = gradients_of_autograd(build(spec), z_loss)
+    assert_equal_to_rounding(gradients_of(build(spec), z_loss), expected)
+    halved = gradients_of(build(spec), z_loss, scale=0.5)
+    assert_equal_to_rounding(halved, {name: gradient / 2 for name, gradient in expected.items()})
+
+
+@pytest.mark.parametrize("z_loss", [0.0, 0.01])
+@each_spec
+def test_gradients_are_added_to_those_that_are_there(spec: ModelSpec, z_loss: float) -> None:
+    model, once = build(spec), gradients_of(build(spec), z_loss)
+    places = {}
+    for name, parameter in model.named_parameters():
+        parameter.grad = places[name] = once[name].clone()
+    assert_equal_to_rounding(gradients_of(model, z_loss), {name: 2 * gradient for name, gradient in once.items()})
+    assert all(parameter.grad is places[name] for name, parameter in model.named_parameters())  # in place
+
+
+def assert_equal_to_rounding(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """Each tensor to a millionth of its largest entry."""
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=0, atol=5e-6 * float(gradient.abs().max()), msg=name)
+
+
+@pytest.mark.parametrize("z_loss", [0.0, 0.3])
+def test_the_losss_own_derivatives_are_autograds_in_double_precision(z_loss: float) -> None:
+    """Without a model around it, against float64: rows of several blocks, a target that occurs often."""
+    generator = torch.Generator().manual_seed(2)
+    x_NM = torch.randn(2 * LOSS_ROWS + 17, 32, generator=generator, requires_grad=True)
+    weight_VM = torch.randn(96, 32, generator=generator, requires_grad=True)
+    targets_N = torch.randint(0, 96, (len(x_NM),), generator=generator)
+    targets_N[::3] = 5
+    x_64, weight_64 = (t.detach().double().requires_grad_() for t in (x_NM, weight_VM))
+    logits_NV = x_64 @ weight_64.t()
+    expected = (
+        torch.nn.functional.cross_entropy(logits_NV, targets_N) + z_loss * logits_NV.logsumexp(-1).square().mean()
+    )
+    expected.backward()
+    found = next_token_loss(x_NM, weight_VM, targets_N, z_loss)
+    found.backward()  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=0)
+    for ours, theirs in ((x_NM.grad, x_64.grad), (weight_VM.grad, weight_64.grad)):
+        assert ours is not None and theirs is not None
+        torch.testing.assert_close(ours.double(), theirs, rtol=0, atol=2e-6 * float(theirs.abs().max()))
+
+
+def test_an_embeddings_derivative_adds_up_what_a_token_met() -> None:
+    weight_VM = torch.randn(7, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    embed(torch.tensor([[1, 1, 6]]), weight_VM).sum().backward()  # type: ignore[no-untyped-call]
+    assert weight_VM.grad is not None
+    assert weight_VM.grad[:, 0].tolist() == [0, 2, 0, 0, 0, 0, 1]
+
+
+@each_spec
+def test_computing_layers_again_in_backward_changes_no_bit(spec: ModelSpec) -> None:
+    kept, again = build(spec), Decoder(spec, recompute=True)
+    load_tensors(again, dump_tensors(kept))
+    for _ in range(2):  # the second time onto gradients that are there
+        one, two = gradients_of(kept, 0.01), gradients_of(again, 0.01)
+        assert all(torch.equal(gradient, two[name]) for name, gradient in one.items())
+
+
+@each_spec
+def test_a_shared_tensor_is_stored_once_and_comes_back_shared(spec: ModelSpec, tmp_path: Path) -> None:
+    model = build(spec)
+    write_tensors(tmp_path / "model.safetensors", dump_tensors(model))
+    stored: Any = read_tensors(tmp_path / "model.safetensors")
+    assert sum(tensor.size for tensor in stored.values()) == num_parameters(spec)
+    back = Decoder(spec)
+    load_tensors(back, stored)
+    assert (back.head_VM is back.embedding.weight) == spec.tied_embedding
+    assert [layer.ffn is not None for layer in back.layers] == [o == i for i, o in enumerate(spec.ffn_owner)]
+    assert len({parameter.data_ptr() for parameter in back.parameters()}) == len(stored)
+    with torch.no_grad():
+        assert torch.equal(back(tokens()), model(tokens()))
+
+
+def test_layers_applied_twice_are_deeper_than_layers_applied_once() -> None:
+    """The law of the twin would hold for a model that forgot to repeat itself; this one would not."""
+    twice, once = build(SPECS["layers applied twice"]), Decoder(PLAIN)
+    load_tensors(once, dump_tensors(twice))
+    with torch.no_grad():
+        assert (twice(tokens()) - once(tokens())).abs().max() > 0.1
 
 
 def test_more_positions_than_the_context_are_refused() -> None:
@@ -217,11 +343,21 @@ def test_draws_do_not_depend_on_the_block_they_fall_in() -> None:
 
 def test_openelm_spreads_follow_the_width_and_the_depth() -> None:
     spec = SPECS["growing layers"]
-    assert initial_std(spec, "embedding.weight") == pytest.approx(32**-0.5)
-    assert initial_std(spec, "layers.2.ffn.up.weight") == pytest.approx(32**-0.5)
-    assert initial_std(spec, "layers.2.ffn.down.weight") == pytest.approx(32**-0.5 * 6**-0.5)
-    assert initial_std(spec, "layers.1.attention.output.weight") == pytest.approx(32**-0.5 * 6**-0.5)
-    assert initial_std(spec, "layers.1.attention.query_norm.weight") is None
+    assert initial_value(spec, "embedding.weight") == (0, pytest.approx(32**-0.5))
+    assert initial_value(spec, "layers.2.ffn.gate_up.weight") == (0, pytest.approx(32**-0.5))
+    assert initial_value(spec, "layers.2.ffn.down.weight") == (0, pytest.approx(32**-0.5 * 6**-0.5))
+    assert initial_value(spec, "layers.1.attention.output.weight") == (0, pytest.approx(32**-0.5 * 6**-0.5))
+    assert initial_value(spec, "layers.1.attention.query_norm.weight") == (1, 0)
+
+
+def test_neox_writes_to_the_residual_stream_with_a_spread_of_its_own() -> None:
+    drawn = Initialization(rule="normal", std=0.3, output_std=0.01)
+    spec = replace(SPECS["attention beside the FFN"], initialization=drawn)
+    written = {name for name in tensor_shapes(spec) if initial_value(spec, name) == (0, 0.01)}
+    assert written == {f"layers.{i}.{part}.weight" for i in range(3) for part in ("attention.output", "ffn.down")}
+    assert initial_value(spec, "output.weight") == initial_value(spec, "layers.0.ffn.up.weight") == (0, 0.3)
+    assert initial_value(spec, "layers.0.ffn.up.bias") == initial_value(spec, "final_norm.bias") == (0, 0)
+    assert initial_value(spec, "final_norm.weight") == (1, 0)
 
 
 def test_rotary_tables_are_correctly_rounded_cosines_and_sines_of_llamas_angles() -> None:

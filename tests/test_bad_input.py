@@ -209,11 +209,14 @@ def trainable(built_project: Path, tmp_path: Path) -> Path:
         (put("model.query_heads", 3), "model.query_heads: 3 does not divide width 64; choose a divisor such as 2"),
         (put("model.kv_heads", 4), "model.kv_heads: 4 does not divide query_heads 2"),
         (put("model.family", "gpt"), "model.family: must be one of mobilellm"),
-        (put("model.context", 64), "model.context: 64 needs rows of 65 ids"),
+        (put("model.context", 64), "data.width: 33 must be model.context + 1 = 65"),
         (put("model.vocabulary", 300), "model.vocabulary: 300 is smaller than the tokenizer's"),
         (put("name", "other"), "name: the file is called mobilellm, the recipe 'other'"),
         (put("data.seed", 5), "data.seed: 5 is not the seed of the published order"),
-        (put("data.global_batch", 6), "global_batch 6 is not micro_batch 2 times a power of two"),
+        (put("data.global_batch", 7), "global_batch 7 is not a multiple of micro_batch 2"),
+        (put("data.folder", "../rows"), "data.folder: '../rows' is not a folder below the project"),
+        (put("compiled", True), "numerics: portable is uncompiled float32"),
+        (put("checkpoints", "chunks 3"), "'chunks 3': 8 steps do not part into 3 equal chunks"),
         (put("optimiser", {}), "optimiser: unknown key"),
         (drop("optimizer.beta1"), "optimizer.beta1: missing"),
         (put("schedule.steps", "8"), "schedule.steps"),
@@ -274,6 +277,15 @@ def test_recipes_of_a_suite_that_disagree_are_refused(project: Path, key: str) -
         stage(project, "pipeline.stages.release"), f"recipes/openelm.yaml: {named}", "recipes/mobilellm.yaml"
     )
     assert not (project / "release").exists()
+
+
+def test_recipes_of_a_suite_that_disagree_are_refused_before_training(trainable: Path) -> None:
+    tree = load_yaml(trainable / "recipes" / "openelm.yaml")
+    tree["schedule"]["steps"] = 9
+    (trainable / "params.yaml").write_bytes(pretty({"models": ["mobilellm", "openelm"]}))
+    (trainable / "recipes" / "openelm.yaml").write_bytes(pretty(tree))
+    expect_refusal(stage(trainable, "trainer.train", "mobilellm"), "recipes/openelm.yaml: schedule.steps: 9 differs")
+    assert not (trainable / "runs").exists()
 
 
 def test_a_checkpoint_that_changed_since_training_is_not_released(project: Path) -> None:

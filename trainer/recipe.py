@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline.formats.checkpoints import schedule
 from pipeline.formats.errors import EverystepError
-from pipeline.formats.project import RECIPES
+from pipeline.formats.project import PARAMS, RECIPES
 from pipeline.formats.yaml import Section, check, load_yaml
 from trainer.description import ModelSpec
 from trainer.families import build_spec
@@ -152,3 +152,11 @@ def load_recipe(name: str, root: Path = Path()) -> tuple[Recipe, ModelSpec]:
             "a row is an input and its last target"
         )
     return recipe, spec
+
+
+def suite_of(name: str, root: Path = Path()) -> dict[str, dict[str, Any]]:
+    """The recipes, unread but for their YAML, that params.yaml lists beside `name`; only its own where none does."""
+    params = load_yaml(root / PARAMS) if (root / PARAMS).is_file() else {}
+    models = params.get("models", [])
+    paths = {model: root / RECIPES / f"{model}.yaml" for model in (models if name in models else [name])}
+    return {model: load_yaml(path) for model, path in paths.items() if path.is_file()}

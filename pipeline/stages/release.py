@@ -30,6 +30,7 @@ from pipeline.formats.project import (
     TOKENIZER,
     TOKENS,
 )
+from pipeline.formats.suite import require_one_suite
 from pipeline.formats.yaml import Section, load_yaml
 from pipeline.release.card import write_card
 from pipeline.release.facts import gather
@@ -62,7 +63,7 @@ def release() -> None:
     sources, models = source_names(), model_names()
     manifests = _manifests(sources, models)
     trained = {name: read_manifest(manifest_path("train", name), "train") for name in models}
-    _require_one_suite(trained)
+    require_one_suite({name: manifest["parameters"] for name, manifest in trained.items()})
     with progress("release: gate", len(models), "models") as advance:
         records = {}
         for name in models:
@@ -98,26 +99,6 @@ def _manifests(sources: list[str], models: list[str]) -> list[Path]:
     per_source = [manifest_path(stage, name) for stage in ("fetch", "extract", "filter") for name in sources]
     per_model = [manifest_path(stage, name) for stage in ("train", "evaluate") for name in models]
     return [*per_source, *(manifest_path(stage) for stage in ("dedup", "tokenizer", "tokenize")), *per_model]
-
-
-def _require_one_suite(trained: dict[str, dict[str, Json]]) -> None:
-    """The models of a suite read the same rows in the same order: same data section, context and steps."""
-    first, *others = trained
-    for key in ("data", "schedule.steps", "model.context", "model.vocabulary"):
-        wanted = _lookup(trained[first]["parameters"], key)
-        for name in others:
-            found = _lookup(trained[name]["parameters"], key)
-            if found != wanted:
-                raise EverystepError(
-                    f"recipes/{name}.yaml: {key}: {found} differs from {wanted} in recipes/{first}.yaml; "
-                    "the models of a suite read the same rows in the same order"
-                )
-
-
-def _lookup(tree: dict[str, Json], key: str) -> Json:
-    for part in key.split("."):
-        tree = tree[part]
-    return tree
 
 
 def _data_files(sources: list[str]) -> list[Path]:

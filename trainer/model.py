@@ -153,7 +153,7 @@ class FFN(nn.Module):
         if self.gate_up is not None:
             gate_BTF, up_BTF = self.gate_up(x_BTM).chunk(2, dim=-1)
             h_BTF = functional.silu(gate_BTF) * up_BTF
-        else:
+        elif self.up is not None:
             h_BTF = functional.gelu(self.up(x_BTM))
         y_BTM: Tensor = self.down(h_BTF)
         return y_BTM
@@ -232,7 +232,7 @@ def rotate(x_BTHD: Tensor, rotary: Rotary) -> Tensor:
     """
     cosine_T1E, sine_T1E = (table_TE.unsqueeze(1).to(x_BTHD.dtype) for table_TE in rotary)
     E = cosine_T1E.shape[-1]
-    a, b, rest = x_BTHD.split((E, E, x_BTHD.shape[-1] - 2 * E), dim=-1)
+    a, b, rest = torch.split(x_BTHD, [E, E, x_BTHD.shape[-1] - 2 * E], dim=-1)
     return torch.cat((a * cosine_T1E - b * sine_T1E, b * cosine_T1E + a * sine_T1E, rest), dim=-1)
 
 

@@ -25,10 +25,18 @@ from trainer.model import Decoder, dump_tensors, load_tensors
 torch.set_num_threads(1)
 
 ROOT = Path(__file__).parents[2]
-FAMILIES = ["mobilellm", "mobilellm-ls", "mobillama", "openelm"]
+FAMILIES = ["llama", "mobilellm", "mobilellm-ls", "mobillama", "openelm", "pythia"]
+SIZE = {"vocabulary": 2048, "context": 256, "width": 128, "layers": 4}
+SMALL: dict[str, dict[str, Any]] = {
+    "llama": SIZE | {"query_heads": 4, "kv_heads": 2, "ffn_width": 192, "tied_embedding": False, "norm_epsilon": 1e-6},
+    "pythia": SIZE | {"heads": 4, "initial_std": None, "initial_output_std": None},
+}
 
 
 def read_spec(name: str) -> ModelSpec:
+    """The demo's model of a family, or a small one."""
+    if name in SMALL:
+        return build_spec({"family": name} | SMALL[name], name)
     return build_spec(load_yaml(ROOT / "recipes" / f"{name}.yaml")["model"], name)
 
 
@@ -37,7 +45,7 @@ def random_tensors(spec: ModelSpec) -> dict[str, Any]:
     tensors = {}
     for name, shape in tensor_shapes(spec).items():
         std = 0.3 if len(shape) == 1 else shape[1] ** -0.5
-        tensors[name] = normal(5, name, shape, std) + np.float32(len(shape) == 1)
+        tensors[name] = normal(5, name, shape, std) + np.float32(name.endswith("norm.weight"))
     return tensors
 
 
@@ -107,13 +115,14 @@ def test_padding_on_the_left_changes_no_continuation(pair: tuple[Decoder, Any, P
 def test_a_tied_head_is_stored_once_and_stays_tied(pair: tuple[Decoder, Any, Path]) -> None:
     ours, theirs, folder = pair
     stored = safetensors.numpy.load_file(folder / "model.safetensors")
-    assert ("lm_head.weight" in stored) != ours.spec.tied_embedding
-    assert (theirs.lm_head.weight is theirs.model.embed_tokens.weight) == ours.spec.tied_embedding
+    assert any(name in stored for name in ("lm_head.weight", "embed_out.weight")) != ours.spec.tied_embedding
+    head, embedding = theirs.get_output_embeddings().weight, theirs.get_input_embeddings().weight
+    assert (head is embedding) == ours.spec.tied_embedding
     twice = 2 if len(ours.spec.applications) > len(ours.spec.layers) else 1
     blocks = num_parameters_if_repeated(ours.spec) - sum(
         tensor.size for name, tensor in dump_tensors(ours).items() if not name.startswith("layers.")
     )
-    outside = sum(tensor.size for name, tensor in stored.items() if not name.startswith("model.layers."))
+    outside = sum(tensor.size for name, tensor in stored.items() if ".layers." not in name)
     assert sum(tensor.size for tensor in stored.values()) == twice * blocks + outside
 
 
@@ -132,6 +141,21 @@ def test_config_and_end_token_reach_transformers(pair: tuple[Decoder, Any, Path]
     remote = ours.spec.layers[0].qk_norm
     assert ("auto_map" in parse((folder / "config.json").read_bytes())) == remote
     assert (folder / "modeling_everystep_openelm.py").exists() == remote
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_comes_out_as_the_model_that_others_know(family: str) -> None:
+    spec = read_spec(family)
+    known = {"openelm": "EverystepOpenELMForCausalLM", "pythia": "GPTNeoXForCausalLM"}
+    exported = export(spec, random_tensors(spec), eos_token_id=0)
+    assert exported.config["architectures"] == [known.get(family, "LlamaForCausalLM")]
+
+
+def test_a_mixture_that_nobody_knows_is_refused() -> None:
+    spec = read_spec("mobilellm")
+    odd = replace(spec, layers=tuple(replace(layer, activation="gelu") for layer in spec.layers))
+    with pytest.raises(EverystepError, match="no hub form is known"):
+        export(odd, random_tensors(odd), eos_token_id=0)
 
 
 @torch.no_grad()

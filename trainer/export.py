@@ -1,8 +1,8 @@
 """A model as files that `transformers.AutoModelForCausalLM.from_pretrained(folder)` loads, with the same logits.
 
-What plain Llama or GPT-NeoX can express becomes that: no code travels with the weights. A block that is applied twice or
-an FFN that is shared is written out once a depth, because Llama knows neither; so each application has its own slot
-in the key/value cache. Layers of different widths and normed queries and keys (OpenELM) need the small module
+What plain Llama or GPT-NeoX can express becomes that: no code travels with the weights. A block that is applied twice
+or an FFN that is shared is written out once a depth, because Llama knows neither; so each application has its own
+slot in the key/value cache. Layers of different widths and normed queries and keys (OpenELM) need the small module
 `remote/modeling_everystep_openelm.py`, which travels with the weights and runs under `trust_remote_code=True`.
 
 No torch here: whoever holds a checkpoint can export it.

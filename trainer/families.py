@@ -88,7 +88,7 @@ class PythiaSection(Section):
     def _heads_divide_width(cls, heads: int, info: ValidationInfo) -> int:
         width = info.data.get("width", heads)
         if width % heads or width // heads % 8:
-            raise ValueError(f"{heads} heads of a width of {width}: each must be a multiple of 8 wide to turn a quarter")
+            raise ValueError(f"{heads} heads of a width of {width}: each must be a multiple of 8 to turn a quarter")
         return heads
 
 

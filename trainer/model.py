@@ -77,7 +77,7 @@ class Decoder(nn.Module):
         return y_BTM
 
     @property
-    def head_VM(self) -> Tensor:
+    def head_VM(self) -> Tensor:  # noqa: N802
         """The matrix of the logits: the embedding where it is tied."""
         return self.embedding.weight if self.output is None else self.output.weight
 
@@ -111,8 +111,8 @@ class Layer(nn.Module):
 
     def forward(self, x_BTM: Tensor, ffn: nn.Module, rotary: Rotary, cache: "Cache | None", slot: int) -> Tensor:
         y_BTM: Tensor = x_BTM + self.attention(self.attention_norm(x_BTM), rotary, cache, slot)
-        y_BTM = y_BTM + ffn(self.ffn_norm(x_BTM if self.parallel else y_BTM))
-        return y_BTM
+        z_BTM: Tensor = ffn(self.ffn_norm(x_BTM if self.parallel else y_BTM))
+        return y_BTM + z_BTM
 
 
 class Attention(nn.Module):

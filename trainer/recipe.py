@@ -97,7 +97,7 @@ class ScheduleSection(Section):
             raise ValueError(f"warmup_steps {self.warmup_steps} must be < steps {self.steps}")
         if self.shape == "wsd" and self.warmup_steps + self.decay_steps > self.steps:
             raise ValueError(
-                f"warmup_steps {self.warmup_steps} and decay_steps {self.decay_steps} do not fit into {self.steps} steps"
+                f"warmup_steps {self.warmup_steps} and decay_steps {self.decay_steps} exceed steps {self.steps}"
             )
         return self
 

@@ -6,13 +6,17 @@ Everything goes to stderr; nothing here is ever hashed.
 import errno
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
 from pipeline.formats.errors import EverystepError
 
+INTERRUPTED = 130  # as shells say it
 SECONDS_BETWEEN_LINES = 15.0
+SECONDS_BETWEEN_FRAMES = 0.1
+SECONDS_OF_RATE = 60.0
 
 
 class Advance(Protocol):
@@ -42,66 +46,108 @@ def run_command(command: Callable[..., None], usage: str) -> None:
             raise
         note(f"error: {error.filename or 'a file'}: the disk is full; free some room and run the same command again")
         sys.exit(EverystepError.exit_code)
+    except KeyboardInterrupt:
+        note("interrupted; run the same command again")
+        sys.exit(INTERRUPTED)
 
 
 @contextmanager
-def progress(title: str, total: float | None, unit: str, quiet: bool = False) -> Iterator[Advance]:
-    """A bar on a terminal, else a line now and then; `total` may be unknown."""
+def progress(title: str, total: float | None, unit: str, quiet: bool = False, done: float = 0.0) -> Iterator[Advance]:
+    """A bar on a terminal, else a line now and then. `total` may be unknown; `done` of it was done before."""
     if quiet:
         yield lambda done, detail="": None
     elif sys.stderr.isatty():
-        with _bar(title, total, unit) as advance:
+        with _bar(title, total, unit, done) as advance:
             yield advance
     else:
-        with _lines(title, total, unit) as advance:
+        with _lines(title, total, unit, done) as advance:
             yield advance
 
 
 @contextmanager
-def _bar(title: str, total: float | None, unit: str) -> Iterator[Advance]:
+def _bar(title: str, total: float | None, unit: str, before: float) -> Iterator[Advance]:
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+    from rich.table import Column
 
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
+        TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
+        BarColumn(bar_width=None, table_column=Column(min_width=4, ratio=1)),
         TaskProgressColumn(),
-        TextColumn("{task.fields[detail]}"),
-        TimeRemainingColumn(),
-        TextColumn("left"),
+        TextColumn("{task.fields[told]}", markup=False, table_column=Column(no_wrap=True)),
     )
-    start = time.monotonic()
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        task = bars.add_task(title, total=total, detail="")
+    pace = _Pace(before)
+    with Progress(*columns, console=Console(stderr=True), expand=True) as bars:
+        task = bars.add_task(title, total=total, told="")
+        bars.update(task, completed=before)
 
         def advance(done: float, detail: str = "") -> None:
-            bars.update(task, advance=done)
-            rate = bars.tasks[task].completed / max(time.monotonic() - start, 1e-6)
-            bars.update(task, detail=f"{rate:,.0f} {unit}/s {detail}")
+            if pace.count(done, detail, SECONDS_BETWEEN_FRAMES):
+                bars.update(task, completed=pace.done, told=pace.told(total, unit))
 
         yield advance
+        bars.update(task, completed=pace.done, told=pace.told_at_end(unit))
 
 
 @contextmanager
-def _lines(title: str, total: float | None, unit: str) -> Iterator[Advance]:
-    start = last = time.monotonic()
-    done_so_far = 0.0
+def _lines(title: str, total: float | None, unit: str, before: float) -> Iterator[Advance]:
+    pace = _Pace(before)
+    of_total = f" of {total:,.0f}" if total else ""
 
     def advance(done: float, detail: str = "") -> None:
-        nonlocal done_so_far, last
-        done_so_far += done
-        now = time.monotonic()
-        if now - last >= SECONDS_BETWEEN_LINES:
-            last = now
-            note(f"{title}: {_summary(done_so_far, total, unit, now - start)}{detail and ', ' + detail}")
+        if pace.count(done, detail, SECONDS_BETWEEN_LINES):
+            note(f"{title}: {pace.done:,.0f}{of_total} {unit}, {pace.told(total, unit)}")
 
     yield advance
-    seconds = time.monotonic() - start
-    note(f"{title}: {done_so_far:,.0f} {unit} in {seconds:.1f} s, {done_so_far / max(seconds, 1e-6):,.0f}/s")
+    note(f"{title}: {pace.done - before:,.0f} {unit} {pace.told_at_end(unit)}")
 
 
-def _summary(done: float, total: float | None, unit: str, seconds: float) -> str:
-    rate = done / seconds
-    if not total or not rate:
-        return f"{done:,.0f} {unit}, {rate:,.0f}/s"
-    return f"{done:,.0f} of {total:,.0f} {unit}, {rate:,.0f}/s, {(total - done) / rate:.0f} s left"
+class _Pace:
+    """What was done and how fast: over the last minute, so that a slow start or a pause does not blur what comes."""
+
+    def __init__(self, done: float) -> None:
+        self.done = self._before = done
+        self._detail = ""
+        self._began = self._told = time.monotonic()
+        self._seen = deque([(self._began, done)])
+
+    def count(self, done: float, detail: str, seconds: float) -> bool:
+        """Add `done`; whether `seconds` have passed since it was last worth telling."""
+        self.done += done
+        self._detail = detail or self._detail
+        now = time.monotonic()
+        if now - self._seen[-1][0] >= 1:
+            self._seen.append((now, self.done))
+        while len(self._seen) > 2 and now - self._seen[1][0] > SECONDS_OF_RATE:
+            self._seen.popleft()
+        if now - self._told < seconds:
+            return False
+        self._told = now
+        return True
+
+    def told(self, total: float | None, unit: str) -> str:
+        """`1,582 tokens/s, step 5 of 128, loss 6.123, 2:45 left`"""
+        since, done = self._seen[0]
+        rate = (self.done - done) / max(time.monotonic() - since, 1e-6)
+        left = _clock((total - self.done) / rate) + " left" if total and rate else ""
+        return ", ".join(filter(None, (f"{_rate(rate)} {unit}/s", self._detail, left)))
+
+    def told_at_end(self, unit: str) -> str:
+        """`in 2:50, 1,540 tokens/s, step 128 of 128, loss 4.321`"""
+        seconds = time.monotonic() - self._began
+        rate = (self.done - self._before) / max(seconds, 1e-6)
+        took = f"in {seconds:.1f} s" if seconds < 60 else f"in {_clock(seconds)}"
+        return ", ".join(filter(None, (took, f"{_rate(rate)} {unit}/s", self._detail)))
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+
+
+def _clock(seconds: float) -> str:
+    """`0:07`, `12:34`, `5:00:00`, `3 days 4:00:00`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    clock = f"{hours}:{minutes:02}:{rest:02}" if hours or days else f"{minutes}:{rest:02}"
+    return f"{days} days {clock}" if days else clock

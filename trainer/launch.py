@@ -6,6 +6,7 @@ torchrun (`RANK` is set) the caller is one rank of those that torchrun started, 
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -52,10 +53,20 @@ def launch(job: Callable[..., Any], processes: int, numerics_class: str, *argume
         )
         for rank in range(1, processes)
     ]
+
+    def lead(world: Any, *rest: Any) -> Any:
+        """Rank 0's share. Interrupted or refused, it ends its peers before they tell at length that they lost it."""
+        try:
+            return job(world, *rest)
+        except (KeyboardInterrupt, EverystepError):
+            for peer in peers:
+                peer.kill()
+            raise
+
     for peer in peers:
         peer.start()
     try:
-        return _member(0, processes, store, job, arguments)
+        return _member(0, processes, store, lead, arguments)
     finally:
         for peer in peers:
             peer.join(timeout=5)
@@ -65,6 +76,7 @@ def launch(job: Callable[..., Any], processes: int, numerics_class: str, *argume
 def _peer(
     rank: int, size: int, port: int, numerics_class: str, job: Callable[..., Any], arguments: tuple[Any, ...]
 ) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; rank 0 answers it
     numerics.enter(numerics_class)
     _member(rank, size, port, job, arguments)
 

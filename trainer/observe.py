@@ -24,10 +24,14 @@ TENSORBOARD = "EVERYSTEP_TENSORBOARD"
 
 @contextmanager
 def run_record(path: Path, trainer: "Trainer") -> Iterator[None]:
-    """Append one line about this stretch of training, however it ends: when, where, how fast, how much memory."""
+    """Append one line about this stretch of training, finished or interrupted: when, where, how fast, what memory."""
     began, cpu, first_step, first_token = time.time(), time.process_time(), trainer.step, trainer.tokens
+    ended = "complete"
     try:
         yield
+    except BaseException as error:
+        ended = type(error).__name__
+        raise
     finally:
         seconds = time.time() - began
         tokens = trainer.tokens - first_token
@@ -38,6 +42,7 @@ def run_record(path: Path, trainer: "Trainer") -> Iterator[None]:
             "processes": trainer.world.size,
             "steps": [first_step, trainer.step],
             "tokens": tokens,
+            "ended": ended,
             "seconds": round(seconds, 3),
             "tokens_per_second": round(tokens / seconds, 1),
             "cpu_seconds_of_rank_0": round(time.process_time() - cpu, 3),
@@ -50,22 +55,28 @@ def run_record(path: Path, trainer: "Trainer") -> Iterator[None]:
 
 
 @contextmanager
-def board(name: str) -> Iterator[Callable[[Entry], None]]:
-    """A function that shows an entry: on TensorBoard below the folder `EVERYSTEP_TENSORBOARD`, or nowhere."""
+def board(name: str, kept: list[Entry], quiet: bool = False) -> Iterator[Callable[[Entry], None]]:
+    """A function that shows an entry: on TensorBoard below the folder `EVERYSTEP_TENSORBOARD`, or nowhere.
+
+    A run that goes on is drawn anew from what its log kept. So no step is missing that a kill took from the buffers of
+    the last writer, and none stands twice: TensorBoard forgets what was drawn before from `purge_step` on.
+    """
     folder = os.environ.get(TENSORBOARD)
-    if not folder:
+    if quiet or not folder:
         yield lambda entry: None
         return
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise EverystepError(f"{TENSORBOARD}: needs the package tensorboard; pip install tensorboard") from error
-    with SummaryWriter(Path(folder) / name) as writer:  # type: ignore[no-untyped-call]
+        raise EverystepError(f"{TENSORBOARD}: needs tensorboard; pip install 'everystep[tensorboard]'") from error
+    with SummaryWriter(Path(folder) / name, purge_step=1) as writer:
 
         def show(entry: Entry) -> None:
             for key in ("loss", "gradient_norm", "learning_rate"):
-                writer.add_scalar(key, getattr(entry, key), entry.step)  # type: ignore[no-untyped-call]
+                writer.add_scalar(key, getattr(entry, key), entry.step)
 
+        for entry in kept:
+            show(entry)
         yield show
 
 

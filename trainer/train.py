@@ -78,6 +78,7 @@ def _train(world: "World", recipe: Recipe, spec: ModelSpec, data: TrainingData, 
     found = ck.find_checkpoints(work)
     parent = trainer.load(found[-1][1]).state_digest if found else None
     entries_path = work / log.JSONL
+    kept: list[log.Entry] = []
     if leads:
         if found:
             note(f"{recipe.name}: goes on from step {trainer.step}")
@@ -85,12 +86,12 @@ def _train(world: "World", recipe: Recipe, spec: ModelSpec, data: TrainingData, 
         write_bytes(entries_path, b"".join(canonical(entry.to_json()) + b"\n" for entry in kept))
     steps = set(recipe.checkpoint_steps)
     step_tokens = recipe.data.global_batch * spec.context
-    remaining = (recipe.schedule.steps - trainer.step) * step_tokens
+    tokens = recipe.schedule.steps * step_tokens
     with (
         Writer(work, recipe, spec, trainer.numerics(), parent) as writer,
         run_record(RECORDS / f"{recipe.name}.jsonl", trainer) if leads else nullcontext(),
-        board(recipe.name) if leads else nullcontext(log.Entry) as show,
-        progress(recipe.name, remaining, "tokens", quiet=not leads) as advance,
+        board(recipe.name, kept, quiet=not leads) as show,
+        progress(recipe.name, tokens, "tokens", quiet=not leads, done=trainer.tokens) as advance,
     ):
 
         def save(entry: log.Entry | None) -> None:

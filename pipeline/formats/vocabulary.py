@@ -1,7 +1,7 @@
 """What a `tokenizer.json` says of itself, read without the tokenizer library.
 
 Only byte-level BPE is accepted: there every character of a token stands for one byte (Radford et al.
-2019, the byte-to-unicode table), so the bytes of a token are counted by counting its characters.
+2019, the byte-to-unicode table).
 """
 
 from pathlib import Path
@@ -13,25 +13,34 @@ from pipeline.formats.canonical import Json, parse
 from pipeline.formats.errors import EverystepError
 
 END_OF_TEXT = "<|endoftext|>"
+PRINTABLE = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
+OTHERS = (byte for byte in range(0x100) if byte not in PRINTABLE)
+BYTE_OF = {chr(byte): byte for byte in PRINTABLE} | {chr(0x100 + i): byte for i, byte in enumerate(OTHERS)}
+"""The byte for which a character of a token stands: itself if it prints, else they are counted from U+0100 on."""
 
 
-def token_bytes(tokenizer_json: Path) -> NDArray[np.int64]:
-    """Bytes of text behind each token id, shape (vocabulary,). Special tokens stand for none.
+def token_texts(tokenizer_json: Path) -> list[bytes]:
+    """The bytes of text behind each token id; special tokens stand for none.
 
     An added token that isn't special stands for its own UTF-8 bytes.
     """
     tree = _read(tokenizer_json)
     try:
         if tree["model"]["type"] != "BPE" or tree["decoder"]["type"] != "ByteLevel":
-            raise EverystepError(f"{tokenizer_json}: not a byte-level BPE; bits per byte cannot be counted from it")
-        numbers = {number: len(token) for token, number in tree["model"]["vocab"].items()}
-        for added in tree["added_tokens"]:
-            numbers[added["id"]] = 0 if added["special"] else len(added["content"].encode())
-        if sorted(numbers) != list(range(len(numbers))):
-            raise EverystepError(f"{tokenizer_json}: its token ids are not 0..{len(numbers) - 1}")
+            raise EverystepError(f"{tokenizer_json}: not a byte-level BPE; its tokens are not bytes of text")
+        added = {token["id"]: b"" if token["special"] else token["content"].encode() for token in tree["added_tokens"]}
+        learned = {number: token for token, number in tree["model"]["vocab"].items() if number not in added}
+        texts = added | {number: bytes(map(BYTE_OF.__getitem__, token)) for number, token in learned.items()}
+        if sorted(texts) != list(range(len(texts))):
+            raise EverystepError(f"{tokenizer_json}: its token ids are not 0..{len(texts) - 1}")
     except (KeyError, TypeError, AttributeError) as error:
         raise EverystepError(f"{tokenizer_json}: not a tokenizer: {error!r}") from error
-    return np.array([numbers[number] for number in range(len(numbers))], dtype=np.int64)
+    return [texts[number] for number in range(len(texts))]
+
+
+def token_bytes(tokenizer_json: Path) -> NDArray[np.int64]:
+    """Bytes of text behind each token id, shape (vocabulary,): the lengths of `token_texts`."""
+    return np.array([len(text) for text in token_texts(tokenizer_json)], dtype=np.int64)
 
 
 def end_token(tokenizer_json: Path) -> int:

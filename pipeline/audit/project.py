@@ -1,0 +1,54 @@
+"""A project seen as a release: its trained models, promised by its own manifests instead of a root manifest.
+
+So a builder looks at what was trained before anything is released, through the same checks. Listed are the files
+behind the checkpoints of every trained model, and the tokenizer.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.formats import checkpoints as ck
+from pipeline.formats.canonical import Json
+from pipeline.formats.errors import Differs, EverystepError
+from pipeline.formats.files import sha256_file
+from pipeline.formats.manifests import manifest_path, read_manifest
+from pipeline.formats.project import MANIFESTS, RUNS, TOKENIZER
+from pipeline.release.layout import ROOT, kind_of, read_root, well_shaped
+
+
+def root_of(folder: Path) -> dict[str, Json]:
+    """The root manifest of a release, or what one would promise of a project's trained models."""
+    if (folder / ROOT).exists():
+        return read_root(folder)
+    models = sorted(path.stem for path in (folder / MANIFESTS / "models").glob("*.json"))
+    trained = [model for model in models if (folder / RUNS / model).is_dir()]
+    if not trained:
+        raise EverystepError(f"{folder}: neither a release nor a project that has trained a model (`dvc repro`)")
+    promised = dict(_tokenizer(folder))
+    for model in trained:
+        promised |= _model(folder, model)
+    files = {path: {"digest": digest, "kind": kind_of(path)} for path, digest in promised.items()}
+    return {"name": folder.resolve().name, "version": None, "files": files}
+
+
+def _tokenizer(folder: Path) -> Iterator[tuple[str, str]]:
+    path = folder / manifest_path("tokenizer")
+    with well_shaped(path):
+        for file in read_manifest(path, "tokenizer")["files"]:
+            yield (TOKENIZER.parent / file["path"]).as_posix(), file["sha256"]
+
+
+def _model(folder: Path, model: str) -> Iterator[tuple[str, str]]:
+    """Weights by the digest in the manifest; a record by its own, once it tells what the manifest tells."""
+    path = manifest_path("train", model)
+    yield path.as_posix(), sha256_file(folder / path)
+    with well_shaped(folder / path):
+        for entry in read_manifest(folder / path, "train")["checkpoints"]:
+            state = RUNS / model / ck.revision(entry["step"], entry["tokens"])
+            record = ck.read_record(folder / state).to_json()
+            if {key: record[key] for key in entry} != entry:
+                raise Differs(f"{folder / state}: not the checkpoint that {path} promises; run `dvc repro`")
+            yield (state / ck.WEIGHTS).as_posix(), entry["weights_digest"]
+            yield from (
+                ((state / name).as_posix(), sha256_file(folder / state / name)) for name in (ck.RECORD, ck.CONFIG)
+            )

@@ -1,0 +1,153 @@
+"""Sample: a checkpoint continues a text, token by token, with the trainer's own decoder and its cache.
+
+Every draw is a function of (seed, position) and the logits; no generator holds a state. The decoder computes in the
+numerics class that the state was trained in, so a `portable` model says the same on every machine of that class.
+"""
+
+import codecs
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.formats.errors import EverystepError
+from pipeline.formats.project import TOKENIZER
+from pipeline.formats.vocabulary import end_token, token_texts
+from trainer.launch import launch
+from trainer.pull import State, Verified, find_state
+
+if TYPE_CHECKING:
+    from trainer.model import Decoder
+    from trainer.parallel import World
+
+Logits = NDArray[np.float64]
+Choose = Callable[[Logits, int], int]
+Show = Callable[[str], None]
+
+END, CONTEXT, ENOUGH = "end of the document", "end of the context", "as many tokens as asked"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to continue, how far, and how to draw."""
+
+    prompt: str
+    tokens: int
+    temperature: float
+    top_k: int
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """What came of it. `text` is the bytes of `token_ids` as UTF-8; `ended` is one of `END`, `CONTEXT`, `ENOUGH`."""
+
+    model: str
+    revision: str
+    weights_digest: str
+    prompt: str
+    text: str
+    token_ids: list[int]
+    ended: str
+
+
+def sample(verified: Verified, model: str, revision: str, request: Request, show: Show) -> Sample:
+    """Continue `request.prompt` with the state `revision` of `model`; `show` gets it, then each piece as it comes."""
+    tokenizer = verified(TOKENIZER.as_posix())
+    state = find_state(verified, model, revision)
+    prompt = encode(tokenizer, request.prompt)
+    if len(prompt) > state.spec.context:
+        raise EverystepError(
+            f"--prompt: {len(prompt)} tokens do not fit the context of {model}, {state.spec.context}; shorten it"
+        )
+    told: Sample = launch(_sample, 1, state.record.numerics["class"], state, tokenizer, prompt, request, show)
+    return told
+
+
+def _sample(world: "World", state: State, tokenizer: Path, prompt: list[int], request: Request, show: Show) -> Sample:
+    """Once the process is in its numerics class."""
+    from trainer.model import Decoder, load_tensors
+
+    model = Decoder(state.spec).to(world.device)
+    load_tensors(model, state.weights())
+    texts, end = token_texts(tokenizer), end_token(tokenizer)
+    choose = partial(draw, temperature=request.temperature, top_k=request.top_k, seed=request.seed)
+    written, token_ids, ended = codecs.getincrementaldecoder("utf-8")("replace"), [], CONTEXT
+    pieces: list[str] = []
+    show(request.prompt)
+    for token in continuation(model, prompt, len(texts), choose):
+        token_ids.append(token)
+        pieces.append(written.decode(texts[token]))
+        show(pieces[-1])
+        if token == end or len(token_ids) == request.tokens:
+            ended = END if token == end else ENOUGH
+            break
+    pieces.append(written.decode(b"", final=True))
+    show(pieces[-1])
+    return Sample(
+        model=state.record.model,
+        revision=state.record.revision,
+        weights_digest=state.record.weights_digest,
+        prompt=request.prompt,
+        text="".join(pieces),
+        token_ids=token_ids,
+        ended=ended,
+    )
+
+
+def continuation(model: "Decoder", prompt: list[int], vocabulary: int, choose: Choose) -> Iterator[int]:
+    """The tokens after the prompt until the context is full, each `choose(logits_V, position)` of those before it.
+
+    A row of training has `context + 1` ids, so the last token stands at position `context`. Ids from `vocabulary` on,
+    which pad the embedding and stand for no text, are never chosen.
+    """
+    import torch
+
+    from trainer.model import Cache
+
+    cache, token = Cache(), prompt[-1]
+    device = model.embedding.weight.device
+    with torch.no_grad():
+        if len(prompt) > 1:
+            model.hidden(torch.tensor([prompt[:-1]], device=device), cache)
+    for position in range(len(prompt), model.spec.context + 1):
+        with torch.no_grad():
+            logits_V = model(torch.tensor([[token]], device=device), cache)[0, -1, :vocabulary]
+        token = choose(logits_V.double().cpu().numpy(), position)
+        yield token
+
+
+def draw(logits_V: Logits, position: int, *, temperature: float, top_k: int, seed: int) -> int:
+    """A token among the `top_k` likeliest, by softmax(logits / temperature). Of equal logits the lower id comes first.
+
+    The uniform number is the first 53 bits of Philox (Salmon et al., 2011) keyed by (seed, position).
+    """
+    if not np.isfinite(logits_V).all():
+        raise EverystepError("the logits of this checkpoint are not finite: the training had diverged there")
+    if temperature == 0:
+        return int(logits_V.argmax())
+    likeliest = np.argsort(-logits_V, kind="stable")[:top_k]
+    weights = np.exp((logits_V[likeliest] - logits_V[likeliest[0]]) / temperature).cumsum()
+    key: Any = np.array([seed, position], dtype=np.uint64)
+    uniform = (int(np.random.Philox(key=key).random_raw()) >> 11) * 2.0**-53
+    return int(likeliest[np.searchsorted(weights, uniform * weights[-1], side="right")])
+
+
+def encode(tokenizer_json: Path, text: str) -> list[int]:
+    """The ids of a prompt. Nothing at all is the beginning of a document: what follows an end token."""
+    if not text:
+        return [end_token(tokenizer_json)]
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise EverystepError(f"--prompt: not UTF-8: {error.reason}") from error
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise EverystepError("--prompt: needs the library tokenizers; pip install 'everystep[sample]'") from error
+    ids: list[int] = Tokenizer.from_file(str(tokenizer_json)).encode(text, add_special_tokens=False).ids
+    return ids

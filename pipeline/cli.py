@@ -11,7 +11,7 @@ import sys
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -24,11 +24,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+export = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 Release = Annotated[Path, typer.Argument(help="The folder of a release.")]
 Folder = Annotated[Path, typer.Argument(help="The folder of a project or of a release.")]
 Model = Annotated[str, typer.Option(help="A model of the release, as `everystep show` lists them.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for a program.")]
+
+
+app.add_typer(export, name="export")
 
 
 def main() -> None:
@@ -184,10 +188,7 @@ def sample(
     from pipeline.audit.verify import verified_file
     from pipeline.console import note
 
-    if not find_spec("torch"):
-        raise EverystepError(
-            "sample: needs torch, which a reader's installation lacks; pip install 'everystep[sample]'"
-        )
+    _require_torch("sample")
     from trainer.sample import ENOUGH, Request
     from trainer.sample import sample as continue_text
 
@@ -202,6 +203,38 @@ def sample(
     print()
     if answer.ended != ENOUGH:
         note(f"note: stopped at the {answer.ended}, after {len(answer.token_ids)} of {tokens} tokens")
+
+
+@export.callback()
+def _export() -> None:
+    """Write the rows of a release in the layouts of other trainers."""
+
+
+@export.command("tokens")
+def export_tokens(
+    folder: Folder,
+    layout: Annotated[Literal["mobilellm", "llm360"], typer.Option(help="Whose files to write.")],
+    out: Annotated[Path, typer.Option(help="A new folder.")],
+    nodes: Annotated[int | None, typer.Option(min=1, help="For mobilellm: folders, one for 8 ranks.")] = None,
+    chunks: Annotated[int | None, typer.Option(min=1, help="For llm360: files, one before each checkpoint.")] = None,
+    global_batch: Annotated[int | None, typer.Option(min=1, help="Rows a step reads; unset: the fewest.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps to write; unset: those of one epoch.")] = None,
+) -> None:
+    """Write the training rows, verified, as the files that MobileLLM's or LLM360's trainers read."""
+    from pipeline.audit.tokens import export_llm360, export_mobilellm
+
+    if (nodes if layout == "mobilellm" else chunks) is None or (chunks if layout == "mobilellm" else nodes) is not None:
+        raise EverystepError("export tokens: give --nodes with --layout mobilellm, --chunks with --layout llm360")
+    if layout == "mobilellm":
+        done = export_mobilellm(folder, out, nodes or 1, global_batch, steps)
+    else:
+        done = export_llm360(folder, out, chunks or 1, global_batch, steps)
+    print(
+        f"{out}: {done.rows:,} rows in {done.files} files, {done.steps:,} steps of {done.global_batch}; "
+        f"{done.left_out:,} rows of the epoch are left out\n"
+        f"a recipe reads it with layout: {layout}, width: {done.width}, seed: {done.seed}, "
+        f"global_batch: {done.global_batch}"
+    )
 
 
 @app.command()

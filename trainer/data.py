@@ -1,54 +1,155 @@
-"""What the trainer eats: the rows of a folder in the published order, checked before the first step."""
+"""What the trainer eats: rows in one of three layouts, checked before the first step, and who reads which when.
 
+    everystep   our own rows and their manifest, in the published order (docs/formats.md, 6 and 8)
+    llm360      chunks train_000.jsonl, train_001.jsonl ...; chunk after chunk, each in a keyed order of its own
+    mobilellm   folders 1 to N of one .jsonl each, read by 8 ranks a folder as MobileLLM's trainer reads them
+
+A layout is a list of files and one pure function, `row_numbers`; rows are numbered through the files in their order.
+"""
+
+import os
+import re
+from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.console import progress
 from pipeline.formats.canonical import Json
-from pipeline.formats.errors import EverystepError
+from pipeline.formats.errors import Differs, EverystepError
+from pipeline.formats.files import safe_join, sha256_file
 from pipeline.formats.lines import Shard, check_shard
 from pipeline.formats.manifests import manifest_path, read_manifest, shards_of
-from pipeline.formats.order import rows_of_step
-from pipeline.formats.rows import Rows
+from pipeline.formats.order import permute, rows_of_step
+from pipeline.formats.rows import Row, Rows
+from trainer.checked import PlainRows, check_rows
 from trainer.description import ModelSpec
 from trainer.recipe import Recipe
 
+RANKS = 8
+"""MobileLLM's loader deals the lines of a node to 8 ranks, however many there are."""
 
-@dataclass(frozen=True)
-class TrainingData:
-    """The training rows below `folder`, and who reads which when."""
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData(ABC):
+    """The rows of one run. Made by `training_data`, which has checked every one of them."""
 
     folder: Path
-    shards: list[Shard]
+    shards: tuple[Shard, ...]
     width: int
     vocabulary: int
     seed: int
     global_batch: int
     micro_batch: int
 
-    def open(self) -> Rows:
-        return Rows(self.folder, self.shards, self.width, self.vocabulary)
+    @abstractmethod
+    def row_numbers(self, step: int, number: int) -> NDArray[np.int64]:
+        """Which rows micro-batch `number` of the step from state `step` to `step + 1` reads, in their order."""
 
-    def check(self) -> None:
-        """Digest every shard: rows that differ from the manifest are refused before training starts."""
-        for shard in self.shards:
-            check_shard(self.folder, shard)
+    @abstractmethod
+    def open(self) -> Sequence[Row]:
+        """The rows by number."""
 
-    def micro_batch_rows(self, rows: Rows, step: int, number: int) -> NDArray[np.int64]:
-        """Rows of one micro-batch of the step from state `step` to `step + 1`, shape (micro_batch, width)."""
-        numbers = rows_of_step(step, self.global_batch, len(rows), self.seed)
-        chosen = numbers[number * self.micro_batch : (number + 1) * self.micro_batch]
-        return np.stack([rows[int(row)] for row in chosen])
+    def micro_batch_rows(self, rows: Sequence[Row], step: int, number: int) -> NDArray[np.int64]:
+        """Rows of one micro-batch, shape (micro_batch, width)."""
+        return np.stack([rows[row] for row in self.row_numbers(step, number).tolist()])
 
     def identity(self) -> Json:
-        """What the fingerprint of a run holds of its data."""
+        """What the fingerprint of a run holds of its data: the digest of every file."""
         return [shard.to_json() for shard in self.shards]
 
+    def inputs(self) -> dict[str, str]:
+        """Files that vouch for the rows, with their SHA-256, for the manifest of a run: here, the rows themselves."""
+        return {(self.folder / shard.path).as_posix(): shard.sha256 for shard in self.shards}
 
-def training_data(root: Path, recipe: Recipe, spec: ModelSpec) -> TrainingData:
-    """The data a recipe declares, if it is the data that is there."""
+    def counts(self) -> dict[str, Json]:
+        """What the manifest of a run says of its rows."""
+        return {}
+
+
+class EverystepData(TrainingData):
+    """Our rows: a step reads the next `global_batch` samples of the order, micro-batch after micro-batch."""
+
+    def row_numbers(self, step: int, number: int) -> NDArray[np.int64]:
+        num_rows = sum(shard.lines for shard in self.shards)
+        numbers = rows_of_step(step, self.global_batch, num_rows, self.seed)
+        return numbers[number * self.micro_batch : (number + 1) * self.micro_batch]
+
+    def open(self) -> Rows:
+        return Rows(self.folder, list(self.shards), self.width, self.vocabulary)
+
+    def inputs(self) -> dict[str, str]:
+        path = manifest_path("tokenize")
+        return {path.as_posix(): sha256_file(path)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainData(TrainingData):
+    """Rows in plain files that others made."""
+
+    cache: Path
+
+    def open(self) -> PlainRows:
+        return PlainRows(self.folder, self.shards, self.width, self.vocabulary, self.cache)
+
+
+class Llm360Data(PlainData):
+    """Chunk after chunk. Within chunk c (from 0) the order is the permutation of (seed, c): a function, where
+    MobiLlama's depends on when the job was last restarted. Rows of a chunk that fill no step are dropped."""
+
+    def row_numbers(self, step: int, number: int) -> NDArray[np.int64]:
+        ends = list(accumulate(self.steps_of_chunks()))
+        chunk = bisect_right(ends, step)
+        if chunk == len(ends):
+            raise EverystepError(f"{self.folder}: holds {ends[-1]} steps; there is no step {step}")
+        num_rows = self.shards[chunk].lines
+        first_step = ends[chunk - 1] if chunk else 0
+        first = (step - first_step) * self.global_batch + number * self.micro_batch
+        positions = np.arange(first, first + self.micro_batch, dtype=np.uint64)
+        first_row = sum(shard.lines for shard in self.shards[:chunk])
+        return first_row + permute(positions, num_rows, self.seed, chunk).astype(np.int64)
+
+    def steps_of_chunks(self) -> list[int]:
+        return [shard.lines // self.global_batch for shard in self.shards]
+
+    def counts(self) -> dict[str, Json]:
+        rows = sum(shard.lines for shard in self.shards)
+        return {"rows": rows, "dropped_rows": rows - sum(self.steps_of_chunks()) * self.global_batch}
+
+
+class MobilellmData(PlainData):
+    """Line n of a folder is for rank n mod 8 of it. A rank takes its next `micro_batch` lines for each step, and begins
+    again with its first one at the end of the file. Nothing is shuffled. Micro-batches are those of the ranks in order.
+    """
+
+    def row_numbers(self, step: int, number: int) -> NDArray[np.int64]:
+        node, rank = divmod(number, RANKS)
+        num_lines = len(range(rank, self.shards[node].lines, RANKS))
+        turns = np.arange(step * self.micro_batch, (step + 1) * self.micro_batch, dtype=np.int64) % num_lines
+        first_row = sum(shard.lines for shard in self.shards[:node])
+        return first_row + rank + RANKS * turns
+
+
+def training_data(root: Path, recipe: Recipe, spec: ModelSpec, cache: Path | None) -> TrainingData:
+    """The data a recipe declares, if it is the data that is there; each row was read and found to be one.
+
+    `cache` keeps what was found in which bytes (`trainer.checked`); without one only our own rows can be read.
+    """
+    if recipe.data.layout == "everystep":
+        return _everystep(root, recipe, spec, cache)
+    if cache is None:
+        raise EverystepError(f"recipes/{recipe.name}.yaml: data.layout: only our own rows are part of a release")
+    return {"llm360": _llm360, "mobilellm": _mobilellm}[recipe.data.layout](
+        root / recipe.data.folder, recipe, spec, cache
+    )
+
+
+def _everystep(root: Path, recipe: Recipe, spec: ModelSpec, cache: Path | None) -> TrainingData:
     path = root / manifest_path("tokenize")
     manifest = read_manifest(path, "tokenize")
     where = f"recipes/{recipe.name}.yaml"
@@ -65,12 +166,115 @@ def training_data(root: Path, recipe: Recipe, spec: ModelSpec) -> TrainingData:
             f"{where}: data.seed: {recipe.data.seed} is not the seed of the published order, "
             f"{manifest['parameters']['seed']} (params.yaml: tokenize.seed)"
         )
-    return TrainingData(
-        folder=root / recipe.data.folder,
-        shards=shards_of(manifest, "train"),
-        width=manifest["width"],
-        vocabulary=manifest["vocabulary"],
-        seed=recipe.data.seed,
-        global_batch=recipe.data.global_batch,
-        micro_batch=recipe.data.micro_batch,
-    )
+    folder, shards = root / recipe.data.folder, shards_of(manifest, "train")
+    for shard in shards:
+        safe_join(folder, shard.path)
+    try:
+        found = _check(recipe, folder, {shard.path: shard.bytes for shard in shards}, manifest["vocabulary"], cache)
+    except EverystepError:
+        for shard in shards:  # bad rows that nobody promised are another fault than promised bad rows
+            check_shard(folder, shard)
+        raise
+    for shard, promised in zip(found, shards, strict=True):
+        if shard != promised:
+            raise Differs(
+                f"{folder / shard.path}: the manifest promises {promised.lines} lines with sha256 {promised.sha256}, "
+                f"found {shard.lines} lines with {shard.sha256}"
+            )
+    return EverystepData(folder=folder, shards=found, vocabulary=manifest["vocabulary"], **_reading(recipe))
+
+
+def _llm360(folder: Path, recipe: Recipe, spec: ModelSpec, cache: Path) -> TrainingData:
+    chunks = _numbered(folder, r"train_([0-9]+)\.jsonl(\.[a-z0-9]+)?", first=0, example="train_000.jsonl")
+    for chunk in chunks:
+        if chunk.suffix != ".jsonl":
+            raise EverystepError(f"{chunk}: rows are read by their place in a plain file; decompress it first")
+    rule, _, number = recipe.checkpoints.partition(" ")
+    where = f"recipes/{recipe.name}.yaml"
+    if rule == "chunks" and int(number) != len(chunks):
+        raise EverystepError(f"{where}: checkpoints: {recipe.checkpoints!r}, but {folder} holds {len(chunks)} chunks")
+    sizes = {chunk.name: chunk.stat().st_size for chunk in chunks}
+    found = _check(recipe, folder, sizes, spec.vocabulary, cache)
+    data = Llm360Data(folder=folder, shards=found, vocabulary=spec.vocabulary, cache=cache, **_reading(recipe))
+    steps = recipe.schedule.steps
+    for shard, in_chunk in zip(found, data.steps_of_chunks(), strict=True):
+        if rule == "chunks" and in_chunk != steps // len(chunks):
+            raise EverystepError(
+                f"{where}: schedule.steps: {steps} steps over {len(chunks)} chunks are {steps // len(chunks)} a chunk, "
+                f"but the {shard.lines} rows of {folder / shard.path} make {in_chunk} steps of {data.global_batch}"
+            )
+    if steps > sum(data.steps_of_chunks()):
+        raise EverystepError(
+            f"{where}: schedule.steps: {steps}, but the chunks in {folder} hold {sum(data.steps_of_chunks())} steps of "
+            f"{recipe.data.global_batch} rows, and each chunk is read once"
+        )
+    return data
+
+
+def _mobilellm(folder: Path, recipe: Recipe, spec: ModelSpec, cache: Path) -> TrainingData:
+    nodes = _numbered(folder, "([0-9]+)", first=1, example="1/, one folder for each node of 8 ranks")
+    files = [_only_file(node) for node in nodes]
+    ranks = RANKS * len(nodes)
+    if recipe.data.global_batch != ranks * recipe.data.micro_batch:
+        raise EverystepError(
+            f"recipes/{recipe.name}.yaml: data.global_batch: {recipe.data.global_batch} is declared; "
+            f"{len(nodes)} folders of {RANKS} ranks that read micro_batch = {recipe.data.micro_batch} rows each make "
+            f"{ranks * recipe.data.micro_batch}"
+        )
+    sizes = {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
+    found = _check(recipe, folder, sizes, spec.vocabulary, cache)
+    for shard in found:
+        if shard.lines < RANKS:
+            raise EverystepError(f"{folder / shard.path}: {shard.lines} rows; each of {RANKS} ranks needs one")
+    return MobilellmData(folder=folder, shards=found, vocabulary=spec.vocabulary, cache=cache, **_reading(recipe))
+
+
+def _reading(recipe: Recipe) -> dict[str, int]:
+    data = recipe.data
+    return {
+        "width": data.width,
+        "seed": data.seed,
+        "global_batch": data.global_batch,
+        "micro_batch": data.micro_batch,
+    }
+
+
+def _check(
+    recipe: Recipe, folder: Path, sizes: dict[str, int], vocabulary: int, cache: Path | None
+) -> tuple[Shard, ...]:
+    """Check the files named by `sizes`, whose content is so many bytes each."""
+    quiet = os.environ.get("RANK", "0") != "0"
+    with progress(f"{recipe.name}: rows of {recipe.data.folder}", sum(sizes.values()), "bytes", quiet) as advance:
+        return tuple(check_rows(folder, name, recipe.data.width, vocabulary, cache, advance) for name in sizes)
+
+
+def _numbered(folder: Path, pattern: str, first: int, example: str) -> list[Path]:
+    """What lies in `folder` under a name with a number, in the order of the numbers, which run on from `first`."""
+    if not folder.is_dir():
+        raise EverystepError(f"{folder}: no such folder; data.folder of the recipe names it")
+    found: dict[int, Path] = {}
+    for path in sorted(folder.iterdir()):
+        parts = re.fullmatch(pattern, path.name)
+        if not parts:
+            continue
+        number = int(parts[1])
+        if number in found:
+            raise EverystepError(f"{folder}: {found[number].name} and {path.name} have the same number; keep one")
+        found[number] = path
+    if not found:
+        raise EverystepError(f"{folder}: holds none of the layout's files; the first is {example}")
+    for number in range(first, first + len(found)):
+        if number not in found:
+            raise EverystepError(
+                f"{folder}: number {number} is missing; there are {', '.join(map(str, sorted(found)))}"
+            )
+    return [found[number] for number in sorted(found)]
+
+
+def _only_file(node: Path) -> Path:
+    """MobileLLM's loader takes the first of an unsorted listing; which one that is, nobody can say."""
+    found = sorted(node.glob("*.jsonl"))
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise EverystepError(f"{node}: exactly one .jsonl file belongs in it, found {names}")
+    return found[0]

@@ -13,6 +13,7 @@ from pipeline.console import progress
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.digests import tensors_digest
 from pipeline.formats.errors import Differs, EverystepError
+from pipeline.formats.manifests import manifest_path, read_manifest, shards_of
 from pipeline.formats.project import TOKENS
 from trainer import log
 from trainer.data import TrainingData, training_data
@@ -56,10 +57,10 @@ def replay(verified: Verified, root: Path, model: str, start: int, stop: int) ->
     for name in (ck.RECORD, ck.WEIGHTS, ck.OPTIMIZER):
         verified(f"runs/{model}/{stored[start].name}/{name}")
     records = {step: ck.read_record(folder) for step, folder in stored.items() if start < step <= stop}
-    data = training_data(root, recipe, spec)
-    for shard in data.shards:  # by the root manifest, which also keeps their names inside the release
+    tokens = read_manifest(root / manifest_path("tokenize"), "tokenize")
+    for shard in shards_of(tokens, "train"):  # by the root manifest, which also keeps their names inside the release
         verified(f"{TOKENS.as_posix()}/{shard.path}")
-    data.check()
+    data = training_data(root, recipe, spec, cache=None)
     processes = default_processes(recipe.data.num_leaves)
     outcome: Outcome = launch(
         _replay, processes, recipe.numerics, recipe, spec, data, stored[start], stop, entries, records

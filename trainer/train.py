@@ -1,9 +1,10 @@
-"""The stage `train`: one model from its recipe and the published rows, resumable at any instant.
+"""The stage `train`: one model from its recipe and its rows, resumable at any instant.
 
-Reads `recipes/MODEL.yaml`, `data/tokens`; writes `runs/MODEL` (a folder for each published checkpoint,
-`log.jsonl`, `log.csv`) and `manifests/models/MODEL.json`. DVC empties the output before a run, so a run lives
-in `.work/train/MODEL/<fingerprint of recipe, data, code>` and is linked into the output when it is complete:
-a killed run goes on from its last checkpoint, and a changed recipe can never pick up other weights.
+Reads `recipes/MODEL.yaml` and the rows that it names (`data/tokens`); writes `runs/MODEL` (a folder for each
+published checkpoint, `log.jsonl`, `log.csv`) and `manifests/models/MODEL.json`. DVC empties the output before a
+run, so a run lives in `.work/train/MODEL/<fingerprint of recipe, data, code>` and is linked into the output when
+it is complete: a killed run goes on from its last checkpoint, and a changed recipe or other rows can never pick
+up its weights. Other work there is named when a run begins, and kept until it is complete.
 """
 
 import fcntl
@@ -18,28 +19,32 @@ from typing import TYPE_CHECKING
 import pipeline.formats
 from pipeline.console import note, progress, run_command
 from pipeline.formats import checkpoints as ck
-from pipeline.formats.canonical import canonical
-from pipeline.formats.errors import EverystepError
+from pipeline.formats.canonical import Json, canonical, parse, pretty
+from pipeline.formats.errors import Differs, EverystepError
 from pipeline.formats.files import list_files, sha256_file, write_bytes
 from pipeline.formats.lines import Shard
-from pipeline.formats.manifests import manifest_path, write_manifest
+from pipeline.formats.manifests import write_manifest
 from pipeline.formats.project import RECIPES, RUNS, WORK
-from trainer import log
+from pipeline.formats.suite import require_one_suite
+from trainer import log, numerics
+from trainer.checked import CHECKED
 from trainer.data import TrainingData, training_data
 from trainer.description import ModelSpec, num_parameters, num_parameters_if_repeated
 from trainer.launch import default_processes, launch
 from trainer.observe import RECORDS, board, run_record
-from trainer.recipe import Recipe, load_recipe
+from trainer.recipe import Recipe, load_recipe, suite_of
 
 if TYPE_CHECKING:
     from trainer.loop import Trainer
     from trainer.parallel import World
 
 
+IDENTITY = "identity.json"
+
 # The code whose change could change a bit: what `trainer.loop` loads (tests/trainer/test_train.py compares).
 TRAINS = (
-    "checkpoint", "data", "description", "exact", "families", "log", "loop", "model", "numerics", "operators",
-    "optimizer", "parallel", "product", "recipe",
+    "checked", "checkpoint", "data", "description", "exact", "families", "log", "loop", "model", "numerics",
+    "operators", "optimizer", "parallel", "product", "recipe",
 )  # fmt: skip
 FORMATS_THAT_TRAIN = ("canonical", "checkpoints", "digests", "files", "lines", "order", "rows")
 
@@ -47,23 +52,33 @@ FORMATS_THAT_TRAIN = ("canonical", "checkpoints", "digests", "files", "lines", "
 def train(name: str) -> None:
     """Train the model `name` of the suite, or go on where a killed run stopped."""
     recipe, spec = load_recipe(name)
-    data = training_data(Path(), recipe, spec)
-    data.check()
-    work = WORK / "train" / name / fingerprint(recipe, spec, data)
+    require_one_suite(suite_of(name))
+    numerics.enter(recipe.numerics)  # may start this program again, so it stands before the work
+    data = training_data(Path(), recipe, spec, CHECKED)
+    whole = identity(recipe, spec, data)
+    work = WORK / "train" / name / fingerprint(whole)
     processes = default_processes(recipe.data.num_leaves)
     leads = os.environ.get("RANK", "0") == "0"  # under torchrun, one of many
     with _only_one(work.parent) if leads else nullcontext():
+        if leads:
+            _compare_with_others(recipe, whole, work)
+            work.mkdir(exist_ok=True)
+            write_bytes(work / IDENTITY, pretty(whole))
         launch(_train, processes, recipe.numerics, recipe, spec, data, work)
         if leads:
-            _publish(recipe, spec, work)
+            _publish(recipe, spec, data, work)
             _forget_others(work)
 
 
-def fingerprint(recipe: Recipe, spec: ModelSpec, data: TrainingData) -> str:
-    """Names a run by everything that decides its bits: recipe, model, rows, and the code that trains."""
+def identity(recipe: Recipe, spec: ModelSpec, data: TrainingData) -> dict[str, Json]:
+    """Everything that decides the bits of a run: recipe, model, rows, and the code that trains."""
     folders = [(Path(__file__).parent, TRAINS), (Path(pipeline.formats.__file__).parent, FORMATS_THAT_TRAIN)]
     code = {name: sha256_file(folder / f"{name}.py") for folder, names in folders for name in names}
-    identity = {"code": code, "data": data.identity(), "model": spec.to_json(), "recipe": recipe.model_dump()}
+    return {"code": code, "data": data.identity(), "model": spec.to_json(), "recipe": recipe.model_dump()}
+
+
+def fingerprint(identity: dict[str, Json]) -> str:
+    """The name of a run."""
     return hashlib.sha256(canonical(identity)).hexdigest()[:16]
 
 
@@ -112,7 +127,7 @@ def _train(world: "World", recipe: Recipe, spec: ModelSpec, data: TrainingData, 
         train_until(trainer, recipe.schedule.steps, after_step)
 
 
-def _publish(recipe: Recipe, spec: ModelSpec, work: Path) -> None:
+def _publish(recipe: Recipe, spec: ModelSpec, data: TrainingData, work: Path) -> None:
     """Link the complete run into the output and write its manifest."""
     folder = RUNS / recipe.name
     shutil.rmtree(folder, ignore_errors=True)
@@ -135,7 +150,8 @@ def _publish(recipe: Recipe, spec: ModelSpec, work: Path) -> None:
     write_manifest(
         "train",
         recipe.name,
-        inputs=[manifest_path("tokenize"), RECIPES / f"{recipe.name}.yaml"],
+        inputs=[RECIPES / f"{recipe.name}.yaml"],
+        digested=data.inputs(),
         parameters=recipe.model_dump(),
         outputs={"log": [shard]},
         model=spec.to_json(),
@@ -151,7 +167,41 @@ def _publish(recipe: Recipe, spec: ModelSpec, work: Path) -> None:
             for record in records
         ],
         numerics=records[-1].numerics,
+        **data.counts(),
     )
+
+
+def _compare_with_others(recipe: Recipe, identity: dict[str, Json], work: Path) -> None:
+    """Work of other runs of this model is neither continued nor passed over in silence.
+
+    An unfinished run from which nothing but the rows differ is refused where no manifest vouches for the new ones: a
+    damaged or half-fetched file must not cost the training that was done. `training_data` found our own rows to be
+    those of a manifest, so they differ because somebody built them anew.
+    """
+    for path in sorted(work.parent.glob(f"*/{IDENTITY}")):
+        if path.parent == work:
+            continue
+        before = parse(path.read_bytes(), path)
+        step = max((step for step, _ in ck.find_checkpoints(path.parent)), default=0)
+        changed = [part for part in identity if canonical(identity[part]) != canonical(before[part])]
+        complete = step == before["recipe"]["schedule"]["steps"]
+        if changed == ["data"] and recipe.data.layout != "everystep" and step and not complete:
+            raise Differs(
+                f"{recipe.data.folder}: other bytes than those of the run that stands at step {step} in {path.parent}: "
+                f"{_changed_files(before['data'], identity['data'])}. Put them back to go on with it, or remove that "
+                "folder to train anew"
+            )
+        if not complete:
+            note(
+                f"{recipe.name}: does not go on with the run at step {step} in {path.parent}, because its "
+                f"{' and '.join(changed)} changed; that work is kept until this run is complete"
+            )
+
+
+def _changed_files(before: list[Json], now: list[Json]) -> str:
+    digests = [{shard["path"]: shard["sha256"] for shard in shards} for shards in (before, now)]
+    names = sorted(digests[0].keys() | digests[1].keys())
+    return ", ".join(name for name in names if digests[0].get(name) != digests[1].get(name))
 
 
 def _forget_others(work: Path) -> None:

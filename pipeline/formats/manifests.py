@@ -7,7 +7,7 @@ reaches every byte through a chain that needs no trust. `outputs` maps a folder 
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.formats.canonical import Json, parse, pretty
@@ -39,14 +39,19 @@ def write_manifest(
     inputs: Sequence[Path],
     parameters: Json,
     outputs: dict[str, list[Shard]],
+    digested: Mapping[str, str] | None = None,
     **counts: Json,
 ) -> None:
-    """Write the manifest of a stage; `counts` are what auditors ask of it."""
+    """Write the manifest of a stage; `counts` are what auditors ask of it.
+
+    `digested` are further inputs whose SHA-256 is known already: corpora are not read once more for it.
+    """
     tree = {
         "format": FORMAT,
         "stage": stage,
         "of": of,
-        "inputs": {path.as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in inputs},
+        "inputs": {path.as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in inputs}
+        | dict(digested or {}),
         "parameters": parameters,
         "outputs": {name: [shard.to_json() for shard in shards] for name, shards in outputs.items()},
         **counts,

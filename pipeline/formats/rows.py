@@ -34,13 +34,9 @@ def encode_row(row: NDArray[np.integer]) -> bytes:
 
 def decode_row(line: bytes, width: int, vocabulary: int, where: str) -> Row:
     """Parse one line; another width, an id outside the vocabulary or a broken line is refused by `where`."""
-    try:
-        ids = orjson.loads(line)["token_ids"]
-        if not isinstance(ids, list) or not set(map(type, ids)) <= {int}:
-            raise TypeError("token_ids is not a list of whole numbers")
-        row = np.array(ids, dtype=np.int64)
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, OverflowError) as error:
-        raise EverystepError(f"{where}: not a row: {error}") from error
+    row = _usual_row(line)
+    if row is None:
+        row = _any_row(line, where)
     if row.shape != (width,):
         raise EverystepError(f"{where}: a row of {row.size} ids; {width} are declared (context + 1)")
     if row.min() < 0 or row.max() >= vocabulary:
@@ -153,6 +149,40 @@ class DocumentIndex:
             return None
         first, stop = int(self._starts[i]) // self.width, (int(self._stops[i]) - 1) // self.width + 1
         return range(first, stop if self.num_rows is None else max(first, min(stop, self.num_rows)))
+
+
+def _usual_row(line: bytes) -> Row | None:
+    """The ids of a line that begins with them and spells them plainly, as every known writer does.
+
+    Three times as fast as a list of Python's integers. None: only a parser of JSON can tell.
+    """
+    head, _, rest = line.partition(b"]")
+    key, _, ids = head.partition(b"[")
+    ids = ids.replace(b", ", b",")
+    plain = not ids.translate(None, b"0123456789,") and b",," not in ids and ids[:1].isdigit() and ids[-1:].isdigit()
+    if not plain or key not in (b'{"token_ids":', b'{"token_ids": ') or not _ends_an_object(rest):
+        return None
+    row = np.fromstring(ids, dtype=np.int64, sep=",")
+    num_digits = row.size + sum(int(np.count_nonzero(row >= 10**k)) for k in range(1, len(str(row.max()))))
+    return row if len(ids) == num_digits + row.size - 1 else None  # else zeros lead, or an id is past 64 bits
+
+
+def _ends_an_object(rest: bytes) -> bool:
+    """Whether `rest` closes the object, perhaps after other keys than `token_ids`."""
+    try:
+        return rest == b"}" or "token_ids" not in orjson.loads(b'{"":0' + rest)
+    except orjson.JSONDecodeError:
+        return False
+
+
+def _any_row(line: bytes, where: str) -> Row:
+    try:
+        ids = orjson.loads(line)["token_ids"]
+        if not isinstance(ids, list) or not set(map(type, ids)) <= {int}:
+            raise TypeError("token_ids is not a list of whole numbers")
+        return np.array(ids, dtype=np.int64)
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise EverystepError(f"{where}: not a row: {error}") from error
 
 
 def _write_shard(folder: Path, prefix: str, number: int, batch: list[bytes]) -> Shard:

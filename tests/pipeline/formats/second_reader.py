@@ -263,6 +263,10 @@ def revision(step: int, tokens: int) -> str:
 
 def schedule(rule: str, num_steps: int) -> list[int]:
     name, every = rule.split(" ")
+    if name == "chunks":
+        if num_steps == 0 or num_steps % int(every):
+            raise ValueError(rule)
+        return [num_steps // int(every) * chunk for chunk in range(int(every) + 1)]
     steps = {0, num_steps, *range(0, num_steps, int(every))}
     if name == "pythia":
         steps |= {1, 2, 4, 8, 16, 32, 64, 128, 256, 512}

@@ -253,11 +253,17 @@ def test_a_schedule_ascends_from_0_to_the_last_step(num_steps: int, every: int, 
 
 
 @pytest.mark.parametrize(
-    "rule", ["", "every", "every 0", "every -1", "every 1.5", "every ٣", "pythia 1 2", "chunks 4", "Every 1"]
+    "rule", ["", "every", "every 0", "every -1", "every 1.5", "every ٣", "pythia 1 2", "chunks", "Every 1"]
 )
 def test_what_is_no_schedule_is_refused_with_the_fix(rule: str) -> None:
-    with pytest.raises(EverystepError, match="write `pythia N` or `every N`"):
+    with pytest.raises(EverystepError, match="write `pythia N`, `every N` or `chunks K`"):
         schedule(rule, 10)
+
+
+def test_chunks_part_the_steps_equally_or_are_refused() -> None:
+    assert schedule("chunks 360", 274_320)[:3] == [0, 762, 1524] and len(schedule("chunks 360", 274_320)) == 361
+    with pytest.raises(EverystepError, match="10 steps do not part into 4 equal chunks"):
+        schedule("chunks 4", 10)
 
 
 def test_a_state_is_its_weights_its_moments_and_its_step() -> None:

@@ -34,7 +34,7 @@ from tests.sessions import (
 from trainer import families
 from trainer.description import num_parameters, unrolled
 from trainer.launch import PROCESSES
-from trainer.recipe import DataSection, OptimizerSection, Recipe, ScheduleSection
+from trainer.recipe import DataSection, LossSection, OptimizerSection, Recipe, ScheduleSection
 
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text("utf-8") for path in documents()}
 PROGRAM: Any = typer.main.get_command(app)
@@ -196,10 +196,10 @@ def parsed(block: Block) -> dict[str, Any]:
 def test_every_key_of_a_recipe_is_documented() -> None:
     said = set(spans(TEXTS["docs/add-a-model.md"]))
     said |= {part for span in said for part in span.split(".")}
-    sections: list[type[Section]] = [Recipe, DataSection, OptimizerSection, ScheduleSection]
+    sections: list[type[Section]] = [Recipe, DataSection, LossSection, OptimizerSection, ScheduleSection]
     keys = {key for section in sections for key in section.model_fields}
     keys |= {key for section, _ in families.FAMILIES.values() for key in section.model_fields}
-    assert keys - {"data", "optimizer", "schedule"} | set(families.FAMILIES) <= said
+    assert keys - {"data", "loss", "optimizer", "schedule"} | set(families.FAMILIES) <= said
 
 
 def test_family_in_the_documents_builds_a_model(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from trainer.description import (
     unrolled,
 )
 from trainer.exact import cosine_and_sine, normal, rotary_tables
-from trainer.model import Cache, Decoder, attend, dump_tensors, initialize, load_tensors
+from trainer.model import Cache, Decoder, Layer, attend, dump_tensors, initialize, load_tensors
 from trainer.operators import LOSS_ROWS, embed, next_token_loss
 
 torch.set_num_threads(1)
@@ -298,6 +299,17 @@ def test_layers_applied_twice_are_deeper_than_layers_applied_once() -> None:
     load_tensors(once, dump_tensors(twice))
     with torch.no_grad():
         assert (twice(tokens()) - once(tokens())).abs().max() > 0.1
+
+
+def test_a_model_whose_layers_all_differ_can_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch gives up after 8 forms of one function. Its compiler's back end is left out: it needs one for C++."""
+    monkeypatch.setattr(Layer, "compile", partialmethod(Layer.compile, backend="eager"))
+    layers = tuple(replace(LAYER, ffn_width=16 * (index + 1)) for index in range(9))
+    model = build(replace(PLAIN, layers=layers, applications=(*range(9),), ffn_owner=(*range(9),)))
+    with torch.no_grad():
+        expected_BTV = model(tokens(rows=1, length=8))
+        model.compile_layers()
+        assert torch.equal(model(tokens(rows=1, length=8)), expected_BTV)
 
 
 def test_more_positions_than_the_context_are_refused() -> None:

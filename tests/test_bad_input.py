@@ -208,7 +208,7 @@ def trainable(built_project: Path, tmp_path: Path) -> Path:
     [
         (put("model.query_heads", 3), "model.query_heads: 3 does not divide width 64; choose a divisor such as 2"),
         (put("model.kv_heads", 4), "model.kv_heads: 4 does not divide query_heads 2"),
-        (put("model.family", "gpt"), "model.family: must be one of mobilellm"),
+        (put("model.family", "gpt"), "model.family: must be one of llama, mobilellm"),
         (put("model.context", 64), "data.width: 33 must be model.context + 1 = 65"),
         (put("model.vocabulary", 300), "model.vocabulary: 300 is smaller than the tokenizer's"),
         (put("name", "other"), "name: the file is called mobilellm, the recipe 'other'"),
@@ -216,7 +216,7 @@ def trainable(built_project: Path, tmp_path: Path) -> Path:
         (put("data.global_batch", 7), "global_batch 7 is not a multiple of micro_batch 2"),
         (put("data.folder", "../rows"), "data.folder: '../rows' is not a folder below the project"),
         (put("compiled", True), "numerics: portable is uncompiled float32"),
-        (put("checkpoints", "chunks 3"), "'chunks 3': 8 steps do not part into 3 equal chunks"),
+        (put("checkpoints", "chunks 3"), "'chunks 3' is not a schedule for 8 steps"),
         (put("optimiser", {}), "optimiser: unknown key"),
         (drop("optimizer.beta1"), "optimizer.beta1: missing"),
         (put("schedule.steps", "8"), "schedule.steps"),

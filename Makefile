@@ -53,7 +53,7 @@ ONCE = $(LOCK); [ -f $@ ] && [ -z "$$(find $^ -newer $@)" ] && exit 0
 .venv/tested: .venv/built constraints-dev.txt
 	@$(ONCE); \
 	echo "installing what tests"; \
-	$(PIP) install --constraint constraints.txt --constraint constraints-dev.txt --editable '.[build,train,cloud,test]' && touch $@
+	$(PIP) install --constraint constraints.txt --constraint constraints-dev.txt --editable '.[build,train,cloud,tensorboard,test]' && touch $@
 
 clean:
 	rm -rf .work release runs results data

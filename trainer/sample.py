@@ -148,6 +148,6 @@ def encode(tokenizer_json: Path, text: str) -> list[int]:
     try:
         from tokenizers import Tokenizer
     except ImportError as error:
-        raise EverystepError("--prompt: needs the library tokenizers; pip install 'everystep[sample]'") from error
+        raise EverystepError("--prompt: needs the library tokenizers; pip install 'everystep[train]'") from error
     ids: list[int] = Tokenizer.from_file(str(tokenizer_json)).encode(text, add_special_tokens=False).ids
     return ids

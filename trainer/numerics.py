@@ -22,7 +22,7 @@ ONE_THREAD = {
     "OMP_WAIT_POLICY": "passive",
     "GOMP_SPINCOUNT": "0",
 }
-# glibc gives large blocks back to the kernel when they are freed, and each new one costs a fault a page: a tenth of a step.
+# glibc gives freed blocks back to the kernel, and a fault a page brings each new one: a tenth of a step.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 34)}
 CLASSES: dict[str, dict[str, str]] = {
     "portable": {

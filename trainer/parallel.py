@@ -13,6 +13,7 @@ from datetime import timedelta
 
 import torch
 from torch import Tensor
+from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
 MINUTES_TO_WAIT = 10
 
@@ -88,13 +89,13 @@ class TreeSum:
         return tensor
 
 
-def open_store() -> torch.distributed.TCPStore:
+def open_store() -> TCPStore:
     """Where the processes of one machine meet: at a free port of the loopback, which ends with its process."""
-    return torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 
 
 @contextmanager
-def joined(rank: int, size: int, store: torch.distributed.Store | int | None) -> Iterator[World]:
+def joined(rank: int, size: int, store: Store | int | None) -> Iterator[World]:
     """This process as member `rank` of `size` that meet at a store or its port; None: as torchrun's variables say."""
     gpus = torch.cuda.device_count()
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", rank)) % gpus) if gpus else torch.device("cpu")
@@ -102,7 +103,7 @@ def joined(rank: int, size: int, store: torch.distributed.Store | int | None) ->
         yield World(0, 1, device)
         return
     if isinstance(store, int):
-        store = torch.distributed.TCPStore("127.0.0.1", store, is_master=False)
+        store = TCPStore("127.0.0.1", store, is_master=False)
     torch.distributed.init_process_group(
         "nccl" if gpus else "gloo",
         init_method="env://" if store is None else None,

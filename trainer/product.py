@@ -36,7 +36,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., inputs) times weight^T, of (outputs, inputs), plus bias: (..., outputs)."""
     if not _portable:
         return functional.linear(x, weight, bias)
-    y = _PortableLinear.apply(x.flatten(0, -2), weight).unflatten(0, x.shape[:-1])  # type: ignore[no-untyped-call]
+    y: Tensor = _PortableLinear.apply(x.flatten(0, -2), weight).unflatten(0, x.shape[:-1])  # type: ignore[no-untyped-call]
     return y if bias is None else y + bias
 
 

@@ -1,4 +1,4 @@
-"""A job that each process of `launch` runs: sums eight tensors over the processes that there are."""
+"""Jobs that each process of `launch` runs: a sum of eight tensors, and a step's gradients in two ways."""
 
 import hashlib
 import json
@@ -6,6 +6,7 @@ from typing import Any
 
 
 def exchange(world: Any) -> str:
+    """The digest of a sum of eight tensors over the processes that there are."""
     import torch
 
     from trainer.parallel import TreeSum
@@ -17,3 +18,91 @@ def exchange(world: Any) -> str:
     whole = torch.empty(4096)
     world.gather(owned, whole)
     return json.dumps(hashlib.sha256(whole.numpy().tobytes()).hexdigest())
+
+
+def compare_with_ddp(world: Any) -> dict[str, Any]:
+    """Digests of the mean gradient of four micro-batches: of one process and of `world`, by our sum and by DDP.
+
+    Each rank has one micro-batch; beside it, it computes what one process alone would.
+    """
+    from trainer.parallel import World
+
+    ours, alone = _summed(world), _summed(World(0, 1))
+    ddp, sequential = _averaged_by_ddp(), _accumulated()
+    return {
+        "ours of one": _digest(alone),
+        "ours of four": _digest(ours),
+        "ddp of one": _digest(sequential),
+        "ddp of four": _digest(ddp),
+        "largest difference of ddp": float((ddp - sequential).abs().max()),
+    }
+
+
+def _summed(world: Any) -> Any:
+    """As `trainer.loop`."""
+    import torch
+
+    from trainer.optimizer import FlatParameters
+    from trainer.parallel import TreeSum
+
+    model = _model()
+    flat = FlatParameters(model)
+    tree = TreeSum(flat.size)
+    for number in range(*world.part(4)):
+        gradients = tree.buffer()
+        flat.collect(gradients)
+        model.loss(_rows(number)).backward()
+        tree.add(gradients)
+    whole = torch.empty(flat.size)
+    world.gather(world.exchange(tree.total()), whole)
+    return whole / 4
+
+
+def _averaged_by_ddp() -> Any:
+    import torch
+    from torch.nn.parallel import DistributedDataParallel
+
+    class Loss(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = _model()
+
+        def forward(self, rows_BT: torch.Tensor) -> torch.Tensor:
+            return self.model.loss(rows_BT)
+
+    ddp = DistributedDataParallel(Loss())
+    ddp(_rows(torch.distributed.get_rank())).backward()
+    return _flat(ddp.module.model)
+
+
+def _accumulated() -> Any:
+    """The loop of one process without DDP."""
+    model = _model()
+    for number in range(4):
+        (model.loss(_rows(number)) / 4).backward()
+    return _flat(model)
+
+
+def _model() -> Any:
+    from tests.trainer.tiny import tiny_spec
+    from trainer.model import Decoder, initialize
+
+    model = Decoder(tiny_spec("mobilellm"))
+    initialize(model, 1)
+    return model
+
+
+def _rows(number: int) -> Any:
+    import torch
+
+    return torch.randint(320, (2, 33), generator=torch.Generator().manual_seed(number))
+
+
+def _flat(model: Any) -> Any:
+    import torch
+
+    return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+
+
+def _digest(tensor: Any) -> str:
+    return hashlib.sha256(tensor.numpy().tobytes()).hexdigest()

@@ -34,6 +34,7 @@ from tests.sessions import (
 from trainer import families
 from trainer.description import num_parameters, unrolled
 from trainer.launch import PROCESSES
+from trainer.observe import TENSORBOARD
 from trainer.recipe import DataSection, LossSection, OptimizerSection, Recipe, ScheduleSection
 
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text("utf-8") for path in documents()}
@@ -155,7 +156,7 @@ def test_table_of_models_is_that_of_the_release() -> None:
 
 
 def test_variables_of_the_environment_are_documented() -> None:
-    assert {WORKERS, PROCESSES} <= set(spans(TEXTS["docs/reproduce.md"]))
+    assert {WORKERS, PROCESSES, TENSORBOARD} <= set(spans(TEXTS["docs/reproduce.md"]))
 
 
 def test_every_key_of_a_source_is_documented() -> None:

@@ -51,6 +51,11 @@ class Writer:
         self.wait()
         self._pending = self._thread.submit(self._write, step, tokens, entry, weights, moments)
 
+    def check(self) -> None:
+        """Raises what writing raised, if it has: a full disk is told at the next step, not at the next checkpoint."""
+        if self._pending is not None and self._pending.done():
+            self._pending.result()
+
     def wait(self) -> None:
         """Until everything is on disk; raises what writing raised."""
         if self._pending is not None:

@@ -116,6 +116,7 @@ def _train(world: "World", recipe: Recipe, spec: ModelSpec, data: TrainingData, 
 
         def after_step(trainer: "Trainer", entry: log.Entry) -> None:
             if leads:
+                writer.check()
                 log.append(entries_path, entry)
                 show(entry)
                 advance(step_tokens, f"step {entry.step} of {recipe.schedule.steps}, loss {entry.loss:.3f}")

@@ -1,0 +1,122 @@
+"""The loop: no generator, no recomputing and no writing beside it changes a bit."""
+
+import random
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.formats import checkpoints as ck
+from tests.trainer.runs import MODEL
+from trainer.checkpoint import Writer
+from trainer.data import training_data
+from trainer.evaluate import _evaluate
+from trainer.log import Entry
+from trainer.loop import RECOMPUTE, Trainer
+from trainer.parallel import World
+from trainer.recipe import load_recipe
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def trainer_of(folder: Path) -> Trainer:
+    """The trainer of a folder's recipe at step 0, in this process."""
+    recipe, spec = load_recipe(MODEL, folder)
+    return Trainer(World(0, 1), recipe, spec, training_data(folder, recipe, spec, cache=None))
+
+
+def trained(folder: Path, steps: int = 3) -> tuple[str, list[Entry]]:
+    trainer = trainer_of(folder)
+    entries = [trainer.train_step() for _ in range(steps)]
+    return trainer.weights_digest(), entries
+
+
+def evaluated(folder: Path) -> list[float]:
+    recipe, spec = load_recipe(MODEL, folder)
+    states = [path for _, path in ck.find_checkpoints(folder / "runs" / MODEL)][:2]
+    rows = training_data(folder, recipe, spec, cache=None).micro_batch_rows(trainer_of(folder).rows, 0, 0)
+    return _evaluate(World(0, 1), MODEL, spec, states, rows, 2)
+
+
+def generators() -> tuple[object, ...]:
+    kind, keys, *rest = np.random.get_state()
+    return torch.get_rng_state().tolist(), kind, np.asarray(keys).tolist(), rest, random.getstate()
+
+
+def seed_generators(seed: int) -> None:
+    torch.manual_seed(seed)
+    np.random.seed(seed)  # the one that nobody may use
+    random.seed(seed)
+
+
+def test_nothing_draws_from_a_global_generator_and_none_of_them_matters(reference: Path) -> None:
+    found = []
+    for seed in (1, 2):
+        seed_generators(seed)
+        before = generators()
+        found.append((trained(reference), evaluated(reference)))
+        assert generators() == before
+    assert found[0] == found[1]
+
+
+def test_layers_computed_again_in_backward_give_the_same_bits(reference: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = trained(reference)
+    monkeypatch.setenv(RECOMPUTE, "1")
+    assert trainer_of(reference).model.recompute
+    assert trained(reference) == kept
+
+
+def test_training_goes_on_while_a_checkpoint_is_written_and_changes_nothing_in_it(
+    reference: Path, tmp_path: Path
+) -> None:
+    """The thread that writes is held until two more steps are done."""
+    trainer = trainer_of(reference)
+    held = threading.Event()
+    with Writer(tmp_path, trainer.recipe, trainer.spec, trainer.numerics(), parent=None) as writer:
+        writer._thread.submit(held.wait)
+        trainer.train_step()
+        saved = trainer.weights_digest()
+        writer.save(trainer.step, trainer.tokens, None, *trainer.state())
+        trainer.train_step()
+        trainer.train_step()
+        writer.check()
+        assert ck.find_checkpoints(tmp_path) == []
+        held.set()
+    ((step, folder),) = ck.find_checkpoints(tmp_path)
+    assert step == 1 and trainer.step == 3
+    assert ck.read_record(folder).weights_digest == saved != trainer.weights_digest()
+    ck.read_verified(folder, ck.WEIGHTS)
+    ck.read_verified(folder, ck.OPTIMIZER)
+
+
+def test_one_checkpoint_is_written_at_a_time_and_each_names_the_one_before_it(reference: Path, tmp_path: Path) -> None:
+    trainer = trainer_of(reference)
+    with Writer(tmp_path, trainer.recipe, trainer.spec, trainer.numerics(), parent=None) as writer:
+        for _ in range(3):
+            writer.save(trainer.step, trainer.tokens, None, *trainer.state())
+            trainer.train_step()
+    records = [ck.read_record(folder) for _, folder in ck.find_checkpoints(tmp_path)]
+    assert [record.step for record in records] == [0, 1, 2]
+    assert [record.parent for record in records] == [None, *(record.state_digest for record in records[:2])]
+
+
+def test_what_writing_raised_is_raised_by_the_next_look_at_it(reference: Path, tmp_path: Path) -> None:
+    trainer = trainer_of(reference)
+    (tmp_path / "file").write_bytes(b"no folder")
+    writer = Writer(tmp_path / "file", trainer.recipe, trainer.spec, trainer.numerics(), parent=None)
+    writer.save(trainer.step, trainer.tokens, None, *trainer.state())
+    with pytest.raises(NotADirectoryError):
+        writer.wait()
+    with pytest.raises(NotADirectoryError):
+        writer.check()
+    with pytest.raises(NotADirectoryError):
+        writer.save(trainer.step, trainer.tokens, None, *trainer.state())

@@ -1,0 +1,154 @@
+"""The stage `train`: what names a run, what it says of other states, and digests that find a wrong step."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.formats import checkpoints as ck
+from pipeline.formats.canonical import canonical
+from pipeline.formats.digests import tensors_digest
+from tests.imports import ROOT, closure
+from tests.project import run
+from tests.trainer.runs import MODEL, make_run, result, train
+from trainer.train import FORMATS_THAT_TRAIN, TRAINS
+
+FINGERPRINTS = """
+import json, sys
+from pathlib import Path
+from trainer.checked import CHECKED
+from trainer.data import training_data
+from trainer.recipe import load_recipe
+from trainer.train import fingerprint, identity
+
+code = Path(sys.argv[1])
+recipe, spec = load_recipe("mobilellm")
+data = training_data(Path(), recipe, spec, CHECKED)
+found = {"": fingerprint(identity(recipe, spec, data))}
+for name in sys.argv[2:]:
+    before = (code / name).read_bytes()
+    (code / name).write_bytes(before + b"# changed\\n")
+    found[name] = fingerprint(identity(recipe, spec, data))
+    (code / name).write_bytes(before)
+print(json.dumps(found))
+"""
+REPLAY = """
+import sys
+from pathlib import Path
+from trainer.replay import replay
+outcome = replay(Path, Path(), "mobilellm", int(sys.argv[1]), int(sys.argv[2]))
+print(outcome.first_difference, outcome.detail, outcome.digests_compared)
+"""
+
+
+def files_that_train() -> set[str]:
+    return {f"trainer/{name}.py" for name in TRAINS} | {f"pipeline/formats/{name}.py" for name in FORMATS_THAT_TRAIN}
+
+
+def test_files_in_the_fingerprint_are_those_that_the_loop_loads() -> None:
+    """Errors, messages and where things lie decide no bit; manifests are read before, and their shards are in it."""
+    loaded = closure(ROOT / "trainer" / "loop.py") | closure(ROOT / "trainer" / "checkpoint.py")
+    names = {path.relative_to(ROOT).as_posix() for path in loaded if path.name != "__init__.py"}
+    decide_nothing = {"pipeline/console.py"} | {
+        f"pipeline/formats/{name}.py" for name in ("documents", "errors", "manifests", "project", "tables", "yaml")
+    }
+    assert files_that_train() <= names
+    assert names - files_that_train() <= decide_nothing
+
+
+def test_fingerprint_follows_each_file_that_trains_and_no_other(tmp_path: Path) -> None:
+    code = tmp_path / "code"
+    for part in ("pipeline", "trainer"):
+        shutil.copytree(ROOT / part, code / part, ignore=shutil.ignore_patterns("__pycache__"))
+    others = ["trainer/pull.py", "trainer/observe.py", "trainer/evaluate.py", "pipeline/formats/tables.py"]
+    command = [sys.executable, "-c", FINGERPRINTS, str(code), *sorted(files_that_train()), *others]
+    folder = make_run(tmp_path / "run")
+    found = json.loads(run(folder, *command, PYTHONPATH=str(code)).stdout)
+    assert {name for name in found if found[name] != found[""]} == files_that_train()
+    assert len(set(found.values())) == len(files_that_train()) + 1
+
+
+def replayed(folder: Path, first: int, last: int) -> str:
+    command = [sys.executable, "-c", REPLAY, str(first), str(last)]
+    return run(folder, *command, PYTHONPATH=str(ROOT), EVERYSTEP_PROCESSES="1").stdout.strip()
+
+
+def test_weights_are_digested_every_so_many_steps_and_replay_finds_a_wrong_digest_between_checkpoints(
+    tmp_path: Path, reference: Path
+) -> None:
+    """Digests of steps 3, 6, 9, 12; states of 0, 1, 2, 4, 8, 12."""
+    folder = tmp_path / "run"
+    shutil.copytree(reference, folder)
+    path = folder / "runs" / MODEL / "log.jsonl"
+    entries = [json.loads(line) for line in path.read_bytes().splitlines()]
+    assert [entry["step"] for entry in entries if entry["weights_digest"]] == [3, 6, 9, 12]
+    states = dict(ck.find_checkpoints(folder / "runs" / MODEL))
+    assert sorted(states) == [0, 1, 2, 4, 8, 12]
+    assert entries[11]["weights_digest"] == tensors_digest(ck.read_tensors(states[12] / ck.WEIGHTS))
+    assert replayed(folder, 4, 8) == "None every step is the same 1"
+    entries[5]["weights_digest"] = entries[8]["weights_digest"]
+    path.write_bytes(b"".join(canonical(entry) + b"\n" for entry in entries))
+    assert replayed(folder, 4, 8).startswith(f"6 weights_digest: released {entries[8]['weights_digest']}, replayed ")
+
+
+def test_a_state_of_another_numerics_class_or_build_is_said(tmp_path: Path, reference: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(reference, folder)
+    (state,) = folder.glob(f".work/train/{MODEL}/*/step000012-*")
+    shutil.rmtree(state)  # so that it goes on from step 8
+    (state,) = folder.glob(f".work/train/{MODEL}/*/step000008-*")
+    path = state / ck.RECORD
+    record = json.loads(path.read_bytes())
+    record["numerics"] |= {"class": "native", "capability": "AVX512"}
+    path.write_bytes(canonical(record))
+    said = train(folder)
+    assert "goes on from step 8" in said
+    assert (
+        "note: bits may differ from the recorded run "
+        "(class: 'native' then, 'portable' now; capability: 'AVX512' then, 'AVX2' now)" in said
+    )
+
+
+FULL = """
+mount -t tmpfs -o size=12m tmpfs "$1" || exit 77
+cp -r "$2"/. "$1" && cd "$1"
+head -c 1G /dev/zero > filler 2> /dev/null
+truncate -s -"$3" filler
+shift 3
+"$@"
+echo "code $?"
+find .work -name 'step*-tokens*' | wc -l
+find runs manifests/models 2> /dev/null | wc -l
+rm filler
+"$@" && cp -r manifests runs "$OUT"
+"""
+
+
+def test_a_disk_that_gets_full_behind_the_training_is_told_and_no_half_checkpoint_is_taken(
+    tmp_path: Path, reference: Path
+) -> None:
+    """Room for some of the six states: each is 0.7 MB here."""
+    disk, out = tmp_path / "disk", tmp_path / "out"
+    disk.mkdir()
+    out.mkdir()
+    folder = make_run(tmp_path / "run")
+    command = ["sh", "-c", FULL, "sh", str(disk), str(folder), "2000000", sys.executable, "-B", "-m", "trainer.train"]
+    done = run(
+        disk,
+        *["unshare", "--user", "--map-root-user", "--mount", *command, MODEL],
+        check=False,
+        PYTHONPATH=str(ROOT),
+        EVERYSTEP_PROCESSES="1",
+        OUT=str(out),
+    )
+    if done.returncode == 77 or done.stderr.startswith("unshare:"):
+        pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")
+    code, states, published = done.stdout.split("\n")[:3]
+    assert (code, published) == ("code 2", "0")
+    assert 1 <= int(states) < 6
+    assert "the disk is full; free some room and run the same command again" in done.stderr
+    assert "goes on from step" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert result(out) == result(reference)

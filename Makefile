@@ -23,10 +23,10 @@ release: .venv/built
 	  '(after: source .venv/bin/activate)'
 
 test: .venv/tested check
-	$(RUN) python -m pytest
+	$(RUN) python -m pytest -n auto --dist worksteal
 
 test-long: .venv/tested
-	$(RUN) python -m pytest -m long
+	$(RUN) python -m tests.proofs
 
 check: .venv/tested
 	$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) mypy

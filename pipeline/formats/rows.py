@@ -170,7 +170,7 @@ def _usual_row(line: bytes) -> Row | None:
 def _ends_an_object(rest: bytes) -> bool:
     """Whether `rest` closes the object, perhaps after other keys than `token_ids`."""
     try:
-        return rest == b"}" or "token_ids" not in orjson.loads(b'{"":0' + rest)
+        return rest == b"}" or "token_ids" not in orjson.loads(b'{"":[]' + rest)
     except orjson.JSONDecodeError:
         return False
 

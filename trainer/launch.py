@@ -7,7 +7,8 @@ torchrun (`RANK` is set) the caller is one rank of those that torchrun started, 
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from pipeline.formats.errors import EverystepError
@@ -67,10 +68,23 @@ def launch(job: Callable[..., Any], processes: int, numerics_class: str, *argume
         peer.start()
     try:
         return _member(0, processes, store, lead, arguments)
+    except RuntimeError as error:  # among others, what torch says when a peer is gone
+        _say_who_was_killed(peers, error)
+        raise
     finally:
         for peer in peers:
             peer.join(timeout=5)
             peer.kill()
+
+
+def _say_who_was_killed(peers: Sequence[BaseProcess], error: RuntimeError) -> None:
+    for rank, peer in enumerate(peers, 1):
+        peer.join(timeout=1)  # its end is seen on the network before it is seen here
+        if peer.exitcode and peer.exitcode < 0:
+            raise EverystepError(
+                f"process {rank} of {len(peers) + 1} was ended by signal {-peer.exitcode} (memory full, or killed); "
+                "run the same command again"
+            ) from error
 
 
 def _peer(

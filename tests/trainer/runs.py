@@ -126,8 +126,15 @@ def children(process: int) -> list[int]:
     ]
 
 
-def is_alive(process: int) -> bool:
-    """Whether a process runs; one that ended and waits to be reaped does not."""
+def are_gone(processes: list[int], within: float = 30) -> bool:
+    """Whether these processes end within some seconds; one that waits to be reaped has ended."""
+    until = time.monotonic() + within
+    while any(map(_runs, processes)) and time.monotonic() < until:
+        time.sleep(0.01)
+    return not any(map(_runs, processes))
+
+
+def _runs(process: int) -> bool:
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
     except FileNotFoundError:

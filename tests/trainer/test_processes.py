@@ -14,9 +14,9 @@ from tests.project import ROOT, environment
 from tests.trainer.runs import (
     LIMIT,
     MODEL,
+    are_gone,
     children,
     end,
-    is_alive,
     make_run,
     num_logged,
     reaches,
@@ -92,7 +92,7 @@ def test_two_nodes_under_torchrun_write_what_one_process_writes_and_go_on_after_
     assert len(ranks) == 2 * each
     os.kill(ranks[-1], signal.SIGKILL)  # the last rank of the other node
     assert [end(node, within=60) for node in nodes] == [1, 1]
-    assert not any(map(is_alive, ranks))
+    assert are_gone(ranks)
     assert not (folder / "runs").exists()
     port = free_port()
     nodes = [torchrun(folder, node, port, each) for node in (0, 1)]

@@ -49,7 +49,11 @@ def start(folder: Path, processes: int, *command: str, said: str = "said") -> su
         return subprocess.Popen(
             command or (sys.executable, "-m", "trainer.train", MODEL),
             cwd=folder,
-            env=environment(PYTHONPATH=str(ROOT), EVERYSTEP_PROCESSES=str(processes)),
+            env=environment(
+                PYTHONPATH=str(ROOT),
+                EVERYSTEP_PROCESSES=str(processes),
+                TORCHINDUCTOR_CACHE_DIR=str(folder / "compiled"),  # what is compiled, is compiled anew
+            ),
             stdout=subprocess.DEVNULL,
             stderr=file,
             text=True,

@@ -1,0 +1,48 @@
+"""The arithmetic of `bench/memory.py` against what torch keeps."""
+
+from typing import Any
+
+import pytest
+
+from bench.memory import FLOAT, kept_by_layers
+from tests.trainer.tiny import tiny_spec
+from trainer.description import ModelSpec
+
+ROWS = 2
+
+
+def spec_of(family: str) -> ModelSpec:
+    heads: dict[str, Any] = {"heads": 8, "initial_std": None, "initial_output_std": None}
+    if family in ("mobilellm", "mobilellm-ls"):
+        heads = {"query_heads": 4, "kv_heads": 2, "ffn_width": 704, "tied_embedding": True}
+    if family == "mobillama":
+        heads = {"query_heads": 4, "ffn_width": 704, "tied_embedding": False, "shared_ffn": True}
+    if family == "openelm":
+        heads = {"head_width": 32, "query_heads_per_kv_head": 2, "ffn_divisor": 64, "tied_embedding": True}
+    return tiny_spec(family, vocabulary=4096, context=256, width=256, layers=6, **heads)
+
+
+@pytest.mark.parametrize("family", ["mobilellm", "mobilellm-ls", "mobillama", "openelm"])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_micro_batch_keeps_what_is_computed_to_two_percent(family: str, recompute: bool) -> None:
+    import torch
+
+    from trainer.model import Decoder, initialize
+
+    spec = spec_of(family)
+    model = Decoder(spec, recompute)
+    initialize(model, 1)
+    storages: dict[int, Any] = {}
+
+    def keep(tensor: Any) -> Any:
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = model.loss(torch.arange(ROWS * 257).view(ROWS, 257))
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    found = sum(storage.nbytes() for pointer, storage in storages.items() if pointer not in weights)
+    kept = kept_by_layers(spec, recompute)[0]
+    computed = FLOAT * (ROWS * 256 * (kept + 3 * spec.width) + spec.vocabulary * spec.width)
+    assert loss.requires_grad
+    assert found == pytest.approx(computed, rel=0.02)

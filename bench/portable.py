@@ -1,62 +1,51 @@
-"""What portable bits cost: forward and backward of one micro-batch in each numerics class, in one run.
+"""What portable bits cost: whole training steps in each numerics class (bare products: bench/products.py).
 
-    python bench/portable.py [model] > portable.json
+    python -m bench.portable [--model mobilellm] > portable.json
 
-Each class needs processes of its own (the libraries read their settings when they load), so the classes take
-turns in fresh processes, and the figure is the median of the turns, in tokens per CPU second. `mkl-compatible` is
-the `portable` class with torch's own products, whose portable path it replaces.
+Each class has a process of its own, since the libraries read their settings when they load; they take turns, step by
+step. `native-avx2` is native capped to AVX2, what `portable` must run on: on a machine with AVX-512, `native` has
+vectors of twice the width. `mkl-compatible` is `portable` with torch's own portable products.
 """
 
+import argparse
 import json
-import statistics
-import subprocess
 import sys
-import time
+import tempfile
+from pathlib import Path
 
-TURNS = 5
-STEPS = 6
-CLASSES = ("portable", "native", "mkl-compatible")
+from bench import ours
+from bench.turns import Contender, alternate, middle, ratios
+
+CLASSES = ("native", "native-avx2", "portable", "mkl-compatible")
 
 
 def main() -> None:
-    if len(sys.argv) == 3:
-        print(measure(sys.argv[1], sys.argv[2]))
-        return
-    model = sys.argv[1] if len(sys.argv) == 2 else "mobilellm"
-    rates: dict[str, list[float]] = {name: [] for name in CLASSES}
-    for _ in range(TURNS):
-        for name in CLASSES:
-            command = [sys.executable, __file__, model, name]
-            rates[name].append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
-    medians = {name: statistics.median(values) for name, values in rates.items()}
-    ratios = {name: round(medians["native"] / median, 2) for name, median in medians.items()}
-    json.dump({"model": model, "tokens_per_cpu_second": medians, "cost_against_native": ratios}, sys.stdout, indent=1)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="mobilellm", help="a recipe, or sibling (11.6M parameters)")
+    parser.add_argument("--turns", type=int, default=15)
+    parser.add_argument("--global-batch", type=int, default=4)
+    parser.add_argument("--micro-batch", type=int, default=1)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="everystep-bench-") as name:
+        recipe, spec = ours.work(
+            Path(name), arguments.model, arguments.global_batch, arguments.micro_batch, arguments.turns + 2
+        )
+        command = [sys.executable, "-m", "bench.ours", name, "--numerics"]
+        contenders = {key: Contender([*command, key]) for key in CLASSES}
+        alternate(contenders, arguments.turns, warm_up=2)
+    tokens = recipe.data.global_batch * spec.context
+    report = {
+        "model": arguments.model,
+        "tokens_per_cpu_second": {
+            key: middle([tokens / step["cpu"] for step in contender.steps]) for key, contender in contenders.items()
+        },
+        "times_the_cpu_seconds_of": {
+            reference: {key: middle(ratios(contenders[reference], contender)) for key, contender in contenders.items()}
+            for reference in ("native", "native-avx2")
+        },
+    }
+    json.dump(report, sys.stdout, indent=1)
     print()
-
-
-def measure(model: str, name: str) -> float:
-    from trainer import numerics
-
-    numerics.enter("native" if name == "native" else "portable")
-    import torch
-
-    from trainer.model import Decoder, initialize
-    from trainer.product import use_portable
-    from trainer.recipe import load_recipe
-
-    use_portable(name == "portable")
-    recipe, spec = load_recipe(model)
-    decoder = Decoder(spec)
-    initialize(decoder, recipe.seed)
-    generator = torch.Generator().manual_seed(1)
-    shape = (recipe.data.micro_batch, spec.context + 1)
-    rows_BT = torch.randint(0, spec.vocabulary, shape, generator=generator)
-    for _ in range(2):
-        decoder.loss(rows_BT).backward()
-    began = time.process_time()
-    for _ in range(STEPS):
-        decoder.loss(rows_BT).backward()
-    return STEPS * recipe.data.micro_batch * spec.context / (time.process_time() - began)
 
 
 if __name__ == "__main__":

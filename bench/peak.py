@@ -1,0 +1,19 @@
+"""The machine's matrix-product peak as a contender: fp32, one thread, native kernels. python -m bench.peak"""
+
+from bench.turns import Turns
+from trainer import numerics
+
+SIZE = 2048
+FLOPS = 2 * SIZE**3
+
+
+def main() -> None:
+    numerics.enter("native")
+    import torch
+
+    a, b, c = (torch.ones(SIZE, SIZE) for _ in "abc")
+    Turns(flops=FLOPS).serve(lambda: float(torch.mm(a, b, out=c)[0, 0]))
+
+
+if __name__ == "__main__":
+    main()

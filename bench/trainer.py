@@ -1,0 +1,134 @@
+"""Training speed against transformers' `Trainer` and litgpt: the same model, weights, rows, batches and one thread.
+
+    python -m bench.trainer PEERS/bin/python > trainer.json
+
+PEERS is the environment of bench/peers.txt; without it only our trainer runs. Whole training steps (data, forward,
+backward, clip, AdamW) in fp32. A model whose blocks or FFNs are shared is trained by the peers written out, as they
+have to: the same function, with more parameters.
+
+Tokens per CPU second, and the share of the machine's matrix-product peak: of (6 P + 6 L T M) FLOPs a token, where P
+counts the matrices' parameters at every depth (the embedding once, as the product of the logits), and causal attention
+over T positions, M = heads x head width, L times, needs half of 12 L T M.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from bench.ours import open_work, work
+from bench.turns import Contender, alternate, middle, ratios
+from trainer.description import ModelSpec, tensor_shapes, unrolled
+from trainer.export import export, write_export
+from trainer.model import Decoder, dump_tensors, initialize
+
+WARM_UP = 2
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("peers", nargs="?", help="the peers' python; none: only our trainer")
+    parser.add_argument("--model", default="sibling", help="sibling (11.6M parameters) or a recipe")
+    parser.add_argument("--turns", type=int, default=15)
+    parser.add_argument("--global-batch", type=int, default=4)
+    parser.add_argument("--micro-batch", type=int, default=2)
+    parser.add_argument("--without", nargs="*", default=[], help="contenders to leave out")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="everystep-bench-") as name:
+        folder = Path(name)
+        steps = WARM_UP + arguments.turns + 1
+        recipe, spec = work(folder, arguments.model, arguments.global_batch, arguments.micro_batch, steps)
+        write_for_peers(folder, steps)
+        commands = {
+            "ours": [sys.executable, "-m", "bench.ours", name],
+            "ours compiled": [sys.executable, "-m", "bench.ours", name, "--compiled"],
+        }
+        if arguments.peers:
+            for peer in ("transformers", "litgpt"):
+                commands[peer] = [arguments.peers, "-m", "bench.peers", name, peer]
+                commands[f"{peer} compiled"] = [*commands[peer], "--compiled"]
+        commands["peak"] = [sys.executable, "-m", "bench.peak"]
+        contenders = {}
+        for key in [key for key in commands if key not in arguments.without]:
+            scratch = folder / "scratch" / key  # where a compiler's cache is, so that each begins without one
+            scratch.mkdir(parents=True)
+            one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TMPDIR": str(scratch)}
+            contenders[key] = Contender(commands[key], one_thread)
+        alternate(contenders, arguments.turns, WARM_UP)
+    tokens = recipe.data.global_batch * spec.context
+    peak = contenders.pop("peak")
+    check_alike(contenders)
+    reference = contenders.get("transformers", contenders["ours"])
+    report = {
+        "model": arguments.model,
+        "flops_per_token": flops_per_token(spec),
+        "tokens_per_step": tokens,
+        "peak_gflops_per_cpu_second": middle([peak.facts["flops"] / step["cpu"] / 1e9 for step in peak.steps]),
+        "contenders": {
+            key: {
+                "parameters": contender.facts["parameters"],
+                "tokens_per_cpu_second": middle([tokens / step["cpu"] for step in contender.steps]),
+                "times_as_fast_as_transformers" if arguments.peers else "times_as_fast_as_ours": middle(
+                    ratios(contender, reference)
+                ),
+                "share_of_peak": middle(
+                    [share * tokens * flops_per_token(spec) / peak.facts["flops"] for share in ratios(contender, peak)]
+                ),
+                "first_step_wall_seconds": round(contender.facts["warm_up"][0]["wall"], 1),
+                "losses": [round(step["loss"], 4) for step in contender.facts["warm_up"] + contender.steps],
+            }
+            for key, contender in contenders.items()
+        },
+    }
+    json.dump(report, sys.stdout, indent=1)
+    print()
+
+
+def write_for_peers(folder: Path, steps: int) -> None:
+    """Our first weights as a hub folder, and our rows in the order in which we read them."""
+    recipe, spec, data = open_work(folder)
+    model = Decoder(spec)
+    initialize(model, recipe.seed)
+    write_export(export(spec, dump_tensors(model), eos_token_id=0), folder)
+    rows = data.open()
+    batches = range(recipe.data.num_micro_batches)
+    ordered = [data.micro_batch_rows(rows, step, number) for step in range(steps) for number in batches]
+    np.save(folder / "rows.npy", np.concatenate(ordered))
+    settings = {
+        "global_batch": recipe.data.global_batch,
+        "micro_batch": recipe.data.micro_batch,
+        "learning_rate": recipe.schedule.peak,
+        "beta1": recipe.optimizer.beta1,
+        "beta2": recipe.optimizer.beta2,
+        "weight_decay": recipe.optimizer.weight_decay,
+        "clip_norm": recipe.optimizer.clip_norm,
+    }
+    (folder / "peers.json").write_text(json.dumps(settings))
+
+
+def flops_per_token(spec: ModelSpec) -> int:
+    twin, _ = unrolled(spec)
+    matrices = sum(shape[0] * shape[1] for shape in tensor_shapes(twin).values() if len(shape) == 2)
+    looked_up = 0 if spec.tied_embedding else spec.vocabulary * spec.width
+    attention = sum(6 * spec.context * layer.query_heads * layer.head_width for layer in twin.layers)
+    return 6 * (matrices - looked_up) + attention
+
+
+def check_alike(contenders: dict[str, Contender]) -> None:
+    """All must have trained the same thing: equal losses from the same weights, up to rounding, and falling."""
+    losses = {
+        key: [step["loss"] for step in contender.facts["warm_up"] + contender.steps]
+        for key, contender in contenders.items()
+    }
+    for key, found in losses.items():
+        distance = max(abs(a - b) for a, b in zip(found, losses["ours"], strict=True))
+        if distance > 0.01 or statistics.mean(found[-2:]) >= found[0] - 0.1:
+            raise SystemExit(f"{key} trains something else: losses {found}, ours {losses['ours']}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,21 +1,47 @@
 """Fixtures that several rooms use: the small corpora, and the small project built once for the session."""
 
+import fcntl
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.project import commit, make_corpora, make_project, repro
 
-
-@pytest.fixture(scope="session")
-def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_corpora(tmp_path_factory.mktemp("world") / "corpora")
+Once = Callable[[str, Callable[[Path], object]], Path]
 
 
 @pytest.fixture(scope="session")
-def built_project(tmp_path_factory: pytest.TempPathFactory, corpora: Path) -> Path:
-    """The small project after `dvc repro`, with its lock and manifests committed. Tests do not change it."""
-    folder = make_project(tmp_path_factory.mktemp("reference") / "project", corpora)
-    repro(folder)
-    commit(folder, "built")
-    return folder
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """`once(name, build)`: a folder that `build` filled, one for all workers of the session. Tests do not change it."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def filled(name: str, build: Callable[[Path], object]) -> Path:
+        folder, done = shared / name, shared / f"{name}.done"
+        with (shared / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                build(folder)
+                done.touch()
+        return folder
+
+    return filled
+
+
+@pytest.fixture(scope="session")
+def corpora(once: Once) -> Path:
+    return once("corpora", make_corpora)
+
+
+@pytest.fixture(scope="session")
+def built_project(once: Once, corpora: Path) -> Path:
+    """The small project after `dvc repro`, with its lock and manifests committed."""
+
+    def build(folder: Path) -> None:
+        make_project(folder, corpora)
+        repro(folder)
+        commit(folder, "built")
+
+    return once("project", build)

@@ -6,6 +6,7 @@ led to state `step`: the loss of its batch before the update, the gradient norm 
 
 import csv
 import io
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -35,6 +36,12 @@ def append(path: Path, entry: Entry) -> None:
     """Add a line while training runs. A half line after a kill is cut off by `read_until`."""
     with path.open("ab") as file:
         file.write(canonical(entry.to_json()) + b"\n")
+
+
+def sync(path: Path) -> None:
+    """Have the lines so far on disk, before a checkpoint that will need them."""
+    with path.open("ab") as file:
+        os.fsync(file.fileno())
 
 
 def read(path: Path) -> list[Entry]:

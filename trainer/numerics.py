@@ -33,7 +33,21 @@ CLASSES: dict[str, dict[str, str]] = {
     },
     "native": {},
 }
-STEERED_PREFIXES = ("MALLOC_", "ATEN_", "MKL_", "ONEDNN_", "DNNL_", "OMP_", "KMP_", "GOMP_", "GOTO_", "OPENBLAS_")
+STEERED_PREFIXES = (
+    "MALLOC_",
+    "TORCHINDUCTOR_",
+    "TORCHDYNAMO_",
+    "TORCH_COMPILE_",
+    "ATEN_",
+    "MKL_",
+    "ONEDNN_",
+    "DNNL_",
+    "OMP_",
+    "KMP_",
+    "GOMP_",
+    "GOTO_",
+    "OPENBLAS_",
+)
 STARTED_AGAIN = "EVERYSTEP_NUMERICS"
 
 
@@ -87,7 +101,9 @@ def warn_if_other(recorded: dict[str, Any], found: dict[str, Any]) -> None:
 
 
 def _steered() -> dict[str, str]:
-    return {key: value for key, value in os.environ.items() if key.startswith(STEERED_PREFIXES)}
+    """Variables by which a library's choices could be steered; where compiled code is kept is not one of them."""
+    kept = "TORCHINDUCTOR_CACHE_DIR"
+    return {key: value for key, value in os.environ.items() if key.startswith(STEERED_PREFIXES) and key != kept}
 
 
 def _settle(name: str) -> None:

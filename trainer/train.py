@@ -112,6 +112,7 @@ def _train(world: "World", recipe: Recipe, spec: ModelSpec, data: TrainingData, 
         def save(entry: log.Entry | None) -> None:
             state = trainer.state()
             if leads:
+                log.sync(entries_path)
                 writer.save(trainer.step, trainer.tokens, entry, *state)
 
         def after_step(trainer: "Trainer", entry: log.Entry) -> None:

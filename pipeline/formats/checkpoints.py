@@ -80,7 +80,10 @@ def schedule(rule: str, num_steps: int) -> list[int]:
         raise EverystepError(f"checkpoints: {rule!r} is not a schedule; write `pythia N`, `every N` or `chunks K`")
     every, rest = divmod(num_steps, int(parts[2])) if parts[1] == "chunks" else (int(parts[2]), 0)
     if rest or not every:
-        raise EverystepError(f"checkpoints: {rule!r} is not a schedule for {num_steps} steps: they do not part into {parts[2]} equal chunks")
+        raise EverystepError(
+            f"checkpoints: {rule!r} is not a schedule for {num_steps} steps: "
+            f"they do not part into {parts[2]} equal chunks"
+        )
     steps = set(range(0, num_steps + 1, every)) | {0, num_steps}
     if parts[1] == "pythia":
         steps |= {2**i for i in range(10)}

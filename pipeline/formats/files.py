@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from secrets import token_hex
 from typing import IO
 
 from pipeline.formats.errors import EverystepError
@@ -25,7 +26,7 @@ FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\:\ud800-\udfff]")
 def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
     """A binary file that appears at `path` only when the block ends without an exception."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    temporary = path.with_name(f".{path.name}.{token_hex(8)}{TEMPORARY_SUFFIX}")  # machines may share the folder
     try:
         with temporary.open("wb") as file:
             yield file

@@ -84,8 +84,12 @@ class Decoder(nn.Module):
     def compile_layers(self) -> None:
         """Have each layer's operators fused. Layers of one shape share one compiled form, so warm-up is one layer's.
 
-        torch gives up after 8 forms of a function; OpenELM has a form for each layer.
+        torch gives up after 8 forms of a function; OpenELM has a form for each layer. And it would compile programs to
+        find out whether the processor can do what it says, a fifth of the warm-up.
         """
+        from torch._inductor import config
+
+        config.cpp.vec_isa_ok = True
         for layer in self.layers:
             layer.compile(fullgraph=True, dynamic=False, recompile_limit=8 * len(self.layers))
 

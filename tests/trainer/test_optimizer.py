@@ -26,6 +26,12 @@ def some_gradient(size: int) -> torch.Tensor:
     return torch.randn(size, generator=torch.Generator().manual_seed(3))
 
 
+@pytest.fixture(params=[False, True], ids=["native", "portable"], autouse=True)
+def portable(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each numerics class has an update of its own."""
+    monkeypatch.setattr("trainer.product._portable", request.param)
+
+
 def test_updates_equal_those_of_torch() -> None:
     flat, reference = flat_model(), flat_model()
     decayed = torch.nn.Parameter(reference.values[: flat.num_decayed].clone())
@@ -116,13 +122,3 @@ def test_decay_of_everything_takes_norms_too() -> None:
     before = flat.values.clone()
     AdamW(flat, 0, flat.size, everything).update(torch.zeros(flat.size), 1.0, 0.5, 1)
     torch.testing.assert_close(flat.values, before * 0.95)
-
-
-def test_the_fused_update_for_gpus_is_the_same_rule() -> None:
-    ours, fused = flat_model(), flat_model()
-    one, other = AdamW(ours, 0, ours.size, SECTION), AdamW(fused, 0, fused.size, SECTION)
-    for step in range(1, 4):
-        gradient = some_gradient(ours.size)
-        one.update(gradient.clone(), 1.0, 1e-3, step)
-        other.update_fused(gradient.clone(), 1e-3, step)
-    torch.testing.assert_close(ours.values, fused.values, rtol=1e-5, atol=1e-7)

@@ -75,6 +75,20 @@ def test_layers_computed_again_in_backward_give_the_same_bits(reference: Path, m
     assert trained(reference) == kept
 
 
+def test_bfloat16_trains_close_to_float32_and_says_so_in_its_numerics(reference: Path) -> None:
+    _, wanted = trained(reference)
+    recipe, spec = load_recipe(MODEL, reference)
+    half = recipe.model_copy(update={"numerics": "native", "precision": "bfloat16"})
+    trainer = Trainer(World(0, 1), half, spec, training_data(reference, recipe, spec, cache=None))
+    entries = [trainer.train_step() for _ in wanted]
+    assert trainer.numerics()["dtype"] == "bfloat16"
+    assert all(p.dtype == torch.float32 for p in trainer.model.parameters())
+    for entry, other in zip(entries, wanted, strict=True):
+        assert entry.loss == pytest.approx(other.loss, rel=1e-2)
+        assert entry.loss != other.loss
+        assert entry.gradient_norm == pytest.approx(other.gradient_norm, rel=0.1)
+
+
 def test_training_goes_on_while_a_checkpoint_is_written_and_changes_nothing_in_it(
     reference: Path, tmp_path: Path
 ) -> None:

@@ -12,8 +12,10 @@ RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
 
 .PHONY: release test test-long reproduce setup check clean
 
+# DVC, killed while it writes its list of who reads what, leaves an empty file that it cannot read again.
 release: .venv/built
 	@exec 9>.venv/lock; flock --nonblock 9 || { echo "error: another make release is under way in this folder; wait for it" >&2; exit 2; }; \
+	[ -s .dvc/tmp/rwlock ] || rm -f .dvc/tmp/rwlock; \
 	$(RUN) dvc repro && $(RUN) everystep show release
 	@printf '%s\n' 'Next:' \
 	  '  everystep verify release                                            # every digest, every file' \

@@ -154,7 +154,15 @@ def killed_repro(folder: Path, seconds: float) -> bool:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        mend(folder)
         return True
+
+
+def mend(folder: Path) -> None:
+    """What `make release` does first: DVC, killed while it writes this list, cannot read it again."""
+    readers = folder / ".dvc" / "tmp" / "rwlock"
+    if readers.exists() and not readers.stat().st_size:
+        readers.unlink()
 
 
 def commit(folder: Path, message: str) -> None:

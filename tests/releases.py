@@ -19,6 +19,7 @@ from pipeline.formats.files import list_files, sha256_file
 from pipeline.formats.lines import LineFile
 from pipeline.formats.tables import digest_table
 from pipeline.release.layout import REVISIONS, ROOT, SUMS, content_digest, is_listed, kind_of
+from trainer.log import as_csv
 
 ORDER = ("sources", "documents", "filtered", "deduplicated", "tokenizer", "tokens", "models", "evaluations")
 
@@ -124,11 +125,12 @@ def reseal_model(release: Path, model: str) -> None:
 
 
 def edit_log(release: Path, model: str, edit: Any) -> None:
-    """`edit` gets the list of entries (dicts) of a released log and changes it in place."""
+    """`edit` gets the list of entries (dicts) of a released log and changes it in place; the table follows."""
     path = release / "runs" / model / "log.jsonl"
     entries = [json.loads(line) for line in path.read_text().splitlines()]
     edit(entries)
     path.write_bytes(b"".join(canonical(entry) + b"\n" for entry in entries))
+    path.with_suffix(".csv").write_bytes(as_csv(entries))
 
 
 def swap(one: Path, other: Path) -> None:

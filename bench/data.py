@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.console import Advance
 from pipeline.formats.rows import encode_row, write_rows
 from trainer.checked import check_rows
 from trainer.data import EverystepData, Llm360Data, MobilellmData, TrainingData
@@ -86,7 +85,10 @@ def write_plain(path: Path, rows: list[np.ndarray]) -> None:
     path.write_bytes(b"".join(map(encode_row, rows)))
 
 
-nobody: Advance = lambda done, detail="": None  # noqa: E731
+def nobody(done: float, detail: str = "") -> None:
+    """To whom progress is told here: a line on a terminal is no part of the measurement."""
+
+
 LAYOUTS: dict[str, tuple[type[TrainingData], Callable[[Path, list[np.ndarray]], None]]] = {
     "everystep": (EverystepData, write_ours),
     "llm360": (Llm360Data, write_chunks),

@@ -92,6 +92,7 @@ def _show_duplicates(folder: Path, id: str | None, largest: int, as_json: bool) 
 
 def _show_release(release: Path, as_json: bool) -> None:
     from pipeline.audit.show import summarize
+    from pipeline.release.card import spelled
 
     facts = summarize(release)
     if as_json:
@@ -126,6 +127,18 @@ def _show_release(release: Path, as_json: bool) -> None:
                 s["title"],
             ]
             for s in facts["sources"]
+        ],
+    )
+    _table(
+        ["licence", "documents", "tokens", "share of tokens"],
+        [[r["license"], f"{r['documents']:,}", f"{r['tokens']:,}", f"{r['share']:.1%}"] for r in facts["licenses"]],
+    )
+    columns = ("documents", "rewritten", "removed")
+    _table(
+        ["step of cleaning", *columns, "found"],
+        [
+            [step["step"], *(f"{step[column]:,}" for column in columns), spelled(step["counts"])]
+            for step in facts["cleaning"]
         ],
     )
     removed = [(stage, *pair) for stage, reasons in facts["removed"].items() for pair in sorted(reasons.items())]

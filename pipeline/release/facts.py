@@ -3,6 +3,7 @@
 Works on a project and on a release alike, because both have the same relative paths.
 """
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ def gather(root: Path, sources: list[str], models: list[str]) -> dict[str, Any]:
     return {
         "models": [_model(root, name) for name in models],
         "sources": [_source(root, name, tokens) for name in sources],
+        "languages": sorted({language for name in sources for language in _fetched(root, name)["languages"]}),
+        "licenses": _licenses(tokens["splits"]["train"]),
         "rows": {split: counts["rows"] for split, counts in tokens["splits"].items()},
         "context": tokens["width"] - 1,
+        "cleaning": _cleaning(root, sources),
         "removed": _removed(root, sources),
     }
 
@@ -42,7 +46,7 @@ def _model(root: Path, name: str) -> dict[str, Any]:
 
 
 def _source(root: Path, name: str, tokens: dict[str, Json]) -> dict[str, Any]:
-    fetched = read_manifest(root / manifest_path("fetch", name), "fetch")["parameters"]
+    fetched = _fetched(root, name)
     kept = read_manifest(root / manifest_path("dedup"), "dedup")["documents_by_source"]
     return {
         "name": name,
@@ -52,6 +56,39 @@ def _source(root: Path, name: str, tokens: dict[str, Json]) -> dict[str, Any]:
         "documents_kept": kept.get(name, 0),
         "tokens": tokens["splits"]["train"]["tokens_by_source"].get(name, 0),
     }
+
+
+def _fetched(root: Path, name: str) -> dict[str, Json]:
+    """What was declared of a source."""
+    parameters: dict[str, Json] = read_manifest(root / manifest_path("fetch", name), "fetch")["parameters"]
+    return parameters
+
+
+def _licenses(counts: dict[str, Json]) -> list[dict[str, Any]]:
+    """What the training rows are made of, by the licences of the documents; the largest first."""
+    shares = sorted(counts["tokens_by_license"].items(), key=lambda pair: (-pair[1], pair[0]))
+    return [
+        {
+            "license": license,
+            "documents": counts["documents_by_license"][license],
+            "tokens": tokens,
+            "share": tokens / counts["tokens"],
+        }
+        for license, tokens in shares
+    ]
+
+
+def _cleaning(root: Path, sources: list[str]) -> list[dict[str, Any]]:
+    """What each step of the filter saw, changed, removed and counted, over all sources, in the order of the steps."""
+    steps: dict[str, dict[str, Any]] = {}
+    for name in sources:
+        for tally in read_manifest(root / manifest_path("filter", name), "filter")["steps"]:
+            step = steps.setdefault(tally["step"], {"documents": 0, "rewritten": 0, "removed": 0, "counts": Counter()})
+            step["documents"] += tally["documents"]
+            step["rewritten"] += tally["rewritten"]
+            step["removed"] += sum(tally["removed"].values())
+            step["counts"].update(tally["counts"])
+    return [{"step": step, **sums, "counts": dict(sorted(sums["counts"].items()))} for step, sums in steps.items()]
 
 
 def _removed(root: Path, sources: list[str]) -> dict[str, dict[str, int]]:

@@ -56,6 +56,8 @@ class ReleaseParams(Section):
     publisher: str
     license: str
     """Licence of the models and of the compilation; each document keeps its own."""
+    limits: Annotated[str, Field(min_length=1)]
+    """What the models cannot do and what is known to be wrong with them, in the publisher's words."""
 
 
 def release() -> None:

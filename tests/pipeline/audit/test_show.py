@@ -1,9 +1,12 @@
 """`everystep show`: what a release holds, for people and for programs."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.formats.documents import read_documents
@@ -26,6 +29,27 @@ def test_people_see_every_model_source_and_removal(built_project: Path, facts: A
         assert sum(line.split()[:1] == [name] for line in lines) == 1
     for reasons in facts["removed"].values():
         assert all(any(reason in line for line in lines) for reason in reasons)
+
+
+def test_licences_and_cleaning_add_up_to_the_documents(built_project: Path, facts: Any) -> None:
+    index = pq.read_table(built_project / "data" / "tokens" / "train.parquet")
+    assert sum(row["documents"] for row in facts["licenses"]) == index.num_rows
+    assert sum(row["tokens"] for row in facts["licenses"]) == pc.sum(index["num_tokens"]).as_py()
+    assert sum(row["share"] for row in facts["licenses"]) == pytest.approx(1)
+    for before, after in pairwise(facts["cleaning"]):
+        assert after["documents"] == before["documents"] - before["removed"]
+    shown = everystep("show", built_project / "release").out.splitlines()
+    for step in facts["cleaning"]:
+        (line,) = [line for line in shown if line.split()[:1] == [step["step"]]]
+        assert line.split()[1:4] == [str(step[key]) for key in ("documents", "rewritten", "removed")]
+
+
+def test_a_card_says_of_a_step_only_what_was_counted(built_project: Path) -> None:
+    card = (built_project / "release" / "README.md").read_text()
+    limits = json.loads((built_project / "release" / "params.yaml").read_text())["release"]["limits"]
+    assert f"> {limits}" in card
+    steps = json.loads((built_project / "release" / "params.yaml").read_text())["filter"]["steps"]
+    assert [step for step in steps if f"| {step} |" not in card] == []
 
 
 def test_files_and_bytes_are_those_on_disk(built_project: Path, facts: Any) -> None:

@@ -5,10 +5,10 @@
 On every device: the weights, the buffers of the tree that sums gradients, one more to exchange them where there are
 peers, and what a micro-batch leaves for its backward; the moments are divided among the devices. Saving a checkpoint
 copies weights and moments, after the step's activations are gone. With `EVERYSTEP_RECOMPUTE=1` only the input of each
-layer is kept, and one layer's activations at a time. Not counted: torch itself, and what an allocator leaves unused:
-a process grew by a fifth more.
+layer is kept, and one layer's activations at a time. Not counted: torch itself, and what an allocator leaves unused
+between the blocks in use: on the CPU up to a third more (docs/benchmarks.md).
 
-`tests/trainer/test_memory.py` compares the kept activations with torch's own count.
+`tests/trainer/test_memory.py` compares the kept activations, and the most that a step allocates, with torch's own count.
 """
 
 import sys

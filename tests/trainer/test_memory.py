@@ -1,10 +1,13 @@
-"""The arithmetic of `bench/memory.py` against what torch keeps."""
+"""The arithmetic of `bench/memory.py` against what torch keeps, and what a whole step allocates."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench.memory import FLOAT, kept_behind_layers, kept_by_layers
+from bench.memory import FLOAT, kept_behind_layers, kept_by_layers, memory
+from bench.ours import open_trainer, work
 from tests.trainer.tiny import tiny_spec
 from trainer.description import ModelSpec
 
@@ -46,3 +49,19 @@ def test_a_micro_batch_keeps_what_is_computed_to_two_percent(family: str, recomp
     computed = FLOAT * (ROWS * 256 * (kept + kept_behind_layers(spec)) + spec.vocabulary * spec.width)
     assert loss.requires_grad
     assert found == pytest.approx(computed, rel=0.02)
+
+
+def test_a_step_allocates_what_is_computed_to_three_percent(tmp_path: Path) -> None:
+    """Counted by torch itself: the most that is allocated at a time, beyond the trainer's own vectors."""
+    from torch.profiler import ProfilerActivity, profile
+
+    recipe, spec = work(tmp_path, "sibling", global_batch=2, micro_batch=2, steps=2)
+    trainer = open_trainer(tmp_path)
+    trainer.train_step()  # makes the buffers of the tree
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        trainer.train_step()
+    profiled.export_chrome_trace(str(tmp_path / "trace.json"))
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    totals = [event["args"]["Total Allocated"] for event in events if event["name"] == "[memory]"]
+    computed = memory(recipe, spec)
+    assert max(totals) - totals[0] == pytest.approx(computed.activations + computed.passing, rel=0.03)

@@ -8,7 +8,8 @@ copies weights and moments, after the step's activations are gone. With `EVERYST
 layer is kept, and one layer's activations at a time. Not counted: torch itself, and what an allocator leaves unused
 between the blocks in use: on the CPU up to a third more (docs/benchmarks.md).
 
-`tests/trainer/test_memory.py` compares the kept activations, and the most that a step allocates, with torch's own count.
+`tests/trainer/test_memory.py` compares both the kept activations and the most that a step allocates with torch's own
+count.
 """
 
 import sys

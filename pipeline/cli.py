@@ -27,6 +27,7 @@ app = typer.Typer(
 export = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 Release = Annotated[Path, typer.Argument(help="The folder of a release.")]
+Trained = Annotated[Path, typer.Argument(help="The folder of a release, or of a project that has trained.")]
 Folder = Annotated[Path, typer.Argument(help="The folder of a project or of a release.")]
 Model = Annotated[str, typer.Option(help="A model of the release, as `everystep show` lists them.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for a program.")]
@@ -262,7 +263,7 @@ def average(
 
 @app.command()
 def sample(
-    release: Annotated[Path, typer.Argument(help="The folder of a release, or of a project that has trained.")],
+    release: Trained,
     model: Model,
     step: Annotated[int | None, typer.Option(help="A step of the checkpoint schedule; unset: the last.")] = None,
     prompt: Annotated[str, typer.Option(help="The text to continue; unset: a document from its beginning.")] = "",
@@ -359,7 +360,7 @@ def trace(
 
 @app.command()
 def replay(
-    release: Release,
+    release: Trained,
     model: Model,
     start: Annotated[int, typer.Option("--from", help="A stored step.")],
     stop: Annotated[int, typer.Option("--to", help="The step to train to.")],
@@ -368,15 +369,15 @@ def replay(
     """Train a stretch again from the released bytes alone, and compare every digest."""
     from dataclasses import asdict
 
+    from pipeline.audit.project import root_of
     from pipeline.audit.verify import verified_file
-    from pipeline.release.layout import read_root
 
     _require_torch("replay")
     from trainer.replay import replay as replay_stretch
 
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # processes talk over sockets
 
-    root = read_root(release)
+    root = root_of(release)
     _revision(release, root, model, start)
     outcome = replay_stretch(partial(verified_file, release, root), release, model, start, stop)
     if as_json:

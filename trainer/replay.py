@@ -1,6 +1,6 @@
-"""Replay: train a stretch of a released run again, from the released bytes alone, and compare.
+"""Replay: train a stretch of a run again, from the released bytes alone, and compare.
 
-Starts from the stored state at `--from`, reads the released rows in the published order, and compares each
+Starts from the stored state at `--from`, reads the rows of the run in their published order, and compares each
 step's entry (loss, gradient norm, rate, digest of all weights) with the released log, and the state at a stored
 checkpoint with its record. The code is the trainer's own loop; nothing is written.
 """
@@ -16,6 +16,7 @@ from pipeline.formats.errors import Differs, EverystepError
 from pipeline.formats.manifests import manifest_path, read_manifest, shards_of
 from pipeline.formats.project import TOKENS
 from trainer import log
+from trainer.checked import CHECKED
 from trainer.data import TrainingData, training_data
 from trainer.description import ModelSpec
 from trainer.launch import default_processes, launch
@@ -43,7 +44,6 @@ class Outcome:
 def replay(verified: Verified, root: Path, model: str, start: int, stop: int) -> Outcome:
     """Replay the steps from state `start` to state `stop` of `model`."""
     verified(f"recipes/{model}.yaml")
-    verified("manifests/tokens.json")
     entries = {entry.step: entry for entry in log.read(verified(f"runs/{model}/{log.JSONL}"))}
     recipe, spec = load_recipe(model, root)
     stored = dict(ck.find_checkpoints(root / "runs" / model))
@@ -57,15 +57,34 @@ def replay(verified: Verified, root: Path, model: str, start: int, stop: int) ->
     for name in (ck.RECORD, ck.WEIGHTS, ck.OPTIMIZER):
         verified(f"runs/{model}/{stored[start].name}/{name}")
     records = {step: ck.read_record(folder) for step, folder in stored.items() if start < step <= stop}
-    tokens = read_manifest(root / manifest_path("tokenize"), "tokenize")
-    for shard in shards_of(tokens, "train"):  # by the root manifest, which also keeps their names inside the release
-        verified(f"{TOKENS.as_posix()}/{shard.path}")
-    data = training_data(root, recipe, spec, cache=None)
+    own = recipe.data.layout == "everystep"
+    data = _released_rows(verified, root, recipe, spec) if own else _rows_of_others(verified, root, recipe, spec)
     processes = default_processes(recipe.data.num_leaves)
     outcome: Outcome = launch(
         _replay, processes, recipe.numerics, recipe, spec, data, stored[start], stop, entries, records
     )
     return outcome
+
+
+def _released_rows(verified: Verified, root: Path, recipe: Recipe, spec: ModelSpec) -> TrainingData:
+    tokens = read_manifest(verified(manifest_path("tokenize").as_posix()), "tokenize")
+    for shard in shards_of(tokens, "train"):  # by the root manifest, which also keeps their names inside the release
+        verified(f"{TOKENS.as_posix()}/{shard.path}")
+    return training_data(root, recipe, spec, cache=None)
+
+
+def _rows_of_others(verified: Verified, root: Path, recipe: Recipe, spec: ModelSpec) -> TrainingData:
+    """Plain rows, read once: their digests are what the manifest of the run names, or this is no replay of it."""
+    manifest = read_manifest(verified(manifest_path("train", recipe.name).as_posix()), "train")
+    data = training_data(root, recipe, spec, cache=root / CHECKED)
+    found = {f"{recipe.data.folder}/{shard.path}": shard.sha256 for shard in data.shards}
+    promised = {
+        name: sha256 for name, sha256 in manifest["inputs"].items() if name.startswith(f"{recipe.data.folder}/")
+    }
+    others = sorted({name for name, _ in found.items() ^ promised.items()})
+    if others:
+        raise Differs(f"{root / others[0]}: missing, or not the rows that {recipe.name} was trained on; fetch it again")
+    return data
 
 
 def _replay(

@@ -59,8 +59,7 @@ def is_listed(path: str) -> bool:
 def members(root: dict[str, Json], folder: str) -> list[str]:
     """Names with a manifest in `manifests/FOLDER/` of a release: its `sources`, its `models`."""
     prefix = f"{MANIFESTS}/{folder}/"
-    paths = [path for path in sorted(root["files"]) if path.startswith(prefix)]
-    return [path.removeprefix(prefix).removesuffix(".json") for path in paths]
+    return sorted(path.removeprefix(prefix).removesuffix(".json") for path in root["files"] if path.startswith(prefix))
 
 
 def revision_line(record: Record) -> bytes:

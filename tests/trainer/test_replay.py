@@ -1,14 +1,18 @@
 """`everystep replay`: a stretch trained again from released bytes alone is the same, or the first step that differs."""
 
+import json
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.project import run
+from tests.project import recipe, run
 from tests.releases import checkpoint, copied, edit_log, reseal, reseal_model, swap
+from tests.trainer.runs import STEPS, make_run, train
 
 MODEL = "mobilellm"
+CHUNKS = 3
 
 
 def replay(release: Path, start: int, stop: int, *more: str, processes: str = "1", model: str = MODEL) -> Any:
@@ -89,3 +93,49 @@ def test_a_step_without_a_state_is_misuse(built_project: Path, start: int, stop:
     assert done.returncode == 2
     assert named in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture(scope="module")
+def on_published_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project that was trained on chunks of rows, as a release on LLM360's would be: nothing else is in it."""
+    folder = tmp_path_factory.mktemp("project")
+    data = recipe(MODEL)["data"] | {"layout": "llm360", "folder": "data/llm360", "global_batch": 4, "micro_batch": 2}
+    make_run(folder, data=data, checkpoints=f"chunks {CHUNKS}")
+    for path in (folder / "manifests" / "tokens.json", *(folder / "data" / "tokens" / "train").iterdir()):
+        path.unlink()
+    draw = random.Random(5)
+    (folder / "data" / "llm360").mkdir()
+    for number in range(CHUNKS):
+        rows = [
+            {"token_ids": [draw.randrange(320) for _ in range(33)], "source": "c4"} for _ in range(STEPS * 4 // CHUNKS)
+        ]
+        lines = "".join(f"{json.dumps(row)}\n" for row in rows)
+        (folder / "data" / "llm360" / f"train_{number:03d}.jsonl").write_text(lines)
+    train(folder)
+    return folder
+
+
+def test_a_training_on_published_rows_comes_out_the_same(on_published_rows: Path) -> None:
+    done = replay(on_published_rows, 4, 12, "--json")
+    assert done.returncode == 0, done.stderr
+    assert '"first_difference": null' in done.stdout
+
+
+HARMS = {"other rows": (1, "train_001.jsonl"), "a chunk more": (2, "4 chunks"), "other weights": (1, "step000004")}
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_training_on_other_published_rows_is_told(on_published_rows: Path, tmp_path: Path, harm: str) -> None:
+    project = copied(on_published_rows, tmp_path / "project")
+    rows = project / "data" / "llm360"
+    if harm == "other rows":
+        lines = (rows / "train_001.jsonl").read_text().splitlines(keepends=True)
+        (rows / "train_001.jsonl").write_text("".join(reversed(lines)))
+    elif harm == "a chunk more":
+        (rows / "train_003.jsonl").write_bytes((rows / "train_001.jsonl").read_bytes())
+    else:
+        swap(checkpoint(project, MODEL, 4) / "model.safetensors", checkpoint(project, MODEL, 8) / "model.safetensors")
+    done = replay(project, 4, 12)
+    code, named = HARMS[harm]
+    assert done.returncode == code
+    assert named in done.stderr and "Traceback" not in done.stderr

@@ -5,6 +5,7 @@ digest or an address with a password in it is refused here, before anything touc
 """
 
 import re
+from functools import cached_property
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
@@ -92,12 +93,17 @@ class Declared(Licensed):
     """Columns kept as metadata of the document; `a.b` is field b of column a."""
     license_column: Text | None = None
     """Column that names the licence of each document. None: all are under `license`."""
-    licenses: dict[Text, License] = Field(default_factory=dict)
-    """From what that column says, letter by letter, to the SPDX expression that is meant."""
+    licenses: dict[License, list[Text]] = Field(default_factory=dict)
+    """Of an SPDX expression, all that this column says, letter by letter, where it is meant."""
     unknown_license: Literal["remove", "declared"] = "remove"
     """What becomes of a document whose column says something else: it is removed, or taken to be under `license`."""
     max_failed_share: Annotated[float, Field(ge=0, le=1)] = 0.001
     """The build stops when our code fails on more of the documents, in `extract` or in `filter`."""
+
+    @cached_property
+    def meanings(self) -> dict[str, str]:
+        """From what the column of licences says to the SPDX expression that is meant."""
+        return {said: expression for expression, words in self.licenses.items() for said in words}
 
     @property
     def columns(self) -> list[str]:
@@ -109,6 +115,8 @@ class Declared(Licensed):
     def _licenses_are_looked_up(self) -> "Declared":
         if bool(self.license_column) != bool(self.licenses):
             raise ValueError("license_column, licenses: one says where, the other what it means; declare both")
+        if len(self.meanings) != sum(map(len, self.licenses.values())):
+            raise ValueError("licenses: the same words stand twice; they mean one licence")
         if self.license_column and self.reader not in ("jsonl", "parquet"):
             raise ValueError(f"license_column: the reader {self.reader} has no columns; remove it, or read rows")
         return self

@@ -48,9 +48,9 @@ def row_document(row: Any, place: str, source: Declared) -> Document | Rejected:
         said = as_text(column(row, source.license_column)) if source.license_column else ""
     except (EverystepError, ValueError) as error:
         return rejected(place, "broken_record", str(error))
-    if source.license_column and source.unknown_license == "remove" and said not in source.licenses:
+    if source.license_column and source.unknown_license == "remove" and said not in source.meanings:
         return rejected(key, "unknown_license", said[:MAX_SAID])
-    return document(key, text, metadata, source.licenses.get(said))
+    return document(key, text, metadata, source.meanings.get(said))
 
 
 def column(row: Any, name: str) -> Any:

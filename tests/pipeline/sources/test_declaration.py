@@ -124,10 +124,12 @@ def test_value_out_of_its_range_is_refused(changes: dict[str, Any]) -> None:
     ("changes", "message"),
     [
         ({"license_column": "terms"}, "sources.demo: license_column, licenses: one says where"),
-        ({"licenses": {"by": "CC-BY-4.0"}}, "sources.demo: license_column, licenses: one says where"),
-        ({"license_column": "a", "licenses": {"by": "CC-BY-4.0"}}, "sources.demo: license_column: the reader text has"),
-        ({"license_column": "a", "licenses": {"by": "CC BY 4"}}, "sources.demo.licenses.by: 'CC BY 4' is not an SPDX"),
-        ({"license_column": "a", "licenses": {"": "MIT"}}, "sources.demo.licenses."),
+        ({"licenses": {"CC-BY-4.0": ["by"]}}, "sources.demo: license_column, licenses: one says where"),
+        ({"license_column": "a", "licenses": {"MIT": ["by"]}}, "sources.demo: license_column: the reader text has"),
+        ({"license_column": "a", "licenses": {"CC BY 4": ["by"]}}, "'CC BY 4' is not an SPDX"),
+        ({"license_column": "a", "licenses": {"MIT": [""]}}, "sources.demo.licenses.MIT.0: "),
+        ({"license_column": "a", "licenses": {"MIT": "by"}}, "sources.demo.licenses.MIT: "),
+        ({"license_column": "a", "licenses": {"MIT": ["a"], "ISC": ["a"]}}, "sources.demo: licenses: the same words"),
         ({"unknown_license": "keep"}, "sources.demo.unknown_license: "),
         ({"max_failed_share": 2}, "sources.demo.max_failed_share: "),
     ],
@@ -141,7 +143,8 @@ def test_columns_are_named_once_in_the_order_of_their_use() -> None:
         "url",
         reader="jsonl",
         license_column="about.terms",
-        licenses={"by": "CC-BY-4.0"},
+        licenses={"CC-BY-4.0": ["by", "BY"]},
         metadata_columns=["url", "about.terms"],
     )
     assert source.columns == ["text", "about.terms", "url"]
+    assert source.meanings == {"by": "CC-BY-4.0", "BY": "CC-BY-4.0"}

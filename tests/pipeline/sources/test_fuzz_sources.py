@@ -179,7 +179,7 @@ def speeches() -> Sequence[Artefact]:
 
 
 KEYED = {"id_column": "id", "metadata_columns": ["about", "about.tags", "missing"]}
-LICENSED = {"license_column": "about", "licenses": {canonical({"tags": ["a", 1, 0.5, None]}).decode(): "CC0-1.0"}}
+LICENSED = {"license_column": "about", "licenses": {"CC0-1.0": [canonical({"tags": ["a", 1, 0.5, None]}).decode()]}}
 TARGETS = {
     "jsonl": Target(json_lines, reads(reader="jsonl")),
     "jsonl by key": Target(json_lines, reads(reader="jsonl", **KEYED)),

@@ -419,8 +419,8 @@ def test_row_that_makes_a_reader_fail_is_set_aside_alone_and_without_its_text(tm
     rows = [{"text": f"Text {number}.", "terms": SECRET if number == 1 else "free"} for number in range(3)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
-    source = declared("url", reader=reader, license_column="terms", licenses={"free": "CC0-1.0"})
-    source = source.model_copy(update={"licenses": Whims(free="CC0-1.0", **{SECRET: "MIT"})})
+    source = declared("url", reader=reader, license_column="terms", licenses={"CC0-1.0": ["free"]})
+    source.__dict__["meanings"] = Whims(free="CC0-1.0", **{SECRET: "MIT"})
     (part,) = READERS[reader].parts(tmp_path, source)
     found = list(READERS[reader].read(tmp_path, part, source))
     assert [type(item) for item in found] == [Document, Rejected, Document]
@@ -447,7 +447,7 @@ def test_licence_of_a_document_is_what_the_table_makes_of_its_column(tmp_path: P
     columns: dict[str, Any] = {
         "id_column": "id",
         "license_column": "about.terms",
-        "licenses": {"by, please": "CC-BY-4.0"},
+        "licenses": {"CC-BY-4.0": ["by, please"]},
     }
     first, unknown, silent, last = read_all(tmp_path, reader=reader, **columns)
     assert isinstance(first, Document) and isinstance(last, Document)
@@ -460,6 +460,6 @@ def test_licence_of_a_document_is_what_the_table_makes_of_its_column(tmp_path: P
 
 def test_parquet_without_the_column_of_licences_is_an_error(tmp_path: Path) -> None:
     parquet.write_table(pa.table({"text": ["a"]}), tmp_path / "rows.parquet")
-    columns: dict[str, Any] = {"license_column": "terms", "metadata_columns": ["terms"], "licenses": {"by": "MIT"}}
+    columns: dict[str, Any] = {"license_column": "terms", "metadata_columns": ["terms"], "licenses": {"MIT": ["by"]}}
     with pytest.raises(EverystepError, match="has no column 'terms', only text"):
         read_all(tmp_path, reader="parquet", **columns)

@@ -149,7 +149,7 @@ def test_too_many_failures_stop_the_build_and_leave_a_record(
 
 
 def test_licences_of_documents_are_translated_and_the_unknown_counted_by_what_they_said(here: Path) -> None:
-    licenses = {"free for all": "CC0-1.0", "name me": "CC-BY-4.0"}
+    licenses = {"CC0-1.0": ["free for all"], "CC-BY-4.0": ["name me"]}
     declare(here, license="CC0-1.0 AND CC-BY-4.0", license_column="terms", licenses=licenses)
     said = ["name me", "free for all", "mine \u202e", "name me", None, "mine \u202e"]
     write_part(0, [row | {"terms": terms} for row, terms in zip(rows_of(0, 6), said, strict=True)])
@@ -161,7 +161,7 @@ def test_licences_of_documents_are_translated_and_the_unknown_counted_by_what_th
 
 
 def test_a_manifest_names_a_hundred_licences_and_counts_the_rest(here: Path) -> None:
-    declare(here, license_column="id", licenses={"free": "CC0-1.0"})
+    declare(here, license_column="id", licenses={"CC0-1.0": ["free"]})
     write_part(0, rows_of(0, 150) + rows_of(150, 200))
     extract(NAME)
     counted = Counter(manifest()["removed_by_license"])

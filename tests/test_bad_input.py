@@ -161,8 +161,8 @@ def expect_refusal_in_process(folder: Path, monkeypatch: pytest.MonkeyPatch, of:
     [
         (b"models: [a]\nmodels: [b]\n", "params.yaml: not valid YAML"),
         (b"models: &x [a]\nsources: *x\n", "params.yaml: an alias"),
-        (b"filter: {max_failed_share: .nan}\n", "params.yaml: filter.max_failed_share"),
-        (b"filter: {max_failed_share: .inf}\n", "params.yaml: filter.max_failed_share"),
+        (b"dedup: {max_removed_share: .nan}\n", "params.yaml: dedup.max_removed_share"),
+        (b"dedup: {max_removed_share: .inf}\n", "params.yaml: dedup.max_removed_share"),
         (b"- a\n- b\n", "params.yaml: expected a mapping"),
         (b"", "params.yaml: expected a mapping"),
         (b"a: [\n", "params.yaml: not valid YAML"),

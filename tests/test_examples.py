@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from dvc.utils.serialize import dumps_yaml, parse_yaml
 from ruamel.yaml import YAML
 
 from bench.costs import EXAMPLES, TABLE, lines, table
@@ -57,6 +58,13 @@ def test_every_source_is_accepted_and_pinned(name: str) -> None:
         declared = load_source(source, path)
         assert isinstance(declared, HuggingfaceSource)
         assert declared.evidence.startswith(f"https://huggingface.co/datasets/{declared.repository}")
+
+
+@pytest.mark.parametrize("name", ON_TEXT)
+def test_what_dvc_writes_of_a_source_it_reads_again(name: str) -> None:
+    """It breaks a long key over two lines of the lock, and cannot read these."""
+    sources = load_yaml(EXAMPLES / name / "params.yaml")["sources"]
+    assert parse_yaml(dumps_yaml(sources), "dvc.lock") == sources
 
 
 @pytest.mark.parametrize("name", ON_TEXT)

@@ -34,6 +34,9 @@ PATTERNS = {
     ),
     "ip": re.compile(r"(?<![\w.:-])(?:(?:\d{1,3}\.){3}\d{1,3}|[23][0-9A-Fa-f]{3}:[0-9A-Fa-f:]{2,34})(?![\w:-]|\.\w)"),
 }
+DIGIT = re.compile(r"\d")
+NEEDED = {"email": re.compile("@"), "payment_card": DIGIT, "phone": DIGIT, "ip": DIGIT}
+"""What every match holds: found sooner than that there is none."""
 VERSION = re.compile(r"\b(?:v|ver|versions?|release|build|firmware|section|chapter|rfc|oid)[.:]? $", re.IGNORECASE)
 RESERVED_DOMAIN = re.compile(r"[@.](?:example\.(?:com|net|org)|test|example|invalid|localhost)$", re.IGNORECASE)
 CARD = re.compile(
@@ -67,6 +70,8 @@ def without_personal_data(text: str) -> Outcome:
 
 def _replace_once(text: str, counts: Counter[str]) -> str:
     for kind, pattern in PATTERNS.items():
+        if not NEEDED[kind].search(text):
+            continue
 
         def replace(match: re.Match[str], kind: str = kind) -> str:
             if not IS_PERSONAL[kind](match):

@@ -12,7 +12,10 @@ other languages that put blanks between words.
 from functools import cache
 from typing import Any
 
+import numpy as np
+
 from pipeline.blocks.block import Block, Fault, Outcome, Rewritten
+from pipeline.blocks.repetition import bounds
 from pipeline.blocks.words import split_sentences, split_words
 from pipeline.formats.yaml import Section
 
@@ -77,16 +80,26 @@ def gopher_quality(rules: GopherQuality) -> Block:
 
 
 def gopher_repetition(rules: GopherRepetition) -> Block:
-    """Does it say the same again and again?"""
+    """Does it say the same again and again? Runs of words are measured where bounds do not tell that they are few."""
     from datatrove.pipeline.filters.gopher_repetition_filter import GopherRepetitionFilter
+    from datatrove.utils.text import split_into_words
 
     measured: list[Any] = []
     tree = rules.model_dump()
     top = [(n, Threshold(share, measured)) for n, share in enumerate(tree.pop("top_n_grams"), 2)]
     repeated = [(n, Threshold(share, measured)) for n, share in enumerate(tree.pop("dup_n_grams"), 5)]
-    thresholds = {name: Threshold(value, measured) for name, value in tree.items()}
-    rule = GopherRepetitionFilter(**thresholds, top_n_grams=top, dup_n_grams=repeated, language=plain_words())
-    return _judge(rule, measured)
+    thresholds = {name: Threshold(value, measured) for name, value in tree.items()} | {"language": plain_words()}
+    of_lines = _judge(GopherRepetitionFilter(**thresholds, top_n_grams=(), dup_n_grams=()), measured)
+    of_all = _judge(GopherRepetitionFilter(**thresholds, top_n_grams=top, dup_n_grams=repeated), measured)
+    sizes = [n for n, _ in (*top, *repeated)]
+    shares = np.array(rules.top_n_grams + rules.dup_n_grams)
+
+    def judge(text: str) -> Outcome:
+        most, again = bounds(split_into_words(text, plain_words()), sizes)
+        held = np.concatenate([most[: len(top)], again[len(top) :]])
+        return of_all(text) if (held / len(text) > shares).any() else of_lines(text)
+
+    return judge
 
 
 def fineweb(rules: FineWeb) -> Block:

@@ -6,6 +6,7 @@ Exit codes everywhere: 0 fine, 1 the bytes differ from what was promised, 2 misu
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from traceback import extract_tb
 
 
 class EverystepError(Exception):
@@ -27,3 +28,14 @@ def well_shaped(where: str | Path) -> Iterator[None]:
         yield
     except (KeyError, TypeError, AttributeError, IndexError, ValueError, RecursionError) as error:
         raise EverystepError(f"{where}: its content has not the shape of its format: {error!r:.500}") from error
+
+
+NOT_THE_DOCUMENTS = (MemoryError, OSError, ImportError, EverystepError)
+"""Errors that stop a build at once, wherever they are met: no document is at fault."""
+
+
+def failure(error: Exception) -> str:
+    """What is on record of a document on which code failed: `ValueError at rows.py:40`, never the message, which may
+    quote the text."""
+    frame = extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}"

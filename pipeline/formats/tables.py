@@ -6,7 +6,8 @@ rows: each row as a canonical JSON line with every column, in the order of the f
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,31 @@ def write_batches(path: Path, batches: Iterable[pa.RecordBatch], schema: pa.Sche
     return Shard(name, *digest.found())
 
 
+@contextmanager
+def table_writer(path: Path, schema: pa.Schema) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Around code that comes upon rows one at a time: what it is given writes one, `BATCH` of them together. Where no
+    row comes, there is no file."""
+    rows: list[dict[str, Any]] = []
+    opened: list[pq.ParquetWriter] = []
+
+    def write_rows() -> None:
+        if not opened:
+            file = closing.enter_context(atomic_writer(path))
+            opened.append(closing.enter_context(pq.ParquetWriter(file, schema, compression="zstd")))
+        opened[0].write_batch(pa.RecordBatch.from_pylist(rows, schema=schema))
+        rows.clear()
+
+    def write(row: dict[str, Any]) -> None:
+        rows.append(row)
+        if len(rows) == BATCH:
+            write_rows()
+
+    with ExitStack() as closing:
+        yield write
+        if rows:
+            write_rows()
+
+
 def open_table(path: Path, schema: pa.Schema) -> pq.ParquetFile:
     """The file, to be read in parts under `damage_named`; one with another schema is refused."""
     file = open_parquet(path)
@@ -104,7 +130,7 @@ def digest_table(path: Path) -> tuple[int, int, str]:
     """(rows, bytes, SHA-256) of the rows as canonical JSONL, whatever the schema."""
     digest = _Digest()
     with damage_named(path):
-        for batch in _stored_batches(path):
+        for batch in stored_batches(path):
             digest.update(batch)
     return digest.found()
 
@@ -117,8 +143,17 @@ def check_table(folder: Path, shard: Shard) -> None:
 
 def as_json(path: Path) -> Iterator[Json]:
     """The rows of any parquet file as dicts; a column that stands twice is refused, as a key in JSON is."""
-    for batch in _stored_batches(path):
+    for batch in stored_batches(path):
         yield from batch.to_pylist()
+
+
+def stored_batches(path: Path) -> Iterator[pa.RecordBatch]:
+    """The rows of any parquet file, at most `BATCH` at a time."""
+    with open_parquet(path) as file, damage_named(path):
+        names = file.schema_arrow.names
+        if len(set(names)) != len(names):
+            raise EverystepError(f"{path}: a column stands twice: {', '.join(names)}")
+        yield from batches(file, path, BATCH, names, range(file.num_row_groups))
 
 
 class _Digest:
@@ -181,11 +216,3 @@ def _regrouped(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator
             yield rest.slice(0, BATCH).combine_chunks().to_batches()[0]
             rest = rest.slice(BATCH)
     yield from rest.combine_chunks().to_batches()
-
-
-def _stored_batches(path: Path) -> Iterator[pa.RecordBatch]:
-    with open_parquet(path) as file, damage_named(path):
-        names = file.schema_arrow.names
-        if len(set(names)) != len(names):
-            raise EverystepError(f"{path}: a column stands twice: {', '.join(names)}")
-        yield from batches(file, path, BATCH, names, range(file.num_row_groups))

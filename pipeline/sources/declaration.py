@@ -5,10 +5,11 @@ digest or an address with a password in it is refused here, before anything touc
 """
 
 import re
+from functools import cached_property
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import AfterValidator, BaseModel, Field, RootModel, field_validator
+from pydantic import AfterValidator, BaseModel, Field, RootModel, field_validator, model_validator
 
 from pipeline.formats.errors import EverystepError
 from pipeline.formats.spdx import License
@@ -90,6 +91,35 @@ class Declared(Licensed):
     """Column of the natural key. None: the place of the row in the artefact, which is stable because that is pinned."""
     metadata_columns: list[Text] = Field(default_factory=list)
     """Columns kept as metadata of the document; `a.b` is field b of column a."""
+    license_column: Text | None = None
+    """Column that names the licence of each document. None: all are under `license`."""
+    licenses: dict[License, list[Text]] = Field(default_factory=dict)
+    """Of an SPDX expression, all that this column says, letter by letter, where it is meant."""
+    unknown_license: Literal["remove", "declared"] = "remove"
+    """What becomes of a document whose column says something else: it is removed, or taken to be under `license`."""
+    max_failed_share: Annotated[float, Field(ge=0, le=1)] = 0.001
+    """The build stops when our code fails on more of the documents, in `extract` or in `filter`."""
+
+    @cached_property
+    def meanings(self) -> dict[str, str]:
+        """From what the column of licences says to the SPDX expression that is meant."""
+        return {said: expression for expression, words in self.licenses.items() for said in words}
+
+    @property
+    def columns(self) -> list[str]:
+        """Those that are read of each row, each once."""
+        named = [self.text_column, self.id_column, self.license_column, *self.metadata_columns]
+        return list(dict.fromkeys(name for name in named if name))
+
+    @model_validator(mode="after")
+    def _licenses_are_looked_up(self) -> "Declared":
+        if bool(self.license_column) != bool(self.licenses):
+            raise ValueError("license_column, licenses: one says where, the other what it means; declare both")
+        if len(self.meanings) != sum(map(len, self.licenses.values())):
+            raise ValueError("licenses: the same words stand twice; they mean one licence")
+        if self.license_column and self.reader not in ("jsonl", "parquet"):
+            raise ValueError(f"license_column: the reader {self.reader} has no columns; remove it, or read rows")
+        return self
 
 
 class Package(Section):

@@ -1,17 +1,17 @@
 """What a reader yields: a document, or one it had to reject with the reason.
 
-A rejected document is counted, not fatal: at the size of the web some bytes are always broken. A broken
-archive is fatal, because then everything behind the break would be missing.
+A rejected document is counted, not fatal: at the size of the web some bytes are always broken, and no reader is
+ready for all of them. A broken archive is fatal, because then everything behind the break would be missing.
 """
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, TypeVar
 
 import orjson
 
-from pipeline.formats.errors import EverystepError
+from pipeline.formats.errors import NOT_THE_DOCUMENTS, EverystepError, failure
 
 MAX_TEXT_BYTES = 15 << 20
 """A longer text is taken for a dump or a mistake: the largest novel is about 4 MiB.
@@ -24,6 +24,8 @@ MAX_KEY, MAX_DETAIL = 1000, 500  # characters
 MAX_GROWTH = 20
 """Times its own size that a description may become as pages: what it says once, many of them may repeat."""
 
+Made = TypeVar("Made")
+
 
 class Document(NamedTuple):
     """One text. `key` is its natural key: unique in the source, and the same whenever the artefact is read."""
@@ -31,6 +33,8 @@ class Document(NamedTuple):
     key: str
     text: str
     metadata: dict[str, str]
+    license: str | None = None
+    """SPDX expression for this document alone. None: that of its source."""
 
 
 class Rejected(NamedTuple):
@@ -41,7 +45,7 @@ class Rejected(NamedTuple):
     detail: str
 
 
-def document(key: str, text: bytes | str, metadata: dict[str, str]) -> Document | Rejected:
+def document(key: str, text: bytes | str, metadata: dict[str, str], license: str | None = None) -> Document | Rejected:
     """The document, unless it cannot be one line of UTF-8 without a NUL, with an id, of a size that is read back."""
     if not is_key(key):
         return rejected(key, "broken_record", "cannot be a key")
@@ -57,15 +61,26 @@ def document(key: str, text: bytes | str, metadata: dict[str, str]) -> Document 
         return rejected(key, "too_large", f"metadata of more than {MAX_METADATA_BYTES} bytes")
     if "\0" in decoded or any("\0" in value for value in metadata.values()):
         return rejected(key, "nul_bytes", f"at character {decoded.find(chr(0))}")
-    return Document(key, decoded, metadata)
+    return Document(key, decoded, metadata, license)
 
 
 def rejected(key: str, reason: str, detail: str) -> Rejected:
-    """A rejection that can stand in a table: what cannot be a key is spelled in ASCII, with its digest behind."""
+    """A rejection that can stand in a table and be printed: what cannot be a key is spelled in ASCII, with its digest
+    behind."""
     if not is_key(key):
         digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
         key = f"{ascii(key[:MAX_KEY])[1 : MAX_KEY - 40]}#{digest[:32]}"
-    return Rejected(key, reason, detail[:MAX_DETAIL].encode("utf-8", "backslashreplace").decode())
+    return Rejected(key, reason, "".join(c if c.isprintable() else ascii(c)[1:-1] for c in detail[:MAX_DETAIL]))
+
+
+def attempted(key: str, make: Callable[[], Made]) -> Made | Rejected:
+    """What `make` gives; where it fails, a rejection with the kind of error and the line of code."""
+    try:
+        return make()
+    except NOT_THE_DOCUMENTS:
+        raise
+    except Exception as error:
+        return rejected(key, "failed", failure(error))
 
 
 def is_key(key: str) -> bool:
@@ -85,11 +100,22 @@ def joined(lines: Iterable[str]) -> str:
     return "\n".join(found)
 
 
-def within(pages: Iterable[tuple[str, str, str]], described_bytes: int, where: str) -> Iterator[tuple[str, str, str]]:
-    """The (place, heading, text) pages of a description of so many bytes, as long as they do not grow out of it."""
+def pages(
+    described: Iterable[tuple[str, str, Callable[[], str]]], prefix: str, title: str, member: str, described_bytes: int
+) -> Iterator[Document | Rejected]:
+    """The (place, heading, text) pages of a description of so many bytes, as long as they do not grow out of it.
+
+    A page without text is none; one whose text cannot be made is rejected, and counts as one of the description's size.
+    """
     size = 0
-    for page in pages:
-        size += sum(map(len, page))
+    for place, heading, make in described:
+        key = f"{prefix}/{place}"
+        text = attempted(key, make)
+        size += len(place) + len(heading) + (described_bytes if isinstance(text, Rejected) else len(text))
         if size > MAX_GROWTH * described_bytes:
-            raise EverystepError(f"{where}: its pages hold {MAX_GROWTH} times its bytes; nothing of it is read")
-        yield page
+            wrong = f"its pages hold {MAX_GROWTH} times its bytes, or cannot be made"
+            raise EverystepError(f"{member}: {wrong}; nothing of it is read")
+        if isinstance(text, Rejected):
+            yield text
+        elif text:
+            yield document(key, text, {"page": f"{title}: {heading}", "member": member})

@@ -144,20 +144,19 @@ def _rows(source: HuggingfaceSource, saved: _Saved) -> Iterator[tuple[dict[str, 
     import datasets
 
     datasets.config.USE_PARQUET_EXPORT = False  # the Hub's conversions are not what the commit pins
-    wanted = [source.text_column, *([source.id_column] if source.id_column else []), *source.metadata_columns]
     stream = datasets.load_dataset(
         source.repository, name=source.config, revision=source.revision, split=source.split, streaming=True
     )
     there = stream.column_names
     if there:
-        stream = stream.select_columns(_top_columns(wanted, there, source))
+        stream = stream.select_columns(_top_columns(there, source))
     if saved.stream is not None:
         stream.load_state_dict(saved.stream)
     left = None if source.max_documents is None else source.max_documents - saved.rows
     if left == 0:
         return
     for number, row in enumerate(stream, 1):
-        yield {name: _plain(column(row, name)) for name in wanted}, stream
+        yield {name: _plain(column(row, name)) for name in source.columns}, stream
         if number == left:
             return
 
@@ -240,8 +239,8 @@ def _status(error: BaseException) -> int | None:
     return getattr(getattr(error, "response", None), "status_code", None)
 
 
-def _top_columns(wanted: list[str], there: list[str], source: HuggingfaceSource) -> list[str]:
-    tops = {name if name in there else name.split(".")[0] for name in wanted}
+def _top_columns(there: list[str], source: HuggingfaceSource) -> list[str]:
+    tops = {name if name in there else name.split(".")[0] for name in source.columns}
     if missing := sorted(tops - set(there)):
         wrong = f"has no column {', '.join(missing)}, only {', '.join(there)}; correct the declaration"
         raise EverystepError(f"{_name(source)}: {wrong}")

@@ -1,7 +1,8 @@
 """From a row with named columns to a document: what `jsonl` and `parquet` share.
 
 `text_column` must be a string. `id_column` is the natural key, a string or an integer; without one the key is the
-row's place in the pinned artefact. `a.b` is field `b` of column `a`, unless a column is really called `a.b`.
+row's place in the pinned artefact. `license_column` names the licence of the row in the words of the data, which
+`licenses` translates. `a.b` is field `b` of column `a`, unless a column is really called `a.b`.
 """
 
 import re
@@ -14,6 +15,7 @@ from pipeline.sources.document import Document, Rejected, document, is_key, reje
 
 MAX_VALUES = 1_000_000
 """Of one JSON text. Each takes up to 200 bytes of memory, and may be two bytes long."""
+MAX_SAID = 100  # characters on record of what the data say of a licence
 STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"')
 
 
@@ -43,9 +45,12 @@ def row_document(row: Any, place: str, source: Declared) -> Document | Rejected:
     values = {name: column(row, name) for name in source.metadata_columns}
     try:
         metadata = {name: as_text(value) for name, value in values.items() if value is not None}
+        said = as_text(column(row, source.license_column)) if source.license_column else ""
     except (EverystepError, ValueError) as error:
         return rejected(place, "broken_record", str(error))
-    return document(key, text, metadata)
+    if source.license_column and source.unknown_license == "remove" and said not in source.meanings:
+        return rejected(key, "unknown_license", said[:MAX_SAID])
+    return document(key, text, metadata, source.meanings.get(said))
 
 
 def column(row: Any, name: str) -> Any:
@@ -58,7 +63,7 @@ def column(row: Any, name: str) -> Any:
 
 
 def as_text(value: Any) -> str:
-    """A string as it is, a time as ISO 8601, anything else as canonical JSON."""
+    """A string as it is, a time as ISO 8601, anything else as canonical JSON; `null` for none."""
     if hasattr(value, "isoformat"):
         return str(value.isoformat())
     text = value if isinstance(value, str) else canonical(value).decode()

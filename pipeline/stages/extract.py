@@ -1,87 +1,178 @@
 """Extract one source: natural documents out of the raw artefact, as document shards.
 
-Reads `data/raw/SOURCE`; writes `data/documents/SOURCE` (shards and `removals.parquet`: what could not be
-read as text, with the reason) and `manifests/documents/SOURCE.json`. Documents stand in the order of the
-artefact's parts; an id that comes twice is an error, because everything later is keyed by it.
+Reads `data/raw/SOURCE`; writes `data/documents/SOURCE` (shards, and `removals.parquet`: what is no text, has a licence
+that `licenses` does not know, or made a reader fail) and `manifests/documents/SOURCE.json`. Documents stand in the
+order of the artefact's parts; an id that comes twice is an error, because everything later is keyed by it.
+
+A worker writes what it reads of a part to `.work/extract/SOURCE`: lines of documents, and removals. Shards have one
+size and parts have any, so workers then write the shards from the lines. What grows with the corpus in memory are
+64-bit hashes of the ids.
 """
 
-from collections import Counter
-from collections.abc import Iterator
+import shutil
+from array import array
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
+from itertools import accumulate
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.console import progress, run_command
-from pipeline.formats.documents import Document, text_sha256, write_sharded
+from pipeline.formats.documents import (
+    DOCUMENTS_PER_SHARD,
+    Document,
+    encode_document,
+    id_hash,
+    read_documents,
+    shard_name,
+    text_sha256,
+)
 from pipeline.formats.errors import EverystepError
 from pipeline.formats.files import fresh_folder
+from pipeline.formats.lines import LineFile, Shard, write_lines
 from pipeline.formats.manifests import manifest_path, write_manifest
-from pipeline.formats.project import DOCUMENTS, RAW, REMOVALS_FILE
-from pipeline.formats.tables import REMOVALS, removal, write_table
+from pipeline.formats.project import DOCUMENTS, RAW, WORK
+from pipeline.formats.tables import REMOVALS, removal, stored_batches, table_writer
 from pipeline.sources.declaration import Source
 from pipeline.sources.document import Rejected
 from pipeline.sources.readers import READERS
 from pipeline.stages.parallel import ordered_map
 from pipeline.stages.params import load_source
+from pipeline.stages.removals import gather_removals, stop_if_too_many_failed
+
+SCRATCH = WORK / "extract"
+LINES, GONE = "jsonl.zst", "parquet"  # endings of the two files of a part
+
+
+class Read(NamedTuple):
+    """Documents that a part holds, the UTF-8 bytes of their texts, and hashes of the ids, of the removed too."""
+
+    documents: int
+    bytes: int
+    hashes: NDArray[np.uint64]
+
+
+class Span(NamedTuple):
+    """Lines `start` to `stop` of the documents of a part."""
+
+    part: int
+    start: int
+    stop: int
 
 
 def extract(name: str) -> None:
     """Extract the source `name`."""
     source = load_source(name)
     folder = fresh_folder(DOCUMENTS / name)
-    parts = READERS[source.reader].parts(RAW / name, source)
-    removals: list[dict[str, Any]] = []
-    counts: Counter[str] = Counter()
+    fresh_folder(SCRATCH / name)
+    parts = list(enumerate(READERS[source.reader].parts(RAW / name, source)))
+    read: list[Read] = []
     with progress(f"extract {name}", len(parts), "parts") as advance:
-
-        def documents() -> Iterator[Document]:
-            seen: set[str] = set()
-            for items in ordered_map(partial(_read_part, name=name, source=source), parts):
-                for item in items:
-                    if item.id in seen:
-                        raise EverystepError(
-                            f"{RAW / name}: two documents have the id {item.id}; choose another id_column or reader"
-                        )
-                    seen.add(item.id)
-                    if isinstance(item, Document):
-                        counts["documents"] += 1
-                        counts["bytes"] += len(item.text.encode())
-                        yield item
-                    else:
-                        removals.append(removal("extract", name, item.id, item.reason, detail=item.detail))
-                advance(1)
-
-        shards = write_sharded(folder, documents())
-    table = write_table(folder / REMOVALS_FILE, removals, REMOVALS, REMOVALS_FILE)
+        for found in ordered_map(partial(_read_part, name=name, source=source), parts):
+            read.append(found)
+            advance(1)
+        _refuse_repeated(name, [part.hashes for part in read])
+        shards = list(ordered_map(partial(_write_shard, name=name), _spans([part.documents for part in read])))
+    removals = gather_removals((_scratch(name, number, GONE) for number in range(len(parts))), folder)
+    documents = sum(part.documents for part in read)
+    stop_if_too_many_failed(name, removals, documents + removals.table.lines, source.max_failed_share, folder)
     write_manifest(
         "extract",
         name,
         inputs=[manifest_path("fetch", name)],
         parameters={"reader": source.reader},
-        outputs={"documents": shards, "removals": [table]},
-        documents=counts["documents"],
-        bytes=counts["bytes"],
-        removed=dict(Counter(row["reason"] for row in removals)),
+        outputs={"documents": shards, "removals": [removals.table]},
+        documents=documents,
+        bytes=sum(part.bytes for part in read),
+        removed=removals.removed,
+        removed_by_license=removals.by_license,
+        examples=removals.examples,
     )
+    shutil.rmtree(SCRATCH / name)
 
 
-class _Rejected(Rejected):
-    """A rejection under the full id of its document."""
+def _read_part(numbered: tuple[int, str], name: str, source: Source) -> Read:
+    number, part = numbered
+    hashes = array("Q")
+    num_bytes = 0
+    with table_writer(_scratch(name, number, GONE), REMOVALS) as remove:
 
-    @property
-    def id(self) -> str:
-        return self.key
+        def lines() -> Iterator[bytes]:
+            nonlocal num_bytes
+            for item in READERS[source.reader].read(RAW / name, part, source):
+                id = f"{name}/{item.key}"
+                hashes.append(_hash(id))
+                if isinstance(item, Rejected):
+                    remove(removal("extract", name, id, item.reason, detail=item.detail))
+                    continue
+                num_bytes += len(item.text.encode())
+                own = {"license": item.license or source.license, "source": name, "text_sha256": text_sha256(item.text)}
+                yield encode_document(Document(id, item.text, item.metadata | own))
+
+        written = write_lines(_scratch(name, number, LINES), lines(), part)
+    return Read(written.lines, num_bytes, np.array(hashes, dtype=np.uint64))
 
 
-def _read_part(part: str, name: str, source: Source) -> list[Document | _Rejected]:
-    items: list[Document | _Rejected] = []
-    for item in READERS[source.reader].read(RAW / name, part, source):
-        id = f"{name}/{item.key}"
-        if isinstance(item, Rejected):
-            items.append(_Rejected(id, item.reason, item.detail))
-        else:
-            own = {"license": source.license, "source": name, "text_sha256": text_sha256(item.text)}
-            items.append(Document(id, item.text, item.metadata | own))
-    return items
+def _refuse_repeated(name: str, of_parts: list[NDArray[np.uint64]]) -> None:
+    """Raise if two documents have one id. Ids themselves are read only where hashes agree, by chance hardly ever."""
+    hashes = np.sort(np.concatenate([np.empty(0, dtype=np.uint64), *of_parts]))
+    agreeing = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+    seen: set[str] = set()
+    for number in range(len(of_parts) if agreeing else 0):
+        for id in _ids(name, number):
+            if id in seen:
+                raise EverystepError(
+                    f"{RAW / name}: two documents have the id {id}; choose another id_column or reader"
+                )
+            if _hash(id) in agreeing:
+                seen.add(id)
+
+
+def _ids(name: str, number: int) -> Iterator[str]:
+    for document in read_documents(_scratch(name, number, LINES)):
+        yield document.id
+    if (gone := _scratch(name, number, GONE)).exists():
+        for batch in stored_batches(gone):
+            yield from batch.column("id").to_pylist()
+
+
+def _hash(id: str) -> int:
+    return id_hash(id, "unique")
+
+
+def _spans(counts: Sequence[int]) -> list[tuple[int, list[Span]]]:
+    """The number of each shard and where its lines are, for parts that hold so many documents."""
+    ends = list(accumulate(counts))
+    shards: list[tuple[int, list[Span]]] = [(0, [])]
+    for part, (count, end) in enumerate(zip(counts, ends, strict=True)):
+        begin = start = end - count
+        while start < end:
+            number = start // DOCUMENTS_PER_SHARD
+            if number == len(shards):
+                shards.append((number, []))
+            stop = min(end, (number + 1) * DOCUMENTS_PER_SHARD)
+            shards[number][1].append(Span(part, start - begin, stop - begin))
+            start = stop
+    return shards
+
+
+def _write_shard(numbered: tuple[int, list[Span]], name: str) -> Shard:
+    number, spans = numbered
+
+    def lines() -> Iterator[bytes]:
+        for span in spans:
+            with LineFile(_scratch(name, span.part, LINES)) as file:
+                for line in range(span.start, span.stop):
+                    yield file[line] + b"\n"
+
+    return write_lines(DOCUMENTS / name / shard_name(number), lines(), shard_name(number))
+
+
+def _scratch(name: str, number: int, ending: str) -> Path:
+    return SCRATCH / name / f"{number:06d}.{ending}"
 
 
 if __name__ == "__main__":

@@ -11,15 +11,16 @@ order a document is
    wherever it turns up (reason `empty`).
 
 A document on which a step fails is dropped too (reason `failed`): the detail names the step, the kind of error and the
-line of code, and never the message, which may quote the text. More such than `filter.max_failed_share` stop the build.
+line of code, and never the message, which may quote the text. More such than the source's `max_failed_share` stop the
+build. A worker writes the removals of its shard to `.work/filter/SOURCE`; they are gathered in order.
 """
 
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from traceback import extract_tb
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -30,28 +31,27 @@ from pipeline.blocks.contamination import EvaluationIndex
 from pipeline.blocks.steps import Steps, make_blocks
 from pipeline.console import progress, run_command
 from pipeline.formats.canonical import Json
-from pipeline.formats.documents import Document, id_hash, read_documents, write_documents
-from pipeline.formats.errors import EverystepError
+from pipeline.formats.documents import Document, decode_document, encode_document, id_hash, read_documents
+from pipeline.formats.errors import NOT_THE_DOCUMENTS, failure
 from pipeline.formats.files import fresh_folder
-from pipeline.formats.lines import Shard
+from pipeline.formats.lines import Shard, read_lines, write_lines
 from pipeline.formats.manifests import manifest_path, read_manifest, shards_of, write_manifest
 from pipeline.formats.ngrams import read_ngrams
-from pipeline.formats.project import DOCUMENTS, EVALUATION_NGRAMS, FILTERED, REMOVALS_FILE
+from pipeline.formats.project import DOCUMENTS, EVALUATION_NGRAMS, FILTERED, WORK
 from pipeline.formats.spdx import License, is_satisfied, parse_expression
-from pipeline.formats.tables import REMOVALS, removal, write_table
+from pipeline.formats.tables import REMOVALS, removal, table_writer
 from pipeline.stages.parallel import ordered_map
-from pipeline.stages.params import Share, load_section, load_source
+from pipeline.stages.params import load_section, load_source
+from pipeline.stages.removals import gather_removals, stop_if_too_many_failed
 
-EXAMPLES = 3  # ids a reason that a manifest lists
+SCRATCH = WORK / "filter"
 EVERY_HASH = 2**64
-NOT_THE_DOCUMENTS = (MemoryError, OSError, ImportError, EverystepError)  # errors that stop the build at once
 
 
 class FilterParams(Steps):
-    """Whose licences are accepted, how documents are cleaned and judged, and how many may fail."""
+    """Whose licences are accepted, and how documents are cleaned and judged."""
 
     licenses: Annotated[list[License], Field(min_length=1)]
-    max_failed_share: Share
 
 
 class Job(NamedTuple):
@@ -90,7 +90,6 @@ class Judged(NamedTuple):
     """What became of one shard."""
 
     shard: Shard
-    removals: list[dict[str, Any]]
     bytes: int
     tallies: list[Tally]
 
@@ -100,6 +99,7 @@ def filter(name: str) -> None:
     source = load_source(name)
     params = load_section(FilterParams, "filter")
     folder = fresh_folder(FILTERED / name)
+    fresh_folder(SCRATCH / name)
     upstream = [manifest_path("extract", name)]
     shards = [shard.path for shard in shards_of(read_manifest(upstream[0], "extract"), "documents")]
     job = Job(name, source.languages, params)
@@ -116,21 +116,22 @@ def filter(name: str) -> None:
             for tally, more in zip(tallies, result.tallies, strict=True):
                 tally.add(more)
             advance(1)
-    removals = [row for result in judged for row in result.removals]
-    table = write_table(folder / REMOVALS_FILE, removals, REMOVALS, REMOVALS_FILE)
-    _raise_alarm(name, tallies, params.max_failed_share)
+    removals = gather_removals((_gone(name, shard) for shard in shards), folder)
+    stop_if_too_many_failed(name, removals, tallies[0].documents, source.max_failed_share, folder)
     write_manifest(
         "filter",
         name,
         inputs=upstream,
         parameters={"cap_bytes": source.cap_bytes, "languages": source.languages, **params.model_dump()},
-        outputs={"documents": [result.shard for result in judged], "removals": [table]},
+        outputs={"documents": [result.shard for result in judged], "removals": [removals.table]},
         documents=sum(result.shard.lines for result in judged),
         bytes=sum(result.bytes for result in judged),
         steps=[tally.to_json(step) for step, tally in zip(params.steps, tallies, strict=True)],
-        removed=dict(Counter(row["reason"] for row in removals)),
-        examples=_examples(removals),
+        removed=removals.removed,
+        removed_by_license=removals.by_license,
+        examples=removals.examples,
     )
+    shutil.rmtree(SCRATCH / name)
 
 
 def _cap_limit(job: Job, shards: list[str], cap_bytes: int | None) -> int:
@@ -154,25 +155,31 @@ def _measure_shard(shard: str, job: Job) -> np.ndarray[Any, Any]:
 
 
 def _judge_shard(shard: str, job: Job) -> Judged:
-    removals: list[dict[str, Any]] = []
     kept_bytes = 0
     blocks = make_blocks(job.params, job.languages, _index(*job.ngrams) if job.ngrams else None)
     tallies = [Tally() for _ in blocks]
+    path = DOCUMENTS / job.name / shard
+    with table_writer(_gone(job.name, shard), REMOVALS) as remove:
 
-    def kept() -> Iterator[Document]:
-        nonlocal kept_bytes
-        for document in read_documents(DOCUMENTS / job.name / shard):
-            result = _admit(document, job) or clean(document.text, blocks, tallies)
-            if isinstance(result, Fault):
-                size = len(document.text.encode())
-                row = removal("filter", job.name, document.id, result.reason, detail=result.detail, bytes=size)
-                removals.append(row)
-                continue
-            kept_bytes += len(result.encode())
-            yield document if result == document.text else document.with_text(result)
+        def kept() -> Iterator[bytes]:
+            nonlocal kept_bytes
+            for line in read_lines(path):
+                document = decode_document(line, path)
+                result = _admit(document, job) or clean(document.text, blocks, tallies)
+                if isinstance(result, Fault):
+                    size = len(document.text.encode())
+                    remove(removal("filter", job.name, document.id, result.reason, detail=result.detail, bytes=size))
+                    continue
+                kept_bytes += len(result.encode())
+                yield line + b"\n" if result == document.text else encode_document(document.with_text(result))
 
-    written = write_documents(FILTERED / job.name / shard, kept(), shard)
-    return Judged(written, removals, kept_bytes, tallies)
+        written = write_lines(FILTERED / job.name / shard, kept(), shard)
+    return Judged(written, kept_bytes, tallies)
+
+
+def _gone(name: str, shard: str) -> Path:
+    """The removals of a shard, until they are gathered."""
+    return SCRATCH / name / f"{shard}.parquet"
 
 
 def _admit(document: Document, job: Job) -> Fault | None:
@@ -207,8 +214,7 @@ def _tried(step: str, block: Block, text: str) -> Outcome:
     except NOT_THE_DOCUMENTS:
         raise
     except Exception as error:
-        frame = extract_tb(error.__traceback__)[-1]
-        return Fault("failed", f"{step}: {type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}")
+        return Fault("failed", f"{step}: {failure(error)}")
 
 
 def _is_blank(text: str) -> bool:
@@ -218,7 +224,7 @@ def _is_blank(text: str) -> bool:
 def _is_licensed(document: Document, allowed: list[str]) -> bool:
     try:
         return is_satisfied(parse_expression(document.license), map(parse_expression, allowed))
-    except ValueError:  # what a data set says of its own rows is not always an expression
+    except ValueError:  # of a document that others extracted
         return False
 
 
@@ -226,26 +232,6 @@ def _is_licensed(document: Document, allowed: list[str]) -> bool:
 def _index(words: int, _sha256: str) -> EvaluationIndex:
     """Read once a process; the digest tells one table from another."""
     return EvaluationIndex(words, *read_ngrams(EVALUATION_NGRAMS))
-
-
-def _raise_alarm(name: str, tallies: list[Tally], max_share: float) -> None:
-    """Stop when more documents fail than declared: then a step is wrong and not the documents."""
-    failed = sum(tally.removed["failed"] for tally in tallies)
-    if failed > max_share * tallies[0].documents:
-        raise EverystepError(
-            f"params.yaml: filter.max_failed_share: {failed:,} of {tallies[0].documents:,} documents of {name} failed, "
-            f"more than {max_share:.2%}; {FILTERED / name / REMOVALS_FILE} names them and the line of code"
-        )
-
-
-def _examples(removals: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """The first few ids of each reason."""
-    examples: dict[str, list[str]] = {}
-    for row in removals:
-        ids = examples.setdefault(row["reason"], [])
-        if len(ids) < EXAMPLES:
-            ids.append(row["id"])
-    return examples
 
 
 if __name__ == "__main__":

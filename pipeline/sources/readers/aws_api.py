@@ -6,7 +6,8 @@ would be said twice. Keys: `s3/2006-03-01/operations/PutObject`, `.../types/Buck
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from typing import Any
 from pipeline.formats.errors import well_shaped
 from pipeline.sources import archives
 from pipeline.sources.declaration import Declared
-from pipeline.sources.document import Document, Rejected, document, joined, within
-from pipeline.sources.rows import parse_bounded
+from pipeline.sources.document import Document, Rejected, joined, pages
+from pipeline.sources.rows import column, parse_bounded
 
 MAX_TITLE = 200  # characters; it stands in every page
 MEMBERS = "botocore/data/*/service-2.json.gz"
@@ -43,22 +44,23 @@ def read(folder: Path, part: str, source: Declared) -> Iterator[Document | Rejec
             service = parse_bounded(content.decode(), name)
             about = service["metadata"]
             title = f"{about.get('serviceAbbreviation') or about['serviceFullName']}"[:MAX_TITLE]
-            for place, heading, text in within(_pages(service, title), len(content), name):
-                yield document(f"{prefix}/{place}", text, {"page": f"{title}: {heading}", "member": name})
+            yield from pages(_pages(service, title), prefix, title, name, len(content))
 
 
-def _pages(service: dict[str, Any], title: str) -> Iterator[tuple[str, str, str]]:
+def _pages(service: dict[str, Any], title: str) -> Iterator[tuple[str, str, Callable[[], str]]]:
     shapes, operations = service["shapes"], service["operations"]
-    overview = plain(service.get("documentation", ""))
-    if overview:
-        yield "overview", "overview", f"{title}\n\n{overview}\n"
+    ends = [column(operation, f"{end}.shape") for operation in operations.values() for end in ("input", "output")]
+    types = shapes.keys() - {end for end in ends if isinstance(end, str)}
+    yield "overview", "overview", partial(_overview, service.get("documentation", ""), title)
     for name, operation in sorted(operations.items()):
-        yield f"operations/{name}", name, _operation_page(name, operation, shapes, title)
-    ends = [operation.get(end, {}) for operation in operations.values() for end in ("input", "output")]
-    for name in sorted(set(shapes) - {end.get("shape") for end in ends}):
-        page = _type_page(name, shapes[name], title)
-        if page:
-            yield f"types/{name}", name, page
+        yield f"operations/{name}", name, partial(_operation_page, name, operation, shapes, title)
+    for name in sorted(types):
+        yield f"types/{name}", name, partial(_type_page, name, shapes[name], title)
+
+
+def _overview(html: str, title: str) -> str:
+    text = plain(html)
+    return f"{title}\n\n{text}\n" if text else ""
 
 
 def _operation_page(name: str, operation: dict[str, Any], shapes: dict[str, Any], title: str) -> str:

@@ -5,7 +5,8 @@ one schema with its properties, nested ones indented. The version stands in the 
 the versions of an API share: so they meet as duplicates. Keys: `drive.v3/methods/files.copy`, `drive.v3/schemas/File`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain
 from operator import itemgetter
 from pathlib import Path, PurePosixPath
@@ -14,7 +15,7 @@ from typing import Any
 from pipeline.formats.errors import EverystepError, well_shaped
 from pipeline.sources import archives
 from pipeline.sources.declaration import Declared
-from pipeline.sources.document import MAX_KEY, Document, Rejected, document, joined, within
+from pipeline.sources.document import MAX_KEY, Document, Rejected, joined, pages
 from pipeline.sources.rows import parse_bounded
 
 MAX_TITLE = 200  # characters; it stands in every page
@@ -35,17 +36,20 @@ def read(folder: Path, part: str, source: Declared) -> Iterator[Document | Rejec
             if api.get("kind") != "discovery#restDescription":
                 continue
             title = f"{api.get('title') or api['name']}"[:MAX_TITLE]
-            for place, heading, text in within(_pages(api, title), len(content), name):
-                metadata = {"page": f"{title} {api['version']}: {heading}", "member": name}
-                yield document(f"{PurePosixPath(name).stem}/{place}", text, metadata)
+            prefix, version = PurePosixPath(name).stem, f"{title} {api['version']}"
+            yield from pages(_pages(api, title), prefix, version, name, len(content))
 
 
-def _pages(api: dict[str, Any], title: str) -> Iterator[tuple[str, str, str]]:
+def _pages(api: dict[str, Any], title: str) -> Iterator[tuple[str, str, Callable[[], str]]]:
     for name, method in sorted(_methods(api, ""), key=itemgetter(0)):
-        yield f"methods/{name}", name, _method_page(name, method, title)
+        yield f"methods/{name}", name, partial(_method_page, name, method, title)
     for name, schema in sorted(api.get("schemas", {}).items()):
-        lines = chain([f"{name} ({title})", "", *_described(schema)], _properties(schema, ""))
-        yield f"schemas/{name}", name, joined(lines) + "\n"
+        yield f"schemas/{name}", name, partial(_schema_page, name, schema, title)
+
+
+def _schema_page(name: str, schema: dict[str, Any], title: str) -> str:
+    lines = chain([f"{name} ({title})", "", *_described(schema)], _properties(schema, ""))
+    return joined(lines) + "\n"
 
 
 def _methods(node: dict[str, Any], prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:

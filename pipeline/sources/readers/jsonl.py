@@ -5,13 +5,14 @@ Also reads the rows that `huggingface` stores. A line that is no JSON object is 
 """
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 from pipeline.formats.errors import EverystepError
 from pipeline.sources import archives
 from pipeline.sources.declaration import Declared
-from pipeline.sources.document import MAX_TEXT_BYTES, Document, Rejected, rejected
+from pipeline.sources.document import MAX_TEXT_BYTES, Document, Rejected, attempted, rejected
 from pipeline.sources.rows import parse_bounded, row_document
 
 MEMBERS = ("*.jsonl", "*.jsonl.gz", "*.jsonl.bz2", "*.jsonl.xz", "*.jsonl.zst", "*.json.gz", "*.json.zst")
@@ -35,7 +36,7 @@ def read(folder: Path, part: str, source: Declared) -> Iterator[Document | Rejec
             if len(line) > MAX_LINE_BYTES:
                 yield rejected(place, "too_large", f"a line of more than {MAX_LINE_BYTES} bytes")
             elif line.strip():
-                yield _read_line(line, place, source)
+                yield attempted(place, partial(_read_line, line, place, source))
 
 
 def _read_line(line: bytes, place: str, source: Declared) -> Document | Rejected:

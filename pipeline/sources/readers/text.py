@@ -4,11 +4,12 @@ Keys are paths inside the artefact: `books/persuasion.txt`.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from pipeline.sources import archives
 from pipeline.sources.declaration import Declared
-from pipeline.sources.document import MAX_TEXT_BYTES, Document, Rejected, document
+from pipeline.sources.document import MAX_TEXT_BYTES, Document, Rejected, attempted, document
 
 MEMBERS = ("*.txt", "*.md")
 
@@ -22,7 +23,7 @@ def read(folder: Path, part: str, source: Declared) -> Iterator[Document | Rejec
     """The files of a part in its own order. A byte order mark is dropped; line ends stay as they are."""
     for name, stream in archives.streams(folder, part, *_patterns(source)):
         raw = stream.read(MAX_TEXT_BYTES + 4).removeprefix(b"\xef\xbb\xbf")
-        yield document(name, raw, {"member": name})
+        yield attempted(name, partial(document, name, raw, {"member": name}))
 
 
 def _patterns(source: Declared) -> tuple[str, ...]:

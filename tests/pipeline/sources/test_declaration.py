@@ -118,3 +118,33 @@ def test_rows_of_the_hub_are_read_as_json_lines() -> None:
 )
 def test_value_out_of_its_range_is_refused(changes: dict[str, Any]) -> None:
     assert f"sources.demo.{next(iter(changes))}" in refusal("url", **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"license_column": "terms"}, "sources.demo: license_column, licenses: one says where"),
+        ({"licenses": {"CC-BY-4.0": ["by"]}}, "sources.demo: license_column, licenses: one says where"),
+        ({"license_column": "a", "licenses": {"MIT": ["by"]}}, "sources.demo: license_column: the reader text has"),
+        ({"license_column": "a", "licenses": {"CC BY 4": ["by"]}}, "'CC BY 4' is not an SPDX"),
+        ({"license_column": "a", "licenses": {"MIT": [""]}}, "sources.demo.licenses.MIT.0: "),
+        ({"license_column": "a", "licenses": {"MIT": "by"}}, "sources.demo.licenses.MIT: "),
+        ({"license_column": "a", "licenses": {"MIT": ["a"], "ISC": ["a"]}}, "sources.demo: licenses: the same words"),
+        ({"unknown_license": "keep"}, "sources.demo.unknown_license: "),
+        ({"max_failed_share": 2}, "sources.demo.max_failed_share: "),
+    ],
+)
+def test_licences_of_documents_and_the_share_of_failures_are_checked(changes: dict[str, Any], message: str) -> None:
+    assert message in refusal("url", **changes)
+
+
+def test_columns_are_named_once_in_the_order_of_their_use() -> None:
+    source = declared(
+        "url",
+        reader="jsonl",
+        license_column="about.terms",
+        licenses={"CC-BY-4.0": ["by", "BY"]},
+        metadata_columns=["url", "about.terms"],
+    )
+    assert source.columns == ["text", "about.terms", "url"]
+    assert source.meanings == {"by": "CC-BY-4.0", "BY": "CC-BY-4.0"}

@@ -16,6 +16,7 @@ import pytest
 import zstandard
 from pyarrow import parquet
 
+from pipeline.formats.canonical import canonical
 from pipeline.formats.documents import Document as Stored
 from pipeline.formats.documents import encode_document
 from pipeline.sources.document import Document, Rejected, is_key
@@ -36,7 +37,7 @@ SPEECHES = (
     b'"1992-03-11","Industry",86,"A. Member","Con","I thank\nmy ""friend"".","UK-HouseOfCommons","7"\n'
     b'"1992-03-12","Trade",87,"B. Member","Lab","I do not.","UK-HouseOfCommons","8"\n'
 )
-REASONS = {"broken_record", "invalid_utf8", "nul_bytes", "too_large"}
+REASONS = {"broken_record", "failed", "invalid_utf8", "nul_bytes", "too_large", "unknown_license"}
 
 
 def reads(**declaration: Any) -> Callable[[Path, Path], None]:
@@ -178,12 +179,15 @@ def speeches() -> Sequence[Artefact]:
 
 
 KEYED = {"id_column": "id", "metadata_columns": ["about", "about.tags", "missing"]}
+LICENSED = {"license_column": "about", "licenses": {"CC0-1.0": [canonical({"tags": ["a", 1, 0.5, None]}).decode()]}}
 TARGETS = {
     "jsonl": Target(json_lines, reads(reader="jsonl")),
     "jsonl by key": Target(json_lines, reads(reader="jsonl", **KEYED)),
+    "jsonl by licence": Target(json_lines, reads(reader="jsonl", **LICENSED)),
     "text": Target(texts, reads(reader="text")),
     "parquet": Target(tables, reads(reader="parquet")),
     "parquet by key": Target(tables, reads(reader="parquet", **KEYED)),
+    "parquet by licence": Target(tables, reads(reader="parquet", **LICENSED)),
     "parquet footers": Target(footers, reads(reader="parquet")),
     "aws_api": Target(services, reads(reader="aws_api")),
     "google_api": Target(apis, reads(reader="google_api")),

@@ -16,6 +16,7 @@ import zstandard
 from pyarrow import parquet
 
 from pipeline.formats.canonical import canonical
+from pipeline.sources.document import Document
 from tests.pipeline.sources.declared import declared, read_all, tree
 from tests.servers.cutter import cutting
 from tests.servers.hub import Manners, environment, serve_hub
@@ -42,8 +43,10 @@ for name, tree in json.load(sys.stdin).items():
 print(json.dumps(answers))
 """
 LINES = {"repository": "owner/lines", "id_column": "id", "metadata_columns": ["about.license"]}
+LICENSED = {"id_column": "id", "license_column": "about.license", "licenses": {"CC-BY-4.0": ["CC0-1.0", "by"]}}
 CASES: dict[str, dict[str, Any]] = {
     "lines": LINES,
+    "licensed": LICENSED | {"repository": "owner/columnar"},
     "columnar": LINES | {"repository": "owner/columnar"},
     "few": LINES | {"max_documents": 2, "id_column": None},
     "digest": LINES | {"sha256": "0" * 64},
@@ -189,6 +192,12 @@ def test_program_of_a_data_set_is_never_run(home: Path, fetched: dict[str, Any])
 def test_kept_rows_are_read_back_as_documents(home: Path, fetched: dict[str, Any]) -> None:
     found = read_all(home / "raw/lines", reader="jsonl", id_column="id", metadata_columns=["about.license"])
     assert [(document.key, document[1]) for document in found] == [(str(row["id"]), row["text"]) for row in ROWS]
+
+
+def test_column_of_licences_is_kept_and_translated(home: Path, fetched: dict[str, Any]) -> None:
+    assert fetched["licensed"] == fetched["lines"], "the same rows, whatever a column is declared for"
+    found = read_all(home / "raw/licensed", reader="jsonl", **LICENSED)
+    assert [item.license for item in found if isinstance(item, Document)] == ["CC-BY-4.0"] * len(ROWS)
 
 
 def test_only_the_first_rows_are_taken_where_the_declaration_says_so(home: Path, fetched: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ from pipeline.sources.document import (
 )
 from pipeline.sources.readers import READERS, jsonl
 from pipeline.sources.readers.aws_api import plain
-from tests.pipeline.sources.declared import read_all
+from tests.pipeline.sources.declared import declared, read_all
 from tests.pipeline.sources.test_archives import write_tar, write_zip
 from tests.servers.index import wheel
 
@@ -346,3 +346,120 @@ def test_file_that_is_no_parquet_is_an_error_that_names_it(tmp_path: Path) -> No
     (tmp_path / "train.parquet").write_bytes(b"PAR1 not")
     with pytest.raises(EverystepError, match=r"train\.parquet: not a readable parquet file"):
         read_all(tmp_path, reader="parquet")
+
+
+SECRET = "a secret"
+
+
+class Whims(dict[str, str]):
+    """A table that fails on one thing it is asked for, and quotes it."""
+
+    def get(self, said: str, *_: object) -> str:  # type: ignore[override]
+        if said == SECRET:
+            raise RuntimeError(f"cannot translate {said}")
+        return "CC0-1.0"
+
+
+def broken_service() -> dict[str, bytes]:
+    operations = SERVICE["operations"] | {
+        "Broken": {"http": {"requestUri": f"/{SECRET}"}},
+        "Odd": [SECRET],
+    }
+    shapes = SERVICE["shapes"] | {"Bare": {"documentation": {SECRET: 1}}}
+    packed = gzip.compress(json.dumps(SERVICE | {"operations": operations, "shapes": shapes}).encode())
+    return {"botocore/data/s3/2006-03-01/service-2.json.gz": packed}
+
+
+def broken_api() -> dict[str, bytes]:
+    methods = API["resources"]["files"]["methods"] | {"broken": {"path": SECRET}}
+    api = API | {"resources": {"files": {"methods": methods}}, "schemas": API["schemas"] | {"Odd": [SECRET]}}
+    return {"googleapiclient/discovery_cache/documents/drive.v3.json": json.dumps(api).encode()}
+
+
+@pytest.mark.parametrize(
+    ("reader", "files", "failed", "num_read"),
+    [
+        (
+            "aws_api",
+            broken_service(),
+            {
+                "s3/2006-03-01/operations/Broken": "KeyError at aws_api.py:",
+                "s3/2006-03-01/operations/Odd": "AttributeError at aws_api.py:",
+                "s3/2006-03-01/types/Bare": "TypeError at ",
+            },
+            4,
+        ),
+        (
+            "google_api",
+            broken_api(),
+            {
+                "drive.v3/methods/files.broken": "KeyError at google_api.py:",
+                "drive.v3/schemas/Odd": "AttributeError at google_api.py:",
+            },
+            2,
+        ),
+    ],
+)
+def test_page_that_makes_a_reader_fail_is_set_aside_alone_and_without_its_text(
+    tmp_path: Path, reader: str, files: dict[str, bytes], failed: dict[str, str], num_read: int
+) -> None:
+    write_wheel(tmp_path, files)
+    found = read_all(tmp_path, reader=reader)
+    gone = {item.key: item for item in found if isinstance(item, Rejected)}
+    assert gone.keys() == failed.keys()
+    for key, detail in failed.items():
+        assert gone[key].reason == "failed"
+        assert gone[key].detail.startswith(detail)
+        assert SECRET not in gone[key].detail
+    assert len(found) - len(gone) == num_read
+
+
+@pytest.mark.parametrize("reader", ["jsonl", "parquet"])
+def test_row_that_makes_a_reader_fail_is_set_aside_alone_and_without_its_text(tmp_path: Path, reader: str) -> None:
+    rows = [{"text": f"Text {number}.", "terms": SECRET if number == 1 else "free"} for number in range(3)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    source = declared("url", reader=reader, license_column="terms", licenses={"CC0-1.0": ["free"]})
+    source.__dict__["meanings"] = Whims(free="CC0-1.0", **{SECRET: "MIT"})
+    (part,) = READERS[reader].parts(tmp_path, source)
+    found = list(READERS[reader].read(tmp_path, part, source))
+    assert [type(item) for item in found] == [Document, Rejected, Document]
+    bad = found[1]
+    assert (bad.key, bad[1]) == (f"rows.{reader}:2", "failed")
+    assert bad[2].startswith("RuntimeError at test_readers.py:")
+    assert SECRET not in bad[2]
+
+
+def test_failing_pages_without_end_are_an_error_of_the_whole(tmp_path: Path) -> None:
+    operations = {f"Broken{number}": {"http": {"requestUri": "/x"}} for number in range(30)}
+    packed = gzip.compress(json.dumps(SERVICE | {"operations": operations}).encode())
+    write_wheel(tmp_path, {"botocore/data/s3/2006-03-01/service-2.json.gz": packed})
+    with pytest.raises(EverystepError, match=r"service-2\.json\.gz: its pages .* cannot be made"):
+        read_all(tmp_path, reader="aws_api")
+
+
+@pytest.mark.parametrize("reader", ["jsonl", "parquet"])
+def test_licence_of_a_document_is_what_the_table_makes_of_its_column(tmp_path: Path, reader: str) -> None:
+    terms = ["by, please", "free \x1b[2J" + "x" * 200, None, "by, please"]
+    rows = [{"id": f"k{n}", "text": f"Text {n}.", "about": {"terms": said}} for n, said in enumerate(terms)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    columns: dict[str, Any] = {
+        "id_column": "id",
+        "license_column": "about.terms",
+        "licenses": {"CC-BY-4.0": ["by, please"]},
+    }
+    first, unknown, silent, last = read_all(tmp_path, reader=reader, **columns)
+    assert isinstance(first, Document) and isinstance(last, Document)
+    assert (first.license, last.license) == ("CC-BY-4.0", "CC-BY-4.0")
+    assert unknown == Rejected("k1", "unknown_license", r"free \x1b[2J" + "x" * 91)
+    assert silent == Rejected("k2", "unknown_license", "null")
+    taken = read_all(tmp_path, reader=reader, unknown_license="declared", **columns)
+    assert [item.license for item in taken if isinstance(item, Document)] == ["CC-BY-4.0", None, None, "CC-BY-4.0"]
+
+
+def test_parquet_without_the_column_of_licences_is_an_error(tmp_path: Path) -> None:
+    parquet.write_table(pa.table({"text": ["a"]}), tmp_path / "rows.parquet")
+    columns: dict[str, Any] = {"license_column": "terms", "metadata_columns": ["terms"], "licenses": {"MIT": ["by"]}}
+    with pytest.raises(EverystepError, match="has no column 'terms', only text"):
+        read_all(tmp_path, reader="parquet", **columns)

@@ -212,7 +212,6 @@ PAGES = {
         ({"steps": ["spelling"]}, "filter.steps.0: "),
         ({"licenses": []}, "filter.licenses: "),
         ({"licenses": ["CC0 1.0"]}, "filter.licenses.0: 'CC0 1.0' is not an SPDX expression"),
-        ({"max_failed_share": 2}, "filter.max_failed_share: "),
         ({"language": {"min_probability": 1.5}}, "filter.language.min_probability: "),
     ],
 )
@@ -300,7 +299,10 @@ def test_too_many_failures_stop_the_build_and_leave_a_record(
     here: Path, monkeypatch: pytest.MonkeyPatch, share: float
 ) -> None:
     letters = {str(n): ("CC0-1.0", f"a secret of {GOOD}" if n < 4 else GOOD) for n in range(10)}
-    make(here, letters, steps=["normalize"], max_failed_share=share)
+    make(here, letters, steps=["normalize"])
+    tree = json.loads((here / "params.yaml").read_text())
+    tree["sources"]["letters"]["max_failed_share"] = share
+    (here / "params.yaml").write_text(json.dumps(tree))
     blocks: Callable[..., list[tuple[str, Block]]] = lambda *_: [("normalize", breaks)]  # noqa: E731
     monkeypatch.setattr(stage, "make_blocks", blocks)
     if share == 0.5:
@@ -308,7 +310,7 @@ def test_too_many_failures_stop_the_build_and_leave_a_record(
         assert manifest()["removed"] == {"failed": 4}
         assert manifest()["steps"][0]["removed"] == {"failed": 4}
     else:
-        message = r"params\.yaml: filter\.max_failed_share: 4 of 10 documents of letters failed"
+        message = r"params\.yaml: sources\.letters\.max_failed_share: 4 of 10 documents failed"
         with pytest.raises(EverystepError, match=message):
             filter("letters")
         assert not Path("manifests/filtered/letters.json").exists()

@@ -1,0 +1,63 @@
+"""What `extract` and `filter` dropped: the removals of all parts in one table, counted, and too many failures.
+
+A worker writes the removals of its part, if there are any, to a file of its own; here they are put behind each other
+in the order of the parts, a batch at a time, so that no stage holds the removals of a corpus.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from pipeline.formats.errors import EverystepError
+from pipeline.formats.lines import Shard
+from pipeline.formats.project import REMOVALS_FILE
+from pipeline.formats.tables import REMOVALS, stored_batches, write_batches
+
+EXAMPLES = 3  # ids a reason that a manifest lists
+LICENSES, OTHERS = 100, "(others)"  # different licences that a manifest counts, and the name for the rest
+OF_LICENSES = ("license", "unknown_license")  # reasons whose detail is a licence
+
+
+class Removals(NamedTuple):
+    """The table, and what a manifest says of it: documents by reason, the first ids of each, documents by licence."""
+
+    table: Shard
+    removed: dict[str, int]
+    examples: dict[str, list[str]]
+    by_license: dict[str, int]
+
+
+def gather_removals(parts: Iterable[Path], folder: Path) -> Removals:
+    """Write the removals in `parts`, in their order, as the table of the stage in `folder`."""
+    removed: Counter[str] = Counter()
+    by_license: Counter[str] = Counter()
+    examples: dict[str, list[str]] = {}
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for part in filter(Path.exists, parts):
+            for batch in stored_batches(part):
+                ids, reasons, details = (batch.column(name).to_pylist() for name in ("id", "reason", "detail"))
+                removed.update(reasons)
+                for id, reason, detail in zip(ids, reasons, details, strict=True):
+                    of_reason = examples.setdefault(reason, [])
+                    if len(of_reason) < EXAMPLES:
+                        of_reason.append(id)
+                    if reason in OF_LICENSES:
+                        by_license[detail if detail in by_license or len(by_license) < LICENSES else OTHERS] += 1
+                yield batch
+
+    table = write_batches(folder / REMOVALS_FILE, batches(), REMOVALS, REMOVALS_FILE)
+    return Removals(table, dict(removed), examples, dict(by_license))
+
+
+def stop_if_too_many_failed(name: str, removals: Removals, documents: int, max_share: float, folder: Path) -> None:
+    """Stop when our code failed on more documents than declared: then it is wrong, and not the documents."""
+    failed = removals.removed.get("failed", 0)
+    if failed > max_share * documents:
+        raise EverystepError(
+            f"params.yaml: sources.{name}.max_failed_share: {failed:,} of {documents:,} documents failed, more than "
+            f"{max_share:.2%}; {folder / REMOVALS_FILE} names them and the line of code"
+        )

@@ -24,6 +24,12 @@ from pipeline.formats.lines import Shard, encode_line
 from pipeline.formats.parquet import batches, damage_named, open_parquet
 
 BATCH = 4096  # rows of a row group: what is read of the index for one document
+REPEATED = (
+    "source",
+    "license",
+    "stage",
+    "reason",
+)  # columns of few values; a dictionary of ids would only be read twice
 PLAIN = re.compile(r"[a-z0-9_]+")
 ESCAPED = r'[\x00-\x1f"\\]'
 MAX_INTEGER = 2**53 - 1
@@ -73,7 +79,10 @@ def write_table(path: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema, n
 def write_batches(path: Path, batches: Iterable[pa.RecordBatch], schema: pa.Schema, name: str) -> Shard:
     """Write record batches in their order, in row groups of `BATCH` rows; `Shard` as `write_table` gives it."""
     digest = _Digest()
-    with atomic_writer(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+    with (
+        atomic_writer(path) as file,
+        pq.ParquetWriter(file, schema, compression="zstd", **_encodings(schema)) as writer,
+    ):
         for group in _regrouped(batches, schema):
             digest.update(group)
             writer.write_batch(group)
@@ -119,6 +128,15 @@ def as_json(path: Path) -> Iterator[Json]:
     """The rows of any parquet file as dicts; a column that stands twice is refused, as a key in JSON is."""
     for batch in _stored_batches(path):
         yield from batch.to_pylist()
+
+
+def _encodings(schema: pa.Schema) -> dict[str, Any]:
+    """How columns are stored: few values by dictionary, integers by differences, everything else plainly."""
+    integers = [field.name for field in schema if pa.types.is_integer(field.type)]
+    return {
+        "use_dictionary": [name for name in REPEATED if name in schema.names],
+        "column_encoding": dict.fromkeys(integers, "DELTA_BINARY_PACKED"),
+    }
 
 
 class _Digest:

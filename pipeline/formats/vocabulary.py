@@ -4,6 +4,7 @@ Only byte-level BPE is accepted: there every character of a token stands for one
 2019, the byte-to-unicode table).
 """
 
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,11 @@ def end_token(tokenizer_json: Path) -> int:
 
 def _read(tokenizer_json: Path) -> Json:
     try:
-        return parse(read_small(tokenizer_json), tokenizer_json)
+        return _parsed(read_small(tokenizer_json), tokenizer_json)
     except OSError as error:
         raise EverystepError(f"{tokenizer_json}: cannot be read: {error.strerror}") from error
+
+
+@lru_cache(maxsize=1)  # each question reads it anew, and 32,768 tokens take 0.1 s to parse
+def _parsed(content: bytes, tokenizer_json: Path) -> Json:
+    return parse(content, tokenizer_json)

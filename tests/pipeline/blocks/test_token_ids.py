@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,7 +48,7 @@ def one_by_one(tokenizer: Path, texts: list[str]) -> list[list[int]]:
 
 
 def together(tokenizer: Path, texts: list[str]) -> list[list[int]]:
-    ids, counts = Encoder(tokenizer).encode([text.encode() for text in texts])
+    ids, counts = Encoder(tokenizer).encode(pa.array(texts, pa.string()))
     assert ids.dtype == np.uint32 and counts.sum() == len(ids) and len(counts) == len(texts)
     return [piece.tolist() for piece in np.split(ids, counts.cumsum()[:-1])] if texts else []
 

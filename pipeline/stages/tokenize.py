@@ -77,7 +77,7 @@ def tokenize() -> None:
     if set(passes.values()) != {ONE}:
         encoded["train"], outputs["removals"] = _mix(encoded["train"], passes, folder)
     packed = {split: _pack(folder, split, parts, width, vocabulary) for split, parts in encoded.items()}
-    filled = {"filled_documents_by_source": _count_filled(encoded["train"], filling)} if filling else {}
+    filled: dict[str, Any] = {"filled_documents_by_source": _count_filled(encoded["train"], filling)} if filling else {}
     order = write_order(folder / "order.jsonl.zst", "order.jsonl.zst", packed["train"].counts["rows"], params.seed)
     outputs |= {split: packed[split].rows for split in SPLITS}
     outputs |= {f"{split}_index": [packed[split].documents] for split in SPLITS}

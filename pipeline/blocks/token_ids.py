@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.formats.tables import text_of
 from pipeline.formats.vocabulary import END_OF_TEXT, end_token
 
 SEPARATOR = "\U0010ffff"  # one character, so that none of its occurrences overlaps another
@@ -35,8 +34,9 @@ class Encoder:
 
     def encode(self, texts: pa.Array) -> tuple[Ids, NDArray[np.int64]]:
         """The ids of these strings one behind the other, and how many each has, its end token included."""
-        joined, _ = text_of(pc.binary_join_element_wise(texts, SEPARATOR, ""))
-        ids: Ids = self._tokenizer.encode(bytes(joined))
+        together = pa.ListArray.from_arrays(pa.array([0, len(texts)], pa.int32()), texts)
+        joined = pc.binary_join(together, SEPARATOR)[0].as_buffer()  # element by element takes ten times as long
+        ids: Ids = self._tokenizer.encode(b"".join([joined, SEPARATOR.encode()]))
         ends = np.flatnonzero(ids == self._end)
         if len(ends) != len(texts):
             return self._one_by_one(texts.to_pylist())

@@ -185,7 +185,7 @@ def _columns(lines: bytes, where: Path) -> dict[str, pa.Array]:
     except pa.ArrowInvalid:
         batch = None
     columns = {}
-    if batch is not None and batch.num_rows == lines.count(b"\n"):
+    if batch is not None and batch.num_rows == np.count_nonzero(np.frombuffer(lines, np.uint8) == ord("\n")):
         columns = {"id": batch["id"], "text": batch["text"]}
         columns |= {
             field.name: pc.struct_field(batch["metadata"], field.name) for field in DOCUMENT.field("metadata").type

@@ -36,7 +36,7 @@ from pipeline.formats.manifests import manifest_path, read_manifest, shards_of, 
 from pipeline.formats.project import DEDUPLICATED, SPLITS, TOKENIZER, TOKENS, WORK
 from pipeline.formats.rows import ROWS_PER_SHARD, row_shard, rows_at_once, write_order, write_row_shard
 from pipeline.formats.tables import DOCUMENT_INDEX, write_batches
-from pipeline.formats.vocabulary import end_token, token_bytes
+from pipeline.formats.vocabulary import end_token
 from pipeline.stages.encode import Ids, Part, compare, encode_part, id_type
 from pipeline.stages.mix import MixtureParams, mix
 from pipeline.stages.parallel import ordered_map
@@ -66,7 +66,8 @@ def tokenize() -> None:
     mixture = load_section(MixtureParams, "mixture")
     folder = fresh_folder(TOKENS)
     fresh_folder(SCRATCH)
-    width, vocabulary = params.context + 1, len(token_bytes(TOKENIZER))
+    width = params.context + 1
+    vocabulary = read_manifest(manifest_path("tokenizer"), "tokenizer")["vocabulary"]
     filling = _filling(params)
     fillings = {"train": filling, "validation": None}
     encoded = {split: _encode(split, vocabulary, fillings[split]) for split in SPLITS}

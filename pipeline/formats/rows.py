@@ -33,6 +33,7 @@ IDS_SPELLED_AT_ONCE = 1 << 17
 SAMPLES_AT_ONCE = 1024 * LINES_PER_FRAME
 IDS_AT_ONCE = 65536
 HEAD = b'{"token_ids":['
+NAMES = ("id", "source", "license")
 MAX_OPEN = 256  # files; a process may commonly have 1,024
 Row = NDArray[np.int64]
 
@@ -220,9 +221,10 @@ class DocumentIndex:
         about: list[dict[str, str]] = []
         begin = 0
         with damage_named(self._path):
-            for batch in batches(self._names, self._path, BATCH, ("id", "source", "license"), groups.tolist()):
+            for batch in batches(self._names, self._path, BATCH, NAMES, groups.tolist()):
                 start, stop = np.searchsorted(places, [begin, begin + batch.num_rows])
-                about += batch.take(pa.array(places[start:stop] - begin)).to_pylist()
+                found = (places[start:stop] - begin).tolist()
+                about += [{name: batch[name][place].as_py() for name in NAMES} for place in found]
                 begin += batch.num_rows
         return [about[i] for i in which.tolist()]
 

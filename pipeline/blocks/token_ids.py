@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.formats.vocabulary import END_OF_TEXT, end_token
@@ -30,17 +32,19 @@ class Encoder:
         self._tokenizer = Tokenizer.from_json(_with_separator(tokenizer_json))
         self._end = end_token(tokenizer_json)
 
-    def encode(self, texts: Sequence[bytes]) -> tuple[Ids, NDArray[np.int64]]:
-        """The ids of UTF-8 texts one behind the other, and how many each has, its end token included."""
-        ids: Ids = self._tokenizer.encode(SEPARATOR.encode().join([*texts, b""]))
+    def encode(self, texts: pa.Array) -> tuple[Ids, NDArray[np.int64]]:
+        """The ids of these strings one behind the other, and how many each has, its end token included."""
+        together = pa.ListArray.from_arrays(pa.array([0, len(texts)], pa.int32()), texts)
+        joined = pc.binary_join(together, SEPARATOR)[0].as_buffer()  # element by element takes ten times as long
+        ids: Ids = self._tokenizer.encode(b"".join([joined, SEPARATOR.encode()]))
         ends = np.flatnonzero(ids == self._end)
         if len(ends) != len(texts):
-            return self._one_by_one(texts)
+            return self._one_by_one(texts.to_pylist())
         return ids, np.diff(ends, prepend=-1)
 
-    def _one_by_one(self, texts: Sequence[bytes]) -> tuple[Ids, NDArray[np.int64]]:
+    def _one_by_one(self, texts: Sequence[str]) -> tuple[Ids, NDArray[np.int64]]:
         reference = Reference(self._path)
-        pieces = [[*reference.encode(text.decode()), self._end] for text in texts]
+        pieces = [[*reference.encode(text), self._end] for text in texts]
         counts = np.array([len(piece) for piece in pieces], dtype=np.int64)
         return np.array([id for piece in pieces for id in piece], dtype=np.uint32), counts
 

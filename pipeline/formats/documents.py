@@ -56,7 +56,12 @@ def id_hash(id: str, purpose: str, seed: int = 0) -> int:
 
 def is_validation(id: str, share: float, seed: int) -> bool:
     """Whether a document is held out: its hash falls into the first `share` of all hashes."""
-    return id_hash(id, "validation", seed) < round(share * 10**9) * (2**64 // 10**9)
+    return id_hash(id, "validation", seed) < share_limit(share)
+
+
+def share_limit(share: float) -> int:
+    """Of all hashes, this share lies below."""
+    return round(share * 10**9) * (2**64 // 10**9)
 
 
 def encode_document(document: Document) -> bytes:

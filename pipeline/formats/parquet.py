@@ -44,10 +44,13 @@ class _Page(NamedTuple):
     next: int
 
 
-def open_parquet(path: Path) -> pq.ParquetFile:
-    """The file, if its footer can be read and promises no absurd number of rows. Read it by `batches`."""
+def open_parquet(path: Path, as_dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
+    """The file, if its footer can be read and promises no absurd number of rows. Read it by `batches`.
+
+    Columns `as_dictionaries` are not spelled out: of few values, that takes most of the time.
+    """
     with damage_named(path):
-        file = pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES)
+        file = pq.ParquetFile(path, read_dictionary=as_dictionaries, pre_buffer=False, buffer_size=BUFFER_BYTES)
         rows = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
         most = max(MIN_ROWS, MAX_ROWS_PER_BYTE * path.stat().st_size)
     if min(rows, default=0) < 0 or sum(rows) > most:
@@ -60,13 +63,13 @@ def batches(
 ) -> Iterator[pa.RecordBatch]:
     """The rows of some row groups in their order, at most `batch_rows` at a time; `columns` are top columns."""
     left = max(MIN_BOUND, MAX_RATIO * path.stat().st_size)
-    with damage_named(path), path.open("rb") as raw:
+    with damage_named(path):
         status = path.stat()
-        row_groups = _row_groups(path, status.st_size, status.st_mtime_ns)
         for group in groups:
-            longest = _longest_repeated(raw, row_groups[group], path, columns)
+            longest = _longest_repeated(path, status.st_size, status.st_mtime_ns, group, tuple(columns))
             rows = max(1, min(batch_rows, BATCH_BYTES // max(longest, 1)))
-            for batch in file.iter_batches(rows, row_groups=[group], columns=list(columns)):
+            # Threads would take as long and twice the processor: parts of a stage run in processes.
+            for batch in file.iter_batches(rows, row_groups=[group], columns=list(columns), use_threads=False):
                 left -= batch.nbytes
                 if left < 0:
                     raise EverystepError(f"{path}: unpacks to an absurd size; no more of it is read")
@@ -82,25 +85,30 @@ def damage_named(path: Path) -> Iterator[None]:
         raise EverystepError(f"{path}: not a readable parquet file: {error}") from error
 
 
-def _longest_repeated(raw: IO[bytes], group: Fields, path: Path, columns: Sequence[str]) -> int:
+@lru_cache(maxsize=4096)
+def _longest_repeated(path: Path, size: int, mtime_ns: int, group: int, columns: tuple[str, ...]) -> int:
     """Bytes that the strings of one row may hold though they stand in the file once: of each column, its longest."""
-    in_a_row = 0
     tops = {name.split(".")[0] for name in columns}
-    for column in (chunk[3] for chunk in group[1]):
-        name = b".".join(column[3]).decode()
-        if name.split(".")[0] not in tops:
-            continue
-        values = longest = 0
-        for page in _pages(raw, column, f"{path}: {name}"):
-            if page.bytes > MAX_PAGE_BYTES:
-                raise EverystepError(f"{path}: a page of {page.bytes} bytes; at most {MAX_PAGE_BYTES} are allowed")
-            if page.is_dictionary or page.encoding == SHARED_BEGINNINGS:
-                longest = max(longest, page.bytes)
-            values += 0 if page.is_dictionary else page.values
-        if values != column[5]:
-            raise EverystepError(f"{path}: {name}: {column[5]} values are promised, its pages hold {values}")
-        in_a_row += longest
+    in_a_row = 0
+    with path.open("rb") as raw:
+        for column in (chunk[3] for chunk in _row_groups(path, size, mtime_ns)[group][1]):
+            name = b".".join(column[3]).decode()
+            if name.split(".")[0] in tops:
+                in_a_row += _longest_of(raw, column, f"{path}: {name}")
     return in_a_row
+
+
+def _longest_of(raw: IO[bytes], column: Fields, where: str) -> int:
+    values = longest = 0
+    for page in _pages(raw, column, where):
+        if page.bytes > MAX_PAGE_BYTES:
+            raise EverystepError(f"{where}: a page of {page.bytes} bytes; at most {MAX_PAGE_BYTES} are allowed")
+        if page.is_dictionary or page.encoding == SHARED_BEGINNINGS:
+            longest = max(longest, page.bytes)
+        values += 0 if page.is_dictionary else page.values
+    if values != column[5]:
+        raise EverystepError(f"{where}: {column[5]} values are promised, its pages hold {values}")
+    return longest
 
 
 @lru_cache(maxsize=4)

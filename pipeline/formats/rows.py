@@ -25,14 +25,15 @@ from pipeline.formats.errors import Differs, EverystepError
 from pipeline.formats.files import safe_join
 from pipeline.formats.lines import LINES_PER_FRAME, LineFile, Shard, write_frames, write_lines
 from pipeline.formats.order import permute
-from pipeline.formats.parquet import batches, damage_named
-from pipeline.formats.tables import DOCUMENT_INDEX, open_table, read_columns, text_of
+from pipeline.formats.parquet import batches, damage_named, open_parquet
+from pipeline.formats.tables import BATCH, DOCUMENT_INDEX, open_table, read_columns, text_of
 
 ROWS_PER_SHARD = 4096
 IDS_SPELLED_AT_ONCE = 1 << 17
 SAMPLES_AT_ONCE = 1024 * LINES_PER_FRAME
 IDS_AT_ONCE = 65536
 HEAD = b'{"token_ids":['
+NAMES = ("id", "source", "license")
 MAX_OPEN = 256  # files; a process may commonly have 1,024
 Row = NDArray[np.int64]
 
@@ -152,6 +153,7 @@ class DocumentIndex:
         self.num_rows = num_rows
         self._path = path
         self._file = open_table(path, DOCUMENT_INDEX)
+        self._names = open_parquet(path, as_dictionaries=("source", "license"))
         self._groups = range(self._file.num_row_groups)
         with damage_named(path):
             places = read_columns(self._file, path, ("first_row", "offset", "num_tokens"), self._groups)
@@ -211,14 +213,20 @@ class DocumentIndex:
 
     def _about(self, members: NDArray[np.int64]) -> list[dict[str, str]]:
         """Id, source and licence of each of these documents; reads the row groups in which they stand."""
-        in_group = np.searchsorted(self._group_starts, members, side="right") - 1
-        groups, which = np.unique(in_group, return_inverse=True)
+        wanted, which = np.unique(members, return_inverse=True)
+        in_group = np.searchsorted(self._group_starts, wanted, side="right") - 1
+        groups, first = np.unique(in_group, return_inverse=True)
         sizes = np.diff(self._group_starts)[groups]
-        moved = self._group_starts[groups] - (sizes.cumsum() - sizes)
+        places = wanted - (self._group_starts[groups] - (sizes.cumsum() - sizes))[first]  # in what is read
+        about: list[dict[str, str]] = []
+        begin = 0
         with damage_named(self._path):
-            names = read_columns(self._file, self._path, ("id", "source", "license"), groups.tolist())
-            about: list[dict[str, str]] = names.take(members - moved[which]).to_pylist()
-            return about
+            for batch in batches(self._names, self._path, BATCH, NAMES, groups.tolist()):
+                start, stop = np.searchsorted(places, [begin, begin + batch.num_rows])
+                found = (places[start:stop] - begin).tolist()
+                about += [{name: batch[name][place].as_py() for name in NAMES} for place in found]
+                begin += batch.num_rows
+        return [about[i] for i in which.tolist()]
 
 
 def _spelled_rows(rows: NDArray[np.unsignedinteger], vocabulary: int) -> Iterator[bytes]:

@@ -25,6 +25,7 @@ from pipeline.formats.lines import Shard, encode_line
 from pipeline.formats.parquet import batches, damage_named, open_parquet
 
 BATCH = 4096  # rows of a row group: what is read of the index for one document
+REPEATED = ("source", "license", "stage", "reason")  # few values; a dictionary of ids would only be read twice
 PLAIN = re.compile(r"[a-z0-9_]+")
 ESCAPED = r'[\x00-\x1f"\\]'
 MAX_INTEGER = 2**53 - 1
@@ -74,7 +75,7 @@ def write_table(path: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema, n
 def write_batches(path: Path, batches: Iterable[pa.RecordBatch], schema: pa.Schema, name: str) -> Shard:
     """Write record batches in their order, in row groups of `BATCH` rows; `Shard` as `write_table` gives it."""
     digest = _Digest()
-    with atomic_writer(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+    with atomic_writer(path) as file, _open_writer(file, schema) as writer:
         for group in _regrouped(batches, schema):
             digest.update(group)
             writer.write_batch(group)
@@ -91,7 +92,7 @@ def table_writer(path: Path, schema: pa.Schema) -> Iterator[Callable[[dict[str, 
     def write_rows() -> None:
         if not opened:
             file = closing.enter_context(atomic_writer(path))
-            opened.append(closing.enter_context(pq.ParquetWriter(file, schema, compression="zstd")))
+            opened.append(closing.enter_context(_open_writer(file, schema)))
         opened[0].write_batch(pa.RecordBatch.from_pylist(rows, schema=schema))
         rows.clear()
 
@@ -154,6 +155,18 @@ def stored_batches(path: Path) -> Iterator[pa.RecordBatch]:
         if len(set(names)) != len(names):
             raise EverystepError(f"{path}: a column stands twice: {', '.join(names)}")
         yield from batches(file, path, BATCH, names, range(file.num_row_groups))
+
+
+def _open_writer(file: Any, schema: pa.Schema) -> pq.ParquetWriter:
+    """Columns of few values are stored by dictionary, integers by differences, everything else plainly."""
+    integers = [field.name for field in schema if pa.types.is_integer(field.type)]
+    return pq.ParquetWriter(
+        file,
+        schema,
+        compression="zstd",
+        use_dictionary=[name for name in REPEATED if name in schema.names],
+        column_encoding=dict.fromkeys(integers, "DELTA_BINARY_PACKED"),
+    )
 
 
 class _Digest:

@@ -4,6 +4,7 @@ Only byte-level BPE is accepted: there every character of a token stands for one
 2019, the byte-to-unicode table).
 """
 
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from pipeline.formats.errors import EverystepError
 from pipeline.formats.files import read_small
 
 END_OF_TEXT = "<|endoftext|>"
+FILL_PREFIX, FILL_SUFFIX, FILL_MIDDLE = "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"
+"""Sentinels of fill-in-the-middle, where a release asks for it: what stands behind each."""
 PRINTABLE = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
 OTHERS = (byte for byte in range(0x100) if byte not in PRINTABLE)
 BYTE_OF = {chr(byte): byte for byte in PRINTABLE} | {chr(0x100 + i): byte for i, byte in enumerate(OTHERS)}
@@ -46,17 +49,27 @@ def token_bytes(tokenizer_json: Path) -> NDArray[np.int64]:
 
 def end_token(tokenizer_json: Path) -> int:
     """The id of the end-of-text token."""
+    return special_token(tokenizer_json, END_OF_TEXT)
+
+
+def special_token(tokenizer_json: Path, content: str) -> int:
+    """The id of a special token."""
     try:
         for special in _read(tokenizer_json)["added_tokens"]:
-            if special["content"] == END_OF_TEXT:
+            if special["content"] == content:
                 return int(special["id"])
     except (KeyError, TypeError, ValueError) as error:
         raise EverystepError(f"{tokenizer_json}: not a tokenizer: {error!r}") from error
-    raise EverystepError(f"{tokenizer_json}: has no {END_OF_TEXT} token")
+    raise EverystepError(f"{tokenizer_json}: has no {content} token")
 
 
 def _read(tokenizer_json: Path) -> Json:
     try:
-        return parse(read_small(tokenizer_json), tokenizer_json)
+        return _parsed(read_small(tokenizer_json), tokenizer_json)
     except OSError as error:
         raise EverystepError(f"{tokenizer_json}: cannot be read: {error.strerror}") from error
+
+
+@lru_cache(maxsize=1)  # each question reads it anew, and 32,768 tokens take 0.1 s to parse
+def _parsed(content: bytes, tokenizer_json: Path) -> Json:
+    return parse(content, tokenizer_json)

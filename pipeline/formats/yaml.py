@@ -6,6 +6,8 @@ stand twice, aliases, NaN and infinities are refused. An error names file, key a
 
 import math
 from collections.abc import Iterable
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,21 +33,25 @@ Model = TypeVar("Model", bound=BaseModel)
 
 def load_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file, as plain dicts, lists and scalars."""
-    loader = YAML(typ="safe", pure=True)
-    loader.allow_duplicate_keys = False
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise EverystepError(f"{path}: {size} bytes; at most {MAX_BYTES} are read")
-        text = path.read_text("utf-8")
-        _refuse_tricks(loader.parse(text), path)
-        tree = loader.load(text)
+        return deepcopy(_parsed(path.read_text("utf-8"), path))
     except FileNotFoundError as error:
         raise EverystepError(f"{path}: no such file") from error
     except OSError as error:
         raise EverystepError(f"{path}: cannot be read: {error.strerror}") from error
     except (YAMLError, ValueError, TypeError) as error:
         raise EverystepError(f"{path}: not valid YAML 1.2: {error}") from error
+
+
+@lru_cache(maxsize=4)  # a stage asks for its sections one by one, and parsing takes 25 ms
+def _parsed(text: str, path: Path) -> dict[str, Any]:
+    loader = YAML(typ="safe", pure=True)
+    loader.allow_duplicate_keys = False
+    _refuse_tricks(loader.parse(text), path)
+    tree = loader.load(text)
     if not isinstance(tree, dict):
         raise EverystepError(f"{path}: expected a mapping at the top, got {type(tree).__name__}")
     _refuse_non_finite(tree, str(path), "")

@@ -12,7 +12,8 @@ Shards are encoded side by side into scratch files of ids. Where a row begins de
 the shards of rows are cut out of these side by side. Of each source a sample and the longest document are compared
 id for id with `tokenizers`; a difference stops the build. What `mixture` asks for is drawn from the encoded documents.
 
-A text that spells the end token gets ordinary ids for it; only this stage writes the real one.
+A text that spells a special token gets ordinary ids for it; only this stage writes the real ones. With
+`fill_in_the_middle`, some training documents are encoded in pieces, in another order.
 """
 
 import shutil
@@ -25,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from pipeline.blocks.fill_in_the_middle import Filling
 from pipeline.blocks.mixture import ONE
 from pipeline.console import progress, run_command
 from pipeline.formats.errors import EverystepError
@@ -34,23 +36,13 @@ from pipeline.formats.manifests import manifest_path, read_manifest, shards_of, 
 from pipeline.formats.project import DEDUPLICATED, SPLITS, TOKENIZER, TOKENS, WORK
 from pipeline.formats.rows import ROWS_PER_SHARD, row_shard, rows_at_once, write_order, write_row_shard
 from pipeline.formats.tables import DOCUMENT_INDEX, write_batches
-from pipeline.formats.vocabulary import end_token, token_bytes
-from pipeline.formats.yaml import Section
+from pipeline.formats.vocabulary import end_token
 from pipeline.stages.encode import Ids, Part, compare, encode_part, id_type
 from pipeline.stages.mix import MixtureParams, mix
 from pipeline.stages.parallel import ordered_map
-from pipeline.stages.params import Positive, Seed, load_section, source_names
+from pipeline.stages.params import TokenizeParams, load_section, source_names
 
 SCRATCH = WORK / "tokenize"
-
-
-class TokenizeParams(Section):
-    """Rows of `context + 1` ids; the seed of the order in which training reads them; how many documents of each source
-    and split are compared with the reference, beside the longest."""
-
-    context: Positive
-    seed: Seed
-    checked_documents: Positive
 
 
 class Cut(NamedTuple):
@@ -74,15 +66,19 @@ def tokenize() -> None:
     mixture = load_section(MixtureParams, "mixture")
     folder = fresh_folder(TOKENS)
     fresh_folder(SCRATCH)
-    width, vocabulary = params.context + 1, len(token_bytes(TOKENIZER))
-    encoded = {split: _encode(split, vocabulary) for split in SPLITS}
-    compared = {split: compare(parts, params.checked_documents) for split, parts in encoded.items()}
+    width = params.context + 1
+    vocabulary = read_manifest(manifest_path("tokenizer"), "tokenizer")["vocabulary"]
+    filling = _filling(params)
+    fillings = {"train": filling, "validation": None}
+    encoded = {split: _encode(split, vocabulary, fillings[split]) for split in SPLITS}
+    compared = {split: compare(parts, params.checked_documents, fillings[split]) for split, parts in encoded.items()}
     available = tally(encoded["train"])
     passes = mixture.passes(available["tokens_by_source"], source_names())
     outputs: dict[str, list[Shard]] = {}
     if set(passes.values()) != {ONE}:
         encoded["train"], outputs["removals"] = _mix(encoded["train"], passes, folder)
     packed = {split: _pack(folder, split, parts, width, vocabulary) for split, parts in encoded.items()}
+    filled: dict[str, Any] = {"filled_documents_by_source": _count_filled(encoded["train"], filling)} if filling else {}
     order = write_order(folder / "order.jsonl.zst", "order.jsonl.zst", packed["train"].counts["rows"], params.seed)
     outputs |= {split: packed[split].rows for split in SPLITS}
     outputs |= {f"{split}_index": [packed[split].documents] for split in SPLITS}
@@ -90,19 +86,25 @@ def tokenize() -> None:
         "tokenize",
         None,
         inputs=[manifest_path("dedup"), manifest_path("tokenizer")],
-        parameters=params.model_dump() | {"mixture": mixture.model_dump()},
+        parameters=params.model_dump(exclude_none=True) | {"mixture": mixture.model_dump()},
         outputs=outputs | {"order": [order]},
         width=width,
         vocabulary=vocabulary,
         end_token=end_token(TOKENIZER),
         available=available,
         passes={source: billionths / ONE for source, billionths in passes.items()},
+        **filled,
         splits={split: packed[split].counts | {"compared_documents": compared[split]} for split in SPLITS},
     )
     shutil.rmtree(SCRATCH)
 
 
-def _encode(split: str, vocabulary: int) -> list[Part]:
+def _filling(params: TokenizeParams) -> Filling | None:
+    rule = params.fill_in_the_middle
+    return Filling(rule.share, rule.suffix_first_share, params.seed) if rule else None
+
+
+def _encode(split: str, vocabulary: int, filling: Filling | None) -> list[Part]:
     """Encode the shards of a split side by side."""
     scratch = fresh_folder(SCRATCH / split)
     shards = shards_of(read_manifest(manifest_path("dedup"), "dedup"), split)
@@ -111,7 +113,7 @@ def _encode(split: str, vocabulary: int) -> list[Part]:
         for number, shard in enumerate(shards)
     ]
     with progress(f"tokenize {split}: encode", len(parts), "shards") as advance:
-        for _ in ordered_map(encode_part, parts):
+        for _ in ordered_map(partial(encode_part, filling=filling), parts):
             advance(1)
     return parts
 
@@ -189,6 +191,16 @@ def _blocks(cut: Cut, width: int) -> Iterator[Ids]:
                 rest = rest[size:]
     if len(rest):
         yield rest.reshape(-1, width)
+
+
+def _count_filled(parts: list[Part], filling: Filling) -> dict[str, int]:
+    """Training documents whose middle stands at their end, by source; one that stands twice counts twice."""
+    found: Counter[str] = Counter()
+    for part in parts:
+        table = part.table()
+        pairs = zip(table["id"].to_pylist(), table["source"].to_pylist(), strict=True)
+        found.update(source for id, source in pairs if filling.chooses(id))
+    return dict(sorted(found.items()))
 
 
 def tally(parts: list[Part]) -> dict[str, Any]:

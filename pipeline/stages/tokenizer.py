@@ -1,4 +1,6 @@
-"""Train the tokenizer: a byte-level BPE with one special token, on training documents only.
+"""Train the tokenizer: a byte-level BPE on training documents only.
+
+Its special tokens are the end of a text and, where `tokenize` asks for fill-in-the-middle, the three sentinels of that.
 
 Reads `data/deduplicated`; writes `data/tokenizer/tokenizer.json` and `manifests/tokenizer.json`. The sample
 is the first `sample_bytes` of the shuffled documents, so every source is in it by its weight.
@@ -15,9 +17,9 @@ from pipeline.formats.documents import read_documents
 from pipeline.formats.files import fresh_folder, sha256_file, write_bytes
 from pipeline.formats.manifests import manifest_path, read_manifest, shards_of, write_manifest
 from pipeline.formats.project import DEDUPLICATED, TOKENIZER
-from pipeline.formats.vocabulary import END_OF_TEXT, token_bytes
+from pipeline.formats.vocabulary import END_OF_TEXT, FILL_MIDDLE, FILL_PREFIX, FILL_SUFFIX, token_bytes
 from pipeline.formats.yaml import Section
-from pipeline.stages.params import Positive, load_section
+from pipeline.stages.params import Positive, TokenizeParams, load_section
 
 
 class TokenizerParams(Section):
@@ -32,6 +34,7 @@ def tokenizer() -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     params = load_section(TokenizerParams, "tokenizer")
+    filled = load_section(TokenizeParams, "tokenize").fill_in_the_middle
     fresh_folder(TOKENIZER.parent)
     upstream = manifest_path("dedup")
     trained = Tokenizer(models.BPE())
@@ -39,7 +42,7 @@ def tokenizer() -> None:
     trained.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=params.vocabulary,
-        special_tokens=[END_OF_TEXT],
+        special_tokens=[END_OF_TEXT, *((FILL_PREFIX, FILL_SUFFIX, FILL_MIDDLE) if filled else ())],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )

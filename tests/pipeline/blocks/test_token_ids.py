@@ -1,13 +1,14 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from pipeline.blocks.token_ids import SEPARATOR, Encoder, Reference
-from pipeline.formats.vocabulary import END_OF_TEXT, end_token, token_texts
+from pipeline.formats.vocabulary import END_OF_TEXT, FILL_MIDDLE, FILL_PREFIX, FILL_SUFFIX, end_token, token_texts
 
 WORDS = (
     "the river and the mountain, it's 42 gardens: don't\n\n  remember\tétude ありがとう 😀 <|endoftext|> end of text"
@@ -20,10 +21,11 @@ HARD = [
     "<|endoftext|",
     SEPARATOR,
     f"x{SEPARATOR}",
+    f"a{FILL_PREFIX}b{FILL_SUFFIX}{FILL_MIDDLE} c",
 ]
 
 
-@pytest.fixture(scope="module", params=[320, 400])
+@pytest.fixture(scope="module", params=[320, 400, 420])
 def tokenizer(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     """As our own stage trains it."""
     trained = Tokenizer(models.BPE())
@@ -31,11 +33,11 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureR
     trained.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=request.param,
-        special_tokens=[END_OF_TEXT],
+        special_tokens=[END_OF_TEXT, FILL_PREFIX, FILL_SUFFIX, FILL_MIDDLE][: request.param - 319],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    trained.train_from_iterator([WORDS * 3, "endoftext |> <| <|endoftext"], trainer)
+    trained.train_from_iterator([WORDS * 3, f"{FILL_PREFIX} fim_prefix" * 3, "endoftext |> <| <|endoftext"], trainer)
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
     path.write_text(trained.to_str())
     return path
@@ -47,7 +49,7 @@ def one_by_one(tokenizer: Path, texts: list[str]) -> list[list[int]]:
 
 
 def together(tokenizer: Path, texts: list[str]) -> list[list[int]]:
-    ids, counts = Encoder(tokenizer).encode([text.encode() for text in texts])
+    ids, counts = Encoder(tokenizer).encode(pa.array(texts, pa.string()))
     assert ids.dtype == np.uint32 and counts.sum() == len(ids) and len(counts) == len(texts)
     return [piece.tolist() for piece in np.split(ids, counts.cumsum()[:-1])] if texts else []
 

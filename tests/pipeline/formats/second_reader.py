@@ -153,6 +153,23 @@ def places(id: str, passes: int, seed: int) -> list[int]:
     return [id_hash(id, f"shuffle-{c}" if c else "shuffle", seed) for c in range(passes // 10**9 + more)]
 
 
+def fill_in_the_middle(id: str, text: str, seed: int, share: float, suffix_first_share: float) -> list[tuple[str, str]]:
+    """Pieces, each with the special token behind it."""
+    end, prefix_mark, suffix_mark, middle_mark = (
+        "<|endoftext|>",
+        "<|fim_prefix|>",
+        "<|fim_suffix|>",
+        "<|fim_middle|>",
+    )
+    if id_hash(id, "fill-in-the-middle", seed) >= validation_limit(share):
+        return [(text, end)]
+    places = [id_hash(id, f"fill-in-the-middle-cut-{n}", seed) * (len(text) + 1) // 2**64 for n in (1, 2)]
+    prefix, middle, suffix = text[: min(places)], text[min(places) : max(places)], text[max(places) :]
+    if id_hash(id, "fill-in-the-middle-order", seed) >= validation_limit(suffix_first_share):
+        return [("", prefix_mark), (prefix, suffix_mark), (suffix, middle_mark), (middle, end)]
+    return [("", prefix_mark), ("", suffix_mark), (suffix, middle_mark), (prefix, ""), (middle, end)]
+
+
 def token_bytes(tokenizer: dict[str, Any]) -> list[int]:
     sizes = {number: len(token) for token, number in tokenizer["model"]["vocab"].items()}
     for added in tokenizer["added_tokens"]:

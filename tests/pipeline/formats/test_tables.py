@@ -70,6 +70,19 @@ def test_batches_and_compression_change_no_digest(tmp_path: Path, monkeypatch: p
     check_table(tmp_path, shard)
 
 
+def test_only_columns_of_few_values_have_a_dictionary_and_a_group_is_read_at_once(tmp_path: Path) -> None:
+    """A dictionary of unique strings would be read twice, and in pieces, because one row could be as long as all."""
+    path = tmp_path / "t.parquet"
+    about = {"license": "l", "text_sha256": "0" * 64, "first_row": 0, "offset": 0, "num_tokens": 1, "bytes": 1}
+    write_table(path, ({"id": f"s/{i:050d}", "source": f"s{i % 3}"} | about for i in range(4096)), DOCUMENT_INDEX, "t")
+    with tables.open_table(path, DOCUMENT_INDEX) as file:
+        group = file.metadata.row_group(0)
+        columns = [group.column(number) for number in range(group.num_columns)]
+        assert {c.path_in_schema for c in columns if c.has_dictionary_page} == {"source", "license"}
+        batches = list(tables.batches(file, path, 4096, DOCUMENT_INDEX.names, [0]))
+        assert [batch.num_rows for batch in batches] == [4096]
+
+
 def test_columns_that_a_row_leaves_out_are_nulls_in_table_and_digest(tmp_path: Path) -> None:
     short = [{"id": "s/1", "source": "s", "stage": "filter", "reason": "cap"}]
     whole = [removal("filter", "s", "s/1", "cap")]

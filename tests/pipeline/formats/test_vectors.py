@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.blocks import mixture
+from pipeline.blocks.fill_in_the_middle import Filling
 from pipeline.formats import checkpoints, digests, documents, lines, manifests, order, rows, tables, vocabulary
 from pipeline.formats.canonical import canonical, parse, pretty
 from pipeline.formats.errors import EverystepError
@@ -167,6 +168,15 @@ def _(case: Case, _: Path) -> None:
     expected = [int(number) for number in case["places"]]
     assert [mixture.place(case["id"], copy, case["seed"]) for copy in range(copies)] == expected
     assert second.places(case["id"], case["passes"], case["seed"]) == expected
+
+
+@checks("fill-in-the-middle")
+def _(case: Case, _: Path) -> None:
+    filling = Filling(case["share"], case["suffix_first_share"], case["seed"])
+    expected = [tuple(piece) for piece in case["pieces"]]
+    assert filling.pieces(case["id"], case["text"]) == expected
+    shares = case["share"], case["suffix_first_share"]
+    assert second.fill_in_the_middle(case["id"], case["text"], case["seed"], *shares) == expected
 
 
 @checks("packing")

@@ -27,22 +27,29 @@ Case = dict[str, Any]
 
 
 def tokenized(folder: Path, built: Path, mixture: Case, workers: int = 1, **more: Any) -> Case:
-    """Run the stage in a copy of what the small project has before it; the manifest."""
-    for part in ("data/deduplicated", "data/tokenizer", "manifests"):
+    """Run the stage, and the tokenizer's, in a copy of what the small project has before them; the manifest."""
+    for part in ("data/deduplicated", "manifests"):
         shutil.copytree(built / part, folder / part)
     params = load_yaml(built / "params.yaml")
     params["mixture"] = {"sources": mixture}
     params["tokenize"] |= more
     (folder / "params.yaml").write_text(json.dumps(params))
-    done = run_stage(folder, workers)
-    assert done.returncode == 0, done.stderr
+    for stage in ("tokenizer", "tokenize"):
+        done = run_stage(folder, workers, stage)
+        assert done.returncode == 0, done.stderr
     return read_manifest(folder / manifest_path("tokenize"), "tokenize")
 
 
-def run_stage(folder: Path, workers: int = 1) -> subprocess.CompletedProcess[str]:
+def run_stage(folder: Path, workers: int, stage: str) -> subprocess.CompletedProcess[str]:
     env = environment(EVERYSTEP_WORKERS=str(workers), PYTHONPATH=str(ROOT))
-    command = [sys.executable, "-m", "pipeline.stages.tokenize"]
+    command = [sys.executable, "-m", f"pipeline.stages.{stage}"]
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+
+
+def forget() -> None:
+    """What a process keeps of the tokenizer that it saw first."""
+    for kept in (encode._encoder, encode._reference, encode._special):
+        kept.cache_clear()
 
 
 def documents(project: Path, split: str) -> list[Document]:
@@ -148,17 +155,17 @@ def test_one_other_id_stops_the_build_with_the_document_and_the_place(
     tmp_path: Path, built_project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(encode, "TOKENIZER", built_project / "data/tokenizer/tokenizer.json")
-    encode._encoder.cache_clear()
+    forget()
     manifest = read_manifest(built_project / manifest_path("dedup"), "dedup")
     paths = [built_project / "data/deduplicated" / shard.path for shard in shards_of(manifest, "train")]
     parts = [encode.Part(path, tmp_path / f"{number:06d}", "uint16") for number, path in enumerate(paths)]
     for part in parts:
-        encode.encode_part(part)
-    assert sum(encode.compare(parts, 1).values()) >= 3
+        encode.encode_part(part, None)
+    assert sum(encode.compare(parts, 1, None).values()) >= 3
     first = parts[0].table().to_pylist()[0]
     ids = np.array(parts[0].ids())
     ids[5] ^= 1
     ids.tofile(parts[0].scratch.with_suffix(".ids"))
     with pytest.raises(EverystepError, match=rf"^{first['id']}: token 5 is \[{ids[5]}\] from gigatoken and \[\d+\]"):
-        encode.compare(parts, 1)
-    encode._encoder.cache_clear()
+        encode.compare(parts, 1, None)
+    forget()

@@ -1,0 +1,91 @@
+"""What each library of the stage `tokenize` takes by itself: no arrangement of the stage can be faster than their sum.
+
+    python -m bench.tokenize_floors [PROJECT] > floors.json
+
+PROJECT has gone as far as the stage `tokenizer`. Its training documents pass through each library in blocks of the
+size that the stage uses, and only the library's calls are counted: CPU seconds, one thread, the least of the turns for
+each. `reference` is `encode_batch_fast` on every tenth of the blocks, times their number.
+"""
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from tokenizers import Tokenizer
+
+from pipeline.blocks.token_ids import Encoder
+from pipeline.formats.lines import LineFile, _compressor
+from pipeline.formats.manifests import manifest_path, read_manifest, shards_of
+from pipeline.formats.project import DEDUPLICATED, TOKENIZER
+from pipeline.formats.rows import _spelled_rows, _spellings, rows_at_once
+from pipeline.stages.encode import _blocks, _columns, id_type
+
+TURNS, WIDTH, EVERY = 3, 257, 10
+
+
+class Clock:
+    """CPU seconds by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def __call__(self, name: str, call: Callable[[], Any]) -> Any:
+        began = time.process_time()
+        result = call()
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.process_time() - began
+        return result
+
+
+def main() -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.chdir(sys.argv[1] if len(sys.argv) > 1 else ".")
+    paths = [DEDUPLICATED / shard.path for shard in shards_of(read_manifest(manifest_path("dedup"), "dedup"), "train")]
+    vocabulary = read_manifest(manifest_path("tokenizer"), "tokenizer")["vocabulary"]
+    turns = [turn(paths, vocabulary) for _ in range(TURNS)]
+    size = turns[0].pop("bytes")
+    least = {name: round(min(turn[name] for turn in turns), 3) for name in turns[0]}
+    total = sum(seconds for name, seconds in least.items() if name != "reference")
+    ratio = round(least["reference"] / total, 1)
+    report = {"megabytes": round(size / 1e6, 1), "vocabulary": vocabulary, "seconds": least, "ratio_of_all": ratio}
+    json.dump(report, sys.stdout, indent=1)
+    print()
+
+
+def turn(paths: list[Path], vocabulary: int) -> dict[str, float]:
+    clock, encoder, size, number = Clock(), Encoder(TOKENIZER), 0, 0
+    reference = Tokenizer.from_file(str(TOKENIZER))
+    compressor, digest, block = _compressor(digits=True), hashlib.sha256(), rows_at_once(WIDTH)
+    _spellings(vocabulary)
+    rest = np.empty(0, dtype=id_type(vocabulary))
+    for path in paths:
+        with LineFile(path) as file:
+            blocks = _blocks(file.frames())
+            while (lines := clock("zstd, documents", lambda blocks=blocks: next(blocks, None))) is not None:
+                texts = clock("JSON", lambda lines=lines, path=path: _columns(lines, path))["text"]
+                ids, _ = clock("gigatoken", lambda texts=texts: encoder.encode(texts))
+                if number % EVERY == 0:
+                    some = texts.to_pylist()
+                    clock("reference", lambda some=some: reference.encode_batch_fast(some))
+                size, number = size + pc.sum(pc.binary_length(texts)).as_py(), number + 1
+                rest = np.concatenate([rest, ids.astype(rest.dtype)])
+                while len(rest) >= block * WIDTH:
+                    rows, rest = rest[: block * WIDTH].reshape(-1, WIDTH), rest[block * WIDTH :]
+                    frames = clock("digits", lambda rows=rows: list(_spelled_rows(rows, vocabulary)))
+                    for frame in frames:
+                        clock("SHA-256", lambda frame=frame: digest.update(frame))
+                        clock("zstd, rows", lambda frame=frame: compressor.compress(frame))
+    clock.seconds["reference"] *= number / len(range(0, number, EVERY))
+    return clock.seconds | {"bytes": size}
+
+
+if __name__ == "__main__":
+    pa.set_cpu_count(1)
+    main()

@@ -1,7 +1,7 @@
 """Matrix products of two kinds: the fastest that torch has, and portable ones whose bits no processor model decides.
 
-`torch.mm` is MKL's; oneDNN, which torch carries too, computes the products of a training step a tenth faster (an AMD
-Zen 4), so on a CPU the class `native` takes those. Both pick kernels and blocking by the processor they find; MKL's one
+`torch.mm` is MKL's; oneDNN, which torch carries too, computes large ones a tenth faster (an AMD Zen 4), so on a
+CPU the class `native` takes those. Both pick kernels and blocking by the processor they find; MKL's one
 portable setting takes its oldest path, at 2.8 times the cost. OpenBLAS, which every numpy wheel carries, can be told
 one core type: then instruction set, blocking and order of additions are fixed at compile time (docs/decisions.md has
 the trials on other processor models). So in the `portable` class a product is numpy's, on the tensors' own memory.
@@ -14,6 +14,9 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional
+
+LARGE = 1 << 26
+"""Multiplications from which oneDNN is called: a call takes 15 microseconds more than one of MKL."""
 
 _portable = False
 # An operator of our own, so that a compiler takes it as it is: it would fuse oneDNN's, and only with constant weights.
@@ -38,7 +41,7 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., inputs) times weight^T, of (outputs, inputs), plus bias: (..., outputs)."""
-    if not (_portable or _suits_onednn(x)):
+    if not (_portable or _suits_onednn(x, len(weight))):
         return functional.linear(x, weight, bias)
     y: Tensor = _Linear.apply(x.flatten(0, -2), weight).unflatten(0, x.shape[:-1])  # type: ignore[no-untyped-call]
     return y if bias is None else y + bias
@@ -48,7 +51,7 @@ def product(a_XK: Tensor, b_KY: Tensor) -> Tensor:
     """a b, without a derivative."""
     if _portable:
         return _numpy_product(a_XK, b_KY)
-    return _onednn_product(a_XK, b_KY) if _suits_onednn(a_XK) else a_XK @ b_KY
+    return _onednn_product(a_XK, b_KY) if _suits_onednn(a_XK, b_KY.shape[1]) else a_XK @ b_KY
 
 
 def accumulate(total_XY: Tensor, a_XK: Tensor, b_KY: Tensor) -> None:
@@ -95,8 +98,9 @@ class _Linear(Function):
         )
 
 
-def _suits_onednn(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+def _suits_onednn(x: Tensor, columns: int) -> bool:
+    plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    return plain and x.numel() * columns >= LARGE
 
 
 @torch.library.impl("everystep::onednn_product", "CPU")

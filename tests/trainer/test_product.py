@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from trainer.product import accumulate, linear, matmul, product, use_portable
+from trainer.product import LARGE, accumulate, linear, matmul, product, use_portable
 
 
 @pytest.fixture
@@ -66,25 +66,30 @@ def test_products_without_a_derivative_are_those_of_torch(
     torch.testing.assert_close(total, 1 + a @ b)
 
 
+@pytest.mark.parametrize("rows", [2, 128], ids=["small", "large"])
 @pytest.mark.parametrize("is_portable", [False, True], ids=["native", "portable"])
-def test_linear_maps_and_their_gradients_are_those_of_torch(request: pytest.FixtureRequest, is_portable: bool) -> None:
+def test_linear_maps_and_their_gradients_are_those_of_double_precision(
+    request: pytest.FixtureRequest, is_portable: bool, rows: int
+) -> None:
+    """Large ones are oneDNN's in `native`."""
     if is_portable:
         request.getfixturevalue("portable")
-    ours = [tensor.requires_grad_() for tensor in (random(2, 3, 5), random(4, 5), random(4))]
-    theirs = [tensor.detach().clone().requires_grad_() for tensor in ours]
-    y, expected = linear(*ours), torch.nn.functional.linear(*theirs)
+    ours = [tensor.requires_grad_() for tensor in (random(4, rows, 256), random(520, 256), random(520))]
+    assert (4 * rows * 256 * 520 >= LARGE) == (rows == 128)
+    exact = [tensor.detach().double().requires_grad_() for tensor in ours]
+    y, expected = linear(*ours), torch.nn.functional.linear(*exact)
     weight = random(*y.shape)
     (y * weight).sum().backward()
     (expected * weight).sum().backward()
-    torch.testing.assert_close(y, expected)
-    for mine, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(mine.grad, other.grad)
+    for mine, other in [(y, expected), *((mine.grad, other.grad) for mine, other in zip(ours, exact, strict=True))]:
+        assert mine is not None and other is not None
+        torch.testing.assert_close(mine.double(), other, rtol=0, atol=1e-6 * float(other.abs().max()))
 
 
 def test_in_mixed_precision_a_native_linear_map_is_bfloat16_as_torchs() -> None:
     with torch.autocast("cpu", torch.bfloat16):
-        assert linear(random(3, 5), random(4, 5)).dtype == torch.bfloat16
-        assert product(random(3, 5), random(5, 4)).dtype == torch.bfloat16
+        assert linear(random(512, 512), random(512, 512)).dtype == torch.bfloat16
+        assert product(random(512, 512), random(512, 512)).dtype == torch.bfloat16
 
 
 @pytest.mark.usefixtures("portable")

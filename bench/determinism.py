@@ -4,18 +4,22 @@
 
 Left out in turn, and all together: torch's deterministic algorithms; the tree of gradients (one buffer takes them all);
 the norm of the gradient whose bits hold for every number of processes (torch's instead; the update is torch's fused one
-in this class anyway). The claim is that all of it costs at most 5 % of a step's CPU seconds.
+in this class anyway). The claim is that all of it costs at most 5 % of a step's CPU seconds. One process makes all
+steps, one of each kind in turn: two processes of the very same code differ by more than what is measured here.
 """
 
 import argparse
 import json
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import ours
-from bench.turns import Contender, Turns, alternate, middle, ratios
+from bench.turns import middle
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     from trainer.loop import Trainer
 
 WITHOUT = ("nothing", "algorithms", "tree", "norm", "all")
+WARM_UP = 2
 
 
 class OneBuffer:
@@ -45,18 +50,23 @@ class OneBuffer:
         return self._vector
 
 
-def leave_out(trainer: "Trainer", what: str) -> None:
+@contextmanager
+def left_out(what: str, trainer: "Trainer", buffer: OneBuffer) -> Iterator[None]:
     import torch
 
     from trainer import loop
 
+    module: Any = loop
+    kept = trainer.sum, module.block_norms
     if what in ("algorithms", "all"):
         torch.use_deterministic_algorithms(False)
     if what in ("tree", "all"):
-        trainer.sum = OneBuffer(torch.zeros(trainer.flat.size))  # type: ignore[assignment]
+        trainer.sum = buffer  # type: ignore[assignment]
     if what in ("norm", "all"):
-        module: Any = loop
         module.block_norms = lambda gradient, block: [float(torch.linalg.vector_norm(gradient)) ** 2]
+    yield
+    torch.use_deterministic_algorithms(True)
+    trainer.sum, module.block_norms = kept
 
 
 def main() -> None:
@@ -65,34 +75,34 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=15)
     parser.add_argument("--global-batch", type=int, default=4)
     parser.add_argument("--micro-batch", type=int, default=1)
-    parser.add_argument("--serve", nargs=2, metavar=("FOLDER", "WITHOUT"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.serve:
-        folder, what = arguments.serve
-        ours.enter("native")
-        trainer = ours.open_trainer(Path(folder))
-        leave_out(trainer, what)
-        Turns().serve(lambda: trainer.train_step().loss)
-        return
+    ours.enter("native")
+    import torch
+
     with tempfile.TemporaryDirectory(prefix="everystep-bench-") as name:
-        recipe, spec = ours.work(
-            Path(name), arguments.model, arguments.global_batch, arguments.micro_batch, arguments.turns + 2
-        )
-        command = [sys.executable, "-m", "bench.determinism", "--serve", name]
-        contenders = {what: Contender([*command, what]) for what in WITHOUT}
-        alternate(contenders, arguments.turns, warm_up=2)
-    reference = contenders["nothing"]
+        turns = WARM_UP + arguments.turns
+        batches = arguments.global_batch, arguments.micro_batch
+        recipe, spec = ours.work(Path(name), arguments.model, *batches, turns * len(WITHOUT))
+        trainer = ours.open_trainer(Path(name))
+        buffer = OneBuffer(torch.zeros(trainer.flat.size))
+        seconds: dict[str, list[float]] = {what: [] for what in WITHOUT}
+        for _ in range(turns):
+            for what in WITHOUT:
+                with left_out(what, trainer, buffer):
+                    began = time.process_time()
+                    trainer.train_step()
+                    seconds[what].append(time.process_time() - began)
+    counted = {what: steps[WARM_UP:] for what, steps in seconds.items()}
     tokens = recipe.data.global_batch * spec.context
     report = {
         "model": arguments.model,
         "leaves_of_the_tree": recipe.data.num_leaves,
-        "tokens_per_cpu_second": middle([tokens / step["cpu"] for step in reference.steps]),
+        "tokens_per_cpu_second": middle([tokens / step for step in counted["nothing"]]),
         "cost_in_percent_of": {
-            what: middle([100 * (ratio - 1) for ratio in ratios(contender, reference)])
-            for what, contender in contenders.items()
-            if contender is not reference
+            what: middle([100 * (a / b - 1) for a, b in zip(counted["nothing"], steps, strict=True)])
+            for what, steps in counted.items()
+            if what != "nothing"
         },
-        "last_losses": {what: contender.steps[-1]["loss"] for what, contender in contenders.items()},
     }
     json.dump(report, sys.stdout, indent=1)
     print()

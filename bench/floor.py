@@ -4,7 +4,7 @@
 
 The shapes of the work in FOLDER (`bench.ours.work`), micro-batch by micro-batch: each matrix of each layer and of the
 logits three times (forward, derivative of the input, derivative of the weight), and attention's fused kernel with its
-derivative. fp32, one thread, native kernels, into memory that is there already.
+derivative. fp32, one thread; each product by the library that the trainer takes for it.
 """
 
 import sys
@@ -32,11 +32,12 @@ def main() -> None:
     import torch
     from torch.nn.functional import scaled_dot_product_attention
 
+    from trainer.product import product
+
     recipe, spec, _ = open_work(Path(sys.argv[1]))
     B, T = recipe.data.micro_batch, spec.context
     inputs = {width: torch.randn(B * T, width) for shape in matrices(spec) for width in shape}
-    results = {width: torch.empty(B * T, width) for width in inputs}
-    weights = {shape: (torch.randn(shape), torch.empty(shape)) for shape in matrices(spec)}
+    weights = {shape: torch.randn(shape) for shape in matrices(spec)}
     heads = [
         [torch.randn(B, n, T, layer.head_width, requires_grad=True) for n in (layer.query_heads, *[layer.kv_heads] * 2)]
         for layer in unrolled(spec)[0].layers
@@ -45,10 +46,9 @@ def main() -> None:
     def step() -> float:
         for _ in range(recipe.data.num_micro_batches):
             for outputs, width in matrices(spec):
-                weight, gradient = weights[outputs, width]
-                torch.mm(inputs[width], weight.t(), out=results[outputs])
-                torch.mm(inputs[outputs], weight, out=results[width])
-                torch.mm(inputs[outputs].t(), inputs[width], out=gradient)
+                product(inputs[width], weights[outputs, width].t())
+                product(inputs[outputs], weights[outputs, width])
+                product(inputs[outputs].t(), inputs[width])
             for query, key, value in heads:
                 y = scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
                 torch.autograd.grad(y, (query, key, value), y)

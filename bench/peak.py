@@ -1,4 +1,11 @@
-"""The machine's matrix-product peak as a contender: fp32, one thread, native kernels. python -m bench.peak"""
+"""The machine's matrix-product peak as a contender: fp32, one thread, native kernels.
+
+    python -m bench.peak mkl|onednn
+
+`mkl` is `torch.mm`, which the peers take too; `onednn` what `trainer.product` takes for large products.
+"""
+
+import sys
 
 from bench.turns import Turns
 from trainer import numerics
@@ -11,8 +18,13 @@ def main() -> None:
     numerics.enter("native")
     import torch
 
+    from trainer.product import product
+
     a, b, c = (torch.ones(SIZE, SIZE) for _ in "abc")
-    Turns(flops=FLOPS).serve(lambda: float(torch.mm(a, b, out=c)[0, 0]))
+    if sys.argv[1] == "mkl":
+        Turns(flops=FLOPS).serve(lambda: float(torch.mm(a, b, out=c)[0, 0]))
+    else:
+        Turns(flops=FLOPS).serve(lambda: float(product(a, b)[0, 0]))
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@ PEERS is the environment of bench/peers.txt; without it only our trainer runs. W
 backward, clip, AdamW) in fp32. A model whose blocks or FFNs are shared is trained by the peers written out, as they
 have to: the same function, with more parameters.
 
-Tokens per CPU second, and the share of the machine's matrix-product peak: of (6 P + 6 L T M) FLOPs a token, where P
-counts the matrices' parameters at every depth (the embedding once, as the product of the logits), and causal attention
-over T positions, M = heads x head width, L times, needs half of 12 L T M.
+Tokens per CPU second, and the share of the machine's matrix-product peak, by `torch.mm` (MKL) and by oneDNN: of
+(6 P + 6 L T M) FLOPs a token, where P counts the matrices' parameters at every depth (the embedding once, as the
+product of the logits), and causal attention over T positions, M = heads x head width, L times, needs half of 12 L T M.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from trainer.export import export, write_export
 from trainer.model import Decoder, dump_tensors, initialize
 
 WARM_UP = 2
+PEAKS = ("mkl", "onednn")
 
 
 def main() -> None:
@@ -52,7 +53,7 @@ def main() -> None:
                 commands[peer] = [arguments.peers, "-m", "bench.peers", name, peer]
                 commands[f"{peer} compiled"] = [*commands[peer], "--compiled"]
         commands["products alone"] = [sys.executable, "-m", "bench.floor", name]
-        commands["peak"] = [sys.executable, "-m", "bench.peak"]
+        commands |= {library: [sys.executable, "-m", "bench.peak", library] for library in PEAKS}
         contenders = {}
         for key in [key for key in commands if key not in arguments.without]:
             scratch = (
@@ -63,7 +64,7 @@ def main() -> None:
             contenders[key] = Contender(commands[key], one_thread)
         alternate(contenders, arguments.turns, WARM_UP)
     tokens = recipe.data.global_batch * spec.context
-    peak = contenders.pop("peak")
+    peaks = {library: contenders.pop(library) for library in PEAKS}
     trained = {key: contender for key, contender in contenders.items() if key != "products alone"}
     check_alike(trained, shared=unrolled(spec)[0] != spec)
     reference = contenders.get("transformers", contenders["ours"])
@@ -71,7 +72,10 @@ def main() -> None:
         "model": arguments.model,
         "flops_per_token": flops_per_token(spec),
         "tokens_per_step": tokens,
-        "peak_gflops_per_cpu_second": middle([peak.facts["flops"] / step["cpu"] / 1e9 for step in peak.steps]),
+        "peak_gflops_per_cpu_second": {
+            library: middle([peak.facts["flops"] / step["cpu"] / 1e9 for step in peak.steps])
+            for library, peak in peaks.items()
+        },
         "contenders": {
             key: {
                 "parameters": contender.facts["parameters"],
@@ -79,9 +83,15 @@ def main() -> None:
                 "times_as_fast_as_transformers" if arguments.peers else "times_as_fast_as_ours": middle(
                     ratios(contender, reference)
                 ),
-                "share_of_peak": middle(
-                    [share * tokens * flops_per_token(spec) / peak.facts["flops"] for share in ratios(contender, peak)]
-                ),
+                "share_of_peak": {
+                    library: middle(
+                        [
+                            ratio * tokens * flops_per_token(spec) / peak.facts["flops"]
+                            for ratio in ratios(contender, peak)
+                        ]
+                    )
+                    for library, peak in peaks.items()
+                },
                 "first_step_seconds": {
                     "cpu": round(contender.facts["warm_up"][0]["cpu"] + contender.facts["warm_up"][0]["compilers"], 1),
                     "wall": round(contender.facts["warm_up"][0]["wall"], 1),

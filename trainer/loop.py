@@ -43,9 +43,9 @@ class Trainer:
         initialize(self.model, recipe.seed)
         if recipe.compiled:
             self.model.compile_layers()
-        self.flat = FlatParameters(self.model, recipe.optimizer.decay)
+        self.flat = FlatParameters(self.model, recipe.optimizer.decay, world.weights)
         self.optimizer = AdamW(self.flat, *world.part(self.flat.size), recipe.optimizer)
-        self.sum = TreeSum(self.flat.size, world.device)
+        self.sum = TreeSum(world.subtree(self.flat.size))
 
     def train_step(self) -> Entry:
         """One update; every process returns the same entry."""
@@ -56,7 +56,7 @@ class Trainer:
         norm, factor = clip_factor(norms, scale, self.recipe.optimizer.clip_norm)
         rate = learning_rate(self.recipe.schedule, self.step + 1, self.recipe.data.global_batch)
         self.optimizer.update(gradient, factor, rate, self.step + 1)
-        self.world.gather(self.optimizer.values, self.flat.values)
+        self.world.complete(self.flat.values)
         self.step += 1
         return Entry(
             step=self.step,

@@ -2,7 +2,7 @@
 
 `portable`: the same weights on any x86-64 Linux machine with AVX2 and FMA. Elementwise kernels are capped to
 AVX2, and matrix products are OpenBLAS's with one fixed core type (`trainer.product`); docs/decisions.md has the
-trials. `native`: torch's fastest kernels for this processor; bits hold on machines of the same capability and
+trials. `native`: torch's fastest kernels for this processor; bits hold on machines of the same processor model and
 library builds.
 
 Threads change bits, so a process computes with exactly one; cores are used by processes. The libraries read
@@ -84,7 +84,7 @@ def describe(name: str, precision: str = "float32", compiled: bool = False) -> d
         "class": name,
         "capability": torch.cuda.get_device_name() if gpu else torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
-        "products": _openblas() if name == "portable" else _mkl(torch.__config__.show()),
+        "products": _openblas() if name == "portable" else _mkl_and_onednn(torch.__config__.show()),
         "dtype": precision,
         "compiled": compiled,
         "threads": torch.get_num_threads(),
@@ -136,6 +136,6 @@ def _openblas() -> str:
     return ", ".join(f"OpenBLAS {info['version']} {info['architecture']}" for info in found) or "no OpenBLAS"
 
 
-def _mkl(configuration: str) -> str:
+def _mkl_and_onednn(configuration: str) -> str:
     lines = [line.strip(" -") for line in configuration.splitlines()]
-    return next((line for line in lines if "Math Kernel Library" in line), "no MKL")
+    return ", ".join(line for line in lines if "Math Kernel Library" in line or "MKL-DNN" in line) or "neither"

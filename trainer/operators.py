@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional
 
-from trainer.product import accumulate, matmul
+from trainer.exact import logarithm
+from trainer.product import accumulate, product
 
 LOSS_ROWS = 256
 """Rows whose logits exist at a time. It enters the bits: other blocks, other sums."""
@@ -66,19 +67,16 @@ class _NextTokenLoss(Function):
         for start in range(0, N, LOSS_ROWS):
             rows = slice(start, start + LOSS_ROWS)
             targets = targets_N[rows, None]
-            logits = matmul(x_NM[rows], weight_VM.t()).float()
-            target_logit = logits.gather(1, targets)
-            log_shares = torch.log_softmax(logits, -1)
-            log_share = log_shares.gather(1, targets)
-            log_z = target_logit - log_share
-            losses_N[rows] = log_z.square().mul_(z_loss).sub_(log_share)[:, 0]
+            logits = product(x_NM[rows], weight_VM.t()).float()
+            shares = torch.softmax(logits, -1)
+            largest = shares.amax(-1, keepdim=True)  # 1 / Z, but for the largest logit; so at least 1 / V
+            log_z = logits.amax(-1, keepdim=True) - torch.from_numpy(logarithm(largest.cpu().numpy())).to(x_NM.device)
+            losses_N[rows] = log_z.square().mul_(z_loss).add_(log_z).sub_(logits.gather(1, targets))[:, 0]
             if wanted:
-                g_logits = log_shares.exp_()
                 if z_loss:
-                    g_logits.mul_(log_z.mul_(2 * z_loss).add_(1))
-                g_logits.scatter_add_(1, targets, torch.full_like(log_share, -1.0)).mul_(1 / N)
-                g_logits = g_logits.to(x_NM.dtype)
-                g_x_NM[rows] = matmul(g_logits, weight_VM)
+                    shares.mul_(log_z.mul_(2 * z_loss).add_(1))
+                g_logits = shares.scatter_add_(1, targets, torch.full_like(log_z, -1.0)).mul_(1 / N).to(x_NM.dtype)
+                g_x_NM[rows] = product(g_logits, weight_VM)
                 accumulate(g_weight_VM, g_logits.t(), x_NM[rows])
         ctx.weight = weight_VM
         ctx.save_for_backward(g_x_NM, g_weight_VM)

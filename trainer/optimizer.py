@@ -7,7 +7,7 @@ depends on the number of processes, and the gradient norm is a sum over the same
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from typing import Literal
@@ -38,7 +38,12 @@ class Place:
 class FlatParameters:
     """The parameters of a model as one flat vector that the modules' tensors are views of, and their gradients."""
 
-    def __init__(self, model: nn.Module, decay: Literal["matrices", "all"] = "matrices") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        decay: Literal["matrices", "all"] = "matrices",
+        zeros: Callable[[int], Tensor] = torch.zeros,
+    ) -> None:
         self._parameters = dict(model.named_parameters())
         decayed = [name for name, p in self._parameters.items() if p.dim() > 1 or decay == "all"]
         others = [name for name in self._parameters if name not in set(decayed)]
@@ -50,8 +55,7 @@ class FlatParameters:
             end += -(-parameter.numel() // ALIGNMENT) * ALIGNMENT
             self.num_decayed = end if name in decayed else self.num_decayed
         self.size = -(-end // (ALIGNMENT * BLOCKS)) * ALIGNMENT * BLOCKS
-        self.device = next(model.parameters()).device
-        self.values = torch.zeros(self.size, device=self.device)
+        self.values = zeros(self.size)
         for place in self.places:
             view = self.values[place.start : place.stop].view(place.shape)
             view.copy_(self._parameters[place.name].detach())
@@ -75,7 +79,7 @@ class FlatParameters:
             raise ValueError(f"tensors differ: {sorted(views.keys() ^ tensors.keys())}")
         for name, view in views.items():
             view[...] = tensors[name].reshape(view.shape)
-        return flat.to(self.device)
+        return flat.to(self.values.device)
 
 
 class AdamW:

@@ -2,14 +2,19 @@
 
 A global batch is a fixed number of micro-batches. Their gradients are summed in a fixed binary tree over the
 micro-batch number (a leaf is an odd number of them): a process computes a contiguous run and sums its subtree; the
-roots of the subtrees are exchanged piece by piece (all-to-all), and every process sums the pieces it owns in
-the same tree. It moves as many bytes as an all-reduce, and the sum is the same for 1, 2, 4 ... processes.
+roots of the subtrees are exchanged piece by piece, and every process sums the pieces it owns in the same tree. So the
+sum is the same for 1, 2, 4 ... processes.
+
+Across hosts the pieces are sent (all-to-all, as many bytes as an all-reduce) and the weights gathered. Processes of one
+host have both in common memory: each reads pieces where they were summed, and changes its share of the weights there.
 """
 
+import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -31,6 +36,14 @@ class World:
         each = total // self.size
         return self.rank * each, (self.rank + 1) * each
 
+    def weights(self, size: int) -> Tensor:
+        """A vector of zeros of which each process will change its part, for `complete`."""
+        return torch.zeros(size, device=self.device)
+
+    def subtree(self, size: int) -> Tensor:
+        """A vector of zeros to sum the gradients of this process in, for `exchange`."""
+        return torch.zeros(size, device=self.device)
+
     def exchange(self, subtree: Tensor) -> Tensor:
         """The sum over processes of the slice of `subtree` that this process owns, in tree order."""
         if self.size == 1:
@@ -38,6 +51,10 @@ class World:
         received = torch.empty_like(subtree)
         torch.distributed.all_to_all_single(received, subtree)
         return tree_sum(list(received.chunk(self.size)))
+
+    def complete(self, weights: Tensor) -> None:
+        """Until every process has what each made of its part."""
+        self.gather(weights[slice(*self.part(len(weights)))], weights)
 
     def gather(self, owned: Tensor, whole: Tensor) -> None:
         """Fill `whole` with every process's `owned`, by rank. `owned` may be its own place in `whole`."""
@@ -54,6 +71,38 @@ class World:
         return [float(number) for number in whole]
 
 
+class Host(World):
+    """The same among processes of one host: weights and subtrees lie in their common memory, and nothing is sent."""
+
+    def weights(self, size: int) -> Tensor:
+        return self._common(size)
+
+    def subtree(self, size: int) -> Tensor:
+        self._subtrees = self._common(self.size * size).chunk(self.size)
+        return self._subtrees[self.rank]
+
+    def exchange(self, subtree: Tensor) -> Tensor:
+        """Sums in the slices themselves, of which each is one process's alone until `complete`."""
+        torch.distributed.barrier()
+        return tree_sum([other.chunk(self.size)[self.rank] for other in self._subtrees])
+
+    def complete(self, weights: Tensor) -> None:
+        torch.distributed.barrier()
+
+    def _common(self, size: int) -> Tensor:
+        """Zeros in memory of rank 0 that has no name: it ends with the last process, however that ends."""
+        file = os.memfd_create("everystep") if self.rank == 0 else -1
+        if self.rank == 0:
+            os.ftruncate(file, size * torch.float32.itemsize)
+        owner, number, *_ = self.gather_floats([os.getpid(), file])
+        with Path(f"/proc/{owner:.0f}/fd/{number:.0f}").open("r+b") as common:
+            memory = mmap.mmap(common.fileno(), 0)
+        torch.distributed.barrier()
+        if self.rank == 0:
+            os.close(file)
+        return torch.frombuffer(memory, dtype=torch.float32)
+
+
 def tree_sum(parts: list[Tensor]) -> Tensor:
     """((a + b) + (c + d)) ... of a power of two of tensors. Sums into the first of each pair."""
     while len(parts) > 1:
@@ -62,16 +111,17 @@ def tree_sum(parts: list[Tensor]) -> Tensor:
 
 
 class TreeSum:
-    """The same sum for tensors that are filled one after another, in as few buffers as it takes: log2(n) + 1."""
+    """The same sum for tensors that are filled one after another, in as few buffers as it takes: `root`, in which the
+    sum comes to lie, and log2(n) others."""
 
-    def __init__(self, size: int, device: torch.device | str = "cpu") -> None:
-        self._size, self._device = size, device
+    def __init__(self, root: Tensor) -> None:
+        self._root = root
         self._stack: list[tuple[int, Tensor]] = []
-        self._free: list[Tensor] = []
+        self._free = [root]
 
     def buffer(self) -> Tensor:
-        """A vector of zeros to fill; then `add` it."""
-        return self._free.pop().zero_() if self._free else torch.zeros(self._size, device=self._device)
+        """A vector of zeros to fill; then `add` it. The first one is the root, which takes up all others."""
+        return self._free.pop().zero_() if self._free else torch.zeros_like(self._root)
 
     def add(self, tensor: Tensor) -> None:
         height = 0
@@ -82,11 +132,11 @@ class TreeSum:
         self._stack.append((height, tensor))
 
     def total(self) -> Tensor:
-        """The sum of a power of two of tensors. It holds until the next `buffer`, which may take its memory."""
-        ((_, tensor),) = self._stack
+        """The sum of a power of two of tensors. It holds until the next `buffer`, which takes its memory."""
+        ((_, root),) = self._stack
         self._stack.clear()
-        self._free.append(tensor)
-        return tensor
+        self._free.append(root)
+        return root
 
 
 def open_store() -> TCPStore:
@@ -112,7 +162,8 @@ def joined(rank: int, size: int, store: Store | int | None) -> Iterator[World]:
         world_size=size,
         timeout=timedelta(minutes=MINUTES_TO_WAIT),
     )
+    one_host = store is not None or os.environ.get("LOCAL_WORLD_SIZE") == str(size)
     try:
-        yield World(rank, size, device)
+        yield World(rank, size, device) if gpus or not one_host else Host(rank, size)
     finally:
         torch.distributed.destroy_process_group()

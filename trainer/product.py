@@ -1,9 +1,10 @@
-"""Matrix products of two kinds: torch's own, and portable ones whose bits no processor model decides.
+"""Matrix products of two kinds: the fastest that torch has, and portable ones whose bits no processor model decides.
 
-torch's matrix library picks kernels and blocking by the processor it finds; its one portable setting takes its
-oldest path, at 2.8 times the cost. OpenBLAS, which every numpy wheel carries, can be told one core type:
-then instruction set, blocking and order of additions are fixed at compile time (docs/decisions.md has the
-trials on other processor models). So in the `portable` class a product is numpy's, on the tensors' own memory.
+`torch.mm` is MKL's; oneDNN, which torch carries too, computes large ones a tenth faster (an AMD Zen 4), so on a
+CPU the class `native` takes those. Both pick kernels and blocking by the processor they find; MKL's one
+portable setting takes its oldest path, at 2.8 times the cost. OpenBLAS, which every numpy wheel carries, can be told
+one core type: then instruction set, blocking and order of additions are fixed at compile time (docs/decisions.md has
+the trials on other processor models). So in the `portable` class a product is numpy's, on the tensors' own memory.
 """
 
 from typing import Any
@@ -14,7 +15,13 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional
 
+LARGE = 1 << 26
+"""Multiplications from which oneDNN is called: a call takes 15 microseconds more than one of MKL."""
+
 _portable = False
+# An operator of our own, so that a compiler takes it as it is: it would fuse oneDNN's, and only with constant weights.
+torch.library.define("everystep::onednn_product", "(Tensor a_XK, Tensor b_KY) -> Tensor")
+_onednn_product = torch.ops.everystep.onednn_product.default
 
 
 def use_portable(portable: bool) -> None:
@@ -34,16 +41,23 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., inputs) times weight^T, of (outputs, inputs), plus bias: (..., outputs)."""
-    if not _portable:
+    if not (_portable or _suits_onednn(x, len(weight))):
         return functional.linear(x, weight, bias)
-    y: Tensor = _PortableLinear.apply(x.flatten(0, -2), weight).unflatten(0, x.shape[:-1])  # type: ignore[no-untyped-call]
+    y: Tensor = _Linear.apply(x.flatten(0, -2), weight).unflatten(0, x.shape[:-1])  # type: ignore[no-untyped-call]
     return y if bias is None else y + bias
+
+
+def product(a_XK: Tensor, b_KY: Tensor) -> Tensor:
+    """a b, without a derivative."""
+    if _portable:
+        return _numpy_product(a_XK, b_KY)
+    return _onednn_product(a_XK, b_KY) if _suits_onednn(a_XK, b_KY.shape[1]) else a_XK @ b_KY
 
 
 def accumulate(total_XY: Tensor, a_XK: Tensor, b_KY: Tensor) -> None:
     """total += a b, in place, without a derivative."""
     if _portable:
-        total_XY.add_(_product(a_XK, b_KY))
+        total_XY.add_(_numpy_product(a_XK, b_KY))
     else:
         total_XY.addmm_(a_XK, b_KY)
 
@@ -54,37 +68,53 @@ class _Portable(Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
         ctx.save_for_backward(a, b)
-        return _product(a, b)
+        return _numpy_product(a, b)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
         (gradient,) = gradients
         a, b = ctx.saved_tensors
         return (
-            _product(gradient, b.transpose(-1, -2)) if ctx.needs_input_grad[0] else None,
-            _product(a.transpose(-1, -2), gradient) if ctx.needs_input_grad[1] else None,
+            _numpy_product(gradient, b.transpose(-1, -2)) if ctx.needs_input_grad[0] else None,
+            _numpy_product(a.transpose(-1, -2), gradient) if ctx.needs_input_grad[1] else None,
         )
 
 
-class _PortableLinear(Function):
-    """The same for x W^T; the derivative of W comes out in its own layout."""
+class _Linear(Function):
+    """The same for x W^T, by `product`; the derivative of W comes out in its own layout."""
 
     @staticmethod
     def forward(ctx: Any, x_NC: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x_NC, weight)
-        return _product(x_NC, weight.t())
+        return product(x_NC, weight.t())
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
         (gradient,) = gradients
         x_NC, weight = ctx.saved_tensors
         return (
-            _product(gradient, weight) if ctx.needs_input_grad[0] else None,
-            _product(gradient.t(), x_NC) if ctx.needs_input_grad[1] else None,
+            product(gradient, weight) if ctx.needs_input_grad[0] else None,
+            product(gradient.t(), x_NC) if ctx.needs_input_grad[1] else None,
         )
 
 
-def _product(a: Tensor, b: Tensor) -> Tensor:
+def _suits_onednn(x: Tensor, columns: int) -> bool:
+    plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    return plain and x.numel() * columns >= LARGE
+
+
+@torch.library.impl("everystep::onednn_product", "CPU")
+def _(a_XK: Tensor, b_KY: Tensor) -> Tensor:
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(a_XK, b_KY.t(), None, "none", [], "")
+    return result
+
+
+@torch.library.register_fake("everystep::onednn_product")  # type: ignore[untyped-decorator]
+def _(a_XK: Tensor, b_KY: Tensor) -> Tensor:
+    return a_XK.new_empty(len(a_XK), b_KY.shape[1])
+
+
+def _numpy_product(a: Tensor, b: Tensor) -> Tensor:
     result = torch.empty((*a.shape[:-1], b.shape[-1]))
     np.matmul(a.detach().numpy(), b.detach().numpy(), out=result.numpy())
     return result

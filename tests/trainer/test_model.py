@@ -21,7 +21,7 @@ from trainer.description import (
     tensor_shapes,
     unrolled,
 )
-from trainer.exact import cosine_and_sine, normal, rotary_tables
+from trainer.exact import cosine_and_sine, logarithm, normal, rotary_tables
 from trainer.model import Cache, Decoder, Layer, attend, dump_tensors, initialize, load_tensors
 from trainer.operators import LOSS_ROWS, embed, next_token_loss
 
@@ -385,6 +385,12 @@ def test_exact_cosine_and_sine_hold_to_large_angles() -> None:
     cosine, sine = cosine_and_sine(angle)
     np.testing.assert_allclose(cosine, np.cos(angle.astype(np.float64)), rtol=0, atol=6e-8)
     np.testing.assert_allclose(sine, np.sin(angle.astype(np.float64)), rtol=0, atol=6e-8)
+
+
+def test_exact_logarithm_holds_from_the_smallest_to_the_largest_number() -> None:
+    x = np.exp(np.random.default_rng(0).uniform(-87, 88, 10_000)).astype(np.float32)
+    x[:5] = 1, 0.5, 2, np.nextafter(np.float32(1), np.float32(0)), np.finfo(np.float32).tiny
+    np.testing.assert_allclose(logarithm(x), np.log(x.astype(np.float64)), rtol=6e-8, atol=1e-15)
 
 
 def test_tensors_of_another_model_are_refused_by_name() -> None:

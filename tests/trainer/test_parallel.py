@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,11 +13,11 @@ import torch
 from trainer.parallel import TreeSum, tree_sum
 
 JOB = """
-import hashlib, sys
-from tests.trainer.job import exchange
+import json, sys
+from tests.trainer import job
 from trainer.launch import launch
 if __name__ == "__main__":
-    print(launch(exchange, int(sys.argv[1]), "portable"))
+    print(json.dumps(launch(getattr(job, sys.argv[1]), int(sys.argv[2]), "portable")))
 """
 
 
@@ -26,7 +27,8 @@ def parts(count: int) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("count", [1, 2, 4, 8, 16])
 def test_sum_of_tensors_that_come_one_by_one_is_the_tree_sum(count: int) -> None:
-    tree = TreeSum(1000)
+    root = torch.zeros(1000)
+    tree = TreeSum(root)
     for _ in range(2):  # the second time in the buffers of the first
         for part in parts(count):
             tree.add(tree.buffer().add_(part))
@@ -38,14 +40,21 @@ def test_subtrees_combine_to_the_whole_tree() -> None:
     assert torch.equal(tree_sum(halves), tree_sum(parts(8)))
 
 
-def test_one_and_four_processes_sum_to_the_same_bits(tmp_path: Path) -> None:
-    script = tmp_path / "job.py"
+def run_job(folder: Path, name: str, processes: int) -> Any:
+    script = folder / "job.py"
     script.write_text(JOB)
-    results = []
-    for processes in ("1", "4"):
-        command = [sys.executable, str(script), processes]
-        env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-        done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
-        results.append(json.loads(done.stdout))
-    assert results[0] == results[1]
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, str(script), name, str(processes)]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+def test_one_and_four_processes_sum_to_the_same_bits(tmp_path: Path) -> None:
+    assert run_job(tmp_path, "exchange", 1) == run_job(tmp_path, "exchange", 4)
+
+
+def test_processes_of_one_host_have_their_weights_in_one_memory_that_no_kill_leaves_behind(tmp_path: Path) -> None:
+    found = run_job(tmp_path, "common_memory", 4)
+    assert found["weights"] == [1, 2, 3, 4]
+    assert found["mapped"] == ["/memfd:everystep (deleted)"]

@@ -1,11 +1,11 @@
-"""Portable products: the values and derivatives of torch's, on every layout that the model hands in."""
+"""Products of both classes: the values and derivatives of torch's, on every layout that the model hands in."""
 
 from collections.abc import Iterator
 
 import pytest
 import torch
 
-from trainer.product import matmul, use_portable
+from trainer.product import LARGE, accumulate, linear, matmul, product, use_portable
 
 
 @pytest.fixture
@@ -41,6 +41,55 @@ def test_values_and_gradients_are_those_of_torch(a: torch.Tensor, b: torch.Tenso
     torch.testing.assert_close(product, expected)
     for mine, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine.grad, other.grad)
+
+
+@pytest.mark.parametrize("is_portable", [False, True], ids=["native", "portable"])
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (random(6, 5), random(5, 4)),
+        (random(6, 5), random(4, 5).t()),
+        (random(5, 6).t(), random(5, 4)),
+        (random(5, 6).t(), random(4, 5).t()),
+        (random(8, 5)[2:], random(5, 4)),
+        (random(1, 5), random(5, 1)),
+    ],
+)
+def test_products_without_a_derivative_are_those_of_torch(
+    request: pytest.FixtureRequest, is_portable: bool, a: torch.Tensor, b: torch.Tensor
+) -> None:
+    if is_portable:
+        request.getfixturevalue("portable")
+    torch.testing.assert_close(product(a, b), a @ b)
+    total = torch.ones(len(a), b.shape[1])
+    accumulate(total, a, b)
+    torch.testing.assert_close(total, 1 + a @ b)
+
+
+@pytest.mark.parametrize("rows", [2, 128], ids=["small", "large"])
+@pytest.mark.parametrize("is_portable", [False, True], ids=["native", "portable"])
+def test_linear_maps_and_their_gradients_are_those_of_double_precision(
+    request: pytest.FixtureRequest, is_portable: bool, rows: int
+) -> None:
+    """Large ones are oneDNN's in `native`."""
+    if is_portable:
+        request.getfixturevalue("portable")
+    ours = [tensor.requires_grad_() for tensor in (random(4, rows, 256), random(520, 256), random(520))]
+    assert (4 * rows * 256 * 520 >= LARGE) == (rows == 128)
+    exact = [tensor.detach().double().requires_grad_() for tensor in ours]
+    y, expected = linear(*ours), torch.nn.functional.linear(*exact)
+    weight = random(*y.shape)
+    (y * weight).sum().backward()
+    (expected * weight).sum().backward()
+    for mine, other in [(y, expected), *((mine.grad, other.grad) for mine, other in zip(ours, exact, strict=True))]:
+        assert mine is not None and other is not None
+        torch.testing.assert_close(mine.double(), other, rtol=0, atol=1e-6 * float(other.abs().max()))
+
+
+def test_in_mixed_precision_a_native_linear_map_is_bfloat16_as_torchs() -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        assert linear(random(512, 512), random(512, 512)).dtype == torch.bfloat16
+        assert product(random(512, 512), random(512, 512)).dtype == torch.bfloat16
 
 
 @pytest.mark.usefixtures("portable")

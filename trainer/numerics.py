@@ -10,7 +10,9 @@ their settings when they are loaded, so a process that was started with others i
 """
 
 import os
+import re
 import sys
+from pathlib import Path
 from typing import Any
 
 from pipeline.formats.errors import EverystepError
@@ -79,10 +81,12 @@ def describe(name: str, precision: str = "float32", compiled: bool = False) -> d
     """What decides the bits in this process, for records: the same on every machine of a `portable` class."""
     import torch
 
-    gpu = name == "native" and torch.cuda.is_available()
+    capability = torch.backends.cpu.get_cpu_capability()
+    if name == "native":
+        capability = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{capability} of {_processor()}"
     return {
         "class": name,
-        "capability": torch.cuda.get_device_name() if gpu else torch.backends.cpu.get_cpu_capability(),
+        "capability": capability,
         "torch": torch.__version__,
         "products": _openblas() if name == "portable" else _mkl_and_onednn(torch.__config__.show()),
         "dtype": precision,
@@ -126,6 +130,12 @@ def _settle(name: str) -> None:
             "numerics: portable needs an x86-64 processor with AVX2 and FMA, and numpy with OpenBLAS; torch reports "
             f"{capability}, numpy {_openblas()}. Train with `numerics: native`; verify and trace need neither"
         )
+
+
+def _processor() -> str:
+    """Its maker, family and model: MKL and oneDNN choose kernels by them."""
+    fields = dict(re.findall(r"^([\w ]+?)\s*: (.*)$", Path("/proc/cpuinfo").read_text("utf-8"), re.M))
+    return f"{fields.get('vendor_id')} family {fields.get('cpu family')} model {fields.get('model')}"
 
 
 def _openblas() -> str:

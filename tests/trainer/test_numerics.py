@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +68,15 @@ def test_record_says_what_decides_the_bits(plain: dict[str, object]) -> None:
     assert isinstance(described, dict)
     assert described["class"] == "portable" and described["capability"] == "AVX2"
     assert "Haswell" in described["products"] and described["torch"].startswith("2.13.0")
+
+
+def test_a_record_of_native_names_the_processor_and_one_of_portable_does_not(
+    script: Path, plain: dict[str, object]
+) -> None:
+    native = gradients(script, "native")["described"]
+    assert isinstance(native, dict)
+    assert re.fullmatch(r"\S+ of \w+ family \d+ model \d+", native["capability"])
+    assert "family" not in json.dumps(plain)
 
 
 def test_unknown_class_is_refused() -> None:

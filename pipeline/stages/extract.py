@@ -118,7 +118,8 @@ def _read_part(numbered: tuple[int, str], name: str, source: Source) -> Read:
 
 def _refuse_repeated(name: str, of_parts: list[NDArray[np.uint64]]) -> None:
     """Raise if two documents have one id. Ids themselves are read only where hashes agree, by chance hardly ever."""
-    hashes = np.sort(np.concatenate([np.empty(0, dtype=np.uint64), *of_parts]))
+    hashes = np.concatenate([np.empty(0, dtype=np.uint64), *of_parts])
+    hashes.sort()
     agreeing = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
     seen: set[str] = set()
     for number in range(len(of_parts) if agreeing else 0):

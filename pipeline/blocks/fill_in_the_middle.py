@@ -6,8 +6,8 @@ itself, so that a model learns to go on from a cut within a word:
     prefix first (PSM)    PREFIX prefix SUFFIX suffix MIDDLE middle END
     suffix first (SPM)    PREFIX SUFFIX suffix MIDDLE prefix middle END
 
-The second puts its sentinels where the first has them, as the paper's appendix on SPM asks. All that is drawn of a
-document depends on its id and a seed, on nothing else.
+The second puts its sentinels where the first has them, so that a model learns from one for the other. All that is drawn
+of a document depends on its id and a seed, on nothing else.
 """
 
 from typing import NamedTuple

@@ -6,6 +6,8 @@ stand twice, aliases, NaN and infinities are refused. An error names file, key a
 
 import math
 from collections.abc import Iterable
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,15 +33,11 @@ Model = TypeVar("Model", bound=BaseModel)
 
 def load_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file, as plain dicts, lists and scalars."""
-    loader = YAML(typ="safe", pure=True)
-    loader.allow_duplicate_keys = False
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise EverystepError(f"{path}: {size} bytes; at most {MAX_BYTES} are read")
-        text = path.read_text("utf-8")
-        _refuse_tricks(loader.parse(text), path)
-        tree = loader.load(text)
+        tree = deepcopy(_parsed(path.read_text("utf-8"), path))
     except FileNotFoundError as error:
         raise EverystepError(f"{path}: no such file") from error
     except OSError as error:
@@ -59,6 +57,15 @@ def check(model: type[Model], tree: Any, where: str) -> Model:
     except ValidationError as error:
         lines = [f"{where}: {_location(fault['loc'])}{_explain(dict(fault))}" for fault in error.errors()]
         raise EverystepError("\n".join(lines)) from error
+
+
+@lru_cache(maxsize=4)
+def _parsed(text: str, path: Path) -> Any:
+    """Remembered, because a stage asks for `params.yaml` ten times, and the reader takes 40 ms for it."""
+    loader = YAML(typ="safe", pure=True)
+    loader.allow_duplicate_keys = False
+    _refuse_tricks(loader.parse(text), path)
+    return loader.load(text)
 
 
 def _location(loc: tuple[int | str, ...]) -> str:

@@ -51,10 +51,12 @@ class Sets(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """Of each rank the one that it fell for, or itself if it stays; and the similarity to the most similar one met."""
+    """Of each rank the one that it fell for, or itself if it stays; the similarity to the most similar one met; and the
+    last one that was measured against it."""
 
     kept: Ranks
     similarity: NDArray[np.float64]
+    met: Ranks
 
 
 def shared(keys: Keys) -> Flags:
@@ -104,7 +106,12 @@ def members(links: Links) -> Ranks:
 
 
 def all_stay(number: int) -> Judged:
-    return Judged(np.arange(number), np.full(number, -1.0))
+    return Judged(np.arange(number), np.full(number, -1.0), np.full(number, -1))
+
+
+def reached(ranks: Ranks, links: Links, judged: Judged) -> Ranks:
+    """`ranks`, ascending, and all lower ones that `judge` may compare them with."""
+    return np.flatnonzero(_reached(ranks, links, judged.kept))
 
 
 def judge(ranks: Ranks, links: Links, sets: Sets, min_similarity: float, judged: Judged) -> None:
@@ -114,7 +121,7 @@ def judge(ranks: Ranks, links: Links, sets: Sets, min_similarity: float, judged:
     So nothing falls by a chain of similarities. Among several that stay, the most similar one is named, the lowest
     of equals. Links lead past documents that fell, so a cluster costs its size, not its square.
     """
-    _judge(ranks, links, sets.hashes, sets.starts, sets.stops, min_similarity, judged.kept, judged.similarity)
+    _judge(ranks, links, *sets, min_similarity, *judged)
 
 
 def with_copies(copies: Ranks, judged: Judged) -> Duplicates:
@@ -127,6 +134,21 @@ def with_copies(copies: Ranks, judged: Judged) -> Duplicates:
 
 
 @compiled
+def _reached(ranks: Ranks, links: Links, kept: Ranks) -> Flags:
+    found = np.zeros(len(kept), dtype=np.bool_)
+    for rank in ranks:
+        found[rank] = True
+        for band in range(links.shape[1]):
+            other = links[rank, band]
+            while other >= 0:
+                found[other] |= kept[other] == other
+                if other >= ranks[0]:  # one of them: it goes on from there itself
+                    break
+                other = links[other, band]
+    return found
+
+
+@compiled
 def _judge(
     ranks: Ranks,
     links: Links,
@@ -136,8 +158,8 @@ def _judge(
     min_similarity: float,
     kept: Ranks,
     most: NDArray[np.float64],
+    met: Ranks,
 ) -> None:
-    measured_for = np.full(len(kept), -1, dtype=np.int64)
     for rank in ranks:
         best = -1.0
         named = rank
@@ -146,8 +168,8 @@ def _judge(
             if other >= 0 and kept[other] != other:
                 other = links[rank, band] = links[other, band]  # which stays: `other` was led past all before it
             while other >= 0:
-                if measured_for[other] != rank:
-                    measured_for[other] = rank
+                if met[other] != rank:
+                    met[other] = rank
                     value = _similarity_above(
                         hashes[starts[rank] : stops[rank]], hashes[starts[other] : stops[other]], min_similarity
                     )

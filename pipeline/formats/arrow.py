@@ -1,7 +1,8 @@
 """Arrow arrays around memory that is there. `pyarrow.array` imports pandas where that is installed, only to ask whether
 it was given some: 0.2 s of the processor and 40 MB for each process."""
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,10 @@ def arrow_numbers(values: NDArray[Any]) -> pa.Array:
     return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, buffer])
 
 
-def arrow_strings(values: Sequence[bytes]) -> pa.LargeStringArray:
+def arrow_strings(values: Iterable[bytes]) -> pa.LargeStringArray:
     """An array of strings, from their UTF-8."""
-    ends = np.zeros(len(values) + 1, dtype=np.int64)
-    np.cumsum([len(value) for value in values], out=ends[1:])
-    return pa.LargeStringArray.from_buffers(len(values), pa.py_buffer(ends), pa.py_buffer(b"".join(values)))
+    content, ends = bytearray(), array("q", [0])
+    for value in values:
+        content += value
+        ends.append(len(content))
+    return pa.LargeStringArray.from_buffers(len(ends) - 1, pa.py_buffer(ends), pa.py_buffer(content))

@@ -13,11 +13,12 @@ down in the order of the shuffle (`signed.py`); then shards are gathered from th
 each document, and ids and numbers of those that share a band.
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +29,8 @@ from pipeline.blocks.duplicates import (
     DuplicateRules,
     Duplicates,
     Flags,
+    Judged,
+    Links,
     Ranks,
     Sets,
     all_stay,
@@ -35,6 +38,7 @@ from pipeline.blocks.duplicates import (
     judge,
     linked,
     members,
+    reached,
     shared,
     with_copies,
 )
@@ -67,7 +71,7 @@ from pipeline.stages.signed import (
 )
 
 SHINGLES, STAYS = SCRATCH / "shingles", SCRATCH / "stays"
-BLOCK = 4096  # documents that are compared before the shingles in memory are let go
+BLOCK = 1024  # documents compared with what stays before the next ones' shingles are read
 ROWS = 4096  # of evidence, at a time
 
 
@@ -83,10 +87,11 @@ class DedupParams(Section):
 
 
 class Candidates(NamedTuple):
-    """Documents that share a band with another, each an array by rank."""
+    """Documents that share a band with another: by rank, their numbers, and the places of their ids in `ids`."""
 
     numbers: Numbers
-    ids: Any  # pyarrow strings
+    ids: pa.LargeStringArray
+    places: Numbers
 
 
 class Split(NamedTuple):
@@ -154,11 +159,11 @@ def _ranked(parts: list[Part], numbers: Numbers) -> Candidates:
     """Ranks are by the priority of the source, then by id."""
     priorities = {name: load_source(name).priority for name in {part.source for part in parts}}
     tasks = _by_part(parts, numbers)
-    ids = arrow_strings([id for task in tasks for id in ids_of(*task)])
+    ids = arrow_strings(id for task in tasks for id in ids_of(*task))
     priority = np.repeat([priorities[part.source] for part, _ in tasks], [len(places) for _, places in tasks])
-    order = np.from_dlpack(pc.array_sort_indices(ids))
+    order = np.from_dlpack(pc.array_sort_indices(ids)).astype(np.int64)
     order = order[np.argsort(priority[order], kind="stable")]
-    return Candidates(numbers[order], ids.take(arrow_numbers(order)))
+    return Candidates(numbers[order], ids, order)
 
 
 def _by_part(parts: list[Part], numbers: Numbers) -> list[tuple[Part, Numbers]]:
@@ -176,14 +181,25 @@ def _find(parts: list[Part], candidates: Candidates, rules: DuplicateRules) -> D
     links = linked(copies, bands, rules.bands)
     judged = all_stay(len(copies))
     met = members(links)
-    starts, stops = _write_shingles(parts, numbers, met, rules.shingle_words)
-    with progress("dedup: compare", len(met), "documents") as advance:
-        for start in range(0, len(met), BLOCK):
-            block = met[start : start + BLOCK]
-            hashes = np.asarray(np.memmap(SHINGLES, "<u8", "r"))  # mapped anew: what was read of it is let go
-            judge(block, links, Sets(hashes, starts, stops), rules.min_similarity, judged)
-            advance(len(block))
+    if len(met):
+        _compare(met, links, _write_shingles(parts, numbers, met, rules.shingle_words), rules.min_similarity, judged)
     return with_copies(copies, judged)
+
+
+def _compare(ranks: Ranks, links: Links, spans: tuple[Numbers, Numbers], min_similarity: float, judged: Judged) -> None:
+    """Judge all, with the shingles of a block and of what it may meet in memory at a time."""
+    file_starts, lengths = spans
+    starts, stops = np.zeros((2, len(lengths)), dtype=np.int64)
+    with SHINGLES.open("rb") as file, progress("dedup: compare", len(ranks), "documents") as advance:
+        for start in range(0, len(ranks), BLOCK):
+            block = ranks[start : start + BLOCK]
+            needed = reached(block, links, judged)
+            pieces = zip((8 * file_starts[needed]).tolist(), (8 * lengths[needed]).tolist(), strict=True)
+            hashes = np.frombuffer(b"".join([os.pread(file.fileno(), size, at) for at, size in pieces]), "<u8")
+            stops[needed] = np.cumsum(lengths[needed])
+            starts[needed] = stops[needed] - lengths[needed]
+            judge(block, links, Sets(hashes, starts, stops), min_similarity, judged)
+            advance(len(block))
 
 
 def _row(parts: list[Part], numbers: Numbers, row: int) -> Hashes:
@@ -199,28 +215,26 @@ def _joined(arrays: Iterable[Hashes]) -> Hashes:
 
 
 def _write_shingles(parts: list[Part], numbers: Numbers, ranks: Ranks, size: int) -> tuple[Numbers, Numbers]:
-    """Write the shingles of some documents to one file; where each begins and ends there, by rank."""
+    """Write the shingles of some documents to one file; where each begins there and how many they are, by rank."""
     ranks = ranks[np.argsort(numbers[ranks])]
     tasks = _by_part(parts, numbers[ranks])
-    lengths = []
+    found = []
     with SHINGLES.open("wb") as file, progress("dedup: shingles", len(tasks), "shards") as advance:
-        for sets, length in ordered_map(partial(shingles_of, size=size), tasks):
+        for sets, lengths_of_part in ordered_map(partial(shingles_of, size=size), tasks):
             file.write(sets.data)
-            lengths.append(length)
+            found.append(lengths_of_part)
             advance(1)
-    starts, stops = np.zeros((2, len(numbers)), dtype=np.int64)
-    if lengths:
-        length = np.concatenate(lengths)
-        stops[ranks] = np.cumsum(length)
-        starts[ranks] = stops[ranks] - length
-    return starts, stops
+    starts, lengths = np.zeros((2, len(numbers)), dtype=np.int64)
+    lengths[ranks] = np.concatenate(found)
+    starts[ranks] = np.cumsum(lengths[ranks]) - lengths[ranks]
+    return starts, lengths
 
 
 def _evidence(parts: list[Part], candidates: Candidates, duplicates: Duplicates) -> Iterator[pa.RecordBatch]:
     sizes = _row(parts, candidates.numbers, SIZE).astype(np.int64)
     for start in range(0, len(duplicates.removed), ROWS):
         removed, kept, similarity, exact = (array[start : start + ROWS] for array in duplicates)
-        ids, stayed = (candidates.ids.take(arrow_numbers(ranks)) for ranks in (removed, kept))
+        ids, stayed = (candidates.ids.take(arrow_numbers(candidates.places[ranks])) for ranks in (removed, kept))
         reasons = ("near_duplicate", "exact_duplicate")
         columns = {
             "id": ids,

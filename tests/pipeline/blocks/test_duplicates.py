@@ -18,6 +18,7 @@ from pipeline.blocks.duplicates import (
     judge,
     linked,
     members,
+    reached,
     shared,
     with_copies,
 )
@@ -47,17 +48,21 @@ class Duplicate(NamedTuple):
 
 
 def dedup(texts: list[str], rules: DuplicateRules, bands: Keys | None = None, block: int = 3) -> list[Duplicate]:
-    """Duplicates among texts in rank order, judged `block` at a time; with `bands` all zero, every pair is measured."""
+    """Duplicates among texts in rank order, judged `block` at a time on what they reach; with `bands` all zero, every
+    pair is measured."""
     bands = keys_of(texts, rules) if bands is None else bands
     folded = fold_all(texts)
     copies = first_copies(fingerprints(folded))
     links = linked(copies, bands.T, bands.shape[1])
     hashes, stops = shingle_sets(folded, rules.shingle_words)
-    sets = Sets(hashes, np.append(0, stops)[:-1], stops)
+    starts = np.append(0, stops)[:-1]
     judged = all_stay(len(texts))
     met = members(links)
-    for start in range(0, len(met), block):
-        judge(met[start : start + block], links, sets, rules.min_similarity, judged)
+    for ranks in np.split(met, range(block, len(met), block)) if len(met) else []:
+        unread = np.setdiff1d(np.arange(len(texts)), reached(ranks, links, judged))
+        sets = Sets(hashes, starts.copy(), stops.copy())
+        sets.starts[unread] = sets.stops[unread] = -1  # slices of them are empty: as similar as nothing
+        judge(ranks, links, sets, rules.min_similarity, judged)
     removed, kept, similarities, exact = with_copies(copies, judged)
     rounded = [round(value, 6) for value in similarities.tolist()]
     return [*map(Duplicate, removed.tolist(), kept.tolist(), rounded, exact.tolist())]

@@ -3,21 +3,24 @@
 Exact: equal after folding (`shingles.fold`). Near: Jaccard similarity of the sets of word n-grams at or above a
 threshold. MinHash with banding (Broder 1997) only proposes pairs; every removal is measured on the whole sets.
 
-Documents are known by their *rank*, their place in the order of preference: of duplicates the lowest stays. What is
-held of a document is a few numbers; only those that share a band with another are ever looked at twice.
+Documents are known by their *rank*, their place in the order of preference: of duplicates the lowest stays. Only those
+that share a band with another have a rank at all.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.blocks.shingles import compiled, similarity
 from pipeline.formats.yaml import Section
 
 SEED = 1
-Ranks = NDArray[np.int64]
+Flags = NDArray[np.bool_]
 Keys = NDArray[np.uint64]
+Links = NDArray[np.int32]
+Ranks = NDArray[np.int64]
 
 
 class DuplicateRules(Section):
@@ -29,22 +32,41 @@ class DuplicateRules(Section):
     min_similarity: float
 
 
-class Duplicate(NamedTuple):
-    """Document `removed` repeats document `kept` (both by rank); `exact` after folding."""
+class Duplicates(NamedTuple):
+    """Arrays over what is removed, ascending: document `removed` repeats document `kept` (both by rank); `exact` after
+    folding."""
 
-    removed: int
-    kept: int
-    similarity: float
-    exact: bool
+    removed: Ranks
+    kept: Ranks
+    similarity: NDArray[np.float64]
+    exact: Flags
 
 
-class Buckets(NamedTuple):
-    """Documents that share a band with another: `members` by rank, ascending; that at i is in the buckets
-    `numbers[starts[i]:starts[i + 1]]`."""
+class Sets(NamedTuple):
+    """Sorted sets of shingles, one behind the other: that of a rank is `hashes[starts[rank]:stops[rank]]`."""
 
-    members: Ranks
+    hashes: Keys
     starts: Ranks
-    numbers: Ranks
+    stops: Ranks
+
+
+class Judged(NamedTuple):
+    """Of each rank the one that it fell for, or itself if it stays; the similarity to the most similar one met; and the
+    last one that was measured against it."""
+
+    kept: Ranks
+    similarity: NDArray[np.float64]
+    met: Ranks
+
+
+def shared(keys: Keys) -> Flags:
+    """Which of the keys stand there more than once."""
+    order = np.argsort(keys)
+    equal = keys[order[1:]] == keys[order[:-1]]
+    found: Flags = np.zeros(len(keys), dtype=bool)
+    found[order[1:][equal]] = True
+    found[order[:-1][equal]] = True
+    return found
 
 
 def first_copies(fingerprints: Keys) -> Ranks:
@@ -60,49 +82,108 @@ def first_copies(fingerprints: Keys) -> Ranks:
     return copies
 
 
-def shared_buckets(ranks: Ranks, keys_of_bands: Iterable[Keys]) -> Buckets:
-    """Where `ranks`, ascending, meet: documents of equal key in a band. One band of keys at a time is looked at."""
-    members, numbers, end = [], [], 0
-    for keys in keys_of_bands:
-        order = np.argsort(keys, kind="stable")
-        begins = np.ones(len(order), dtype=bool)
-        begins[1:] = keys[order[1:]] != keys[order[:-1]]
-        shared = ~begins
-        shared[:-1] |= ~begins[1:]
-        members.append(ranks[order[shared]])
-        numbers.append(end + np.cumsum(begins)[shared])
-        end += len(order)
-    flat = np.concatenate(members)
-    order = np.argsort(flat, kind="stable")
-    found, starts = np.unique(flat[order], return_index=True)
-    return Buckets(found, np.append(starts, len(flat)), np.concatenate(numbers)[order])
+def linked(copies: Ranks, keys_of_bands: Iterable[Keys], bands: int) -> Links:
+    """Shape (documents, bands): the rank before, with the same key in a band; -1 where there is none.
+
+    Only first copies are linked. 32 bits, because ranks beyond them would not fit in memory either.
+    """
+    first = np.flatnonzero(copies == np.arange(len(copies)))
+    links = np.full((len(copies), bands), -1, dtype=np.int32)
+    for band, keys in enumerate(keys_of_bands):
+        order = first[np.argsort(keys[first], kind="stable")]
+        equal = keys[order[1:]] == keys[order[:-1]]
+        links[order[1:][equal], band] = order[:-1][equal]
+    return links
 
 
-def near_duplicates(
-    buckets: Buckets, similarity: Callable[[int, int], float], min_similarity: float
-) -> Iterator[Duplicate]:
-    """Near duplicates by rank: a document falls only for a similar one of lower rank that itself stays.
+def members(links: Links) -> Ranks:
+    """Those that are linked with another, ascending: the ones whose shingles are needed."""
+    found: Flags = np.zeros(len(links), dtype=bool)
+    for band in links.T:
+        found |= band >= 0
+        found[band[band >= 0]] = True
+    return np.flatnonzero(found)
+
+
+def all_stay(number: int) -> Judged:
+    return Judged(np.arange(number), np.full(number, -1.0), np.full(number, -1))
+
+
+def reached(ranks: Ranks, links: Links, judged: Judged) -> Ranks:
+    """`ranks`, ascending, and all lower ones that `judge` may compare them with."""
+    return np.flatnonzero(_reached(ranks, links, judged.kept))
+
+
+def judge(ranks: Ranks, links: Links, sets: Sets, min_similarity: float, judged: Judged) -> None:
+    """Near duplicates among `ranks`, ascending, when all lower ones are judged: a document falls only for a similar one
+    of lower rank that itself stays.
 
     So nothing falls by a chain of similarities. Among several that stay, the most similar one is named, the lowest
-    of equals. Documents of a bucket that fell are met by nobody any more, so a cluster costs its size, not its square.
+    of equals. Links lead past documents that fell, so a cluster costs its size, not its square.
     """
-    standing: dict[int, list[int]] = {}
-    for i, rank in enumerate(buckets.members.tolist()):
-        numbers = buckets.numbers[buckets.starts[i] : buckets.starts[i + 1]].tolist()
-        proposed = sorted({other for number in numbers for other in standing.get(number, ())})
-        measured = [(similarity(rank, other), -other) for other in proposed]
-        best, kept = max(measured, default=(-1.0, 0))
+    _judge(ranks, links, *sets, min_similarity, *judged)
+
+
+def with_copies(copies: Ranks, judged: Judged) -> Duplicates:
+    """All duplicates: a further copy of a text stays or falls as the first one does."""
+    kept = judged.kept[copies]
+    exact = kept == copies
+    found = np.where(exact, 1.0, judged.similarity[copies])
+    removed = np.flatnonzero(kept != np.arange(len(kept)))
+    return Duplicates(removed, kept[removed], found[removed], exact[removed])
+
+
+@compiled
+def _reached(ranks: Ranks, links: Links, kept: Ranks) -> Flags:
+    found = np.zeros(len(kept), dtype=np.bool_)
+    for rank in ranks:
+        found[rank] = True
+        for band in range(links.shape[1]):
+            other = links[rank, band]
+            while other >= 0:
+                found[other] |= kept[other] == other
+                if other >= ranks[0]:  # one of them: it goes on from there itself
+                    break
+                other = links[other, band]
+    return found
+
+
+@compiled
+def _judge(
+    ranks: Ranks,
+    links: Links,
+    hashes: Keys,
+    starts: Ranks,
+    stops: Ranks,
+    min_similarity: float,
+    kept: Ranks,
+    most: NDArray[np.float64],
+    met: Ranks,
+) -> None:
+    for rank in ranks:
+        best = -1.0
+        named = rank
+        for band in range(links.shape[1]):
+            other = links[rank, band]
+            if other >= 0 and kept[other] != other:
+                other = links[rank, band] = links[other, band]  # which stays: `other` was led past all before it
+            while other >= 0:
+                if met[other] != rank:
+                    met[other] = rank
+                    value = _similarity_above(
+                        hashes[starts[rank] : stops[rank]], hashes[starts[other] : stops[other]], min_similarity
+                    )
+                    if value > best or (value == best and other < named):
+                        best = value
+                        named = other
+                other = links[other, band]
+        most[rank] = best
         if best >= min_similarity:
-            yield Duplicate(rank, -kept, best, exact=False)
-        else:
-            for number in numbers:
-                standing.setdefault(number, []).append(rank)
+            kept[rank] = named
 
 
-def with_copies(copies: Ranks, near: Iterable[Duplicate]) -> Iterator[Duplicate]:
-    """All duplicates by rank: a further copy of a text stays or falls as the first one does."""
-    fallen = {duplicate.removed: duplicate for duplicate in near}
-    removed = np.union1d(np.flatnonzero(copies != np.arange(len(copies))), list(fallen)).astype(np.int64)
-    for rank, first in zip(removed.tolist(), copies[removed].tolist(), strict=True):
-        known = fallen.get(first)
-        yield known._replace(removed=rank) if known else Duplicate(rank, first, 1.0, exact=True)
+@compiled
+def _similarity_above(left: Keys, right: Keys, minimum: float) -> float:
+    """The similarity, or 0 where already the sizes say that it is below `minimum`."""
+    shorter, longer = min(len(left), len(right)), max(len(left), len(right))
+    return similarity(left, right) if shorter >= minimum * longer else 0.0

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipeline.formats.arrow import arrow_strings
 from pipeline.formats.batches import batched
 from pipeline.formats.canonical import Json
 from pipeline.formats.errors import Differs, EverystepError
@@ -187,14 +188,25 @@ class _Digest:
 
 
 def _json_lines(rows: pa.RecordBatch) -> bytes:
-    """Each row as a canonical JSON line; 20 times as fast where no value needs care."""
-    if not all(map(_is_plain, rows.schema, rows.columns)):
+    """Each row as a canonical JSON line; a column whose values need no care is spelled 20 times as fast."""
+    if not rows.num_rows or not all(map(PLAIN.fullmatch, rows.schema.names)):
         return b"".join(map(encode_line, rows.to_pylist()))
     pieces: list[Any] = []
     for name in sorted(rows.schema.names):
-        quote = '"' if pa.types.is_string(rows.schema.field(name).type) else ""
-        pieces += [f'{"," if pieces else "{"}"{name}":{quote}', rows.column(name).cast(pa.string()), quote]
-    return bytes(text_of(pc.binary_join_element_wise(*pieces, "}\n", ""))[0])
+        pieces += [_scalar(f'{"," if pieces else "{"}"{name}":'), *_spelled(rows.column(name))]
+    return bytes(text_of(pc.binary_join_element_wise(*pieces, _scalar("}\n"), _scalar("")))[0])
+
+
+def _scalar(text: str) -> pa.Scalar:
+    return arrow_strings([text.encode()]).cast(pa.string())[0]
+
+
+def _spelled(column: pa.Array) -> list[Any]:
+    """Scalars and arrays of strings that, joined, are the values in canonical JSON."""
+    if not _is_plain(column):
+        return [arrow_strings([encode_line(value)[:-1] for value in column.to_pylist()]).cast(pa.string())]
+    text = column.cast(pa.string())
+    return [_scalar('"'), text, _scalar('"')] if pa.types.is_string(column.type) else [text]
 
 
 def text_of(strings: pa.Array) -> tuple[memoryview, NDArray[np.int32]]:
@@ -204,14 +216,14 @@ def text_of(strings: pa.Array) -> tuple[memoryview, NDArray[np.int32]]:
     return memoryview(data)[: ends[-1]], ends
 
 
-def _is_plain(field: pa.Field, column: pa.Array) -> bool:
-    """Whether the name and every value are spelled in canonical JSON as they are: plain strings, small integers."""
-    if column.null_count or not len(column) or not PLAIN.fullmatch(field.name):
+def _is_plain(column: pa.Array) -> bool:
+    """Whether every value is spelled in canonical JSON as it is: plain strings, small integers."""
+    if column.null_count:
         return False
-    if pa.types.is_signed_integer(field.type):
+    if pa.types.is_signed_integer(column.type):
         bounds = pc.min_max(column).as_py()
         return bool(max(-bounds["min"], bounds["max"]) <= MAX_INTEGER)
-    if not pa.types.is_string(field.type) or pc.any(pc.match_substring_regex(column, ESCAPED)).as_py():
+    if not pa.types.is_string(column.type) or pc.any(pc.match_substring_regex(column, ESCAPED)).as_py():
         return False
     try:
         column.validate(full=True)  # parquet may hold strings that are no UTF-8
@@ -222,7 +234,7 @@ def _is_plain(field: pa.Field, column: pa.Array) -> bool:
 
 def _regrouped(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     """The same rows in batches of `BATCH` rows, the last may be shorter."""
-    rest = schema.empty_table()
+    rest = pa.Table.from_batches([], schema)
     for batch in batches:
         rest = pa.concat_tables([rest, pa.Table.from_batches([batch], schema)])
         for _ in range(rest.num_rows // BATCH):

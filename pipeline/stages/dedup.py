@@ -8,53 +8,71 @@ that stayed and the similarity measured on the two texts.
 What stays is written in the order of a keyed hash of the ids, so sources mix and each shard is a range of
 hashes: the order in which documents are packed into rows.
 
-Each text is read three times, a shard at a time: to sign it; to take its shingles, if it shares a band with another;
-and to put it where the shuffle wants it. The stage itself holds some 450 bytes a document; texts and signatures are on
-disk, in `.work/dedup`.
+Each text is read once, and once more if it shares a band with another: signed, with all that is needed later, and laid
+down in the order of the shuffle (`signed.py`); then shards are gathered from there. The stage itself holds a byte for
+each document, and ids and numbers of those that share a band.
 """
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
-from functools import lru_cache, partial
-from io import BytesIO
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 from pydantic import Field
 
 from pipeline.blocks.duplicates import (
-    SEED,
-    Duplicate,
     DuplicateRules,
+    Duplicates,
+    Flags,
+    Judged,
+    Links,
     Ranks,
+    Sets,
+    all_stay,
     first_copies,
-    near_duplicates,
-    shared_buckets,
+    judge,
+    linked,
+    members,
+    reached,
+    shared,
     with_copies,
 )
-from pipeline.blocks.shingles import Hashes, band_keys, fingerprints, fold_all, jaccard, shingle_sets
+from pipeline.blocks.shingles import Hashes
 from pipeline.console import note, progress, run_command
-from pipeline.formats.batches import batched
-from pipeline.formats.documents import decode_document, id_hash, is_validation, read_documents, shard_name
+from pipeline.formats.arrow import arrow_numbers, arrow_strings
+from pipeline.formats.documents import shard_name
 from pipeline.formats.errors import EverystepError
 from pipeline.formats.files import fresh_folder
-from pipeline.formats.lines import LineFile, Shard, write_lines
+from pipeline.formats.lines import Shard, write_lines
 from pipeline.formats.manifests import manifest_path, read_manifest, shards_of, write_manifest
-from pipeline.formats.project import DEDUPLICATED, FILTERED, REMOVALS_FILE, SPLITS, WORK
-from pipeline.formats.tables import REMOVALS, removal, write_table
+from pipeline.formats.project import DEDUPLICATED, FILTERED, REMOVALS_FILE, SPLITS
+from pipeline.formats.tables import REMOVALS, write_batches
 from pipeline.formats.yaml import Section
 from pipeline.stages.parallel import ordered_map
 from pipeline.stages.params import Positive, Seed, Share, load_section, load_source, source_names
+from pipeline.stages.signed import (
+    BANDS,
+    FINGERPRINT,
+    HELD_OUT,
+    KEY,
+    SCRATCH,
+    SIZE,
+    Numbers,
+    Part,
+    ids_of,
+    lines_of,
+    shingles_of,
+    sign,
+)
 
-SCRATCH = WORK / "dedup"
-BATCH = 256  # texts signed at a time
-CACHED_SETS = 2048
-Numbers = NDArray[np.int64]
+SHINGLES, STAYS = SCRATCH / "shingles", SCRATCH / "stays"
+BLOCK = 1024  # documents compared with what stays before the next ones' shingles are read
+ROWS = 4096  # of evidence, at a time
 
 
 class DedupParams(Section):
@@ -68,28 +86,17 @@ class DedupParams(Section):
     bytes_per_shard: Positive
 
 
-class Part(NamedTuple):
-    """One shard of filtered documents. Documents are numbered through the parts; `first` is its first one's."""
+class Candidates(NamedTuple):
+    """Documents that share a band with another: by rank, their numbers, and the places of their ids in `ids`."""
 
-    source: str
-    path: Path
-    first: int
-    stop: int
-
-    @property
-    def scratch(self) -> Path:
-        """Where what is found out about it is kept, less a suffix."""
-        return SCRATCH / f"{self.first:012d}"
+    numbers: Numbers
+    ids: pa.LargeStringArray
+    places: Numbers
 
 
-class Signed(NamedTuple):
-    """What is held of documents, each an array over them. `fingerprints` is (2, documents)."""
-
-    ids: Any  # pyarrow strings
-    sizes: NDArray[np.int32]
-    fingerprints: Hashes
-    keys: Hashes  # of the shuffle
-    held_out: NDArray[np.bool_]
+class Split(NamedTuple):
+    documents: int
+    bytes: int
 
 
 def dedup() -> None:
@@ -97,172 +104,156 @@ def dedup() -> None:
     params = load_section(DedupParams, "dedup")
     folder, _ = fresh_folder(DEDUPLICATED), fresh_folder(SCRATCH)
     parts = _parts(source_names())
-    signed = _sign_all(parts, params)
-    numbers = _by_rank(parts, signed)
-    duplicates = _find(parts, signed, numbers, params.near)
-    stays = np.ones(len(numbers), dtype=bool)
-    stays[[duplicate.removed for duplicate in duplicates]] = False
-    lost = _count_by_source(parts, numbers[~stays])
-    _raise_alarm(_count_by_source(parts, numbers), lost, params.max_removed_share)
-    shards = _write_shuffled(folder, parts, signed, numbers, stays, params.bytes_per_shard)
-    evidence = _evidence(duplicates, numbers, signed)
-    table = write_table(folder / REMOVALS_FILE, evidence, REMOVALS, REMOVALS_FILE)
+    signing = partial(sign, rules=params.near, validation_share=params.validation_share, seed=params.seed)
+    with progress("dedup: signatures", len(parts), "shards") as advance:
+        for _ in ordered_map(signing, parts):
+            advance(1)
+    candidates = _ranked(parts, _sharing_a_band(parts, params.near.bands))
+    duplicates = _find(parts, candidates, params.near)
+    stays = np.ones(parts[-1].stop if parts else 0, dtype=bool)
+    stays[candidates.numbers[duplicates.removed]] = False
+    lost = _count_by_source(parts, ~stays)
+    _raise_alarm(_count_by_source(parts, np.ones_like(stays)), lost, params.max_removed_share)
+    evidence = _evidence(parts, candidates, duplicates)
+    table = write_batches(folder / REMOVALS_FILE, evidence, REMOVALS, REMOVALS_FILE)
+    splits = _splits(parts, stays)
+    shards = _write_shuffled(folder, parts, stays, splits, params.bytes_per_shard)
     fresh_folder(SCRATCH).rmdir()
-    kept = numbers[stays]
-    held_out = int(signed.held_out[kept].sum())
+    num_exact = int(duplicates.exact.sum())
+    removed = {"exact_duplicate": num_exact, "near_duplicate": len(duplicates.exact) - num_exact}
     write_manifest(
         "dedup",
         None,
         inputs=[manifest_path("filter", name) for name in source_names()],
         parameters=params.model_dump(),
         outputs={**shards, "removals": [table]},
-        documents=len(kept),
-        bytes=int(signed.sizes[kept].sum(dtype=np.int64)),
-        documents_by_source=_count_by_source(parts, kept),
-        documents_by_split={"train": len(kept) - held_out, "validation": held_out},
-        removed=dict(Counter("exact_duplicate" if d.exact else "near_duplicate" for d in duplicates)),
+        documents=sum(split.documents for split in splits.values()),
+        bytes=sum(split.bytes for split in splits.values()),
+        documents_by_source=_count_by_source(parts, stays),
+        documents_by_split={name: split.documents for name, split in splits.items()},
+        removed={reason: number for reason, number in removed.items() if number},
         removed_by_source=lost,
     )
 
 
 def _parts(names: list[str]) -> list[Part]:
+    """The shards that hold any document."""
     parts: list[Part] = []
     for name in names:
         for shard in shards_of(read_manifest(manifest_path("filter", name), "filter"), "documents"):
             first = parts[-1].stop if parts else 0
-            parts.append(Part(name, FILTERED / name / shard.path, first, first + shard.lines))
+            if shard.lines:
+                parts.append(Part(name, FILTERED / name / shard.path, first, first + shard.lines))
     return parts
 
 
-def _sign_all(parts: list[Part], params: DedupParams) -> Signed:
-    pieces = []
-    with progress("dedup: signatures", len(parts), "shards") as advance:
-        for piece in ordered_map(partial(_sign_part, params=params), parts):
-            pieces.append(piece)
-            advance(1)
-    ids = pa.chunked_array([piece.ids for piece in pieces], pa.large_string())
-    return Signed(ids, *(np.concatenate(arrays, axis=-1) for arrays in list(zip(*pieces, strict=True))[1:]))
+def _sharing_a_band(parts: list[Part], bands: int) -> Numbers:
+    """The numbers of the documents that share a band with another; exact copies share all. One band at a time."""
+    found = np.zeros(parts[-1].stop if parts else 0, dtype=bool)
+    for band in range(bands):
+        found |= shared(_joined(part.numbers()[BANDS + band] for part in parts))
+    return np.flatnonzero(found)
 
 
-def _sign_part(part: Part, params: DedupParams) -> Signed:
-    """Sign one shard; its band keys, shape (bands, documents), go to a file."""
-    rules = params.near
-    documents: list[tuple[str, int, int, bool]] = []
-    marks, bands = [np.empty((2, 0), dtype=np.uint64)], [np.empty((rules.bands, 0), dtype=np.uint64)]
-    for batch in batched(read_documents(part.path), BATCH):
-        texts = fold_all(document.text for document in batch)
-        marks.append(fingerprints(texts))
-        bands.append(band_keys(texts, rules.shingle_words, rules.bands, rules.rows, SEED).T)
-        for document in batch:
-            key = id_hash(document.id, "shuffle", params.seed)
-            held_out = is_validation(document.id, params.validation_share, params.seed)
-            documents.append((document.id, len(document.text.encode()), key, held_out))
-    ids, sizes, keys, held = zip(*documents, strict=True) if documents else ((),) * 4
-    _save(part.scratch.with_suffix(".bands.npy"), np.concatenate(bands, axis=1))
-    return Signed(
-        pa.array(ids, pa.large_string()),
-        np.array(sizes, dtype=np.int32),
-        np.concatenate(marks, axis=1),
-        np.array(keys, dtype=np.uint64),
-        np.array(held, dtype=bool),
-    )
+def _ranked(parts: list[Part], numbers: Numbers) -> Candidates:
+    """Ranks are by the priority of the source, then by id."""
+    priorities = {name: load_source(name).priority for name in {part.source for part in parts}}
+    tasks = _by_part(parts, numbers)
+    ids = arrow_strings(id for task in tasks for id in ids_of(*task))
+    priority = np.repeat([priorities[part.source] for part, _ in tasks], [len(places) for _, places in tasks])
+    order = np.from_dlpack(pc.array_sort_indices(ids)).astype(np.int64)
+    order = order[np.argsort(priority[order], kind="stable")]
+    return Candidates(numbers[order], ids, order)
 
 
-def _by_rank(parts: list[Part], signed: Signed) -> Numbers:
-    """The number of the document at each rank: by the priority of its source, then by id.
-
-    All ids of a source begin with its name and `/`, so sources of one priority follow each other by that.
-    """
-    names = {part.source for part in parts}
-    ranked = []
-    for name in sorted(names, key=lambda name: (load_source(name).priority, f"{name}/")):
-        spans = [np.arange(part.first, part.stop) for part in parts if part.source == name]
-        numbers = np.concatenate(spans)
-        ids = signed.ids.slice(numbers[0] if len(numbers) else 0, len(numbers))
-        ranked.append(numbers[pc.array_sort_indices(ids.combine_chunks()).to_numpy()])
-    return np.concatenate(ranked)
+def _by_part(parts: list[Part], numbers: Numbers) -> list[tuple[Part, Numbers]]:
+    """Ascending numbers as places in the parts that have any."""
+    cuts = [np.searchsorted(numbers, [part.first, part.stop]) for part in parts]
+    pairs = ((part, numbers[start:stop] - part.first) for part, (start, stop) in zip(parts, cuts, strict=True))
+    return [(part, places) for part, places in pairs if len(places)]
 
 
-def _find(parts: list[Part], signed: Signed, numbers: Numbers, rules: DuplicateRules) -> list[Duplicate]:
+def _find(parts: list[Part], candidates: Candidates, rules: DuplicateRules) -> Duplicates:
     """All duplicates, by rank."""
-    copies = first_copies(signed.fingerprints[:, numbers])
-    first = np.flatnonzero(copies == np.arange(len(copies)))
-    bands = (_keys_of_band(parts, band)[numbers[first]] for band in range(rules.bands))
-    buckets = shared_buckets(first, bands)
-    similarity = _measure(parts, numbers, buckets.members, rules)
-    near = []
-    done = 0
-    with progress("dedup: compare", len(buckets.members), "documents") as advance:
-        for duplicate in near_duplicates(buckets, similarity, rules.min_similarity):
-            near.append(duplicate)
-            reached = int(np.searchsorted(buckets.members, duplicate.removed))
-            advance(reached - done)
-            done = reached
-    return list(with_copies(copies, near))
+    numbers = candidates.numbers
+    copies = first_copies(np.stack([_row(parts, numbers, FINGERPRINT + half) for half in (0, 1)]))
+    bands = (_row(parts, numbers, BANDS + band) for band in range(rules.bands))
+    links = linked(copies, bands, rules.bands)
+    judged = all_stay(len(copies))
+    met = members(links)
+    if len(met):
+        _compare(met, links, _write_shingles(parts, numbers, met, rules.shingle_words), rules.min_similarity, judged)
+    return with_copies(copies, judged)
 
 
-def _keys_of_band(parts: list[Part], band: int) -> Hashes:
-    files = [part.scratch.with_suffix(".bands.npy") for part in parts]
-    return np.concatenate([np.load(file, mmap_mode="r")[band] for file in files])
+def _compare(ranks: Ranks, links: Links, spans: tuple[Numbers, Numbers], min_similarity: float, judged: Judged) -> None:
+    """Judge all, with the shingles of a block and of what it may meet in memory at a time."""
+    file_starts, lengths = spans
+    starts, stops = np.zeros((2, len(lengths)), dtype=np.int64)
+    with SHINGLES.open("rb") as file, progress("dedup: compare", len(ranks), "documents") as advance:
+        for start in range(0, len(ranks), BLOCK):
+            block = ranks[start : start + BLOCK]
+            needed = reached(block, links, judged)
+            pieces = zip((8 * file_starts[needed]).tolist(), (8 * lengths[needed]).tolist(), strict=True)
+            hashes = np.frombuffer(b"".join([os.pread(file.fileno(), size, at) for at, size in pieces]), "<u8")
+            stops[needed] = np.cumsum(lengths[needed])
+            starts[needed] = stops[needed] - lengths[needed]
+            judge(block, links, Sets(hashes, starts, stops), min_similarity, judged)
+            advance(len(block))
 
 
-def _measure(parts: list[Part], numbers: Numbers, members: Ranks, rules: DuplicateRules) -> Callable[[int, int], float]:
-    """A function of two ranks among `members`: the similarity of their texts, or 0 where already their lengths say
-    that it is too small. Their shingles wait in one file."""
-    by_number = np.sort(numbers[members])
-    cuts = [np.searchsorted(by_number, [part.first, part.stop]) for part in parts]
-    tasks = [(part, by_number[start:stop]) for part, (start, stop) in zip(parts, cuts, strict=True) if start < stop]
-    stops = [np.zeros(1, dtype=np.int64)]
-    path = SCRATCH / "shingles"
-    with path.open("wb") as file, progress("dedup: shingles", len(tasks), "shards") as advance:
-        for sets, ends in ordered_map(partial(_shingles_of_part, size=rules.shingle_words), tasks):
-            stops.append(stops[-1][-1] + ends)
-            file.write(np.ascontiguousarray(sets).data)
+def _row(parts: list[Part], numbers: Numbers, row: int) -> Hashes:
+    """One of the 64-bit numbers of each of some documents."""
+    order = np.argsort(numbers)
+    values = np.empty(len(numbers), dtype=np.uint64)
+    values[order] = _joined(part.numbers()[row][places] for part, places in _by_part(parts, numbers[order]))
+    return values
+
+
+def _joined(arrays: Iterable[Hashes]) -> Hashes:
+    return np.concatenate([np.empty(0, dtype=np.uint64), *arrays])
+
+
+def _write_shingles(parts: list[Part], numbers: Numbers, ranks: Ranks, size: int) -> tuple[Numbers, Numbers]:
+    """Write the shingles of some documents to one file; where each begins there and how many they are, by rank."""
+    ranks = ranks[np.argsort(numbers[ranks])]
+    tasks = _by_part(parts, numbers[ranks])
+    found = []
+    with SHINGLES.open("wb") as file, progress("dedup: shingles", len(tasks), "shards") as advance:
+        for sets, lengths_of_part in ordered_map(partial(shingles_of, size=size), tasks):
+            file.write(sets.data)
+            found.append(lengths_of_part)
             advance(1)
-    start, length = np.zeros((2, len(numbers)), dtype=np.int64)  # by rank, in the file
-    by_place = members[np.argsort(numbers[members])]
-    start[by_place], length[by_place] = np.concatenate(stops)[:-1], np.diff(np.concatenate(stops))
-    written = path.open("rb")
-
-    @lru_cache(maxsize=CACHED_SETS)
-    def set_of(rank: int) -> Hashes:
-        return np.frombuffer(os.pread(written.fileno(), 8 * length[rank], 8 * start[rank]), dtype=np.uint64)
-
-    def similarity(rank: int, other: int) -> float:
-        shorter, longer = sorted((length[rank], length[other]))
-        return jaccard(set_of(rank), set_of(other)) if shorter >= rules.min_similarity * longer else 0.0
-
-    return similarity
+    starts, lengths = np.zeros((2, len(numbers)), dtype=np.int64)
+    lengths[ranks] = np.concatenate(found)
+    starts[ranks] = np.cumsum(lengths[ranks]) - lengths[ranks]
+    return starts, lengths
 
 
-def _shingles_of_part(task: tuple[Part, Numbers], size: int) -> tuple[Hashes, Numbers]:
-    """The sets of the shingles of some documents of a shard, and where each ends."""
-    part, numbers = task
-    with LineFile(part.path) as file:
-        documents = (decode_document(file[number - part.first], part.path) for number in numbers.tolist())
-        pieces = [shingle_sets(fold_all(d.text for d in batch), size) for batch in batched(documents, BATCH)]
-    lengths = [np.diff(stops, prepend=0) for _, stops in pieces]
-    return np.concatenate([sets for sets, _ in pieces]), np.cumsum(np.concatenate(lengths))
+def _evidence(parts: list[Part], candidates: Candidates, duplicates: Duplicates) -> Iterator[pa.RecordBatch]:
+    sizes = _row(parts, candidates.numbers, SIZE).astype(np.int64)
+    for start in range(0, len(duplicates.removed), ROWS):
+        removed, kept, similarity, exact = (array[start : start + ROWS] for array in duplicates)
+        ids, stayed = (candidates.ids.take(arrow_numbers(candidates.places[ranks])) for ranks in (removed, kept))
+        reasons = ("near_duplicate", "exact_duplicate")
+        columns = {
+            "id": ids,
+            "source": arrow_strings([id.partition("/")[0].encode() for id in ids.to_pylist()]),
+            "stage": arrow_strings([b"dedup"] * len(ids)),
+            "reason": arrow_strings([reasons[flag].encode() for flag in exact.tolist()]),
+            "detail": pa.nulls(len(ids)),
+            "kept": stayed,
+            "similarity": arrow_numbers(np.array([round(value, 6) for value in similarity.tolist()])),
+            "bytes": arrow_numbers(sizes[removed]),
+        }
+        yield from pa.table(columns).cast(REMOVALS).to_batches()
 
 
-def _evidence(duplicates: list[Duplicate], numbers: Numbers, signed: Signed) -> Iterator[dict[str, Any]]:
-    for batch in batched(duplicates, 4096):
-        gone = numbers[[duplicate.removed for duplicate in batch]]
-        kept = numbers[[duplicate.kept for duplicate in batch]]
-        ids = (signed.ids.take(pa.array(side)).to_pylist() for side in (gone, kept))
-        for id, stayed, size, duplicate in zip(*ids, signed.sizes[gone].tolist(), batch, strict=True):
-            reason = "exact_duplicate" if duplicate.exact else "near_duplicate"
-            yield removal(
-                "dedup", id.partition("/")[0], id, reason, kept=stayed, similarity=duplicate.similarity, bytes=size
-            )
-
-
-def _count_by_source(parts: list[Part], numbers: Numbers) -> dict[str, int]:
-    """How many of `numbers` are of each source that has any."""
+def _count_by_source(parts: list[Part], chosen: Flags) -> dict[str, int]:
+    """How many of the chosen documents are of each source that has any."""
     counts: Counter[str] = Counter()
-    ordered = np.sort(numbers)
     for part in parts:
-        counts[part.source] += int(np.diff(np.searchsorted(ordered, [part.first, part.stop]))[0])
+        counts[part.source] += int(chosen[part.first : part.stop].sum())
     return dict(+counts)
 
 
@@ -278,87 +269,51 @@ def _raise_alarm(totals: dict[str, int], lost: dict[str, int], max_share: float)
             )
 
 
-def _write_shuffled(
-    folder: Path, parts: list[Part], signed: Signed, numbers: Numbers, stays: NDArray[np.bool_], bytes_per_shard: int
-) -> dict[str, list[Shard]]:
-    """Shards that are ranges of the shuffle hash; their number follows from the bytes alone.
-
-    In two passes, so that each document is read and written twice however many shards there are: what stays of each
-    part goes to scratch, ordered by shard; then each shard is gathered from all parts.
-    """
-    rank = np.empty(len(numbers), dtype=np.int64)
-    rank[numbers] = np.arange(len(numbers))
-    names: list[str] = []
-    target = np.full(len(numbers), -1, dtype=np.int64)  # by number: which of the shards, if any
-    for split, held_out in zip(SPLITS, (False, True), strict=True):
-        members = np.sort(numbers[stays & (signed.held_out[numbers] == held_out)])
-        num_shards = max(1, -(-int(signed.sizes[members].sum(dtype=np.int64)) // bytes_per_shard))
-        target[members] = len(names) + _range_of(signed.keys[members], num_shards)
-        names += [f"{split}/{shard_name(number)}" for number in range(num_shards)]
-    spans = [slice(part.first, part.stop) for part in parts]
-    tasks = [(part, target[span], signed.keys[span], rank[span]) for part, span in zip(parts, spans, strict=True)]
-    with progress("dedup: scatter", len(tasks), "shards") as advance:
-        for _ in ordered_map(_scatter, tasks):
-            advance(1)
-    shards: list[Shard] = []
-    with progress("dedup: gather", len(names), "shards") as advance:
-        for shard in ordered_map(partial(_gather, folder=folder, parts=parts), list(enumerate(names))):
-            shards.append(shard)
-            advance(1)
-    return {split: [shard for shard in shards if shard.path.startswith(f"{split}/")] for split in SPLITS}
-
-
-def _range_of(keys: Hashes, num_ranges: int) -> Numbers:
-    """keys * num_ranges // 2^64, by halves that do not overflow."""
-    half = np.uint64(32)
-    high, low = keys >> half, keys & np.uint64(2**32 - 1)
-    ranges = (high * np.uint64(num_ranges) + (low * np.uint64(num_ranges) >> half)) >> half
-    return ranges.astype(np.int64)
-
-
-SCATTERED = np.dtype([("target", "<i8"), ("key", "<u8"), ("rank", "<i8"), ("bytes", "<i8")])
-
-
-def _scatter(task: tuple[Part, Numbers, Hashes, Numbers]) -> None:
-    """Write the lines of a part that stay, ordered by target, and a table that says whose they are."""
-    part, target, key, rank = task
-    with LineFile(part.path) as file:
-        lines = [line + b"\n" for line in file]
-    order = np.lexsort((rank, key, target))
-    order = order[target[order] >= 0]
-    table = np.empty(len(order), dtype=SCATTERED)
-    table["target"], table["key"], table["rank"] = target[order], key[order], rank[order]
-    ordered = [lines[line] for line in order.tolist()]
-    table["bytes"] = [len(line) for line in ordered]
-    part.scratch.with_suffix(".lines").write_bytes(b"".join(ordered))
-    _save(part.scratch.with_suffix(".table.npy"), table)
-
-
-def _save(path: Path, array: NDArray[Any]) -> None:
-    """`np.save` by way of memory: numpy's own writing does not say why it failed."""
-    content = BytesIO()
-    np.save(content, array)
-    path.write_bytes(content.getbuffer())
-
-
-def _gather(task: tuple[int, str], folder: Path, parts: list[Part]) -> Shard:
-    """One shard: its lines from the scratch of all parts, by key; of equal keys the lower rank first."""
-    target, name = task
-    lines: list[bytes] = []
-    tables = []
+def _splits(parts: list[Part], stays: Flags) -> dict[str, Split]:
+    """How much of each split stays."""
+    found = dict.fromkeys(SPLITS, Split(0, 0))
     for part in parts:
-        table = np.load(part.scratch.with_suffix(".table.npy"))
-        start, stop = np.searchsorted(table["target"], [target, target + 1])
-        bounds = np.cumsum(table["bytes"][:stop])
-        begin = bounds[start - 1] if start else 0
-        with part.scratch.with_suffix(".lines").open("rb") as file:
-            file.seek(begin)
-            content = file.read(bounds[-1] - begin if start < stop else 0)
-        lines += [line + b"\n" for line in content.split(b"\n")[:-1]]
-        tables.append(table[start:stop])
-    table = np.concatenate(tables)
-    order = np.lexsort((table["rank"], table["key"]))
-    return write_lines(folder / name, (lines[line] for line in order.tolist()), name)
+        numbers, own = part.numbers(), stays[part.first : part.stop]
+        for held_out, name in enumerate(SPLITS):
+            chosen = own & (numbers[HELD_OUT] == held_out)
+            documents, size = found[name]
+            found[name] = Split(documents + int(chosen.sum()), size + int(numbers[SIZE][chosen].sum()))
+    return found
+
+
+def _write_shuffled(
+    folder: Path, parts: list[Part], stays: Flags, splits: dict[str, Split], bytes_per_shard: int
+) -> dict[str, list[Shard]]:
+    """Shards that are ranges of the shuffle hash; their number follows from the bytes alone."""
+    STAYS.write_bytes(stays.data)
+    tasks = []
+    for name, split in splits.items():
+        num_shards = max(1, -(-split.bytes // bytes_per_shard))
+        tasks += [(name, number, num_shards) for number in range(num_shards)]
+    shards: dict[str, list[Shard]] = {name: [] for name in splits}
+    with progress("dedup: shuffle", len(tasks), "shards") as advance:
+        for shard in ordered_map(partial(_gather, folder=folder, parts=parts), tasks):
+            shards[Path(shard.path).parent.name].append(shard)
+            advance(1)
+    return shards
+
+
+def _gather(task: tuple[str, int, int], folder: Path, parts: list[Part]) -> Shard:
+    """The shard `number` of a split: what stays of its range of hashes, from all parts."""
+    split, number, num_shards = task
+    lowest, highest = -(-(number << 64) // num_shards), -(-(number + 1 << 64) // num_shards) - 1
+    stays = np.memmap(STAYS, bool, "r") if parts else np.empty(0, dtype=bool)
+    found: list[tuple[int, bytes]] = []
+    for part in parts:
+        numbers = part.numbers()
+        begin, end = np.searchsorted(numbers[HELD_OUT], np.array([0, 1], dtype=np.uint64) + SPLITS.index(split))
+        keys = numbers[KEY, begin:end]
+        start = begin + np.searchsorted(keys, np.uint64(lowest))
+        stop = begin + np.searchsorted(keys, np.uint64(highest), side="right")
+        places = start + np.flatnonzero(stays[part.first + start : part.first + stop])
+        found += zip(numbers[KEY, places].tolist(), lines_of(part, places), strict=True)
+    name = f"{split}/{shard_name(number)}"
+    return write_lines(folder / name, (line for _, line in sorted(found)), name)
 
 
 if __name__ == "__main__":

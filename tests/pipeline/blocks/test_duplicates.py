@@ -1,6 +1,7 @@
 import hashlib
 import itertools
 import random
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -10,12 +11,15 @@ from numpy.typing import NDArray
 
 from pipeline.blocks.duplicates import (
     SEED,
-    Buckets,
-    Duplicate,
     DuplicateRules,
+    Sets,
+    all_stay,
     first_copies,
-    near_duplicates,
-    shared_buckets,
+    judge,
+    linked,
+    members,
+    reached,
+    shared,
     with_copies,
 )
 from pipeline.blocks.shingles import band_keys, fingerprints, fold, fold_all, jaccard, shingle_hashes, shingle_sets
@@ -23,6 +27,7 @@ from pipeline.blocks.shingles import band_keys, fingerprints, fold, fold_all, ja
 RULES = DuplicateRules(shingle_words=5, bands=14, rows=8, min_similarity=0.8)
 FINE = DuplicateRules(shingle_words=2, bands=32, rows=1, min_similarity=0.5)
 WORDS = 500
+Keys = NDArray[np.uint64]
 TEXTS = st.lists(st.lists(st.sampled_from("abcdE"), max_size=8).map(" ".join), max_size=14)
 
 
@@ -35,15 +40,32 @@ def keys_of(texts: list[str], rules: DuplicateRules) -> NDArray[np.uint64]:
     return band_keys(fold_all(texts), rules.shingle_words, rules.bands, rules.rows, SEED)
 
 
-def dedup(texts: list[str], rules: DuplicateRules, bands: NDArray[np.uint64] | None = None) -> list[Duplicate]:
-    """Duplicates among texts in rank order; with `bands` all zero, every pair is measured."""
+class Duplicate(NamedTuple):
+    removed: int
+    kept: int
+    similarity: float
+    exact: bool
+
+
+def dedup(texts: list[str], rules: DuplicateRules, bands: Keys | None = None, block: int = 3) -> list[Duplicate]:
+    """Duplicates among texts in rank order, judged `block` at a time on what they reach; with `bands` all zero, every
+    pair is measured."""
     bands = keys_of(texts, rules) if bands is None else bands
-    copies = first_copies(fingerprints(fold_all(texts)))
-    first = np.flatnonzero(copies == np.arange(len(copies)))
-    buckets = shared_buckets(first, bands[first].T)
-    sets = sets_of(texts, rules.shingle_words)
-    near = near_duplicates(buckets, lambda i, j: jaccard(sets[i], sets[j]), rules.min_similarity)
-    return list(with_copies(copies, near))
+    folded = fold_all(texts)
+    copies = first_copies(fingerprints(folded))
+    links = linked(copies, bands.T, bands.shape[1])
+    hashes, stops = shingle_sets(folded, rules.shingle_words)
+    starts = np.append(0, stops)[:-1]
+    judged = all_stay(len(texts))
+    met = members(links)
+    for ranks in np.split(met, range(block, len(met), block)) if len(met) else []:
+        unread = np.setdiff1d(np.arange(len(texts)), reached(ranks, links, judged))
+        sets = Sets(hashes, starts.copy(), stops.copy())
+        sets.starts[unread] = sets.stops[unread] = -1  # slices of them are empty: as similar as nothing
+        judge(ranks, links, sets, rules.min_similarity, judged)
+    removed, kept, similarities, exact = with_copies(copies, judged)
+    rounded = [round(value, 6) for value in similarities.tolist()]
+    return [*map(Duplicate, removed.tolist(), kept.tolist(), rounded, exact.tolist())]
 
 
 def words_of(text: str) -> list[str]:
@@ -255,19 +277,26 @@ def test_texts_meet_as_often_as_theory_says(similar: float) -> None:
     assert abs(met / pairs - expected) < 4 * (expected * (1 - expected) / pairs) ** 0.5 + 0.005
 
 
+@given(st.lists(st.integers(0, 9), max_size=12))
+def test_what_is_shared_stands_there_more_than_once(keys: list[int]) -> None:
+    assert shared(np.array(keys, dtype=np.uint64)).tolist() == [keys.count(key) > 1 for key in keys]
+
+
 def test_documents_that_meet_nobody_are_never_looked_at() -> None:
-    keys = [np.array([5, 6, 5, 7], dtype=np.uint64), np.array([1, 1, 2, 3], dtype=np.uint64)]
-    found = shared_buckets(np.array([10, 20, 30, 40]), keys)
-    assert found.members.tolist() == [10, 20, 30]
-    pairs = []
-    assert list(near_duplicates(found, lambda i, j: pairs.append((i, j)) or 0.0, 0.5)) == []
-    assert pairs == [(20, 10), (30, 10)]
+    bands = np.array([[5, 6, 5, 7], [1, 1, 2, 3]], dtype=np.uint64)
+    links = linked(np.arange(4), bands, 2)
+    assert links.tolist() == [[-1, -1], [-1, 0], [0, -1], [-1, -1]]
+    assert members(links).tolist() == [0, 1, 2]
+    assert members(linked(np.array([0, 0, 2, 3]), bands, 2)).tolist() == [0, 2], "a further copy is met by nobody"
 
 
 def test_a_cluster_costs_its_size_not_its_square() -> None:
-    number = 1000
-    buckets = Buckets(np.arange(number), np.arange(number + 1), np.zeros(number, dtype=np.int64))
-    asked = []
-    found = list(near_duplicates(buckets, lambda i, j: asked.append(j) or 0.9, 0.8))
-    assert len(found) == len(asked) == number - 1
-    assert set(asked) == {0}
+    """All meet in all of 14 bands and fall for the first: a square would be some hours of steps."""
+    number = 300_000
+    links = np.repeat(np.arange(-1, number - 1, dtype=np.int32)[:, None], 14, axis=1)
+    sets = Sets(np.array([7], dtype=np.uint64), np.zeros(number, dtype=np.int64), np.ones(number, dtype=np.int64))
+    judged = all_stay(number)
+    judge(np.arange(number), links, sets, 0.8, judged)
+    assert not judged.kept.any()
+    assert set(judged.similarity[1:].tolist()) == {1.0}
+    assert not links[1:].any(), "each is led to the one that stayed"

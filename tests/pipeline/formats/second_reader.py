@@ -111,7 +111,7 @@ def id_hash(id: str, purpose: str, seed: int) -> int:
     return int.from_bytes(hashlib.sha256(f"everystep-v1\n{purpose}\n{seed}\n{id}".encode()).digest()[:8], "big")
 
 
-def validation_limit(share: float) -> int:
+def share_limit(share: float) -> int:
     return round(share * 1e9) * 18446744073
 
 
@@ -161,11 +161,11 @@ def fill_in_the_middle(id: str, text: str, seed: int, share: float, suffix_first
         "<|fim_suffix|>",
         "<|fim_middle|>",
     )
-    if id_hash(id, "fill-in-the-middle", seed) >= validation_limit(share):
+    if id_hash(id, "fill-in-the-middle", seed) >= share_limit(share):
         return [(text, end)]
     places = [id_hash(id, f"fill-in-the-middle-cut-{n}", seed) * (len(text) + 1) // 2**64 for n in (1, 2)]
     prefix, middle, suffix = text[: min(places)], text[min(places) : max(places)], text[max(places) :]
-    if id_hash(id, "fill-in-the-middle-order", seed) >= validation_limit(suffix_first_share):
+    if id_hash(id, "fill-in-the-middle-order", seed) >= share_limit(suffix_first_share):
         return [("", prefix_mark), (prefix, suffix_mark), (suffix, middle_mark), (middle, end)]
     return [("", prefix_mark), ("", suffix_mark), (suffix, middle_mark), (prefix, ""), (middle, end)]
 

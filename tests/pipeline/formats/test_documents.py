@@ -97,7 +97,7 @@ def test_hashes_for_two_purposes_have_nothing_in_common() -> None:
 def test_a_larger_share_holds_out_all_that_a_smaller_does(id: str, seed: int, one: float, other: float) -> None:
     small, large = sorted((one, other))
     assert is_validation(id, large, seed) or not is_validation(id, small, seed)
-    assert is_validation(id, small, seed) == (second.id_hash(id, "validation", seed) < second.validation_limit(small))
+    assert is_validation(id, small, seed) == (second.id_hash(id, "validation", seed) < second.share_limit(small))
 
 
 def test_nothing_and_everything_can_be_held_out() -> None:

@@ -121,7 +121,7 @@ def _(case: Case, _: Path) -> None:
 
 @checks("validation")
 def _(case: Case, _: Path) -> None:
-    limit = second.validation_limit(case["share"])
+    limit = second.share_limit(case["share"])
     assert str(limit) == case["limit"]
     ids = [case["id"]] if "id" in case else [f"s/{i}" for i in range(50)]
     seed = case.get("seed", 0)

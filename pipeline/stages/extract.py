@@ -34,7 +34,7 @@ from pipeline.formats.errors import EverystepError
 from pipeline.formats.files import fresh_folder
 from pipeline.formats.lines import LineFile, Shard, write_lines
 from pipeline.formats.manifests import manifest_path, write_manifest
-from pipeline.formats.project import DOCUMENTS, RAW, WORK
+from pipeline.formats.project import DOCUMENTS, RAW, REMOVALS_FILE, WORK
 from pipeline.formats.tables import REMOVALS, removal, stored_batches, table_writer
 from pipeline.sources.declaration import Source
 from pipeline.sources.document import Rejected
@@ -79,6 +79,11 @@ def extract(name: str) -> None:
     removals = gather_removals((_scratch(name, number, GONE) for number in range(len(parts))), folder)
     documents = sum(part.documents for part in read)
     stop_if_too_many_failed(name, removals, documents + removals.table.lines, source.max_failed_share, folder)
+    if removals.table.lines and not documents:
+        raise EverystepError(
+            f"params.yaml: sources.{name}: no document was found, {removals.removed} were removed; do the reader and "
+            f"its members and columns fit the data? {folder / REMOVALS_FILE} says what is wrong with each record"
+        )
     write_manifest(
         "extract",
         name,

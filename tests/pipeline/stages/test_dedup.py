@@ -10,9 +10,11 @@ import pytest
 
 from pipeline.formats.canonical import pretty
 from pipeline.formats.documents import Document, text_sha256, write_documents
+from pipeline.formats.errors import EverystepError
 from pipeline.formats.lines import Shard
-from pipeline.formats.manifests import manifest_path, write_manifest
+from pipeline.formats.manifests import manifest_path, read_manifest, shards_of, write_manifest
 from pipeline.formats.project import FILTERED
+from pipeline.stages.dedup import dedup
 from tests.project import ROOT, SOURCES, params
 
 PER_SHARD = 40
@@ -68,3 +70,35 @@ def test_order_of_files_and_number_of_workers_change_no_byte(
     first = deduplicated(tmp_path / "one", corpora, order=1, workers=1, monkeypatch=monkeypatch)
     assert len(first) > 5, "several shards"
     assert deduplicated(tmp_path / "four", corpora, order=2, workers=4, monkeypatch=monkeypatch) == first
+
+
+def test_a_corpus_from_which_everything_was_filtered_has_two_empty_splits(
+    tmp_path: Path, corpora: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EVERYSTEP_WORKERS", "1")  # this process, not those of another test, which work elsewhere
+    Path("params.yaml").write_bytes(pretty(params(corpora)))
+    for source in SOURCES:
+        name = "000000.jsonl.zst"
+        shard = write_documents(FILTERED / source / name, [], name)
+        write_manifest("filter", source, inputs=[], parameters={}, outputs={"documents": [shard]})
+    dedup()
+    manifest = read_manifest(manifest_path("dedup"), "dedup")
+    assert (manifest["documents"], manifest["bytes"], manifest["removed"]) == (0, 0, {})
+    assert [len(shards_of(manifest, name)) for name in ("train", "validation", "removals")] == [1, 1, 1]
+
+
+def test_a_shard_with_other_than_its_promised_documents_is_named(
+    tmp_path: Path, corpora: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EVERYSTEP_WORKERS", "1")  # this process, not those of another test, which work elsewhere
+    Path("params.yaml").write_bytes(pretty(params(corpora)))
+    for source in SOURCES:
+        name = "000000.jsonl.zst"
+        own = [document for document in corpus() if document.source == source]
+        shard = write_documents(FILTERED / source / name, own, name)
+        write_manifest("filter", source, inputs=[], parameters={}, outputs={"documents": [shard]})
+    write_documents(FILTERED / SOURCES[0] / name, corpus()[:1], name)
+    with pytest.raises(EverystepError, match=f"{SOURCES[0]}/{name}: 1 documents, its manifest promises"):
+        dedup()

@@ -162,7 +162,7 @@ def test_licences_of_documents_are_translated_and_the_unknown_counted_by_what_th
 
 def test_a_manifest_names_a_hundred_licences_and_counts_the_rest(here: Path) -> None:
     declare(here, license_column="id", licenses={"CC0-1.0": ["free"]})
-    write_part(0, rows_of(0, 150) + rows_of(150, 200))
+    write_part(0, [{"id": "free", "text": "Text."}, *rows_of(0, 200)])
     extract(NAME)
     counted = Counter(manifest()["removed_by_license"])
     assert (counted.total(), counted["(others)"], counted["k99"], counted["k100"]) == (200, 100, 1, 0)
@@ -178,3 +178,12 @@ def test_ten_times_the_documents_take_no_more_memory(here: Path) -> None:
         extract(NAME)
         grown.append(peak() - before)
     assert grown[1] < grown[0] + 20_000  # KiB, where the texts of the second have 45 MB more
+
+
+def test_a_column_that_is_not_there_is_told_instead_of_an_empty_corpus(here: Path) -> None:
+    declare(here, text_column="body")
+    write_part(0, rows_of(0, 5))
+    with pytest.raises(EverystepError, match=r"sources\.letters: no document was found, \{'broken_record': 5\}"):
+        extract(NAME)
+    assert {row["detail"] for row in removed()} == {"column 'body' holds no string"}
+    assert not Path(manifest_path("extract", NAME)).exists()

@@ -12,11 +12,11 @@ RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
 
 .PHONY: release test test-long reproduce setup check clean
 
-# DVC, killed while it writes its list of who reads what, leaves an empty file that it cannot read again; killed while
+# DVC, killed while it writes its list of who reads what, leaves half a file that it cannot read again; killed while
 # it writes the lock, half a lock. Then the committed one comes back, and what was built since from DVC's cache of runs.
 release: .venv/built
 	@exec 9>.venv/lock; flock --nonblock 9 || { echo "error: another make release is under way in this folder; wait for it" >&2; exit 2; }; \
-	[ -s .dvc/tmp/rwlock ] || rm -f .dvc/tmp/rwlock; \
+	.venv/bin/python -m json.tool .dvc/tmp/rwlock /dev/null 2> /dev/null || rm -f .dvc/tmp/rwlock; \
 	if $(RUN) dvc stage list 2>&1 | grep -Eq "dvc\.lock' (is invalid|validation failed)"; then \
 	  echo "dvc.lock was cut off; the committed one comes back" >&2; git checkout --quiet -- dvc.lock || rm -f dvc.lock; fi; \
 	$(RUN) dvc repro && $(RUN) everystep show release

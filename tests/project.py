@@ -1,5 +1,6 @@
 """A small project: this checkout's code, three tiny sources on disk, two tiny models. Built for real by DVC."""
 
+import json
 import os
 import random
 import re
@@ -153,7 +154,9 @@ def killed_repro(folder: Path, seconds: float) -> bool:
 def mend(folder: Path) -> None:
     """What `make release` does first: DVC, killed while it writes this list or the lock, cannot read it again."""
     readers = folder / ".dvc" / "tmp" / "rwlock"
-    if readers.exists() and not readers.stat().st_size:
+    try:
+        json.loads(readers.read_bytes() if readers.exists() else b"{}")
+    except ValueError:
         readers.unlink()
     if re.search(r"dvc\.lock' (is invalid|validation failed)", run(folder, "dvc", "stage", "list", check=False).stderr):
         (folder / "dvc.lock").unlink()

@@ -2,7 +2,8 @@
 
 Starts from the stored state at `--from`, reads the rows of the run in their published order, and compares each
 step's entry (loss, gradient norm, rate, digest of all weights) with the released log, and the state at a stored
-checkpoint with its record. The code is the trainer's own loop; nothing is written.
+checkpoint with its record. The code is the trainer's own loop; nothing is
+written, but what was found in rows of others (`trainer.checked`).
 """
 
 from dataclasses import dataclass

@@ -51,7 +51,7 @@ class Sets(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """Of each rank the one that it fell for, or itself if it stays; the similarity to the most similar one met; and the
+    """Of each rank the one that it fell for, or itself if it stays; of what fell, the similarity to that one; and the
     last one that was measured against it."""
 
     kept: Ranks
@@ -184,6 +184,6 @@ def _judge(
 
 @compiled
 def _similarity_above(left: Keys, right: Keys, minimum: float) -> float:
-    """The similarity, or 0 where already the sizes say that it is below `minimum`."""
+    """The similarity, or 0 where the sizes say that it is below `minimum`: as a quotient, which rounds alike."""
     shorter, longer = min(len(left), len(right)), max(len(left), len(right))
-    return similarity(left, right) if shorter >= minimum * longer else 0.0
+    return similarity(left, right) if shorter / longer >= minimum else 0.0

@@ -10,7 +10,7 @@ hashes: the order in which documents are packed into rows.
 
 Each text is read once, and once more if it shares a band with another: signed, with all that is needed later, and laid
 down in the order of the shuffle (`signed.py`); then shards are gathered from there. The stage itself holds a byte for
-each document, and ids and numbers of those that share a band.
+each document, some 33 more while a band is looked through, and ids and numbers of those that share one.
 """
 
 import os

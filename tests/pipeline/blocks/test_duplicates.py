@@ -149,6 +149,13 @@ def test_nothing_falls_by_a_chain_of_similarities() -> None:
     assert [(d.removed, d.kept) for d in dedup([b, a, c], rules, every_pair([a, b, c]))] == [(1, 0), (2, 0)]
 
 
+def test_a_similarity_at_the_threshold_is_enough_however_it_rounds() -> None:
+    """0.55 x 100 is more than 55 in floating point, 55 / 100 is 0.55."""
+    rules = RULES.model_copy(update={"shingle_words": 1, "min_similarity": 0.55})
+    texts = [" ".join(f"w{number}" for number in range(count)) for count in (100, 55)]
+    assert [(d.kept, d.similarity) for d in dedup(texts, rules, every_pair(texts))] == [(0, 0.55)]
+
+
 def test_an_exact_copy_of_a_removed_document_names_what_stayed_for_that() -> None:
     rules = RULES.model_copy(update={"shingle_words": 1, "min_similarity": 0.6})
     a, b = numbered(0), numbered(4)

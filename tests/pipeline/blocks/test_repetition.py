@@ -14,19 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.blocks.block import Fault
-from pipeline.blocks.quality import GopherRepetition, gopher_repetition, plain_words
+from pipeline.blocks.quality import gopher_repetition, plain_words
 from pipeline.blocks.repetition import bounds
 from pipeline.blocks.words import split_words
+from tests.pipeline.blocks.test_quality import REPETITION
 
 SIZES = range(2, 11)
-RULES = GopherRepetition(
-    dup_line_frac=0.3,
-    dup_para_frac=0.3,
-    dup_line_char_frac=0.2,
-    dup_para_char_frac=0.2,
-    top_n_grams=[0.2, 0.18, 0.16],
-    dup_n_grams=[0.15, 0.14, 0.13, 0.12, 0.11, 0.1],
-)
 SOME = [f"w{n}" for n in range(400)]
 
 
@@ -60,10 +53,10 @@ def test_the_rule_decides_with_bounds_as_without(seed: int) -> None:
         part = words[start : start + draw.randint(2, 14)]
         words[draw.randrange(len(words)) : 0] = part * draw.randint(1, 4)
     text = "".join(word + draw.choice([" "] * 9 + ["\n", "\n\n", ", "]) for word in words)
-    tree = RULES.model_dump()
+    tree = REPETITION.model_dump()
     top, again = enumerate(tree.pop("top_n_grams"), 2), enumerate(tree.pop("dup_n_grams"), 5)
     rule = GopherRepetitionFilter(**tree, top_n_grams=tuple(top), dup_n_grams=tuple(again), language=plain_words())
-    verdict, found = rule.filter(Document(text=text, id="")), gopher_repetition(RULES)(text)
+    verdict, found = rule.filter(Document(text=text, id="")), gopher_repetition(REPETITION)(text)
     if verdict is True:
         assert found is None
     else:
@@ -80,5 +73,5 @@ def measured(reason: str, text: str) -> str | None:
         return f"{find_top_duplicate(get_n_grams(words, n)) / len(text):.3f}"
     if reason.startswith("duplicated_"):
         return f"{find_all_duplicate(words, n) / len(text):.3f}"
-    other = gopher_repetition(RULES.model_copy(update={"top_n_grams": [], "dup_n_grams": []}))(text)
+    other = gopher_repetition(REPETITION.model_copy(update={"top_n_grams": [], "dup_n_grams": []}))(text)
     return other.detail if isinstance(other, Fault) else None

@@ -18,6 +18,7 @@ from pipeline.stages.dedup import dedup
 from tests.project import ROOT, SOURCES, params
 
 PER_SHARD = 40
+SHARD = "000000.jsonl.zst"
 
 
 def corpus() -> list[Document]:
@@ -72,16 +73,21 @@ def test_order_of_files_and_number_of_workers_change_no_byte(
     assert deduplicated(tmp_path / "four", corpora, order=2, workers=4, monkeypatch=monkeypatch) == first
 
 
+def filter_to(corpora: Path, documents: list[Document], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the filter leaves here: a shard of each source. This process works on it, and no other test's."""
+    monkeypatch.setenv("EVERYSTEP_WORKERS", "1")
+    Path("params.yaml").write_bytes(pretty(params(corpora)))
+    for source in SOURCES:
+        own = [document for document in documents if document.source == source]
+        shard = write_documents(FILTERED / source / SHARD, own, SHARD)
+        write_manifest("filter", source, inputs=[], parameters={}, outputs={"documents": [shard]})
+
+
 def test_a_corpus_from_which_everything_was_filtered_has_two_empty_splits(
     tmp_path: Path, corpora: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("EVERYSTEP_WORKERS", "1")  # this process, not those of another test, which work elsewhere
-    Path("params.yaml").write_bytes(pretty(params(corpora)))
-    for source in SOURCES:
-        name = "000000.jsonl.zst"
-        shard = write_documents(FILTERED / source / name, [], name)
-        write_manifest("filter", source, inputs=[], parameters={}, outputs={"documents": [shard]})
+    filter_to(corpora, [], monkeypatch)
     dedup()
     manifest = read_manifest(manifest_path("dedup"), "dedup")
     assert (manifest["documents"], manifest["bytes"], manifest["removed"]) == (0, 0, {})
@@ -92,13 +98,7 @@ def test_a_shard_with_other_than_its_promised_documents_is_named(
     tmp_path: Path, corpora: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("EVERYSTEP_WORKERS", "1")  # this process, not those of another test, which work elsewhere
-    Path("params.yaml").write_bytes(pretty(params(corpora)))
-    for source in SOURCES:
-        name = "000000.jsonl.zst"
-        own = [document for document in corpus() if document.source == source]
-        shard = write_documents(FILTERED / source / name, own, name)
-        write_manifest("filter", source, inputs=[], parameters={}, outputs={"documents": [shard]})
-    write_documents(FILTERED / SOURCES[0] / name, corpus()[:1], name)
-    with pytest.raises(EverystepError, match=f"{SOURCES[0]}/{name}: 1 documents, its manifest promises"):
+    filter_to(corpora, corpus(), monkeypatch)
+    write_documents(FILTERED / SOURCES[0] / SHARD, corpus()[:1], SHARD)
+    with pytest.raises(EverystepError, match=f"{SOURCES[0]}/{SHARD}: 1 documents, its manifest promises"):
         dedup()

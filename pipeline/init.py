@@ -19,13 +19,14 @@ from ruamel.yaml import YAML
 
 import pipeline
 from pipeline.formats.errors import EverystepError
-from pipeline.formats.files import write_bytes
-from pipeline.formats.project import PARAMS, RECIPES
+from pipeline.formats.files import plain_name, write_bytes
+from pipeline.formats.manifests import manifest_path
+from pipeline.formats.project import PARAMS, RECIPES, RUNS
 from pipeline.formats.yaml import load_yaml
+from pipeline.stages.params import model_names, source_names
 
 CODE = ("pipeline", "trainer")
 FILES = ("LICENSE", "constraints.txt", "pyproject.toml", ".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore")
-NAME = r"[a-z0-9][a-z0-9.-]*"
 COMMIT = r"[0-9a-f]{40}"
 STAGES = Path("dvc.yaml")
 Resolve = Callable[[str, str], str]
@@ -65,12 +66,12 @@ def init(folder: Path, example: Path, root: Path, resolve: Resolve | None = None
 
     It appears whole or not at all, but for what `git init` adds at the end.
     """
-    if not re.fullmatch(NAME, folder.name):
-        raise EverystepError(f"{folder.name!r} cannot name a release: a letter or digit, then a-z, 0-9, `.` and `-`")
+    plain_name(folder.name, "NAME")
     if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
         raise EverystepError(f"{folder}: is there already; name a new folder")
     params = load_yaml(example / PARAMS)
-    sources, models = sorted(params.get("sources", {})), list(params["models"])
+    models = model_names(example / PARAMS)
+    sources = [] if "rows" in params else source_names(example / PARAMS)
     text, pinned, unpinned = _own_params((example / PARAMS).read_text("utf-8"), folder.name, resolve)
     recipes = {name: _recipe(name, example, root) for name in models}
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +79,7 @@ def init(folder: Path, example: Path, root: Path, resolve: Resolve | None = None
     try:
         copy_code(root, made)
         write_bytes(made / PARAMS, text.encode())
-        write_bytes(made / STAGES, own_stages(root, example, sources, models).encode())
+        write_bytes(made / STAGES, own_stages(root, example, models).encode())
         for name, path in recipes.items():
             (made / RECIPES).mkdir(exist_ok=True)
             shutil.copy(path, made / RECIPES / f"{name}.yaml")
@@ -102,32 +103,24 @@ def copy_code(root: Path, folder: Path) -> None:
         shutil.copy(root / name, folder / name)
 
 
-def own_stages(root: Path, example: Path, sources: Iterable[str], models: Iterable[str]) -> str:
-    """`dvc.yaml`: the example's, or the checkout's with other sources and models in the place of its own."""
+def own_stages(root: Path, example: Path, models: Iterable[str]) -> str:
+    """`dvc.yaml`: the example's, or the checkout's with plots of the new release's models."""
     if (example / STAGES).is_file():
         return (example / STAGES).read_text("utf-8")
-    own = load_yaml(root / PARAMS)
     loader = _round_trip()
     tree = loader.load((root / STAGES).read_text("utf-8"))
-    for stage in tree["stages"].values():
-        for names, others in ((list(own["sources"]), sources), (list(own["models"]), models)):
-            if "deps" in stage:
-                stage["deps"] = _with_others(stage["deps"], names, list(others))
+    tree["plots"] = plots(models)
     return _dumped(loader, tree)
 
 
-def _with_others(deps: list[str], names: list[str], others: list[str]) -> list[str]:
-    """`deps` with what names the first of `names` once for each of `others`, there where the first one stands."""
-    pattern = re.compile(rf"(?<=/){re.escape(names[0])}(?=$|\.json$|\.yaml$|/)")
-    of_first = [dep for dep in deps if pattern.search(dep)]
-    named = {dep for dep in deps if _names_one_of(dep, names)}
-    at = next((i for i, dep in enumerate(deps) if dep in named), len(deps))
-    own = [pattern.sub(other, dep) for other in others for dep in of_first]
-    return [*(dep for dep in deps[:at] if dep not in named), *own, *(dep for dep in deps[at:] if dep not in named)]
-
-
-def _names_one_of(path: str, names: list[str]) -> bool:
-    return any(part.removesuffix(".json").removesuffix(".yaml") in names for part in path.split("/"))
+def plots(models: Iterable[str]) -> list[dict[str, Any]]:
+    """What `dvc plots` draws: one chart of each kind, a line for each model."""
+    names = list(models)
+    charts = {
+        "training loss": {f"{RUNS}/{name}/log.csv": "loss" for name in names},
+        "validation loss": {manifest_path("evaluate", name).as_posix(): "loss" for name in names},
+    }
+    return [{title: {"x": "step", "y": lines}} for title, lines in charts.items()]
 
 
 def _own_params(text: str, name: str, resolve: Resolve | None) -> tuple[str, dict[str, str], list[str]]:

@@ -31,7 +31,7 @@ def make_project(folder: Path, corpora: Path) -> Path:
     """A new project in `folder` that reads the files in `corpora`."""
     copy_code(ROOT, folder)
     (folder / "params.yaml").write_bytes(pretty(params(corpora)))
-    (folder / "dvc.yaml").write_text(own_stages(ROOT, folder, SOURCES, MODELS))
+    (folder / "dvc.yaml").write_text(own_stages(ROOT, folder, MODELS))
     (folder / "recipes").mkdir()
     for name in MODELS:
         (folder / "recipes" / f"{name}.yaml").write_bytes(pretty(recipe(name)))

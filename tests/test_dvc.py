@@ -1,6 +1,7 @@
 """`dvc.yaml` says what each stage loads and writes, and the committed lock agrees with what is committed beside it."""
 
 import hashlib
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,13 @@ from typing import Any
 import pytest
 
 from pipeline.formats.canonical import parse, pretty
-from pipeline.formats.manifests import manifest_path
+from pipeline.formats.manifests import manifest_path, section_digest
 from pipeline.formats.yaml import load_yaml
+from pipeline.init import plots
 from pipeline.stages.params import OPTIONAL, SECTIONS
 from pipeline.stages.release import lock_before_release
 from tests.imports import ROOT, closure
-from tests.project import repro, run
+from tests.project import MODELS, SOURCES, repro, run
 from tests.test_layering import says_nothing
 
 STAGES: dict[str, Any] = load_yaml(ROOT / "dvc.yaml")["stages"]
@@ -76,13 +78,15 @@ def test_manifests_are_metrics_outside_the_cache_and_nothing_is_frozen_or_kept(s
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_input_is_the_output_of_another_stage_or_a_tracked_file(stage: str) -> None:
-    """Each by its name, never by a parent folder: then a bare clone can check the lock without any data."""
+    """Data by its own name, so that a bare clone can check the lock without any. Manifests are in Git: a stage that
+    reads those of all sources or models depends on their folder, and so on every stage that writes into it."""
     written = {PLACEHOLDER.sub("*", out) for other in STAGES for out in outs(other)}
+    folders = {str(Path(out).parent) for out in written if out.startswith("manifests/") and "*" in out}
     tracked = set(run(ROOT, "git", "ls-files").stdout.splitlines())
     for dep in body(stage)["deps"]:
         general = PLACEHOLDER.sub("*", dep)
         known = general in written or any(re.fullmatch(w.replace("*", "[^/]+"), general) for w in written)
-        assert known or dep in tracked or general == "recipes/*.yaml", dep
+        assert known or dep in tracked | folders or general == "recipes/*.yaml", dep
 
 
 def outs(stage: str) -> list[str]:
@@ -90,13 +94,31 @@ def outs(stage: str) -> list[str]:
     return [out if isinstance(out, str) else next(iter(out)) for out in [*tree["outs"], *tree["metrics"]]]
 
 
-def test_dedup_and_release_read_every_source_and_model() -> None:
+def test_no_stage_names_a_source_or_a_model() -> None:
+    """So that a new one cannot be forgotten in a list; DVC finds the edges."""
     params = load_yaml(ROOT / "params.yaml")
-    for source in params["sources"]:
-        assert {f"manifests/filtered/{source}.json", f"data/filtered/{source}"} <= set(body("dedup")["deps"])
-        assert {f"manifests/sources/{source}.json", f"data/filtered/{source}"} <= set(body("release")["deps"])
-    for model in params["models"]:
-        assert {f"recipes/{model}.yaml", f"runs/{model}", f"results/{model}"} <= set(body("release")["deps"])
+    names = {*params["sources"], *params["models"]}
+    for stage in STAGES:
+        parts = {
+            part.split(".")[0] for dep in body(stage)["deps"] for part in dep.split("/") if not dep.endswith(".py")
+        }
+        assert not parts & names
+
+
+def test_the_plots_draw_every_model() -> None:
+    assert load_yaml(ROOT / "dvc.yaml")["plots"] == plots(load_yaml(ROOT / "params.yaml")["models"])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_manifest_names_the_sections_that_dvc_is_told_of(stage: str) -> None:
+    """The digests of sections in a manifest say what DVC's `params` say."""
+    params = load_yaml(ROOT / "params.yaml")
+    of = {"train": params["models"], "evaluate": params["models"]}.get(
+        stage, list(params["sources"]) if stage in PER_SOURCE else [None]
+    )[0]
+    manifest = parse((ROOT / manifest_path(stage, of)).read_bytes())
+    declared = [PLACEHOLDER.sub(str(of), name) for name in body(stage).get("params", [])]
+    assert manifest["params"] == {name: section_digest(params, name) for name in declared}
 
 
 def test_release_depends_on_every_section_and_no_stage_on_the_executor() -> None:
@@ -156,3 +178,103 @@ def test_release_holds_the_entries_of_the_lock_that_is_committed() -> None:
     entries = pretty(lock_before_release(sorted(params["sources"]), params["models"], load_yaml(ROOT / "dvc.lock")))
     released = parse((ROOT / "manifests" / "release.json").read_bytes())["lock_sha256"]
     assert hashlib.sha256(entries).hexdigest() == released
+
+
+# What DVC shows and shares
+
+
+@pytest.fixture(scope="module")
+def shared(built_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone of the built project that took everything from a remote."""
+    folder = tmp_path_factory.mktemp("shared")
+    store, clone = folder / "store", folder / "clone"
+    run(folder, "cp", "--archive", "--reflink=auto", str(built_project), "owner")
+    run(folder / "owner", "dvc", "remote", "add", "--default", "store", str(store))
+    run(folder / "owner", "dvc", "push")
+    run(folder, "git", "clone", "--quiet", "owner", "clone")
+    run(clone, "dvc", "remote", "add", "--default", "store", str(store))
+    return clone
+
+
+def test_a_clone_pulls_everything_and_status_agrees(shared: Path) -> None:
+    run(shared, "dvc", "pull")
+    assert "up to date" in run(shared, "dvc", "status").stdout
+    run(shared, "dvc", "checkout")
+    assert "Running" not in repro(shared, "--dry").stdout
+
+
+def test_this_checkout_is_one_pipeline(tmp_path: Path) -> None:
+    """A `dvc.yaml` in `examples/` must not become part of the project: its data was never built here."""
+    run(tmp_path, "git", "clone", "--quiet", str(ROOT), "clone")
+    listed = run(tmp_path / "clone", "dvc", "stage", "list", "--all", "--name-only").stdout.split()
+    assert listed
+    assert [name for name in listed if "examples" in name] == []
+
+
+def test_metrics_show_the_loss_of_each_model(shared: Path) -> None:
+    shown = json.loads(run(shared, "dvc", "metrics", "show", "--json").stdout)[""]["data"]
+    for model in MODELS:
+        metrics = shown[f"manifests/evaluations/{model}.json"]["data"]
+        assert metrics["loss"] > 0
+        assert metrics["bits_per_byte"] > 0
+
+
+def test_a_change_of_the_loss_is_in_the_diff_of_metrics(shared: Path) -> None:
+    path = shared / manifest_path("evaluate", MODELS[0])
+    before = path.read_bytes()
+    tree = parse(before)
+    path.write_bytes(pretty(tree | {"loss": tree["loss"] / 2}))
+    changes = json.loads(run(shared, "dvc", "metrics", "diff", "--json").stdout)
+    path.write_bytes(before)
+    (change,) = changes.values()
+    assert change["loss"]["new"] == tree["loss"] / 2
+
+
+def test_plots_draw_a_line_for_each_model(shared: Path) -> None:
+    run(shared, "dvc", "pull")
+    shown = json.loads(run(shared, "dvc", "plots", "show", "--json", "--split").stdout)
+    charts = {title.split(":")[-1]: chart for title, chart in shown["data"].items()}
+    assert set(charts) == {"training loss", "validation loss"}
+    for (chart,) in charts.values():
+        points = json.loads(chart["anchor_definitions"]["<DVC_METRIC_DATA>"])
+        assert {model for model in MODELS for point in points if model in json.dumps(point)} == set(MODELS)
+
+
+# Nothing stale
+
+
+@pytest.mark.parametrize("change", ["models", "sources"])
+def test_what_is_new_in_params_is_built_and_enters_the_release(
+    built_project: Path, tmp_path: Path, change: str
+) -> None:
+    """No list has to be edited: DVC runs the new stages first, then those that read all sources or all models."""
+    project = tmp_path / "project"
+    run(tmp_path, "cp", "--archive", "--reflink=auto", str(built_project), "project")
+    tree = load_yaml(project / "params.yaml")
+    if change == "models":
+        recipe = load_yaml(project / "recipes" / f"{MODELS[0]}.yaml")
+        (project / "recipes" / "other.yaml").write_bytes(pretty(recipe | {"name": "other"}))
+        tree["models"].append("other")
+        expected = ["train@other", "evaluate@other", "release"]
+    else:
+        tree["sources"]["other"] = tree["sources"][SOURCES[0]] | {"priority": 9}
+        later = [f"{stage}@{model}" for model in MODELS for stage in ("train", "evaluate")]
+        early = [f"{stage}@other" for stage in ("fetch", "extract", "filter")]
+        expected = [*early, "dedup", "tokenizer", "tokenize", *later, "release"]
+    (project / "params.yaml").write_bytes(pretty(tree))
+    assert sorted(would_run(project)) == sorted(expected)
+
+
+def test_a_changed_seed_of_one_model_trains_it_again_and_makes_the_release_again(
+    built_project: Path, tmp_path: Path
+) -> None:
+    project = tmp_path / "project"
+    run(tmp_path, "cp", "--archive", "--reflink=auto", str(built_project), "project")
+    path = project / "recipes" / f"{MODELS[0]}.yaml"
+    path.write_bytes(pretty(load_yaml(path) | {"seed": 99}))
+    assert would_run(project) == [f"train@{MODELS[0]}", f"evaluate@{MODELS[0]}", "release"]
+
+
+def would_run(project: Path) -> list[str]:
+    """The stages that a build would run, in their order."""
+    return re.findall(r"^Running stage '(.+)'", repro(project, "--dry").stdout, flags=re.M)

@@ -26,7 +26,7 @@ ALLOWED = {
         "pipeline.release",
     },
     "pipeline.reproduce": {"pipeline.formats", "pipeline.console"},
-    "pipeline.init": {"pipeline.formats"},
+    "pipeline.init": {"pipeline.formats", "pipeline.stages"},
     "trainer": {"pipeline.formats", "pipeline.console"},
 }
 HEAVY = ("torch", "dvc", "datasets", "datatrove", "transformers", "tokenizers")

@@ -23,7 +23,7 @@ from pipeline.formats.canonical import Json, canonical
 from pipeline.formats.errors import EverystepError
 from pipeline.formats.files import fresh_folder, sha256_file, write_bytes
 from pipeline.formats.lines import Shard, check_shard
-from pipeline.formats.manifests import manifest_path, read_manifest, shards_of, write_manifest
+from pipeline.formats.manifests import manifest_path, read_current, shards_of, write_manifest
 from pipeline.formats.project import PARAMS, RESULTS, RUNS, TOKENIZER, TOKENS
 from pipeline.formats.rows import Rows
 from pipeline.formats.vocabulary import token_bytes
@@ -56,9 +56,10 @@ def evaluate(name: str) -> None:
     recipe, spec = load_recipe(name)
     params = check(_Params, load_yaml(PARAMS), str(PARAMS)).evaluate
     manifest_tokens, manifest_model = manifest_path("tokenize"), manifest_path("train", name)
-    tokens = read_manifest(manifest_tokens, "tokenize")
+    tokens = read_current("tokenize")
+    read_current("tokenizer")
     rows = _validation_rows(tokens, params.rows)
-    checkpoints = [RUNS / name / entry["revision"] for entry in read_manifest(manifest_model, "train")["checkpoints"]]
+    checkpoints = [RUNS / name / entry["revision"] for entry in read_current("train", name)["checkpoints"]]
     processes = default_processes(recipe.data.num_leaves)
     nats = launch(_evaluate, processes, recipe.numerics, name, spec, checkpoints, rows, params.micro_batch)
     targets = rows[:, 1:]
@@ -74,12 +75,15 @@ def evaluate(name: str) -> None:
         "evaluate",
         name,
         inputs=[manifest_model, manifest_tokens, manifest_path("tokenizer")],
+        sections=["evaluate"],
         parameters=params.model_dump(),
         outputs={"evaluation": [Shard(JSONL, len(results), len(content), hashlib.sha256(content).hexdigest())]},
         tokenizer_sha256=sha256_file(TOKENIZER),
         targets=targets.size,
         bytes=num_bytes,
         results=results,
+        loss=results[-1]["loss"],  # once more, outside of a list: `dvc metrics` reads no lists
+        bits_per_byte=results[-1]["bits_per_byte"],
     )
 
 

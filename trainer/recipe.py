@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline.formats.checkpoints import schedule
 from pipeline.formats.errors import EverystepError
+from pipeline.formats.files import PLAIN_NAME, plain_name
 from pipeline.formats.project import PARAMS, RECIPES
 from pipeline.formats.yaml import Section, check, load_yaml
 from trainer.description import ModelSpec
@@ -111,7 +112,7 @@ class LossSection(Section):
 class Recipe(Section):
     """The whole file but its `model` section, which the families read."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
+    name: Annotated[str, Field(pattern=f"^{PLAIN_NAME}$")]
     seed: Seed
     numerics: Literal["portable", "native"]
     precision: Literal["float32", "bfloat16"]
@@ -141,7 +142,7 @@ class Recipe(Section):
 
 def load_recipe(name: str, root: Path = Path()) -> tuple[Recipe, ModelSpec]:
     """The recipe `recipes/NAME.yaml` below `root` and the model that it describes."""
-    path = root / RECIPES / f"{name}.yaml"
+    path = root / RECIPES / f"{plain_name(name, 'a model')}.yaml"
     recipe = check(Recipe, load_yaml(path), str(path))
     if recipe.name != name:
         raise EverystepError(f"{path}: name: the file is called {name}, the recipe {recipe.name!r}; make them equal")
@@ -158,5 +159,8 @@ def suite_of(name: str, root: Path = Path()) -> dict[str, dict[str, Any]]:
     """The recipes, unread but for their YAML, that params.yaml lists beside `name`; only its own where none does."""
     params = load_yaml(root / PARAMS) if (root / PARAMS).is_file() else {}
     models = params.get("models", [])
-    paths = {model: root / RECIPES / f"{model}.yaml" for model in (models if name in models else [name])}
+    paths = {
+        model: root / RECIPES / f"{plain_name(model, f'{PARAMS}: models')}.yaml"
+        for model in (models if name in models else [name])
+    }
     return {model: load_yaml(path) for model, path in paths.items() if path.is_file()}

@@ -23,7 +23,7 @@ from pipeline.formats.canonical import Json, canonical, parse, pretty
 from pipeline.formats.errors import Differs, EverystepError
 from pipeline.formats.files import list_files, sha256_file, write_bytes
 from pipeline.formats.lines import Shard
-from pipeline.formats.manifests import write_manifest
+from pipeline.formats.manifests import manifest_path, read_current, write_manifest
 from pipeline.formats.project import RECIPES, RUNS, WORK
 from pipeline.formats.suite import require_one_suite
 from trainer import log, numerics
@@ -56,6 +56,9 @@ def train(name: str) -> None:
     recipe, spec = load_recipe(name)
     require_one_suite(suite_of(name))
     numerics.enter(recipe.numerics)  # may start this program again, so it stands before the work
+    rows = "tokenize" if recipe.data.layout == "everystep" else "rows"
+    if rows == "tokenize" or manifest_path(rows).is_file():  # rows that somebody put there have no manifest
+        read_current(rows)
     data = training_data(Path(), recipe, spec, CHECKED)
     whole = identity(recipe, spec, data)
     work = WORK / "train" / name / fingerprint(whole)

@@ -99,11 +99,15 @@ def _model(release: Path, name: str, seed: int) -> Iterator[str]:
 def _evaluation(release: Path, name: str) -> Iterator[str]:
     """The manifest's results are those of the lines, one for each checkpoint of the model."""
     where, path = manifest_path("evaluate", name), RESULTS / name / EVALUATION
-    results = read_manifest(release / where, "evaluate")["results"]
+    manifest = read_manifest(release / where, "evaluate")
+    results = manifest["results"]
     yield from _compared(where, "result", results, path, _lines(release, path))
     revisions = [entry["revision"] for entry in read_manifest(release / manifest_path("train", name))["checkpoints"]]
     if [result["revision"] for result in results] != revisions:
         yield f"{where}: its results are not those of the model's checkpoints, in their order"
+    for key in ("loss", "bits_per_byte"):
+        if manifest[key] != results[-1][key]:
+            yield f"{where}: {key} is {manifest[key]}, its last result has {results[-1][key]}"
 
 
 def _csv(release: Path, lines: Path) -> Iterator[str]:

@@ -20,6 +20,7 @@ from pipeline.formats.errors import EverystepError
 TEMPORARY_SUFFIX = ".partial"
 MAX_SMALL_BYTES = 256 << 20
 MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 1024
+PLAIN_NAME = r"[a-z0-9][a-z0-9._-]{0,99}"
 FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\:\ud800-\udfff]")
 
 
@@ -81,6 +82,18 @@ def safe_join(folder: Path, relative: str) -> Path:
         if path.is_symlink():
             raise EverystepError(f"{path}: a symbolic link stands where a file of the release is expected")
     return path
+
+
+def plain_name(name: object, where: str) -> str:
+    """`name`, once it is found fit to become part of a path: the one check of every name of a source, model, recipe
+    or release, whether a person wrote it or a manifest holds it. `where` names file and key."""
+    if isinstance(name, str) and re.fullmatch(PLAIN_NAME, name):
+        return name
+    hint = "; put it in quotes" if isinstance(name, int | float) else ""
+    raise EverystepError(
+        f"{where}: {name!r:.200} cannot be a name: write a lower-case letter or a digit, "
+        f"then at most 99 of a-z, 0-9, `.`, `_` and `-`{hint}"
+    )
 
 
 def list_files(folder: Path) -> list[str]:

@@ -1,8 +1,13 @@
 """Manifests: what each stage built, in Git, without a clock, a host or a path of a machine.
 
-`manifests/...json` is `{"format", "stage", "of", "inputs", "parameters", "outputs", ...counts}`. `inputs`
+`manifests/...json` is `{"format", "stage", "of", "inputs", "params", "parameters", "outputs", ...counts}`. `inputs`
 maps the manifests that this one builds on to the SHA-256 of their bytes, so the root manifest of a release
-reaches every byte through a chain that needs no trust. `outputs` maps a folder or file to its shards.
+reaches every byte through a chain that needs no trust. `params` maps the sections of `params.yaml` that the stage read
+to the SHA-256 of their canonical JSON. `outputs` maps a folder or file to its shards.
+
+A stage reads the manifests of the stages before it through `read_current`, which refuses whatever was not built from
+the params, recipes and manifests of today: DVC runs stages in the right order only if it knows every edge, and a stage
+that somebody starts by hand is in no order at all.
 """
 
 import hashlib
@@ -10,17 +15,18 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipeline.formats.canonical import Json, parse, pretty
-from pipeline.formats.errors import EverystepError
-from pipeline.formats.files import read_small, write_bytes
+from pipeline.formats.canonical import Json, canonical, parse, pretty
+from pipeline.formats.errors import EverystepError, well_shaped
+from pipeline.formats.files import plain_name, read_small, safe_join, write_bytes
 from pipeline.formats.lines import Shard
-from pipeline.formats.project import MANIFESTS
+from pipeline.formats.project import MANIFESTS, PARAMS, RECIPES
+from pipeline.formats.yaml import load_yaml
 
-FORMAT = "everystep/manifest/1"
+FORMAT = "everystep/manifest/2"
 
 
 def manifest_path(stage: str, of: str | None = None) -> Path:
-    """Where the manifest of a stage stands; stages that run per source or model have a folder."""
+    """Where the manifest of a stage is; those of stages that run per source or model have a folder."""
     folders = {
         "fetch": "sources",
         "extract": "documents",
@@ -29,7 +35,11 @@ def manifest_path(stage: str, of: str | None = None) -> Path:
         "evaluate": "evaluations",
     }
     single = {"dedup": "deduplicated", "tokenize": "tokens"}
-    return MANIFESTS / folders[stage] / f"{of}.json" if of else MANIFESTS / f"{single.get(stage, stage)}.json"
+    return (
+        MANIFESTS / folders[stage] / f"{plain_name(of, stage)}.json"
+        if of is not None
+        else MANIFESTS / f"{single.get(stage, stage)}.json"
+    )
 
 
 def write_manifest(
@@ -37,6 +47,7 @@ def write_manifest(
     of: str | None,
     *,
     inputs: Sequence[Path],
+    sections: Sequence[str] = (),
     parameters: Json,
     outputs: dict[str, list[Shard]],
     digested: Mapping[str, str] | None = None,
@@ -44,7 +55,8 @@ def write_manifest(
 ) -> None:
     """Write the manifest of a stage; `counts` are what auditors ask of it.
 
-    `digested` are further inputs whose SHA-256 is known already: corpora are not read once more for it.
+    `sections` names what the stage read of `params.yaml`, in DVC's way: `filter`, `sources.plays`. `digested` are
+    further inputs whose SHA-256 is known already: corpora are not read once more for it.
     """
     tree = {
         "format": FORMAT,
@@ -52,6 +64,7 @@ def write_manifest(
         "of": of,
         "inputs": {path.as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in inputs}
         | dict(digested or {}),
+        "params": {name: section_digest(load_yaml(PARAMS), name) for name in sections},
         "parameters": parameters,
         "outputs": {name: [shard.to_json() for shard in shards] for name, shards in outputs.items()},
         **counts,
@@ -70,6 +83,54 @@ def read_manifest(path: Path, stage: str | None = None) -> dict[str, Json]:
     if not isinstance(tree, dict) or tree.get("format") != FORMAT or (stage and tree.get("stage") != stage):
         raise EverystepError(f"{path}: not a manifest of format {FORMAT}{f' of stage {stage}' if stage else ''}")
     return tree
+
+
+def read_current(stage: str, of: str | None = None) -> dict[str, Json]:
+    """The manifest that a stage of this project left, if a run today would write the same one: it and each manifest
+    that it builds on were made with the sections of `params.yaml`, the recipes and the manifests as they are now."""
+    path = manifest_path(stage, of)
+    _require_current(path, load_yaml(PARAMS), set())
+    return read_manifest(path, stage)
+
+
+def read_all_current(stage: str, names: Sequence[str]) -> dict[str, dict[str, Json]]:
+    """The current manifest of each source or model. One of another name in their folder is refused: DVC does not
+    delete what it no longer builds."""
+    folder = manifest_path(stage, "any").parent
+    for path in sorted(folder.glob("*.json")):
+        if path.stem not in names:
+            raise EverystepError(f"{path}: {PARAMS} no longer declares {path.stem!r}; delete this file")
+    return {name: read_current(stage, name) for name in names}
+
+
+def section_digest(params: Mapping[str, Json], name: str) -> str:
+    """The SHA-256 of a section's canonical JSON; `a.b` is section b of a, and a missing one is null."""
+    section: Json = params
+    for key in name.split("."):
+        section = section.get(key) if isinstance(section, Mapping) else None
+    return hashlib.sha256(canonical(section)).hexdigest()
+
+
+def _require_current(path: Path, params: Mapping[str, Json], checked: set[Path]) -> None:
+    """Raise unless `path`, and everything below `manifests/` and `recipes/` that it builds on, is up to date."""
+    manifest = read_manifest(path)
+    with well_shaped(path):
+        for section, digest in manifest["params"].items():
+            if section_digest(params, section) != digest:
+                raise _stale(path, f"`{section}` in {PARAMS} has changed")
+        for name, digest in manifest["inputs"].items():
+            file = safe_join(Path(), name)
+            if file.parts[0] not in (MANIFESTS.name, RECIPES.name) or file in checked:
+                continue
+            if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != digest:
+                raise _stale(path, f"{file} has changed")
+            checked.add(file)
+            if file.parts[0] == MANIFESTS.name:
+                _require_current(file, params, checked)
+
+
+def _stale(path: Path, what: str) -> EverystepError:
+    return EverystepError(f"{path}: out of date: {what} since it was built; run `dvc repro`")
 
 
 def shards_of(manifest: dict[str, Json], output: str) -> list[Shard]:

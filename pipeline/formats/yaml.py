@@ -1,7 +1,7 @@
 """YAML 1.2 read strictly, and the one way of turning it into a checked model.
 
 PyYAML and DVC's ruamel disagree on `3e-4` and `010`; this loader is YAML 1.2 on both sides. Keys that
-stand twice, aliases, NaN and infinities are refused. An error names file, key and fix.
+stand twice or are no text, aliases, NaN and infinities are refused. An error names file, key and fix.
 """
 
 import math
@@ -54,7 +54,7 @@ def _parsed(text: str, path: Path) -> dict[str, Any]:
     tree = loader.load(text)
     if not isinstance(tree, dict):
         raise EverystepError(f"{path}: expected a mapping at the top, got {type(tree).__name__}")
-    _refuse_non_finite(tree, str(path), "")
+    _refuse_what_json_lacks(tree, str(path), "")
     return tree
 
 
@@ -92,9 +92,11 @@ def _refuse_tricks(events: Iterable[Event], path: Path) -> None:
             raise EverystepError(f"{path}: nested more than {MAX_DEPTH} levels deep")
 
 
-def _refuse_non_finite(value: Any, where: str, key: str) -> None:
+def _refuse_what_json_lacks(value: Any, where: str, key: str) -> None:
     if isinstance(value, float) and not math.isfinite(value):
         raise EverystepError(f"{where}: {key}: {value} is not a number that JSON can hold")
     children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for name, child in children:
-        _refuse_non_finite(child, where, f"{key}.{name}".lstrip("."))
+        if isinstance(value, dict) and not isinstance(name, str):
+            raise EverystepError(f"{where}: {key}: the key {name!r} is not text; put it in quotes")
+        _refuse_what_json_lacks(child, where, f"{key}.{name}".lstrip("."))

@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl, urlsplit
 from pydantic import AfterValidator, BaseModel, Field, RootModel, field_validator, model_validator
 
 from pipeline.formats.errors import EverystepError
+from pipeline.formats.files import plain_name
 from pipeline.formats.spdx import License
 from pipeline.formats.yaml import Section, check
 
@@ -206,8 +207,8 @@ _KINDS: dict[str, type[BaseModel]] = {
 
 def parse_source(name: str, tree: dict[str, Any], where: str) -> PackageSource | UrlSource | HuggingfaceSource:
     """Check the entry `sources.NAME` of the file `where`. Errors read `params.yaml: sources.NAME.key: what; fix`."""
-    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
-        raise EverystepError(f"{where}: sources.{name}: a name is a letter or digit, then only a-z, 0-9 and `-`")
+    if not set(".").isdisjoint(plain_name(name, f"{where}: sources")):
+        raise EverystepError(f"{where}: sources.{name}: the name of a source has no dot: DVC reads one as a level")
     kind = tree.get("kind") if isinstance(tree, dict) else None
     if not isinstance(kind, str) or kind not in _KINDS:
         raise EverystepError(f"{where}: sources.{name}.kind: expected one of {', '.join(_KINDS)}, got {kind!r}")

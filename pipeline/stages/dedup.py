@@ -49,7 +49,7 @@ from pipeline.formats.documents import shard_name
 from pipeline.formats.errors import EverystepError
 from pipeline.formats.files import fresh_folder
 from pipeline.formats.lines import Shard, write_lines
-from pipeline.formats.manifests import manifest_path, read_manifest, shards_of, write_manifest
+from pipeline.formats.manifests import manifest_path, read_all_current, shards_of, write_manifest
 from pipeline.formats.project import DEDUPLICATED, FILTERED, REMOVALS_FILE, SPLITS
 from pipeline.formats.tables import REMOVALS, write_batches
 from pipeline.formats.yaml import Section
@@ -125,6 +125,7 @@ def dedup() -> None:
         "dedup",
         None,
         inputs=[manifest_path("filter", name) for name in source_names()],
+        sections=["sources", "dedup"],
         parameters=params.model_dump(),
         outputs={**shards, "removals": [table]},
         documents=sum(split.documents for split in splits.values()),
@@ -139,8 +140,8 @@ def dedup() -> None:
 def _parts(names: list[str]) -> list[Part]:
     """The shards that hold any document."""
     parts: list[Part] = []
-    for name in names:
-        for shard in shards_of(read_manifest(manifest_path("filter", name), "filter"), "documents"):
+    for name, manifest in read_all_current("filter", names).items():
+        for shard in shards_of(manifest, "documents"):
             first = parts[-1].stop if parts else 0
             if shard.lines:
                 parts.append(Part(name, FILTERED / name / shard.path, first, first + shard.lines))

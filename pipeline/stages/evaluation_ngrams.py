@@ -24,11 +24,13 @@ from pipeline.sources import archives
 from pipeline.sources.rows import as_text, column
 from pipeline.stages.evaluation_sets import EvaluationParams, EvaluationSet
 from pipeline.stages.params import load_section
+from pipeline.stages.upstream import check_fetched
 
 
 def evaluation_ngrams() -> None:
     """Hash the n-grams of all declared sets."""
     params = load_section(EvaluationParams, "evaluation_sets")
+    check_fetched("evaluation_sets", None, EVALUATION_SETS)
     folder = fresh_folder(EVALUATION_NGRAMS)
     found: list[Hashes] = []
     owners: list[tuple[str, str]] = []
@@ -47,6 +49,7 @@ def evaluation_ngrams() -> None:
         "evaluation_ngrams",
         None,
         inputs=[manifest_path("evaluation_sets")],
+        sections=["evaluation_sets.words", "evaluation_sets.sets"],
         parameters={
             "words": params.words,
             "sets": {name: declared.model_dump() for name, declared in params.sets.items()},

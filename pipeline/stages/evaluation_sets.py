@@ -51,7 +51,15 @@ def evaluation_sets() -> None:
             done = bytes_done
 
         files = fetch("evaluation_sets", params.artefact, folder, partial, report)
-    write_manifest("evaluation_sets", None, inputs=[], parameters=params.artefact.model_dump(), outputs={}, files=files)
+    write_manifest(
+        "evaluation_sets",
+        None,
+        inputs=[],
+        sections=["evaluation_sets.artefact"],
+        parameters=params.artefact.model_dump(),
+        outputs={},
+        files=files,
+    )
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ from pipeline.sources.readers import READERS
 from pipeline.stages.parallel import ordered_map
 from pipeline.stages.params import load_source
 from pipeline.stages.removals import gather_removals, stop_if_too_many_failed
+from pipeline.stages.upstream import check_fetched
 
 SCRATCH = WORK / "extract"
 LINES, GONE = "jsonl.zst", "parquet"  # endings of the two files of a part
@@ -66,6 +67,7 @@ class Span(NamedTuple):
 def extract(name: str) -> None:
     """Extract the source `name`."""
     source = load_source(name)
+    check_fetched("fetch", name, RAW / name)
     folder = fresh_folder(DOCUMENTS / name)
     fresh_folder(SCRATCH / name)
     parts = list(enumerate(READERS[source.reader].parts(RAW / name, source)))
@@ -88,6 +90,7 @@ def extract(name: str) -> None:
         "extract",
         name,
         inputs=[manifest_path("fetch", name)],
+        sections=[f"sources.{name}"],
         parameters={"reader": source.reader},
         outputs={"documents": shards, "removals": [removals.table]},
         documents=documents,

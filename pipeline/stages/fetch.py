@@ -31,6 +31,7 @@ def fetch(name: str) -> None:
         "fetch",
         name,
         inputs=[],
+        sections=[f"sources.{name}"],
         parameters=source.model_dump(),
         outputs={},
         files=files,

@@ -35,7 +35,7 @@ from pipeline.formats.documents import Document, decode_document, encode_documen
 from pipeline.formats.errors import NOT_THE_DOCUMENTS, failure
 from pipeline.formats.files import fresh_folder
 from pipeline.formats.lines import Shard, read_lines, write_lines
-from pipeline.formats.manifests import manifest_path, read_manifest, shards_of, write_manifest
+from pipeline.formats.manifests import manifest_path, read_current, shards_of, write_manifest
 from pipeline.formats.ngrams import read_ngrams
 from pipeline.formats.project import DOCUMENTS, EVALUATION_NGRAMS, FILTERED, WORK
 from pipeline.formats.spdx import License, is_satisfied, parse_expression
@@ -101,11 +101,11 @@ def filter(name: str) -> None:
     folder = fresh_folder(FILTERED / name)
     fresh_folder(SCRATCH / name)
     upstream = [manifest_path("extract", name)]
-    shards = [shard.path for shard in shards_of(read_manifest(upstream[0], "extract"), "documents")]
+    shards = [shard.path for shard in shards_of(read_current("extract", name), "documents")]
     job = Job(name, source.languages, params)
     if "contamination" in params.steps:
         upstream.append(manifest_path("evaluation_ngrams"))
-        hashed = read_manifest(upstream[1], "evaluation_ngrams")
+        hashed = read_current("evaluation_ngrams")
         job = job._replace(ngrams=(hashed["parameters"]["words"], shards_of(hashed, "ngrams")[0].sha256))
     with progress(f"filter {name}", len(shards), "shards") as advance:
         job = job._replace(limit=_cap_limit(job, shards, source.cap_bytes))
@@ -122,6 +122,7 @@ def filter(name: str) -> None:
         "filter",
         name,
         inputs=upstream,
+        sections=[f"sources.{name}", "filter"],
         parameters={"cap_bytes": source.cap_bytes, "languages": source.languages, **params.model_dump()},
         outputs={"documents": [result.shard for result in judged], "removals": [removals.table]},
         documents=sum(result.shard.lines for result in judged),

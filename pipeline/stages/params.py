@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, create_model, model_validator
 
 from pipeline.formats.errors import EverystepError
+from pipeline.formats.files import plain_name
 from pipeline.formats.project import PARAMS
 from pipeline.formats.yaml import Section, check, load_yaml
 from pipeline.sources.declaration import Source, parse_source
@@ -101,7 +102,7 @@ def source_names(path: Path = PARAMS) -> list[str]:
     sources = load_params(path)["sources"]
     if not isinstance(sources, dict) or not sources:
         raise EverystepError(f"{path}: sources: declare at least one source")
-    return sorted(sources)
+    return sorted(plain_name(name, f"{path}: sources") for name in sources)
 
 
 def load_source(name: str, path: Path = PARAMS) -> Source:
@@ -115,10 +116,12 @@ def load_source(name: str, path: Path = PARAMS) -> Source:
 def model_names(path: Path = PARAMS) -> list[str]:
     """The models of the suite, in the order of the file; each has a recipe of its name."""
     models = load_params(path)["models"]
-    valid = isinstance(models, list) and models and all(isinstance(name, str) for name in models)
-    if not valid or len(set(models)) != len(models):
-        raise EverystepError(f"{path}: models: list each model once, by the name of its recipe")
-    return list(models)
+    if not isinstance(models, list) or not models:
+        raise EverystepError(f"{path}: models: list at least one model, by the name of its recipe")
+    names = [plain_name(name, f"{path}: models") for name in models]
+    if len(set(names)) != len(names):
+        raise EverystepError(f"{path}: models: list each model once")
+    return names
 
 
 def load_section(model: type[Chosen], name: str, path: Path = PARAMS) -> Chosen:

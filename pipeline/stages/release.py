@@ -15,8 +15,8 @@ from pydantic import Field
 from pipeline.console import progress, run_command
 from pipeline.formats.canonical import Json, pretty
 from pipeline.formats.errors import EverystepError
-from pipeline.formats.files import atomic_writer, fresh_folder, list_files, sha256_file, write_bytes
-from pipeline.formats.manifests import manifest_path, read_manifest, write_manifest
+from pipeline.formats.files import PLAIN_NAME, atomic_writer, fresh_folder, list_files, sha256_file, write_bytes
+from pipeline.formats.manifests import manifest_path, read_all_current, write_manifest
 from pipeline.formats.project import (
     DEDUPLICATED,
     DOCUMENTS,
@@ -37,11 +37,12 @@ from pipeline.release.facts import gather
 from pipeline.release.gate import check_model
 from pipeline.release.layout import FORMAT, REVISIONS, ROOT, SUMS, content_digest, is_listed, kind_of, revision_line
 from pipeline.release.plot import draw_losses
-from pipeline.stages.params import OPTIONAL, load_section, load_source, model_names, source_names
+from pipeline.stages.params import OPTIONAL, SECTIONS, load_section, load_source, model_names, source_names
 
 LOCK = Path("dvc.lock")
 REMOTE_CODE = Path("trainer/remote/modeling_everystep_openelm.py")
 COPIED = [Path("constraints.txt"), Path("LICENSE"), REMOTE_CODE]
+PER_SOURCE, PER_MODEL = ("fetch", "extract", "filter"), ("train", "evaluate")
 ONCE = ("evaluation_sets", "evaluation_ngrams", "dedup", "tokenizer", "tokenize")  # stages that run once a release
 BUILT = ("data", "runs", "results")
 COPY_SUFFIXES = (".jsonl", ".csv", ".json", ".yaml", ".md")
@@ -50,7 +51,7 @@ COPY_SUFFIXES = (".jsonl", ".csv", ".json", ".yaml", ".md")
 class ReleaseParams(Section):
     """What the card says of the release."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
+    name: Annotated[str, Field(pattern=f"^{PLAIN_NAME}$")]
     version: str
     title: str
     publisher: str
@@ -65,7 +66,10 @@ def release() -> None:
     params = load_section(ReleaseParams, "release")
     sources, models = source_names(), model_names()
     manifests = _manifests(sources, models)
-    trained = {name: read_manifest(manifest_path("train", name), "train") for name in models}
+    for stage in PER_SOURCE:
+        read_all_current(stage, sources)
+    read_all_current("evaluate", models)
+    trained = read_all_current("train", models)
     require_one_suite({name: manifest["parameters"] for name, manifest in trained.items()})
     with progress("release: gate", len(models), "models") as advance:
         records = {}
@@ -91,6 +95,7 @@ def release() -> None:
         "release",
         None,
         inputs=manifests,
+        sections=SECTIONS,
         parameters=params.model_dump(),
         outputs={},
         root_sha256=sha256_file(folder / ROOT),
@@ -101,8 +106,8 @@ def release() -> None:
 
 
 def _manifests(sources: list[str], models: list[str]) -> list[Path]:
-    per_source = [manifest_path(stage, name) for stage in ("fetch", "extract", "filter") for name in sources]
-    per_model = [manifest_path(stage, name) for stage in ("train", "evaluate") for name in models]
+    per_source = [manifest_path(stage, name) for stage in PER_SOURCE for name in sources]
+    per_model = [manifest_path(stage, name) for stage in PER_MODEL for name in models]
     return [*per_source, *map(manifest_path, ONCE), *per_model]
 
 
@@ -142,8 +147,8 @@ def _copy(source: Path, target: Path) -> None:
 
 def lock_before_release(sources: list[str], models: list[str], lock: dict[str, Json]) -> Json:
     """The lock's entries of the stages before this one, by name (JSON is YAML, so DVC's tools read it)."""
-    names = [f"{stage}@{of}" for stage in ("fetch", "extract", "filter") for of in sources]
-    names += [*ONCE, *(f"{stage}@{of}" for stage in ("train", "evaluate") for of in models)]
+    names = [f"{stage}@{of}" for stage in PER_SOURCE for of in sources]
+    names += [*ONCE, *(f"{stage}@{of}" for stage in PER_MODEL for of in models)]
     return {"schema": "2.0", "stages": {name: lock["stages"][name] for name in sorted(names)}}
 
 

@@ -22,7 +22,7 @@ def rows() -> None:
     folder = fresh_folder(PUBLISHED_ROWS)
     with progress("rows", source.files, "files") as advance:
         files = fetch_files(source, folder, partial, lambda path: advance(1, path))
-    write_manifest("rows", None, inputs=[], parameters=source.model_dump(), outputs={}, files=files)
+    write_manifest("rows", None, inputs=[], sections=["rows"], parameters=source.model_dump(), outputs={}, files=files)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from pipeline.console import progress, run_command
 from pipeline.formats.errors import EverystepError
 from pipeline.formats.files import fresh_folder
 from pipeline.formats.lines import Shard
-from pipeline.formats.manifests import manifest_path, read_manifest, shards_of, write_manifest
+from pipeline.formats.manifests import manifest_path, read_current, shards_of, write_manifest
 from pipeline.formats.project import DEDUPLICATED, SPLITS, TOKENIZER, TOKENS, WORK
 from pipeline.formats.rows import ROWS_PER_SHARD, row_shard, rows_at_once, write_order, write_row_shard
 from pipeline.formats.tables import DOCUMENT_INDEX, write_batches
@@ -67,7 +67,7 @@ def tokenize() -> None:
     folder = fresh_folder(TOKENS)
     fresh_folder(SCRATCH)
     width = params.context + 1
-    vocabulary = read_manifest(manifest_path("tokenizer"), "tokenizer")["vocabulary"]
+    vocabulary = read_current("tokenizer")["vocabulary"]
     filling = _filling(params)
     fillings = {"train": filling, "validation": None}
     encoded = {split: _encode(split, vocabulary, fillings[split]) for split in SPLITS}
@@ -86,6 +86,7 @@ def tokenize() -> None:
         "tokenize",
         None,
         inputs=[manifest_path("dedup"), manifest_path("tokenizer")],
+        sections=["mixture", "tokenize"],
         parameters=params.model_dump(exclude_none=True) | {"mixture": mixture.model_dump()},
         outputs=outputs | {"order": [order]},
         width=width,
@@ -107,7 +108,7 @@ def _filling(params: TokenizeParams) -> Filling | None:
 def _encode(split: str, vocabulary: int, filling: Filling | None) -> list[Part]:
     """Encode the shards of a split side by side."""
     scratch = fresh_folder(SCRATCH / split)
-    shards = shards_of(read_manifest(manifest_path("dedup"), "dedup"), split)
+    shards = shards_of(read_current("dedup"), split)
     parts = [
         Part(DEDUPLICATED / shard.path, scratch / f"{number:06d}", id_type(vocabulary))
         for number, shard in enumerate(shards)
@@ -120,7 +121,7 @@ def _encode(split: str, vocabulary: int, filling: Filling | None) -> list[Part]:
 
 def _mix(parts: list[Part], passes: dict[str, int], folder: Path) -> tuple[list[Part], list[Shard]]:
     """Draw and shuffle the training documents, by the seed that shuffled them before."""
-    seed = read_manifest(manifest_path("dedup"), "dedup")["parameters"]["seed"]
+    seed = read_current("dedup")["parameters"]["seed"]
     mixed, left_out = mix(parts, passes, seed, SCRATCH, folder)
     return mixed, [left_out]
 

@@ -15,7 +15,7 @@ from pydantic import Field
 from pipeline.console import progress, run_command
 from pipeline.formats.documents import read_documents
 from pipeline.formats.files import fresh_folder, sha256_file, write_bytes
-from pipeline.formats.manifests import manifest_path, read_manifest, shards_of, write_manifest
+from pipeline.formats.manifests import manifest_path, read_current, shards_of, write_manifest
 from pipeline.formats.project import DEDUPLICATED, TOKENIZER
 from pipeline.formats.vocabulary import END_OF_TEXT, FILL_MIDDLE, FILL_PREFIX, FILL_SUFFIX, token_bytes
 from pipeline.formats.yaml import Section
@@ -36,7 +36,6 @@ def tokenizer() -> None:
     params = load_section(TokenizerParams, "tokenizer")
     filled = load_section(TokenizeParams, "tokenize").fill_in_the_middle
     fresh_folder(TOKENIZER.parent)
-    upstream = manifest_path("dedup")
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     trained.decoder = decoders.ByteLevel()
@@ -51,7 +50,7 @@ def tokenizer() -> None:
 
         def sample() -> Iterator[str]:
             taken = 0
-            for shard in shards_of(read_manifest(upstream, "dedup"), "train"):
+            for shard in shards_of(read_current("dedup"), "train"):
                 for document in read_documents(DEDUPLICATED / shard.path):
                     size = len(document.text.encode())
                     taken += size
@@ -65,7 +64,8 @@ def tokenizer() -> None:
     write_manifest(
         "tokenizer",
         None,
-        inputs=[upstream],
+        inputs=[manifest_path("dedup")],
+        sections=["tokenizer", "tokenize"],
         parameters=params.model_dump(),
         outputs={},
         files=[{"path": TOKENIZER.name, "sha256": sha256_file(TOKENIZER)}],

@@ -32,14 +32,6 @@ def everystep(folder: Path, *words: str, **env: str) -> subprocess.CompletedProc
     return subprocess.run(command, cwd=folder, env=more, capture_output=True, text=True, check=False)
 
 
-def sorted_deps(tree: dict[str, Any]) -> dict[str, Any]:
-    """Stages whose lists of deps are in one order: theirs means nothing."""
-    for stage in tree["stages"].values():
-        body = stage.get("do", stage)
-        body["deps"] = sorted(body["deps"])
-    return tree
-
-
 # What is made
 
 
@@ -60,27 +52,38 @@ def test_new_repository_is_one_whose_stages_dvc_would_all_run(name: str, tmp_pat
 def test_new_repository_names_no_source_and_no_model_of_another(name: str, tmp_path: Path) -> None:
     made = init(tmp_path / "my-release", EXAMPLES / name, ROOT)
     demo = load_yaml(ROOT / "params.yaml")
-    parts = {
-        part.removesuffix(".json").removesuffix(".yaml")
-        for stage in load_yaml(made.folder / "dvc.yaml")["stages"].values()
-        for dep in stage.get("do", stage)["deps"]
-        if not dep.endswith(".py")
-        for part in dep.split("/")
-    }
+    stages = load_yaml(made.folder / "dvc.yaml")
+    paths = [dep for stage in stages["stages"].values() for dep in stage.get("do", stage)["deps"]]
+    paths += [path for chart in stages.get("plots", []) for lines in chart.values() for path in lines["y"]]
+    parts = {part.removesuffix(".json") for path in paths if not path.endswith(".py") for part in path.split("/")}
     assert not parts & {*demo["sources"], *demo["models"]}
     assert [path.name for path in sorted((made.folder / "recipes").iterdir())] == sorted(
         f"{model}.yaml" for model in made.models
     )
     if made.sources:
-        assert parts >= {*made.sources, *made.models}
+        assert parts >= set(made.models)
 
 
 def test_stages_of_the_demo_are_its_own() -> None:
-    """The rule that names other sources and models gives this checkout's `dvc.yaml` for its own."""
+    """The rule that names other models gives this checkout's `dvc.yaml` for its own."""
     demo = load_yaml(ROOT / "params.yaml")
-    text = own_stages(ROOT, EXAMPLES / "none", demo["sources"], demo["models"])
-    (tree,) = [_parsed(text)]
-    assert sorted_deps(tree) == sorted_deps(load_yaml(ROOT / "dvc.yaml"))
+    assert _parsed(own_stages(ROOT, EXAMPLES / "none", demo["models"])) == load_yaml(ROOT / "dvc.yaml")
+
+
+@pytest.mark.parametrize("key", ["models", "sources"])
+def test_an_example_whose_names_lead_elsewhere_writes_nothing(key: str, tmp_path: Path) -> None:
+    example = tmp_path / "a" / "b" / "mine"
+    shutil.copytree(EXAMPLES / "fineweb-edu", example)
+    tree = load_yaml(example / "params.yaml")
+    name = "../../../x"
+    tree |= {"models": [name]} if key == "models" else {"sources": {name: next(iter(tree["sources"].values()))}}
+    (example / "params.yaml").write_bytes(pretty(tree))
+    (example / "recipes").mkdir(exist_ok=True)
+    (example.parent / "x.yaml").write_text("name: x\n")
+    before = list_files(tmp_path)
+    with pytest.raises(EverystepError, match=rf"params.yaml: {key}: '../../../x' cannot be a name"):
+        init(tmp_path / "made", example, ROOT)
+    assert list_files(tmp_path) == before
 
 
 def _parsed(text: str) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def write_ours(project: Path, rows: Sequence[Sequence[int]]) -> list[Shard]:
     """Rows as the stage `tokenize` leaves them, with as much of its manifest as training reads."""
     shards = write_rows(project / TOKENS, [np.array(row) for row in rows], "train")
     manifest = {
-        "format": "everystep/manifest/1",
+        "format": "everystep/manifest/2",
         "stage": "tokenize",
         "of": None,
         "inputs": {},

@@ -148,7 +148,7 @@ def read_shards(_folder: Path, file: Path) -> None:
 
 
 SHARD = {"path": "train/000000.jsonl.zst", "lines": 1, "bytes": 9, "sha256": DIGEST}
-MANIFEST = {"format": "everystep/manifest/1", "stage": "tokenize", "of": None, "inputs": {"a.json": DIGEST}}
+MANIFEST = {"format": "everystep/manifest/2", "stage": "tokenize", "of": None, "inputs": {"a.json": DIGEST}}
 RELEASE = {"format": "everystep/release/1", "name": "demo", "version": "1.0"}
 FILES = {name: {"digest": DIGEST, "kind": kind_of(name)} for name in ("a.json", "b.parquet", "c/d.jsonl.zst")}
 TREE = {"outputs": {"train": [SHARD], "documents": [SHARD, SHARD]}, "parameters": {"x": [1.5, None, "\u20ac"]}}

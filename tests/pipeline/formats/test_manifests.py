@@ -7,7 +7,16 @@ import pytest
 from pipeline.formats.canonical import pretty
 from pipeline.formats.errors import EverystepError
 from pipeline.formats.lines import Shard
-from pipeline.formats.manifests import FORMAT, manifest_path, read_manifest, shards_of, write_manifest
+from pipeline.formats.manifests import (
+    FORMAT,
+    manifest_path,
+    read_all_current,
+    read_current,
+    read_manifest,
+    section_digest,
+    shards_of,
+    write_manifest,
+)
 
 SHARD = Shard("000000.jsonl.zst", 3, 60, "ab" * 32)
 
@@ -55,7 +64,7 @@ def test_each_stage_and_source_has_a_path_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"[]", b"{}", b'{"format":"everystep/manifest/2"}', b'{"format":1,"format":1}', b"\xff"]
+    "text", [b"", b"[]", b"{}", b'{"format":"everystep/manifest/1"}', b'{"format":1,"format":1}', b"\xff"]
 )
 def test_a_manifest_of_another_format_is_refused_by_name(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "m.json").write_bytes(text)
@@ -65,7 +74,7 @@ def test_a_manifest_of_another_format_is_refused_by_name(tmp_path: Path, text: b
 
 def test_a_manifest_of_another_stage_is_refused(project: Path) -> None:
     write_chain()
-    with pytest.raises(EverystepError, match="not a manifest of format everystep/manifest/1 of stage filter"):
+    with pytest.raises(EverystepError, match="not a manifest of format everystep/manifest/2 of stage filter"):
         read_manifest(manifest_path("extract", "s"), "filter")
 
 
@@ -74,6 +83,86 @@ def test_a_manifest_that_is_not_there_is_named_with_the_fix(tmp_path: Path) -> N
         read_manifest(tmp_path / "m.json")
     with pytest.raises(EverystepError, match="cannot be read"):
         read_manifest(tmp_path)
+
+
+PARAMS = {"sources": {"s": {"url": "x"}, "t": {"url": "y"}}, "filter": {"steps": []}, "dedup": {"seed": 1}}
+
+
+@pytest.fixture
+def built(project: Path) -> Path:
+    """Three stages that were run in their order, and the recipe of a model with its run."""
+    (project / "params.yaml").write_bytes(pretty(PARAMS))
+    (project / "recipes").mkdir()
+    (project / "recipes/m.yaml").write_text("name: m\n")
+    for name in ("s", "t"):
+        write_manifest("fetch", name, inputs=[], sections=[f"sources.{name}"], parameters={}, outputs={}, files=[])
+        fetched = [manifest_path("fetch", name)]
+        write_manifest("filter", name, inputs=fetched, sections=["filter"], parameters={}, outputs={"documents": []})
+    filtered = [manifest_path("filter", name) for name in ("s", "t")]
+    write_manifest("dedup", None, inputs=filtered, sections=["dedup"], parameters={}, outputs={})
+    inputs = [Path("recipes/m.yaml"), manifest_path("dedup")]
+    write_manifest("train", "m", inputs=inputs, parameters={}, outputs={}, digested={"data/rows/1.jsonl": "ab" * 32})
+    return project
+
+
+def change(project: Path, **sections: Any) -> None:
+    (project / "params.yaml").write_bytes(pretty(PARAMS | sections))
+
+
+def test_what_was_built_from_the_params_of_today_is_current(built: Path) -> None:
+    assert read_current("dedup") == read_manifest(manifest_path("dedup"))
+    assert list(read_all_current("filter", ["s", "t"])) == ["s", "t"]
+    assert read_current("train", "m")["params"] == {}
+
+
+def test_a_section_that_was_changed_makes_all_that_follows_it_out_of_date(built: Path) -> None:
+    change(built, sources={"s": {"url": "x"}, "t": {"url": "z"}})
+    read_current("filter", "s")
+    for stage, of in (("filter", "t"), ("dedup", None), ("train", "m")):
+        with pytest.raises(EverystepError, match=r"^manifests/sources/t.json: out of date: `sources.t` in params.yaml"):
+            read_current(stage, of)
+
+
+def test_a_section_that_is_gone_makes_its_stage_out_of_date(built: Path) -> None:
+    (built / "params.yaml").write_bytes(pretty({key: PARAMS[key] for key in ("sources", "filter")}))
+    with pytest.raises(EverystepError, match=r"`dedup` in params\.yaml has changed"):
+        read_current("dedup")
+
+
+def test_sections_that_a_stage_did_not_read_change_nothing(built: Path) -> None:
+    change(built, dedup={"seed": 2}, executor="ray")
+    read_all_current("filter", ["s", "t"])
+
+
+@pytest.mark.parametrize("path", ["manifests/filtered/t.json", "manifests/sources/s.json", "recipes/m.yaml"])
+def test_an_input_that_was_built_or_written_again_makes_its_readers_out_of_date(built: Path, path: str) -> None:
+    (built / path).write_bytes((built / path).read_bytes() + b"\n")
+    with pytest.raises(EverystepError, match=rf"out of date: {path} has changed since it was built; run `dvc repro`"):
+        read_current("train", "m")
+
+
+def test_an_input_that_is_gone_makes_its_readers_out_of_date(built: Path) -> None:
+    manifest_path("fetch", "s").unlink()
+    with pytest.raises(EverystepError, match=r"manifests/filtered/s.json: out of date: manifests/sources/s.json"):
+        read_current("dedup")
+
+
+def test_the_manifest_of_a_source_that_is_declared_no_longer_is_refused(built: Path) -> None:
+    with pytest.raises(EverystepError, match=r"filtered/t.json: params.yaml no longer declares 't'; delete this file"):
+        read_all_current("filter", ["s"])
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", ".", "A", "x" * 101, "a\n", "a\x1b[2J", 7])
+def test_a_name_that_could_leave_its_folder_has_no_manifest(name: Any) -> None:
+    with pytest.raises(EverystepError, match="cannot be a name") as caught:
+        manifest_path("train", name)
+    assert "\x1b" not in str(caught.value)
+
+
+def test_the_digest_of_a_section_does_not_depend_on_how_the_file_is_written() -> None:
+    assert section_digest({"a": {"b": 1, "c": [1.0]}}, "a") == section_digest({"a": {"c": [1], "b": 1.0}}, "a")
+    assert section_digest({"a": {"b": 1}}, "a.b") != section_digest({"a": {"b": 2}}, "a.b")
+    assert section_digest({}, "a.b") == section_digest({"a": {"b": None}}, "a.b")
 
 
 PLAIN = SHARD.to_json()

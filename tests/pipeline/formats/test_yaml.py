@@ -28,9 +28,8 @@ def load(folder: Path, text: str) -> dict[str, Any]:
 
 
 def test_scalars_are_those_of_yaml_1_2(tmp_path: Path) -> None:
-    text = (
-        "rate: 3e-4\nten: 010\noctal: 0o10\nword: no\nyes: on\ntext: é\nnull: ~\nlist: [1, 2.0, '3']\ntime: 12:30:45\n"
-    )
+    text = "none: ~\n"
+    text += "rate: 3e-4\nten: 010\noctal: 0o10\nword: no\nyes: on\ntext: é\nlist: [1, 2.0, '3']\ntime: 12:30:45\n"
     assert load(tmp_path, text) == {
         "rate": 0.0003,
         "ten": 10,
@@ -38,7 +37,7 @@ def test_scalars_are_those_of_yaml_1_2(tmp_path: Path) -> None:
         "word": "no",
         "yes": "on",
         "text": "é",
-        None: None,
+        "none": None,
         "list": [1, 2.0, "3"],
         "time": "12:30:45",
     }
@@ -47,6 +46,8 @@ def test_scalars_are_those_of_yaml_1_2(tmp_path: Path) -> None:
 REFUSED = {
     "a key that stands twice": "a: 1\na: 2\n",
     "a key that stands twice below": "a: {b: 1, b: 2}\n",
+    "a key that is a number": "a: {2024: b}\n",
+    "a key that is nothing": "~: b\n",
     "an alias": "a: &x [1]\nb: *x\n",
     "a laughing billion": "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n",
     "a list that holds itself": "a: &a [*a]\n",

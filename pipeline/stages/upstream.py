@@ -1,0 +1,36 @@
+"""Raw files that a stage is about to read, compared with the manifest of the fetch.
+
+A shard is compared where it is read, part by part (`check_shard`). Raw files come in any number and size, and one may
+be read in several parts, so they are compared before the first is opened.
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pipeline.formats.errors import Differs, EverystepError, well_shaped
+from pipeline.formats.files import list_files, safe_join, sha256_file
+from pipeline.formats.manifests import manifest_path, read_current
+from pipeline.stages.parallel import ordered_map
+
+
+def check_fetched(stage: str, of: str | None, folder: Path) -> None:
+    """Raise unless `folder` holds exactly the files, byte for byte, that the current manifest of a fetch lists."""
+    where = manifest_path(stage, of)
+    manifest = read_current(stage, of)
+    with well_shaped(where):
+        promised = {str(file["path"]): file for file in manifest["files"]}
+    found = list_files(folder) if folder.is_dir() else []
+    if sorted(promised) != found:
+        odd = sorted({*promised} ^ {*found})
+        raise EverystepError(
+            f"{folder}: does not hold the files that {where} lists: {odd[0]!r} is missing or extra; run `dvc repro`"
+        )
+    for _ in ordered_map(partial(_check_file, folder=folder, where=where), list(promised.values())):
+        pass
+
+
+def _check_file(promised: dict[str, Any], folder: Path, where: Path) -> None:
+    path = safe_join(folder, promised["path"])
+    if sha256_file(path) != promised["sha256"]:
+        raise Differs(f"{path}: its bytes are not those that {where} lists; run `dvc repro` to fetch them again")

@@ -16,7 +16,7 @@ from pipeline.formats.canonical import Json
 
 CARD = """# {name} {version}
 
-{title}. Published by {publisher}; built by Everystep with `dvc repro` from {num_sources} public corpora.
+{title} Published by {publisher}; built by Everystep with `dvc repro` from {num_sources} public corpora.
 Every file is digested in `release.json`; every checkpoint can be trained again to the same bits from this folder alone,
 on a machine of the numerics class that its manifest names.
 
@@ -34,8 +34,9 @@ that the model was trained on, *rows read* the different rows that held them. Va
 
 ## Data
 
-**The models read {rows_read} of the {rows} training rows ({share_read}).** In the two tables, *documents* and *tokens*
-count what the training rows hold, *read* what of it stands in rows that at least one model read.
+**The models read {rows_read} of the {rows} training rows ({share_read}).** In the next two tables, *documents* and
+*tokens* are those of the training rows, read or not; *documents read* and *tokens read* are those in the rows that at
+least one model read. (A row holds {context} tokens and the target of the last one.)
 
 {sources}
 
@@ -64,9 +65,7 @@ one of them as a folder that transformers loads:
 
 Everything else that can be asked of a release:
 
-    everystep verify release                                        # every digest, every file
-    everystep trace release --model {model} --step {stop}             # the documents in that step's batch
-    everystep replay release --model {model} --from {start} --to {stop}  # train that stretch again, compare
+{questions}
 
 ## Limits
 
@@ -75,8 +74,8 @@ In the words of {publisher}:
 > {limits}
 """
 
-INLINE = re.compile(r"[*_`\[\]|#~$>]")
-ENTITIES = {"&": "&amp;", "<": "&lt;", "\\": "&#92;"}
+MARKS = re.compile(r"[&<\\*`\[\]|#~$>]|(?<![^\W_])_|_(?![^\W_])")  # `_` inside a word is a letter
+ENTITIES = {"&": "&amp;", "<": "&lt;", "\\": "&#92;"}  # a bracket behind two backslashes begins a formula on the Hub
 BLOCK = re.compile(r"^(\d*)(?=[-+=.)])")
 
 # SPDX identifiers that the Hub knows in small letters (https://huggingface.co/docs/hub/repositories-licenses).
@@ -97,7 +96,7 @@ def write_card(facts: dict[str, Json]) -> str:
     start, stop = first["steps"][-3:][:2] if len(first["steps"]) > 1 else first["steps"] * 2
     models, sources, licenses, cleaning, removals = card_tables(facts)
     return front_matter(facts) + CARD.format(
-        title=_first(release["title"]),
+        title=_first(f"{release['title']}."),
         **{key: escaped(release[key]) for key in ("name", "version", "publisher")},
         limits=_quoted(release["limits"]),
         num_sources=len(facts["sources"]),
@@ -113,8 +112,8 @@ def write_card(facts: dict[str, Json]) -> str:
         cleaning=cleaning,
         removals=removals,
         model=first["name"],
-        start=start,
         stop=stop,
+        questions=_questions(first["name"], start, stop),
     )
 
 
@@ -202,13 +201,23 @@ def percent(share: float) -> str:
 
 def escaped(text: str) -> str:
     """A piece of plain text as Markdown that shows just that, inside a line or a cell of a table."""
-    text = re.sub(r"[&<\\]", lambda found: ENTITIES[found[0]], text)
-    return INLINE.sub(r"\\\g<0>", text)
+    return MARKS.sub(lambda mark: ENTITIES.get(mark[0], f"\\{mark[0]}"), text)
 
 
 def _first(text: str) -> str:
     """The same at the beginning of a line, where it must begin neither a list nor an underline."""
     return BLOCK.sub(r"\1\\", escaped(text))
+
+
+def _questions(model: str, start: int, stop: int) -> str:
+    """Commands as a block of code, each with what it answers."""
+    answers = {
+        "verify release": "every digest, every file",
+        f"trace release --model {model} --step {stop}": "the documents in that step's batch",
+        f"replay release --model {model} --from {start} --to {stop}": "train that stretch again, compare",
+    }
+    width = max(map(len, answers))
+    return "\n".join(f"    everystep {command:{width}}  # {answer}" for command, answer in answers.items())
 
 
 def _quoted(text: str) -> str:

@@ -22,7 +22,7 @@ from pipeline.formats.manifests import manifest_path, read_manifest
 from pipeline.formats.order import permute
 from pipeline.formats.project import PARAMS, RESULTS, RUNS, TOKENS
 from pipeline.release.card import card_tables, front_matter, write_notice
-from pipeline.release.coverage import INDEX, count
+from pipeline.release.coverage import count
 from pipeline.release.facts import gather
 from pipeline.release.layout import CARD, NOTICE, ROOT, members
 
@@ -136,7 +136,7 @@ def _coverage(release: Path, models: list[str]) -> Iterator[str]:
     manifest = read_manifest(release / where, "coverage")
     for what, counted in count(release, models).items():
         if manifest[what] != counted:
-            yield f"{where}: {what} is {_shown(manifest[what])}, the order and {INDEX} give {_shown(counted)}"
+            yield f"{where}: {what} is {_shown(manifest[what])}, the order and the index give {_shown(counted)}"
 
 
 def _words(root: dict[str, Json], facts: dict[str, Json]) -> Iterator[str]:

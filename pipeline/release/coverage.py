@@ -4,8 +4,8 @@ A corpus may be much larger than a training: its documents and licences are thos
 were read is arithmetic on the order, and which documents these rows hold is in the document index, so everybody can
 count again. `manifests/coverage.json` of a release holds the counts; `verify` compares.
 
-A place of the order costs 0.3 microseconds and a document of the index about 0.2, with a byte of memory for each row
-and 16 for each document: some minutes for 350 billion tokens.
+It costs 1.2 microseconds a document of the index and 0.4 a sample, with 16 bytes of memory for a document and one for a
+row (measured on 3 million documents): eight minutes on one core and 6 GB for the 350 billion tokens of FineWeb-Edu.
 """
 
 from pathlib import Path

@@ -78,6 +78,7 @@ def make_project(project: Path) -> Path:
         for name, (version, sha256) in OLDER.items()
     }
     tree["sources"] = newer | older
+    tree["descriptions"] = {name: tree["descriptions"][name.removesuffix("-older")] for name in tree["sources"]}
     tree["dedup"]["max_removed_share"] = 1.0
     for part in ("pipeline", "manifests"):
         shutil.copytree(part if part == "manifests" else ROOT / part, project / part)

@@ -93,21 +93,24 @@ def _show_duplicates(folder: Path, id: str | None, largest: int, as_json: bool) 
 
 def _show_release(release: Path, as_json: bool) -> None:
     from pipeline.audit.show import summarize
-    from pipeline.release.card import spelled
+    from pipeline.release.card import percent, spelled
 
     facts = summarize(release)
     if as_json:
         print(json.dumps(facts))
         return
     print(f"{facts['name']} {facts['version']}: {facts['files']:,} files, {facts['bytes'] / 1e6:,.1f} MB")
-    print(f"rows: {facts['rows']['train']:,} to train on, {facts['rows']['validation']:,} held out\n")
+    rows = facts["rows"]
+    counts, shares = ("documents", "documents_read", "tokens", "tokens_read"), ("share", "share_read")
+    print(f"rows: {rows['train']:,} to train on, {rows['read']:,} of them read; {rows['validation']:,} held out\n")
     _table(
-        ["model", "parameters", "tokens", "checkpoints", "validation loss", "bits per byte", "numerics"],
+        ["model", "parameters", "tokens", "rows read", "checkpoints", "validation loss", "bits per byte", "numerics"],
         [
             [
                 model["name"],
                 f"{model['parameters']:,}",
                 f"{model['tokens']:,}",
+                f"{model['rows_read']:,} ({percent(model['share_read'])})",
                 str(len(model["checkpoints"])),
                 f"{model['validation_loss']:.4f}",
                 f"{model['bits_per_byte']:.4f}",
@@ -117,22 +120,25 @@ def _show_release(release: Path, as_json: bool) -> None:
         ],
     )
     _table(
-        ["source", "licence", "documents found", "kept", "tokens", "title"],
+        ["source", "licence", "documents found", "kept", "to train on", "read", "tokens", "tokens read", "title"],
         [
             [
                 s["name"],
                 s["license"],
                 f"{s['documents_found']:,}",
                 f"{s['documents_kept']:,}",
-                f"{s['tokens']:,}",
+                *(f"{s[count]:,}" for count in counts),
                 s["title"],
             ]
             for s in facts["sources"]
         ],
     )
     _table(
-        ["licence", "documents", "tokens", "share of tokens"],
-        [[r["license"], f"{r['documents']:,}", f"{r['tokens']:,}", f"{r['share']:.1%}"] for r in facts["licenses"]],
+        ["licence", "documents", "read", "tokens", "tokens read", "share of tokens", "of tokens read"],
+        [
+            [row["license"], *(f"{row[count]:,}" for count in counts), *(percent(row[share]) for share in shares)]
+            for row in facts["licenses"]
+        ],
     )
     columns = ("documents", "rewritten", "removed")
     _table(

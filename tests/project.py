@@ -61,15 +61,12 @@ def params(corpora: Path) -> dict[str, Any]:
     tree = load_yaml(ROOT / "params.yaml")
     sources = {
         name: {
-            "title": name,
             "kind": "url",
             "url": (corpora / f"{name}.jsonl").as_uri(),
             "sha256": sha256_file(corpora / f"{name}.jsonl"),
             "reader": "jsonl",
             "id_column": "id",
             "license": "CC0-1.0",
-            "issuer": "nobody",
-            "evidence": "made by a test",
             "languages": ["en"],
             "priority": priority,
         }
@@ -79,6 +76,7 @@ def params(corpora: Path) -> dict[str, Any]:
     return tree | {
         "models": list(MODELS),
         "sources": sources,
+        "descriptions": {name: description(name) for name in SOURCES},
         "evaluation_sets": {
             "artefact": {
                 "kind": "url",
@@ -94,6 +92,11 @@ def params(corpora: Path) -> dict[str, Any]:
         "tokenize": tree["tokenize"] | {"context": 32},
         "evaluate": {"rows": 4, "micro_batch": 2},
     }
+
+
+def description(name: str) -> dict[str, str]:
+    """What is said of a source."""
+    return {"title": f"The {name}", "issuer": "nobody", "evidence": "made by a test"}
 
 
 def recipe(name: str) -> dict[str, Any]:

@@ -32,6 +32,7 @@ ORDER = (
     "tokens",
     "models",
     "evaluations",
+    "coverage",
 )
 
 

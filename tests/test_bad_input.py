@@ -70,6 +70,7 @@ def files_in(folder: Path) -> list[str]:
 # params.yaml
 
 LETTERS = "sources.letters"
+SAID = {"title": "Nobody's", "issuer": "nobody", "evidence": "none"}
 HUGGINGFACE = {"kind": "huggingface", "repository": "a/b", "split": "train"}
 
 
@@ -120,6 +121,15 @@ def as_huggingface(**more: str) -> Change:
         (put("models", []), "release", "models: list each model once"),
         (put("release.name", "../x"), "release", "release.name"),
         (put("release.version", 1.0), "release", "release.version"),
+        (put("release.version", " 1"), "fetch letters", "release.version: begins or ends with a blank"),
+        (put("release.title", "one\ntwo"), "fetch letters", "release.title: is more than one line"),
+        (put("release.license", "MIT\nOR ISC"), "release", "release.license: 'MIT\\nOR ISC' is not an SPDX expression"),
+        (put("descriptions", []), "fetch letters", "descriptions: input should be a valid dictionary"),
+        (put("descriptions.letters.titel", "x"), "fetch letters", "descriptions.letters.titel: unknown key"),
+        (drop("descriptions.letters.issuer"), "fetch letters", "descriptions.letters.issuer: missing; add it"),
+        (drop("descriptions.notes"), "fetch letters", "descriptions.notes: missing; say its title, issuer and"),
+        (put("descriptions.nobody", SAID), "fetch letters", "descriptions.nobody: there is no such source; remove it"),
+        (put(f"{LETTERS}.title", "x"), "fetch letters", "sources.letters.title: unknown key"),
         (lambda tree: None, "fetch nonsense", "sources.nonsense: not declared; there are letters, notes, tales"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -11,7 +11,8 @@ import pytest
 import typer
 
 from pipeline.cli import app
-from pipeline.formats.yaml import Section, load_yaml
+from pipeline.formats.yaml import Section, check, load_yaml
+from pipeline.release.words import Description, RowsDescription
 from pipeline.sources.declaration import (
     Declared,
     HuggingfaceSource,
@@ -167,7 +168,14 @@ def test_variables_of_the_environment_are_documented() -> None:
 
 
 def test_every_key_of_a_source_is_documented() -> None:
-    kinds: list[type[Section]] = [Declared, PackageSource, UrlSource, HuggingfaceSource, TokenizedSource]
+    kinds: list[type[Section]] = [
+        Declared,
+        PackageSource,
+        UrlSource,
+        HuggingfaceSource,
+        TokenizedSource,
+        RowsDescription,
+    ]
     keys = {key for kind in kinds for key in kind.model_fields}
     assert keys | set(READERS) <= set(spans(TEXTS["docs/add-a-corpus.md"]))
 
@@ -175,6 +183,10 @@ def test_every_key_of_a_source_is_documented() -> None:
 def test_sources_in_the_documents_are_accepted() -> None:
     trees = [parsed(block) for block in blocks(TEXTS["docs/add-a-corpus.md"], "yaml")]
     sources = {name: tree for each in trees for name, tree in each.get("sources", {}).items()}
+    said = {
+        name: check(Description, tree, name) for each in trees for name, tree in each.get("descriptions", {}).items()
+    }
+    assert set(said) == set(sources)
     assert {parse_source(name, tree, "docs/add-a-corpus.md").kind for name, tree in sources.items()} == {
         "url",
         "huggingface",

@@ -12,12 +12,12 @@ from bench.costs import EXAMPLES, TABLE, lines, table
 from pipeline.formats.errors import EverystepError
 from pipeline.formats.suite import require_one_suite
 from pipeline.formats.yaml import load_yaml
+from pipeline.release.words import ReleaseParams, check_words
 from pipeline.sources.declaration import HuggingfaceSource, TokenizedSource
 from pipeline.stages.dedup import DedupParams
 from pipeline.stages.evaluation_sets import EvaluationParams
 from pipeline.stages.filter import FilterParams
 from pipeline.stages.params import load_params, load_section, load_source, model_names, source_names
-from pipeline.stages.release import ReleaseParams
 from pipeline.stages.tokenize import TokenizeParams
 from pipeline.stages.tokenizer import TokenizerParams
 from tests.examples import ON_ROWS, stages_on_rows
@@ -57,7 +57,8 @@ def test_every_source_is_accepted_and_pinned(name: str) -> None:
     for source in source_names(path):
         declared = load_source(source, path)
         assert isinstance(declared, HuggingfaceSource)
-        assert declared.evidence.startswith(f"https://huggingface.co/datasets/{declared.repository}")
+        said = check_words(load_params(path), source_names(path), str(path)).descriptions[source]
+        assert said.evidence.startswith(f"https://huggingface.co/datasets/{declared.repository}")
 
 
 @pytest.mark.parametrize("name", ON_TEXT)

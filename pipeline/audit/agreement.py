@@ -2,7 +2,8 @@
 
 Every digest may be right and a table still tell another story, because a digest only says that a file is the one
 that was listed. So the CSVs are compared with their JSON lines, the evaluations, the published order and the sizes
-of the models with what gives them, and the tables of the card with the manifests. Read after `verify` has found
+of the models with what gives them, what was read of the rows with order and index, the card's tables and the notice
+with the manifests and `params.yaml`. Read after `verify` has found
 each file to be the promised one, and the manifests to be a chain.
 """
 
@@ -19,12 +20,13 @@ from pipeline.formats.errors import well_shaped
 from pipeline.formats.lines import LineFile
 from pipeline.formats.manifests import manifest_path, read_manifest
 from pipeline.formats.order import permute
-from pipeline.formats.project import RESULTS, RUNS, TOKENS
-from pipeline.release.card import card_tables
+from pipeline.formats.project import PARAMS, RESULTS, RUNS, TOKENS
+from pipeline.release.card import card_tables, front_matter, write_notice
+from pipeline.release.coverage import count
 from pipeline.release.facts import gather
-from pipeline.release.layout import members
+from pipeline.release.layout import CARD, NOTICE, ROOT, members
 
-ORDER, CARD = TOKENS / "order.jsonl.zst", "README.md"
+ORDER = TOKENS / "order.jsonl.zst"
 LOG, EVALUATION = "log.jsonl", "evaluation.jsonl"
 
 
@@ -34,13 +36,19 @@ def disagreements(release: Path, root: dict[str, Json]) -> Iterator[str]:
     with well_shaped(release / "manifests"):
         tokens = read_manifest(release / manifest_path("tokenize"), "tokenize")
         yield from _flow(release, sources, tokens)
-        yield from _order(release, tokens)
+        out_of_order = list(_order(release, tokens))
+        yield from out_of_order
+        if not out_of_order:
+            yield from _coverage(release, models)
         for name in models:
             yield from _model(release, name, tokens["parameters"]["seed"])
             yield from _evaluation(release, name)
             yield from _csv(release, RUNS / name / LOG)
             yield from _csv(release, RESULTS / name / EVALUATION)
-        yield from _card(release, card_tables(gather(release, sources, models)))
+        facts = gather(release, sources, models)
+        yield from _words(root, facts)
+        yield from _card(release, facts)
+        yield from _notice(release, facts)
 
 
 def _flow(release: Path, sources: list[str], tokens: dict[str, Json]) -> Iterator[str]:
@@ -126,13 +134,36 @@ def _csv(release: Path, lines: Path) -> Iterator[str]:
     yield from _compared(path, "row", rows, lines, spelled)
 
 
-def _card(release: Path, tables: list[str]) -> Iterator[str]:
-    """The lines of all tables of the card, in any order: a card may list its models as its maker liked."""
+def _coverage(release: Path, models: list[str]) -> Iterator[str]:
+    """What was read of the rows, counted again from the order and the document index."""
+    where = manifest_path("coverage")
+    manifest = read_manifest(release / where, "coverage")
+    for what, counted in count(release, models).items():
+        if manifest[what] != counted:
+            yield f"{where}: {what} is {_shown(manifest[what])}, the order and the index give {_shown(counted)}"
+
+
+def _words(root: dict[str, Json], facts: dict[str, Json]) -> Iterator[str]:
+    """The root manifest has the name and the version of `params.yaml`."""
+    for key in ("name", "version"):
+        if root[key] != facts["release"][key]:
+            yield f"{ROOT}: {key} is {root[key]!r}, {PARAMS} says {facts['release'][key]!r}"
+
+
+def _card(release: Path, facts: dict[str, Json]) -> Iterator[str]:
+    """The front matter, and the lines of all tables, in any order: a card may list its models as its maker liked."""
     text = (release / CARD).read_bytes().decode("utf-8", "replace")
-    shown = Counter(line for line in text.splitlines() if line.startswith("|"))
-    expected = Counter(line for table in tables for line in table.splitlines())
+    if not text.startswith(front_matter(facts)):
+        yield f"{CARD}: does not begin with what {PARAMS} and the manifests give for the Hub"
+    shown = Counter(line for line in text.split("\n") if line.startswith("|"))
+    expected = Counter(line for table in card_tables(facts) for line in table.split("\n"))
     yield from (f"{CARD}: says {line!r}, the manifests do not" for line in shown - expected)
     yield from (f"{CARD}: does not say {line!r}, the manifests do" for line in expected - shown)
+
+
+def _notice(release: Path, facts: dict[str, Json]) -> Iterator[str]:
+    lines = (release / NOTICE).read_bytes().decode("utf-8", "replace").split("\n")
+    yield from _compared(Path(NOTICE), "line", lines, PARAMS, write_notice(facts).split("\n"))
 
 
 def _compared(where: Path, what: str, ours: Iterable[Json], other: str | Path, theirs: Iterable[Json]) -> Iterator[str]:

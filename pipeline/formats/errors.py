@@ -26,7 +26,7 @@ def well_shaped(where: str | Path) -> Iterator[None]:
     """Around code that reads a tree as it should be: one with another shape is an error that names `where`."""
     try:
         yield
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError, ArithmeticError, RecursionError) as error:
         raise EverystepError(f"{where}: its content has not the shape of its format: {error!r:.500}") from error
 
 

@@ -51,9 +51,10 @@ def write_manifest(
     parameters: Json,
     outputs: dict[str, list[Shard]],
     digested: Mapping[str, str] | None = None,
+    root: Path = Path(),
     **counts: Json,
 ) -> None:
-    """Write the manifest of a stage; `counts` are what auditors ask of it.
+    """Write the manifest of a stage below `root`; `counts` are what auditors ask of it.
 
     `sections` names what the stage read of `params.yaml`, in DVC's way: `filter`, `sources.plays`. `digested` are
     further inputs whose SHA-256 is known already: corpora are not read once more for it.
@@ -62,14 +63,14 @@ def write_manifest(
         "format": FORMAT,
         "stage": stage,
         "of": of,
-        "inputs": {path.as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in inputs}
+        "inputs": {path.as_posix(): hashlib.sha256((root / path).read_bytes()).hexdigest() for path in inputs}
         | dict(digested or {}),
         "params": {name: section_digest(load_yaml(PARAMS), name) for name in sections},
         "parameters": parameters,
         "outputs": {name: [shard.to_json() for shard in shards] for name, shards in outputs.items()},
         **counts,
     }
-    write_bytes(manifest_path(stage, of), pretty(tree))
+    write_bytes(root / manifest_path(stage, of), pretty(tree))
 
 
 def read_manifest(path: Path, stage: str | None = None) -> dict[str, Json]:

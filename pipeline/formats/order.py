@@ -17,6 +17,7 @@ from pipeline.formats.errors import EverystepError
 Numbers = NDArray[np.uint64]
 
 ROUNDS = 8
+SAMPLES_AT_ONCE = 1 << 16
 
 
 def permute(numbers: Numbers, num_rows: int, seed: int, epoch: int) -> Numbers:
@@ -42,6 +43,17 @@ def rows_of_step(step: int, global_batch: int, num_rows: int, seed: int) -> NDAr
         chosen = epochs == epoch
         rows[chosen] = permute(samples[chosen] % np.uint64(num_rows), num_rows, seed, int(epoch)).astype(np.int64)
     return rows
+
+
+def rows_read(num_samples: int, num_rows: int, seed: int) -> NDArray[np.bool_]:
+    """Which rows the first `num_samples` samples read, shape (num_rows,). An epoch reads each row once."""
+    read = np.zeros(num_rows, dtype=np.bool_)
+    if num_samples >= num_rows:
+        return ~read
+    for start in range(0, num_samples, SAMPLES_AT_ONCE):
+        samples = np.arange(start, min(start + SAMPLES_AT_ONCE, num_samples), dtype=np.uint64)
+        read[permute(samples, num_rows, seed, epoch=0)] = True
+    return read
 
 
 def steps_of_row(row: int, global_batch: int, num_rows: int, seed: int, num_steps: int) -> list[int]:

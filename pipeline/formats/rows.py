@@ -168,6 +168,11 @@ class DocumentIndex:
     def __len__(self) -> int:
         return len(self._starts)
 
+    @property
+    def num_full_rows(self) -> int:
+        """Rows that the documents fill."""
+        return int(self._stops[-1]) // self.width if len(self) else 0
+
     def documents_of_row(self, row: int) -> list[Span]:
         """The documents whose tokens (end token included) stand in a row, in their order."""
         return self.documents_of_rows([row])[0]
@@ -193,6 +198,39 @@ class DocumentIndex:
             ]
             for row, first, low, high in zip(rows, firsts.tolist(), lows.tolist(), highs.tolist(), strict=True)
         ]
+
+    def counts_in(self, chosen: NDArray[np.bool_]) -> dict[tuple[str, str], tuple[int, int]]:
+        """For each (source, licence), the documents that have a token in the chosen rows, and the tokens there.
+
+        `chosen` has shape (rows,). A document that is packed twice counts twice.
+        """
+        found: dict[tuple[str, str], tuple[int, int]] = {}
+        begin = 0
+        with damage_named(self._path):
+            for batch in batches(self._names, self._path, IDS_AT_ONCE, ("source", "license"), self._groups):
+                columns = {name: batch.column(name).cast(pa.string()) for name in ("source", "license")}
+                tokens = self._tokens_in(chosen, slice(begin, begin + batch.num_rows))
+                table = pa.table(columns | {"tokens": tokens}).filter(tokens > 0)
+                grouped = table.group_by(["source", "license"], use_threads=False)
+                for group in grouped.aggregate([("tokens", "count"), ("tokens", "sum")]).to_pylist():
+                    key = group["source"], group["license"]
+                    documents, sum_tokens = found.get(key, (0, 0))
+                    found[key] = documents + group["tokens_count"], sum_tokens + group["tokens_sum"]
+                begin += batch.num_rows
+        return found
+
+    def _tokens_in(self, chosen: NDArray[np.bool_], documents: slice) -> NDArray[np.int64]:
+        """How many tokens of each of some neighbouring documents stand in the chosen rows."""
+        starts, stops = self._starts[documents], self._stops[documents]
+        first = int(starts[0]) // self.width
+        rows = np.append(chosen[first : int(stops[-1]) // self.width + 1], False)  # the tail fills no row
+        before = np.cumsum(rows) - rows
+
+        def tokens_before(places: NDArray[np.int64]) -> NDArray[np.int64]:
+            row = np.minimum(places // self.width - first, len(rows) - 1)
+            return self.width * before[row] + places % self.width * rows[row]
+
+        return tokens_before(stops) - tokens_before(starts)
 
     def rows_of_document(self, id: str) -> list[range]:
         """The rows that hold the document, one range for each copy of it in their order; none: not in this split.

@@ -45,6 +45,8 @@ def is_satisfied(expression: Expression, allowed: Iterable[Expression]) -> bool:
 def _checked(value: str) -> str:
     try:
         parse_expression(value)
+        if value != " ".join(value.split()):
+            raise ValueError("it holds a line end, or more blanks than one between two words")
     except ValueError as error:
         examples = "`Apache-2.0`, `MIT OR CC-BY-4.0`, and for the public domain `CC-PDM-1.0`"
         raise ValueError(f"{value!r} is not an SPDX expression ({error}); write one such as {examples}") from error

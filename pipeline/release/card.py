@@ -1,22 +1,22 @@
-"""The card of a release: README.md with what is in it, as tables, and the commands of its three readers.
+"""The card of a release, README.md, and its NOTICE: functions of the facts, so that `verify` can make them again.
 
-Every number is taken from a manifest of the release, so it can be recomputed; what is somebody's word (a
-licence, a title, what the models cannot do) is marked as theirs.
+Every number is taken from a manifest of the release; what is somebody's word (a licence, a title, what the models
+cannot do) is marked as theirs. These words are plain text: `escaped` keeps Markdown from reading them as anything else.
 """
 
+import re
+import sys
+from io import StringIO
 from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from pipeline.formats.canonical import Json
 
-CARD = """---
-license: {license_tag}
-language: [{languages}]
-library_name: transformers
-tags: [everystep, reproducible]
----
-# {name} {version}
+CARD = """# {name} {version}
 
-{title}. Published by {publisher}; built by Everystep with `dvc repro` from {num_sources} public corpora.
+{title} Published by {publisher}; built by Everystep with `dvc repro` from {num_sources} public corpora.
 Every file is digested in `release.json`; every checkpoint can be trained again to the same bits from this folder alone,
 on a machine of the numerics class that its manifest names.
 
@@ -28,35 +28,44 @@ All models read the same rows in the same order, {rows_a_step} rows of {context}
 
 {models}
 
-*Parameters* are unique ones; *if repeated* counts an FFN that layers share once for each of them. Validation loss
-is in nats per token over {targets} held-out tokens; bits per byte do not depend on the tokenizer.
+*Parameters* are unique ones; *if repeated* counts an FFN that layers share once for each of them. *Tokens* are those
+that the model was trained on, *rows read* the different rows that held them. Validation loss is in nats per token over
+{targets} held-out tokens; bits per byte do not depend on the tokenizer.
 
 ## Data
 
+**The models read {rows_read} of the {rows} training rows ({share_read}).** In the next two tables, *documents* and
+*tokens* are those of the training rows, read or not; *documents read* and *tokens read* are those in the rows that at
+least one model read. (A row holds {context} tokens and the target of the last one.)
+
 {sources}
 
-The titles and licences are the word of `params.yaml`, which names the evidence for each. What the training rows are
-made of:
+The titles and licences are the word of `params.yaml`, which names the evidence for each. By the licences of the
+documents:
 
 {licenses}
 
-Each step of cleaning saw the documents that the steps before it left; what is not in the table was not looked for.
-*Found* is what a step counted in them: kinds of personal data, which it replaced, or evaluation sets whose items it
-met.
+What follows is about all documents, whether a model read them or not. Each step of cleaning saw the documents that the
+steps before it left; what is not in the table was not looked for. *Found* is what a step counted in them: kinds of
+personal data, which it replaced, or evaluation sets whose items it met.
 
 {cleaning}
 
-Removed documents stand with their reasons in `data/*/removals.parquet`, those of duplicates with the document that
+Removed documents are listed with their reasons in `data/*/removals.parquet`, those of duplicates with the document that
 stayed and the measured similarity:
 
 {removals}
 
 ## What to do with it
 
-    everystep verify release                                        # every digest, every file
-    everystep pull release --model {model} --step {start} --out DIR    # one checkpoint for transformers
-    everystep trace release --model {model} --step {start}             # the documents in that step's batch
-    everystep replay release --model {model} --from {start} --to {stop}  # train that stretch again, compare
+The checkpoints below `runs/` are in the trainer's own form, so `from_pretrained` cannot load this folder. `pull` writes
+one of them as a folder that transformers loads:
+
+    everystep pull release --model {model} --step {stop} --out {model}-{stop}
+
+Everything else that can be asked of a release:
+
+{questions}
 
 ## Limits
 
@@ -65,28 +74,37 @@ In the words of {publisher}:
 > {limits}
 """
 
+MARKS = re.compile(r"[&<\\*`\[\]|#~$>]|(?<![^\W_])_|_(?![^\W_])")  # `_` inside a word is a letter
+ENTITIES = {"&": "&amp;", "<": "&lt;", "\\": "&#92;"}  # a bracket behind two backslashes begins a formula on the Hub
+BLOCK = re.compile(r"^(\d*)(?=[-+=.)])")
 
-def table(header: list[str], rows: list[list[Any]]) -> str:
-    """A Markdown table; numbers get thousands separators and stand to the right, a list is its length."""
-    rows = [[len(cell) if isinstance(cell, list) else cell for cell in row] for row in rows]
-    number = [all(isinstance(row[i], int | float) for row in rows) and bool(rows) for i in range(len(header))]
-    lines = [header, ["---:" if right else "---" for right in number]]
-    lines += [[_cell(cell) for cell in row] for row in rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+# SPDX identifiers that the Hub knows in small letters (https://huggingface.co/docs/hub/repositories-licenses).
+KNOWN_TO_HUB = """
+    AFL-3.0 Apache-2.0 Artistic-2.0 BSD-2-Clause BSD-3-Clause BSD-3-Clause-Clear BSL-1.0 CC0-1.0 CC-BY-2.0 CC-BY-2.5
+    CC-BY-3.0 CC-BY-4.0 CC-BY-SA-3.0 CC-BY-SA-4.0 CC-BY-NC-2.0 CC-BY-NC-3.0 CC-BY-NC-4.0 CC-BY-ND-4.0 CC-BY-NC-ND-3.0
+    CC-BY-NC-ND-4.0 CC-BY-NC-SA-2.0 CC-BY-NC-SA-3.0 CC-BY-NC-SA-4.0 CDLA-Permissive-1.0 CDLA-Permissive-2.0
+    CDLA-Sharing-1.0 ECL-2.0 EPL-1.0 EPL-2.0 EUPL-1.1 EUPL-1.2 ISC MIT MPL-2.0 MS-PL NCSA OFL-1.1 OSL-3.0 PostgreSQL
+    Unlicense WTFPL Zlib
+""".split()  # noqa: SIM905
+OTHERWISE_KNOWN = {"AGPL-3.0-only": "agpl-3.0", "GPL-2.0-only": "gpl-2.0", "GPL-3.0-only": "gpl-3.0"}
+HUB_LICENSES = {name: name.lower() for name in KNOWN_TO_HUB} | OTHERWISE_KNOWN
 
 
-def write_card(release: dict[str, Json], facts: dict[str, Json]) -> str:
-    """The card from the `release` section of params and the facts of `pipeline.release.facts`."""
-    first = facts["models"][0]
-    steps = first["steps"]
+def write_card(facts: dict[str, Json]) -> str:
+    """The card from the facts of `pipeline.release.facts`."""
+    release, first = facts["release"], facts["models"][0]
+    start, stop = first["steps"][-3:][:2] if len(first["steps"]) > 1 else first["steps"] * 2
     models, sources, licenses, cleaning, removals = card_tables(facts)
-    return CARD.format(
-        **release | {"limits": release["limits"].strip().replace("\n", "\n> ")},
-        license_tag=release["license"].lower(),
-        languages=", ".join(facts["languages"]),
+    return front_matter(facts) + CARD.format(
+        title=_first(f"{release['title']}."),
+        **{key: escaped(release[key]) for key in ("name", "version", "publisher")},
+        limits=_quoted(release["limits"]),
         num_sources=len(facts["sources"]),
         rows_a_step=first["global_batch"],
         context=facts["context"],
+        rows=f"{facts['rows']['train']:,}",
+        rows_read=f"{facts['rows']['read']:,}",
+        share_read=percent(max(model["share_read"] for model in facts["models"])),
         models=models,
         targets=f"{first['validation_tokens']:,}",
         sources=sources,
@@ -94,21 +112,53 @@ def write_card(release: dict[str, Json], facts: dict[str, Json]) -> str:
         cleaning=cleaning,
         removals=removals,
         model=first["name"],
-        start=steps[-3],
-        stop=steps[-2],
+        stop=stop,
+        questions=_questions(first["name"], start, stop),
     )
+
+
+def write_notice(facts: dict[str, Json]) -> str:
+    """What licences ask a redistributor to say."""
+    lines = ["The rows and the tokenizer of this release derive from these texts:", ""]
+    for source in facts["sources"]:
+        lines.append(f"{source['name']}: {source['title']}. {source['issuer']}. {source['license']}.")
+        lines += [f"    {line}".rstrip() for line in (source["attribution"] or "").split("\n") if line.strip()]
+    return "\n".join([*lines, ""])
+
+
+def front_matter(facts: dict[str, Json]) -> str:
+    """What the Hub reads of a card. It names no library: nothing can load the folder as a whole.
+
+    Every text is quoted, because readers differ in what they take a bare word for: `no` is false in YAML 1.1, `0o10` is
+    eight in YAML 1.2.
+    """
+    license = facts["release"]["license"]
+    tag = HUB_LICENSES.get(license)
+    datasets = sorted({source["repository"] for source in facts["sources"] if source["repository"]})
+    metadata = {"license": tag} if tag else {"license": "other", "license_name": license}
+    metadata |= {"language": facts["languages"]} | ({"datasets": datasets} if datasets else {})
+    written = StringIO()
+    dumper = YAML()
+    dumper.width = sys.maxsize
+    dumper.dump(_all_quoted(metadata | {"tags": ["everystep", "reproducible"]}), written)
+    return f"---\n{written.getvalue()}---\n"
 
 
 def card_tables(facts: dict[str, Json]) -> list[str]:
     """Models, sources, licences, cleaning and removals: what the card says in numbers."""
-    columns = ("name", "license", "documents_kept", "tokens", "title")
-    sources = [[source[column] for column in columns] for source in facts["sources"]]
-    licenses = [[row["license"], row["documents"], row["tokens"], f"{row['share']:.1%}"] for row in facts["licenses"]]
+    counts = ("documents", "documents_read", "tokens", "tokens_read")
+    spoken = [count.replace("_", " ") for count in counts]
+    sources = [[s["name"], s["license"], *(s[count] for count in counts), s["title"]] for s in facts["sources"]]
+    shares = ("share", "share_read")
+    licenses = [
+        [row["license"], *(row[count] for count in counts), *(percent(row[share]) for share in shares)]
+        for row in facts["licenses"]
+    ]
     removals = [[stage, *pair] for stage, reasons in facts["removed"].items() for pair in sorted(reasons.items())]
     return [
         models_table(facts["models"]),
-        table(["source", "licence", "documents", "tokens", "title"], sources),
-        table(["licence", "documents", "tokens", "share of tokens"], licenses),
+        table(["source", "licence", *spoken, "title"], sources),
+        table(["licence", *spoken, "share of tokens", "share of tokens read"], licenses),
         cleaning_table(facts["cleaning"]),
         table(["stage", "reason", "documents"], removals),
     ]
@@ -122,9 +172,21 @@ def cleaning_table(steps: list[dict[str, Json]]) -> str:
 
 def models_table(models: list[dict[str, Json]]) -> str:
     """One line a model."""
-    header = ["model", "parameters", "if repeated", "tokens", "checkpoints", "validation loss", "bits per byte"]
-    keys = ("name", "parameters", "parameters_if_repeated", "tokens", "checkpoints", "validation_loss", "bits_per_byte")
-    return table(header, [[model[key] for key in keys] for model in models])
+    keys = ("name", "parameters", "parameters_if_repeated", "tokens", "rows_read", "share_read", "checkpoints")
+    header = ["model", "parameters", "if repeated", "tokens", "rows read", "of all rows", "checkpoints"]
+    rows = [[model[key] for key in (*keys, "validation_loss", "bits_per_byte")] for model in models]
+    for row in rows:
+        row[keys.index("share_read")] = percent(row[keys.index("share_read")])
+    return table([*header, "validation loss", "bits per byte"], rows)
+
+
+def table(header: list[str], rows: list[list[Any]]) -> str:
+    """A Markdown table; numbers get thousands separators and stand to the right, a list is its length."""
+    rows = [[len(cell) if isinstance(cell, list) else cell for cell in row] for row in rows]
+    number = [all(isinstance(row[i], int | float) for row in rows) and bool(rows) for i in range(len(header))]
+    lines = [header, ["---:" if right else "---" for right in number]]
+    lines += [[_cell(cell) for cell in row] for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def spelled(counts: dict[str, int]) -> str:
@@ -132,7 +194,46 @@ def spelled(counts: dict[str, int]) -> str:
     return ", ".join(f"{kind} {number:,}" for kind, number in counts.items())
 
 
+def percent(share: float) -> str:
+    """A share for people: little is not nothing."""
+    return "under 0.1%" if 0 < share < 0.0005 else f"{share:.1%}"
+
+
+def escaped(text: str) -> str:
+    """A piece of plain text as Markdown that shows just that, inside a line or a cell of a table."""
+    return MARKS.sub(lambda mark: ENTITIES.get(mark[0], f"\\{mark[0]}"), text)
+
+
+def _first(text: str) -> str:
+    """The same at the beginning of a line, where it must begin neither a list nor an underline."""
+    return BLOCK.sub(r"\1\\", escaped(text))
+
+
+def _questions(model: str, start: int, stop: int) -> str:
+    """Commands as a block of code, each with what it answers."""
+    answers = {
+        "verify release": "every digest, every file",
+        f"trace release --model {model} --step {stop}": "the documents in that step's batch",
+        f"replay release --model {model} --from {start} --to {stop}": "train that stretch again, compare",
+    }
+    width = max(map(len, answers))
+    return "\n".join(f"    everystep {command:{width}}  # {answer}" for command, answer in answers.items())
+
+
+def _quoted(text: str) -> str:
+    """Paragraphs of plain text as the inside of a block quote, each line a line."""
+    paragraphs = [paragraph.split("\n") for paragraph in re.split(r"\n(?:[^\S\n]*\n)+", text.strip())]
+    lines = ["\\\n> ".join(_first(line.strip()) for line in paragraph) for paragraph in paragraphs]
+    return "\n>\n> ".join(lines)
+
+
+def _all_quoted(value: Json) -> Json:
+    if isinstance(value, dict):
+        return {key: _all_quoted(item) for key, item in value.items()}
+    return [_all_quoted(item) for item in value] if isinstance(value, list) else DoubleQuotedScalarString(value)
+
+
 def _cell(cell: Any) -> str:
     if isinstance(cell, float):
         return f"{cell:.4f}"
-    return f"{cell:,}" if isinstance(cell, int) else str(cell)
+    return f"{cell:,}" if isinstance(cell, int) else escaped(str(cell))

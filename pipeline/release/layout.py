@@ -26,6 +26,7 @@ from pipeline.formats.tables import digest_table
 FORMAT = "everystep/release/1"
 ROOT, SUMS, SIGNATURES = "release.json", "SHA256SUMS", "signatures"
 REVISIONS = "revisions.jsonl"
+CARD, NOTICE = "README.md", "NOTICE"
 
 
 def kind_of(path: str) -> str:

@@ -18,7 +18,12 @@ def draw_losses(path: Path, models: list[dict[str, Json]]) -> None:
     matplotlib.use("svg")
     from matplotlib import pyplot
 
-    settings: Any = {"svg.hashsalt": "everystep", "svg.fonttype": "none", "font.family": "sans-serif"}
+    settings: Any = {
+        "svg.hashsalt": "everystep",
+        "svg.fonttype": "none",
+        "font.family": "sans-serif",
+        "text.parse_math": False,
+    }
     with matplotlib.rc_context(settings):
         figure, axes = pyplot.subplots(figsize=(WIDTH, HEIGHT), layout="constrained")
         for model in models:

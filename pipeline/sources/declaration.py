@@ -62,24 +62,13 @@ Text = Annotated[str, Field(min_length=1)]
 Sha256 = Annotated[str, AfterValidator(_sha256)]
 
 
-class Licensed(Section):
-    """Whose text it is, in which languages, under which licence."""
+class Declared(Section):
+    """What decides the documents of a source, whatever its kind. What is said of it: `pipeline.release.words`."""
 
-    title: Text
     license: License
     """SPDX expression of the licence of the *text*, which may differ from that of the package around it."""
-    issuer: Text
-    """Who publishes the text under that licence."""
-    evidence: Text
-    """Where the licence is stated: an address, or a path inside the artefact."""
-    attribution: Text | None = None
-    """A sentence that the licence asks whoever redistributes the text to carry; it enters the release's NOTICE."""
     languages: Annotated[list[Annotated[str, AfterValidator(_language)]], Field(min_length=1)]
-
-
-class Declared(Licensed):
-    """What every source of documents says, whatever its kind."""
-
+    """Documents in other languages are removed."""
     priority: int
     """Of duplicates in several sources, the copy of the smallest number stays."""
     cap_bytes: Annotated[int, Field(gt=0)] | None = None
@@ -180,7 +169,7 @@ class HuggingfaceSource(AtCommit, Declared):
         return value
 
 
-class TokenizedSource(AtCommit, Licensed):
+class TokenizedSource(AtCommit):
     """Rows of token ids that others published: the section `rows` of a release that begins with them.
 
     Its files are those whose path fits `members`; the trainer's layout says what their names and lines mean.

@@ -7,14 +7,16 @@ Reads the world and `sources.SOURCE` of `params.yaml`; writes the raw artefact a
 from pipeline.console import progress, run_command
 from pipeline.formats.files import fresh_folder
 from pipeline.formats.manifests import write_manifest
-from pipeline.formats.project import RAW, WORK
+from pipeline.formats.project import PARAMS, RAW, WORK
+from pipeline.release.words import check_words
 from pipeline.sources.fetch import fetch as fetch_source
-from pipeline.stages.params import load_source
+from pipeline.stages.params import load_params, load_source, source_names
 
 
 def fetch(name: str) -> None:
     """Fetch the source `name`."""
     source = load_source(name)
+    check_words(load_params(), source_names(), str(PARAMS))  # the last stage needs them, and would say so too late
     folder = fresh_folder(RAW / name)
     partial = WORK / "fetch" / name
     partial.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from pipeline.sources.declaration import Source, parse_source
 
 SECTIONS = (
     "sources",
+    "descriptions",
     "evaluation_sets",
     "filter",
     "dedup",
@@ -25,7 +26,7 @@ SECTIONS = (
 )
 OPTIONAL = ("executor",)
 """How a build runs, not what it is: no stage depends on it, and it enters no byte."""
-SECTIONS_ON_ROWS = ("rows", "models")
+SECTIONS_ON_ROWS = ("rows", "descriptions", "models")
 """Of a release that begins with rows of token ids that others published: nothing is left to clean or to tokenize."""
 Chosen = TypeVar("Chosen", bound=Section)
 Positive = Annotated[int, Field(gt=0)]

@@ -8,14 +8,11 @@ import hashlib
 import os
 import shutil
 from pathlib import Path
-from typing import Annotated
-
-from pydantic import Field
 
 from pipeline.console import progress, run_command
 from pipeline.formats.canonical import Json, pretty
 from pipeline.formats.errors import EverystepError
-from pipeline.formats.files import PLAIN_NAME, atomic_writer, fresh_folder, list_files, sha256_file, write_bytes
+from pipeline.formats.files import atomic_writer, fresh_folder, list_files, sha256_file, write_bytes
 from pipeline.formats.manifests import manifest_path, read_all_current, write_manifest
 from pipeline.formats.project import (
     DEDUPLICATED,
@@ -31,13 +28,26 @@ from pipeline.formats.project import (
     TOKENS,
 )
 from pipeline.formats.suite import require_one_suite
-from pipeline.formats.yaml import Section, load_yaml
-from pipeline.release.card import write_card
+from pipeline.formats.yaml import load_yaml
+from pipeline.release.card import write_card, write_notice
+from pipeline.release.coverage import write_coverage
 from pipeline.release.facts import gather
 from pipeline.release.gate import check_model
-from pipeline.release.layout import FORMAT, REVISIONS, ROOT, SUMS, content_digest, is_listed, kind_of, revision_line
+from pipeline.release.layout import (
+    CARD,
+    FORMAT,
+    NOTICE,
+    REVISIONS,
+    ROOT,
+    SUMS,
+    content_digest,
+    is_listed,
+    kind_of,
+    revision_line,
+)
 from pipeline.release.plot import draw_losses
-from pipeline.stages.params import OPTIONAL, SECTIONS, load_section, load_source, model_names, source_names
+from pipeline.release.words import ReleaseParams, check_words
+from pipeline.stages.params import OPTIONAL, SECTIONS, load_params, model_names, source_names
 
 LOCK = Path("dvc.lock")
 REMOTE_CODE = Path("trainer/remote/modeling_everystep_openelm.py")
@@ -48,23 +58,10 @@ BUILT = ("data", "runs", "results")
 COPY_SUFFIXES = (".jsonl", ".csv", ".json", ".yaml", ".md")
 
 
-class ReleaseParams(Section):
-    """What the card says of the release."""
-
-    name: Annotated[str, Field(pattern=f"^{PLAIN_NAME}$")]
-    version: str
-    title: str
-    publisher: str
-    license: str
-    """Licence of the models and of the compilation; each document keeps its own."""
-    limits: Annotated[str, Field(min_length=1)]
-    """What the models cannot do and what is known to be wrong with them, in the publisher's words."""
-
-
 def release() -> None:
     """Assemble the release of the suite."""
-    params = load_section(ReleaseParams, "release")
     sources, models = source_names(), model_names()
+    params = check_words(load_params(), sources, str(PARAMS)).release
     manifests = _manifests(sources, models)
     for stage in PER_SOURCE:
         read_all_current(stage, sources)
@@ -81,13 +78,14 @@ def release() -> None:
         _place(path, folder / path)
     # As data: a comment is no parameter, so DVC would not build the release again for a changed one.
     # How it was run is no part of it.
-    params_tree = {name: section for name, section in load_yaml(PARAMS).items() if name not in OPTIONAL}
+    params_tree = {name: section for name, section in load_params().items() if name not in OPTIONAL}
     write_bytes(folder / PARAMS, pretty(params_tree))
     lock = pretty(lock_before_release(sources, models, load_yaml(LOCK)))
     write_bytes(folder / LOCK, lock)
-    facts = gather(Path(), sources, models)
-    write_bytes(folder / "README.md", write_card(params.model_dump(), facts).encode())
-    write_bytes(folder / "NOTICE", _notice(sources).encode())
+    write_coverage(folder, models)
+    facts = gather(folder, sources, models)
+    write_bytes(folder / CARD, write_card(facts).encode())
+    write_bytes(folder / NOTICE, write_notice(facts).encode())
     draw_losses(folder / "loss.svg", facts["models"])
     write_bytes(folder / REVISIONS, b"".join(revision_line(record) for model in models for record in records[model]))
     _write_root(folder, params)
@@ -101,7 +99,9 @@ def release() -> None:
         root_sha256=sha256_file(folder / ROOT),
         lock_sha256=hashlib.sha256(lock).hexdigest(),
         files=len(list_files(folder)),
+        rows=facts["rows"],
         models=facts["models"],
+        licenses=facts["licenses"],
     )
 
 
@@ -150,16 +150,6 @@ def lock_before_release(sources: list[str], models: list[str], lock: dict[str, J
     names = [f"{stage}@{of}" for stage in PER_SOURCE for of in sources]
     names += [*ONCE, *(f"{stage}@{of}" for stage in PER_MODEL for of in models)]
     return {"schema": "2.0", "stages": {name: lock["stages"][name] for name in sorted(names)}}
-
-
-def _notice(sources: list[str]) -> str:
-    """What licences ask a redistributor to say."""
-    lines = ["The rows and the tokenizer of this release derive from these texts:", ""]
-    for name in sources:
-        source = load_source(name)
-        lines.append(f"{name}: {source.title}. {source.issuer}. {source.license}.")
-        lines += [source.attribution] if source.attribution else []
-    return "\n".join([*lines, ""])
 
 
 def _write_root(folder: Path, params: ReleaseParams) -> None:

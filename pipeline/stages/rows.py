@@ -8,15 +8,17 @@ checked, row by row, when a training begins.
 from pipeline.console import progress, run_command
 from pipeline.formats.files import fresh_folder
 from pipeline.formats.manifests import write_manifest
-from pipeline.formats.project import PUBLISHED_ROWS, WORK
+from pipeline.formats.project import PARAMS, PUBLISHED_ROWS, WORK
+from pipeline.release.words import check_words_on_rows
 from pipeline.sources.declaration import TokenizedSource
 from pipeline.sources.huggingface import fetch_files
-from pipeline.stages.params import load_section
+from pipeline.stages.params import load_params, load_section
 
 
 def rows() -> None:
     """Fetch the declared files. Those that are complete when it is killed are not fetched again."""
     source = load_section(TokenizedSource, "rows")
+    check_words_on_rows(load_params(), str(PARAMS))
     partial = WORK / "rows" / source.revision
     partial.mkdir(parents=True, exist_ok=True)
     folder = fresh_folder(PUBLISHED_ROWS)

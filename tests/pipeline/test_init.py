@@ -16,7 +16,7 @@ from pipeline.formats.files import list_files
 from pipeline.formats.manifests import read_manifest
 from pipeline.formats.yaml import load_yaml
 from pipeline.init import checkout, init, list_examples, own_stages
-from tests.project import ROOT, environment, params, recipe, run
+from tests.project import ROOT, description, environment, params, recipe, run
 from tests.servers.hub import Manners, serve_hub
 from tests.servers.hub import environment as seeing
 
@@ -232,6 +232,7 @@ def test_release_on_a_file_and_a_data_set_of_the_hub_is_built_up_to_its_rows(tmp
         "priority": 9,
     }
     tree |= {"sources": {"letters": letters, "stories": from_hub}, "models": ["mobilellm"]}
+    tree["descriptions"] = {name: description(name) for name in tree["sources"]}
     write_example(tmp_path / "example", tree, {"mobilellm": recipe("mobilellm")})
     history = {OLDER: {"train.jsonl": b"{}\n"}, COMMIT: {"train.jsonl": rows_of_text(1)}}
     with serve_hub({"owner/stories": history}) as url:

@@ -152,6 +152,64 @@ def test_a_model_that_claims_another_size_is_found(release: Path, key: str) -> N
     assert expected in found(release)
 
 
+@pytest.mark.parametrize(
+    ("key", "change"),
+    [("tokens_by_license", {"CC0-1.0": 90000}), ("documents", 280), ("rows", 2746), ("models", {})],
+)
+def test_a_coverage_that_the_order_and_the_index_do_not_give_is_found(release: Path, key: str, change: Any) -> None:
+    path = release / "manifests" / "coverage.json"
+    in_json(path, lambda tree: tree.update({key: change}))
+    start = f"manifests/coverage.json: {key} is {change}, the order and the index give "
+    assert found(release)[0].startswith(start)
+
+
+def test_a_notice_that_leaves_out_an_attribution_is_found(release: Path) -> None:
+    """One that `params.yaml` asks for; and a notice without a source, or with a line too many."""
+    honest = (release / "NOTICE").read_text()
+    in_json(release / "params.yaml", lambda tree: tree["descriptions"]["notes"].update(attribution="By nobody."))
+    fault = "NOTICE: line 5 is tales: The tales. nobody. CC0-1.0., params.yaml gives     By nobody."
+    assert found(release) == [fault]
+    edit(release / "NOTICE", "notes: The notes. nobody. CC0-1.0.\n", "")
+    assert found(release)[0].startswith("NOTICE: line 4 is tales: ")
+    in_json(release / "params.yaml", lambda tree: tree["descriptions"]["notes"].update(attribution=None))
+    (release / "NOTICE").write_text(honest + "And of others.\n")
+    assert found(release) == ["NOTICE: line 6 is And of others., params.yaml gives "]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [('license: "apache-2.0"', 'license: "mit"'), ('- "en"', '- "de"'), ("tags:", "library_name: x\ntags:")],
+)
+def test_a_card_that_tells_the_hub_something_else_is_found(release: Path, old: str, new: str) -> None:
+    edit(release / "README.md", old, new)
+    assert found(release) == ["README.md: does not begin with what params.yaml and the manifests give for the Hub"]
+
+
+@pytest.mark.parametrize("key", ["name", "version"])
+def test_a_root_manifest_of_another_name_than_params_is_found(release: Path, key: str) -> None:
+    in_json(release / "params.yaml", lambda tree: tree["release"].update({key: "other"}))
+    assert found(release) == [
+        f"release.json: {key} is '{read_json(release / 'release.json')[key]}', params.yaml says 'other'"
+    ]
+
+
+def test_a_title_that_differs_between_card_and_params_is_found(release: Path) -> None:
+    in_json(release / "params.yaml", lambda tree: tree["descriptions"]["notes"].update(title="Others"))
+    faults = found(release)
+    assert len(faults) == 3
+    assert faults[0].startswith("README.md: says '| notes |") and "The notes" in faults[0]
+    assert (
+        faults[2]
+        == "NOTICE: line 4 is notes: The notes. nobody. CC0-1.0., params.yaml gives notes: Others. nobody. CC0-1.0."
+    )
+
+
+def test_params_without_words_are_found(release: Path) -> None:
+    in_json(release / "params.yaml", lambda tree: tree.pop("descriptions"))
+    (fault,) = found(release)
+    assert fault.endswith("params.yaml: descriptions: missing; add it")
+
+
 # The chain of checkpoints: found by the gate, of which `verify` is one user.
 
 

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.audit.trace import trace_step
 from pipeline.formats.documents import read_documents
 from tests.project import MODELS, SOURCES
 from tests.releases import copied, everystep, read_json, write_json
@@ -42,6 +43,25 @@ def test_licences_and_cleaning_add_up_to_the_documents(built_project: Path, fact
     for step in facts["cleaning"]:
         (line,) = [line for line in shown if line.split()[:1] == [step["step"]]]
         assert line.split()[1:4] == [str(step[key]) for key in ("documents", "rewritten", "removed")]
+
+
+def test_what_was_read_is_told_apart_from_what_there_is(built_project: Path, facts: Any) -> None:
+    """Counted here from `trace`: the documents that each step saw."""
+    seen = [span for step in range(1, 9) for span in trace_step(built_project / "release", "mobilellm", step)]
+    assert facts["rows"]["read"] == len({span["row"] for span in seen}) < facts["rows"]["train"]
+    for key, named in (("source", "sources"), ("license", "licenses")):
+        for row in facts[named]:
+            mine = [span for span in seen if span[key] == row["name" if key == "source" else "license"]]
+            assert row["documents_read"] == len({span["id"] for span in mine}) < row["documents"]
+            assert row["tokens_read"] == sum(span["stop"] - span["start"] for span in mine) < row["tokens"]
+    shown = everystep("show", built_project / "release").out
+    assert f"{facts['rows']['train']:,} to train on, {facts['rows']['read']:,} of them read" in shown
+    card = (built_project / "release" / "README.md").read_text()
+    for text in (card, shown):
+        lines = [line.replace("|", " ").split() for line in text.splitlines()]
+        for row in facts["licenses"]:
+            counts = [f"{row[key]:,}" for key in ("documents", "documents_read", "tokens", "tokens_read")]
+            assert any(line[:5] == [row["license"], *counts] for line in lines)
 
 
 def test_a_card_says_of_a_step_only_what_was_counted(built_project: Path) -> None:

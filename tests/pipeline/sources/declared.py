@@ -9,10 +9,7 @@ from pipeline.sources.document import Document, Rejected
 from pipeline.sources.readers import READERS
 
 COMMON: dict[str, Any] = {
-    "title": "A small corpus",
     "license": "CC0-1.0",
-    "issuer": "the tests",
-    "evidence": "https://example.org/licence",
     "languages": ["en"],
     "priority": 1,
     "reader": "text",

@@ -111,7 +111,6 @@ def test_rows_of_the_hub_are_read_as_json_lines() -> None:
         {"languages": []},
         {"languages": ["english"]},
         {"cap_bytes": 0},
-        {"title": ""},
         {"sha256": "A" * 64},
         {"priority": "1"},
     ],

@@ -1,0 +1,121 @@
+"""What people say of a release: the sections `descriptions` and `release` of `params.yaml`.
+
+`descriptions` has what is said of each source and decides no byte of the data, so only the release stage depends on
+it. Every text is checked here, so that card, NOTICE and tables can show it letter by letter: a line has no line end, no
+control character, and nothing that reorders the text around it.
+"""
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Annotated, NamedTuple
+
+from pydantic import AfterValidator, Field, create_model
+
+from pipeline.formats.canonical import Json
+from pipeline.formats.errors import EverystepError
+from pipeline.formats.spdx import License
+from pipeline.formats.yaml import Section, check
+
+MAX_LINE, MAX_TEXT = 1000, 20_000  # characters
+REFUSED = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufeff\ufffe\uffff]")
+"""Control characters, separators of lines, embeddings and overrides of direction, halves of a pair, no characters.
+Marks of direction (U+200E, U+200F) and joiners (U+200D, in emoji) are text."""
+INVISIBLE = ("Zs", "Cf")
+
+
+def _line(value: str) -> str:
+    if value.endswith("\n"):
+        raise ValueError("ends with a line end; write `>-` where `>` or `|` stands in the file")
+    if "\n" in value:
+        raise ValueError("is more than one line; write it as one, without an empty line inside")
+    if value != value.strip():
+        raise ValueError("begins or ends with a blank; remove it")
+    return _bounded(value, MAX_LINE)
+
+
+def _text(value: str) -> str:
+    _bounded(value.replace("\n", " "), MAX_TEXT)
+    return value
+
+
+def _bounded(value: str, most: int) -> str:
+    if found := REFUSED.search(value):
+        raise ValueError(f"holds U+{ord(found[0]):04X}, a character that controls how others are shown; remove it")
+    if all(unicodedata.category(character) in INVISIBLE for character in value):
+        raise ValueError("is blank; write at least one word")
+    if len(value) > most:
+        raise ValueError(f"is {len(value):,} characters long; write at most {most:,}")
+    return value
+
+
+Line = Annotated[str, AfterValidator(_line)]
+Text = Annotated[str, AfterValidator(_text)]
+"""Lines and paragraphs of plain text: what looks like Markdown is shown as it is written."""
+
+
+class Description(Section):
+    """What is said of a source."""
+
+    title: Line
+    issuer: Line
+    """Who publishes the text under the licence that the source declares."""
+    evidence: Line
+    """Where the licence is stated: an address, or a path inside the artefact."""
+    attribution: Text | None = None
+    """A sentence that the licence asks whoever redistributes the text to carry; it enters the release's NOTICE."""
+
+
+class RowsDescription(Description):
+    """What is said of rows that others published. Their licence decides no byte: no document of ours carries it."""
+
+    license: License
+
+
+class ReleaseParams(Section):
+    """What the card says of the release."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=100)]
+    version: Line
+    title: Line
+    publisher: Line
+    license: License
+    """SPDX expression of the licence of the models and of the compilation; each document keeps its own."""
+    limits: Text
+    """What the models cannot do and what is known to be wrong with them, in the publisher's words."""
+
+
+class Words(NamedTuple):
+    """Both sections."""
+
+    release: ReleaseParams
+    descriptions: dict[str, Description]
+
+
+def check_words(params: Mapping[str, Json], sources: Sequence[str], where: str) -> Words:
+    """The words of a whole `params.yaml`, read from the file `where`; each source has a description, nothing else."""
+    sections = {"descriptions": dict[str, Description], "release": ReleaseParams}
+    words = _checked(sections, params, sources, where)
+    return Words(words.release, words.descriptions)
+
+
+def check_words_on_rows(params: Mapping[str, Json], where: str) -> None:
+    """The same for a release that begins with rows that others published."""
+    _checked({"descriptions": dict[str, RowsDescription]}, params, ["rows"], where)
+
+
+def _checked(sections: Mapping[str, object], params: Mapping[str, Json], sources: Sequence[str], where: str) -> Json:
+    model = create_model("Words", __base__=Section, **{name: (kind, ...) for name, kind in sections.items()})  # type: ignore[call-overload]
+    words = check(model, {name: params[name] for name in sections if name in params}, where)
+    described = words.descriptions
+    lines = [
+        f"{where}: descriptions.{name}: missing; say its title, issuer and evidence"
+        for name in sorted(set(sources) - set(described))
+    ]
+    lines += [
+        f"{where}: descriptions.{name}: there is no such source; remove it or correct its name"
+        for name in sorted(set(described) - set(sources))
+    ]
+    if lines:
+        raise EverystepError("\n".join(lines))
+    return words

@@ -5,7 +5,6 @@ stop whoever reads it.
 """
 
 from pipeline.formats.canonical import Json
-from pipeline.formats.errors import EverystepError
 
 MAX_STEPS = 10**9
 MAX_CHECKPOINTS = 100_000
@@ -13,7 +12,9 @@ MAX_GLOBAL_BATCH = 1 << 20
 MAX_CONTEXT = 1 << 20
 MAX_ROWS = 1 << 40
 MAX_PASSES = 10_000
-"""Times that a training may read its rows, where the steps that read a document are listed."""
+"""Times that a training may read all its rows, where the steps that read a document are listed."""
+MAX_READS = 1 << 24
+"""Times that it may read a row of one document."""
 MAX_LAYERS = 1024
 MAX_VOCABULARY = 1 << 24
 MAX_WIDTH = 1 << 20
@@ -21,10 +22,13 @@ MAX_FFN_WIDTH = 1 << 24
 
 
 def whole(tree: Json, *keys: str, least: int = 0, most: int) -> int:
-    """The whole number under `keys` of a tree from outside; anything else, or one outside its bounds, is refused."""
+    """The whole number under `keys` of a tree from outside; anything else, or one out of bounds, is a `ValueError`.
+
+    Call it under `well_shaped`, which names the file.
+    """
     value = tree
     for key in keys:
         value = value[key]
     if type(value) is not int or not least <= value <= most:
-        raise EverystepError(f"{'.'.join(keys)}: expected a whole number from {least} to {most}, got {value!r:.100}")
+        raise ValueError(f"{'.'.join(keys)}: expected a whole number from {least} to {most}, got {value!r:.100}")
     return value

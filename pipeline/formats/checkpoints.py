@@ -86,7 +86,7 @@ def schedule(rule: str, num_steps: int) -> list[int]:
         )
     if num_steps // every > MAX_CHECKPOINTS:
         raise EverystepError(
-            f"checkpoints: {rule!r} publishes {num_steps // every:,} of {num_steps:,} steps; at most {MAX_CHECKPOINTS:,}"
+            f"checkpoints: {rule!r} publishes {num_steps // every} of {num_steps} steps; at most {MAX_CHECKPOINTS}"
         )
     steps = set(range(0, num_steps + 1, every)) | {0, num_steps}
     if parts[1] == "pythia":

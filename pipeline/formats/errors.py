@@ -41,7 +41,8 @@ def well_shaped(where: str | Path) -> Iterator[None]:
     try:
         yield
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError) as error:
-        raise EverystepError(f"{where}: does not match its format: {error!r:.500}") from error
+        what = str(error) if type(error) is ValueError else repr(error)
+        raise EverystepError(f"{where}: does not match its format: {what:.500}") from error
 
 
 NOT_THE_DOCUMENTS = (MemoryError, OSError, ImportError, EverystepError)

@@ -57,8 +57,9 @@ def read_small(path: Path) -> bytes:
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         content = file.read(MAX_SMALL_BYTES + 1) if size <= MAX_SMALL_BYTES else b""
-    if max(size, len(content)) > MAX_SMALL_BYTES:
-        raise EverystepError(f"{path}: {max(size, len(content))} bytes; a file of its kind has at most {MAX_SMALL_BYTES}")
+    size = max(size, len(content))  # it may have grown
+    if size > MAX_SMALL_BYTES:
+        raise EverystepError(f"{path}: {size} bytes; a file of its kind has at most {MAX_SMALL_BYTES}")
     return content
 
 

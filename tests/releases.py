@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import cli
-from pipeline.audit.verify import FOLDERS, REMOVALS
+from pipeline.audit.chain import FOLDERS, REMOVALS
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.canonical import canonical, pretty
 from pipeline.formats.digests import tensors_digest

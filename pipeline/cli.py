@@ -256,7 +256,7 @@ def verify(release: Release, follow_links: FollowLinks = False, as_json: Json = 
         print(json.dumps(report.to_json()))
     else:
         for line in report.lines(release):
-            _say(line)
+            print(printable(line, keep=""))  # a fault is one line, whatever stands in a name
     sys.exit(report.exit_code)
 
 

@@ -105,6 +105,14 @@ def reseal(release: Path) -> None:
     reseal_sums(release)
 
 
+def reseal_file(release: Path, path: str) -> None:
+    """Recompute the root manifest's entry of one file, and SHA256SUMS."""
+    root = read_json(release / ROOT)
+    root["files"][path] = {"digest": content_digest(release / path, kind_of(path)), "kind": kind_of(path)}
+    write_json(release / ROOT, root)
+    reseal_sums(release)
+
+
 def reseal_sums(release: Path) -> None:
     """Recompute SHA256SUMS alone."""
     paths = [path for path in list_files(release) if path != SUMS and (release / path).is_file()]

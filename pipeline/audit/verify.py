@@ -69,8 +69,8 @@ def verify(release: Path, follow_links: bool = False) -> Report:
         reading = _Reading(release, follow_links, parse_root(content, release / ROOT))
     except Linked:  # what is promised stands behind a link, so nothing can be said of the rest
         return _unread(began, links=list_folder(release, is_tool_folder).links)
-    except (Differs, OSError) as error:
-        return _unread(began, faults=[f"{ROOT}: cannot be read: {error}"])
+    except OSError as error:
+        return _unread(began, faults=[f"{ROOT}: {_told(error)}"])
     except EverystepError as error:
         if not os.path.lexists(release / ROOT):
             raise
@@ -210,7 +210,7 @@ def _read_sums(reading: _Reading) -> dict[str, str]:
     except OSError:
         return {}  # named where its digest is taken
     except EverystepError as error:
-        reading.faults.append(str(error))
+        reading.faults.append(f"{SUMS}: {_told(error).removeprefix(f'{reading.release / SUMS}: ')}")
         return {}
     for line in text.removesuffix("\n").split("\n"):
         parts = re.fullmatch(r"([0-9a-f]{64})  (.+)", line)

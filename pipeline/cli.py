@@ -457,11 +457,12 @@ def _revision(release: Path, root: dict[str, Any], model: str, step: int, follow
     """The name of a stored state; for an unknown one, the error names the nearest and lists the others."""
     steps = _stored_steps(release, root, model, follow_links)
     if step not in steps:
-        near = ", ".join(map(str, sorted(sorted(steps, key=lambda other: abs(other - step))[:2])))
-        known = [str(other) for other in sorted(steps)]
+        known = sorted(steps)
+        near = [*[other for other in known if other < step][-1:], *[other for other in known if other > step][:1]]
         listed = known if len(known) <= LISTED else [*known[: LISTED // 2], "...", *known[-LISTED // 2 :]]
         raise EverystepError(
-            f"step {step}: no checkpoint of {model} there; the nearest are {near}; it has {', '.join(listed)}"
+            f"step {step}: no checkpoint of {model} there; the nearest are {', '.join(map(str, near))}; "
+            f"it has {', '.join(map(str, listed))}"
         )
     if not steps[step].startswith(f"step{step:06d}-"):
         raise Differs(f"{release}: the manifest of {model} gives step {step} the revision {steps[step]!r}")

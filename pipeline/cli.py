@@ -2,9 +2,11 @@
 
 The top floor: the only module that sees both `pipeline` and `trainer`. Each command loads what it needs when it
 runs, so verifying and pulling need neither torch nor DVC. Results go to stdout, messages to stderr; exit codes:
-0 fine, 1 the bytes differ, 2 misuse.
+0 fine, 1 the bytes differ, 2 misuse, 4 a link in the place of a file of a release (docs/audit.md). Text from outside
+goes through `printable` before it reaches a terminal.
 """
 
+import io
 import json
 import signal
 import sys
@@ -15,7 +17,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from pipeline.formats.errors import Differs, EverystepError
+from pipeline.console import note, printable
+from pipeline.formats.errors import Differs, EverystepError, well_shaped
 
 app = typer.Typer(
     help="Rebuild, publish and prove open language models.",
@@ -25,11 +28,28 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 export = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+LISTED = 20
+"""Steps that an error lists at most."""
+
+
+def _require_utf8(text: str | None) -> str | None:
+    """Refuse a text that is not UTF-8; Python hands its bytes over as half a surrogate pair each."""
+    try:
+        (text or "").encode()
+    except UnicodeEncodeError as error:
+        raise typer.BadParameter(
+            f"{printable(text or '')}: not UTF-8, as all names and texts of a release are"
+        ) from error
+    return text
+
 
 Release = Annotated[Path, typer.Argument(help="The folder of a release.")]
 Trained = Annotated[Path, typer.Argument(help="The folder of a release, or of a project that has trained.")]
 Folder = Annotated[Path, typer.Argument(help="The folder of a project or of a release.")]
-Model = Annotated[str, typer.Option(help="A model of the release, as `everystep show` lists them.")]
+Model = Annotated[
+    str, typer.Option(help="A model of the release, as `everystep show` lists them.", callback=_require_utf8)
+]
+FollowLinks = Annotated[bool, typer.Option("--follow-links", help="Read what links point at, as in the Hub's cache.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for a program.")]
 
 
@@ -39,14 +59,25 @@ app.add_typer(export, name="export")
 def main() -> None:
     """Run a command; a mendable fault is one message and an exit code."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `everystep ... | head` ends like any Unix program
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that is not UTF-8
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except EverystepError as error:
-        print(f"error: {error}", file=sys.stderr)
+        note(f"error: {error}")
         sys.exit(error.exit_code)
     except OSError as error:  # a folder that may not be written, a disk that is full
-        print(f"error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        note(f"error: {error.filename or 'a file'}: {error.strerror or error}")
         sys.exit(EverystepError.exit_code)
+    except MemoryError:
+        note("error: not enough memory for what the files claim to hold")
+        sys.exit(EverystepError.exit_code)
+
+
+def _say(text: str = "") -> None:
+    """A line of a result for a person."""
+    print(printable(text))
 
 
 @app.command()
@@ -55,20 +86,24 @@ def show(
     folder: Annotated[
         Path | None, typer.Argument(help="For duplicates: a project or a release; here if left out.")
     ] = None,
-    id: Annotated[str | None, typer.Option(help="For duplicates: compare this removed document's text.")] = None,
-    largest: Annotated[int, typer.Option(min=1, help="For duplicates: so many clusters.")] = 20,
+    id: Annotated[
+        str | None,
+        typer.Option(help="For duplicates: compare this removed document's text.", callback=_require_utf8),
+    ] = None,
+    largest: Annotated[int, typer.Option(min=1, help="For duplicates: number of clusters to show.")] = 20,
+    follow_links: FollowLinks = False,
     as_json: Json = False,
 ) -> None:
     """Print what is in a release: models, sources, licences, what was removed; or clusters of duplicates."""
     if what == "duplicates":
-        _show_duplicates(folder or Path(), id, largest, as_json)
+        _show_duplicates(folder or Path(), id, largest, follow_links, as_json)
     elif folder is not None or id is not None:
         raise EverystepError(f"{what}: only `everystep show duplicates` takes a second folder or --id")
     else:
-        _show_release(Path(what), as_json)
+        _show_release(Path(what), follow_links, as_json)
 
 
-def _show_duplicates(folder: Path, id: str | None, largest: int, as_json: bool) -> None:
+def _show_duplicates(folder: Path, id: str | None, largest: int, follow_links: bool, as_json: bool) -> None:
     from dataclasses import asdict
 
     from pipeline.audit.duplicates import clusters, compare
@@ -78,31 +113,37 @@ def _show_duplicates(folder: Path, id: str | None, largest: int, as_json: bool) 
         if as_json:
             print(json.dumps(asdict(found)))
         else:
-            print("\n".join(found.difference))
-            print(f"\nsimilarity: {found.recorded} when it was removed, {found.measured} measured now on the words")
+            _say("\n".join(found.difference))
+            _say(f"\nsimilarity: {found.recorded} when it was removed, {found.measured} measured now on the words")
         sys.exit(0 if found.recorded == found.measured else 1)
-    all_of_them = clusters(folder)
+    all_of_them = clusters(folder, follow_links)
     if as_json:
         print(json.dumps({"clusters": [asdict(cluster) for cluster in all_of_them[:largest]]}))
         return
     removed = sum(cluster.exact + cluster.near for cluster in all_of_them)
-    print(f"{removed:,} documents were removed for {len(all_of_them):,} that stayed; the largest clusters:\n")
+    _say(f"{removed:,} documents were removed for {len(all_of_them):,} that stayed; the largest clusters:\n")
     rows = [[c.kept, f"{c.exact:,}", f"{c.near:,}", f"{c.least_similar:.3f}", c.examples[0]] for c in all_of_them]
     _table(["kept", "exact", "near", "least similar", "for example"], rows[:largest])
 
 
-def _show_release(release: Path, as_json: bool) -> None:
+def _show_release(release: Path, follow_links: bool, as_json: bool) -> None:
     from pipeline.audit.show import summarize
-    from pipeline.release.card import percent, spelled
 
-    facts = summarize(release)
+    facts = summarize(release, follow_links)
     if as_json:
         print(json.dumps(facts))
         return
-    print(f"{facts['name']} {facts['version']}: {facts['files']:,} files, {facts['bytes'] / 1e6:,.1f} MB")
+    with well_shaped(release / "manifests"):
+        _show_facts(facts)
+
+
+def _show_facts(facts: dict[str, Any]) -> None:
+    from pipeline.release.card import percent, spelled
+
     rows = facts["rows"]
     counts, shares = ("documents", "documents_read", "tokens", "tokens_read"), ("share", "share_read")
-    print(f"rows: {rows['train']:,} to train on, {rows['read']:,} of them read; {rows['validation']:,} held out\n")
+    _say(f"{facts['name']} {facts['version']}: {facts['files']:,} files, {facts['bytes'] / 1e6:,.1f} MB")
+    _say(f"rows: {rows['train']:,} to train on, {rows['read']:,} of them read; {rows['validation']:,} held out\n")
     _table(
         ["model", "parameters", "tokens", "rows read", "checkpoints", "validation loss", "bits per byte", "numerics"],
         [
@@ -178,7 +219,6 @@ def init(
 ) -> None:
     """Make a new release repository from an example; without one, list the examples."""
     from pipeline import init as starting
-    from pipeline.console import note
 
     root = starting.checkout()
     examples = starting.list_examples(root)
@@ -202,25 +242,28 @@ def init(
     for key in made.unpinned:
         note(f"note: {made.folder}/params.yaml: {key}: a name that can move; write a commit, or start again with --pin")
     for key, commit in made.pinned.items():
-        print(f"{key}: {commit}")
-    print(f"{made.folder}: {', '.join(made.models)} on {', '.join(made.sources) or 'published rows'}")
-    print(f"next: cd {made.folder} && make setup && source .venv/bin/activate && dvc repro --dry --force")
+        _say(f"{key}: {commit}")
+    _say(f"{made.folder}: {', '.join(made.models)} on {', '.join(made.sources) or 'published rows'}")
+    _say(f"next: cd {made.folder} && make setup && source .venv/bin/activate && dvc repro --dry --force")
 
 
 @app.command()
-def verify(release: Release, as_json: Json = False) -> None:
-    """Recompute every digest; fail on any changed, missing or extra file."""
-    from pipeline.audit.verify import verify as find_faults
+def verify(release: Release, follow_links: FollowLinks = False, as_json: Json = False) -> None:
+    """Recompute every digest; tell changed files, links and files that do not belong apart.
 
-    faults = find_faults(release)
+    Exit codes: 0, every byte is what the release promises; 1, a file is changed, missing or unreadable; 2, misuse;
+    3, every promised byte is right, but there are other files; 4, links stand in place of files and were not followed.
+    What Git, the Hub's client and file managers leave in a folder changes no exit code.
+    """
+    from pipeline.audit.verify import verify as check_release
+
+    report = check_release(release, follow_links)
     if as_json:
-        print(json.dumps({"release": release.name, "verified": not faults, "faults": faults}))
-    elif faults:
-        print("\n".join(faults))
-        print(f"{release}: {len(faults)} faults; this is not the release that was published")
+        print(json.dumps(report.to_json()))
     else:
-        print(f"{release}: every file is what the release promises")
-    sys.exit(1 if faults else 0)
+        for line in report.lines(release):
+            print(printable(line, keep=""))  # a fault is one line, whatever stands in a name
+    sys.exit(report.exit_code)
 
 
 @app.command()
@@ -229,17 +272,19 @@ def pull(
     model: Model,
     step: Annotated[int, typer.Option(help="A step of the checkpoint schedule.")],
     out: Annotated[Path, typer.Option(help="A new folder.")],
+    follow_links: FollowLinks = False,
 ) -> None:
     """Write one checkpoint, verified, in a layout that transformers loads."""
     from pipeline.audit.verify import verified_file
     from pipeline.release.layout import read_root
     from trainer.pull import pull as pull_checkpoint
 
-    root = read_root(release)
-    revision = _revision(release, root, model, step)
+    root = read_root(release, follow_links)
+    verified = partial(verified_file, release, root, follow_links=follow_links)
+    revision = _revision(release, root, model, step, follow_links)
     origin = {"release": root["name"], "release_version": root["version"]}
-    pull_checkpoint(partial(verified_file, release, root), model, revision, out, origin)
-    print(f"{out}: {model} {revision}; {_how_to_load(out)}")
+    pull_checkpoint(verified, model, revision, out, origin)
+    _say(f"{out}: {model} {revision}; {_how_to_load(out)}")
 
 
 @app.command()
@@ -248,23 +293,25 @@ def average(
     model: Model,
     last: Annotated[int, typer.Option(min=2, help="How many checkpoints, from the last one backwards.")],
     out: Annotated[Path, typer.Option(help="A new folder.")],
+    follow_links: FollowLinks = False,
 ) -> None:
     """Write the mean of a model's last checkpoints, verified, in a layout that transformers loads."""
     from pipeline.audit.verify import verified_file
     from pipeline.release.layout import read_root
     from trainer.average import average as average_checkpoints
 
-    root = read_root(release)
-    trained = sorted(step for step in _stored_steps(release, root, model) if step > 0)
+    root = read_root(release, follow_links)
+    verified = partial(verified_file, release, root, follow_links=follow_links)
+    trained = sorted(step for step in _stored_steps(release, root, model, follow_links) if step > 0)
     if last > len(trained):
         raise EverystepError(
             f"--last {last}: {model} has {len(trained)} checkpoints behind step 0, which is untrained: "
             f"{', '.join(map(str, trained))}"
         )
-    revisions = [_revision(release, root, model, step) for step in trained[-last:]]
+    revisions = [_revision(release, root, model, step, follow_links) for step in trained[-last:]]
     origin = {"release": root["name"], "release_version": root["version"]}
-    average_checkpoints(partial(verified_file, release, root), model, revisions, out, origin)
-    print(f"{out}: {model}, mean of {', '.join(revisions)}; {_how_to_load(out)}")
+    average_checkpoints(verified, model, revisions, out, origin)
+    _say(f"{out}: {model}, mean of {', '.join(revisions)}; {_how_to_load(out)}")
 
 
 @app.command()
@@ -272,11 +319,15 @@ def sample(
     release: Trained,
     model: Model,
     step: Annotated[int | None, typer.Option(help="A step of the checkpoint schedule; unset: the last.")] = None,
-    prompt: Annotated[str, typer.Option(help="The text to continue; unset: a document from its beginning.")] = "",
+    prompt: Annotated[
+        str,
+        typer.Option(help="The text to continue; unset: a document from its beginning.", callback=_require_utf8),
+    ] = "",
     tokens: Annotated[int, typer.Option(min=1, help="At most so many tokens.")] = 64,
     temperature: Annotated[float, typer.Option(min=0, help="Divides the logits; 0: always the likeliest.")] = 0.8,
     top_k: Annotated[int, typer.Option(min=1, help="Draw among so many likeliest tokens.")] = 50,
     seed: Annotated[int, typer.Option(min=0, max=2**53 - 1, help="The same seed gives the same text.")] = 0,
+    follow_links: FollowLinks = False,
     as_json: Json = False,
 ) -> None:
     """Continue a text with one checkpoint, verified, token by token."""
@@ -284,17 +335,18 @@ def sample(
 
     from pipeline.audit.project import root_of
     from pipeline.audit.verify import verified_file
-    from pipeline.console import note
 
     _require_torch("sample")
     from trainer.sample import ENOUGH, Request
     from trainer.sample import sample as continue_text
 
-    root = root_of(release)
-    revision = _revision(release, root, model, max(_stored_steps(release, root, model)) if step is None else step)
+    root = root_of(release, follow_links)
+    stored = _stored_steps(release, root, model, follow_links)
+    revision = _revision(release, root, model, max(stored) if step is None else step, follow_links)
     request = Request(prompt=prompt, tokens=tokens, temperature=temperature, top_k=top_k, seed=seed)
     show = (lambda piece: None) if as_json else _show_text
-    answer = continue_text(partial(verified_file, release, root), model, revision, request, show)
+    verified = partial(verified_file, release, root, follow_links=follow_links)
+    answer = continue_text(verified, model, revision, request, show)
     if as_json:
         print(json.dumps(asdict(answer)))
         return
@@ -327,7 +379,7 @@ def export_tokens(
         done = export_mobilellm(folder, out, nodes or 1, global_batch, steps)
     else:
         done = export_llm360(folder, out, chunks or 1, global_batch, steps)
-    print(
+    _say(
         f"{out}: {done.rows:,} rows in {done.files} files, {done.steps:,} steps of {done.global_batch}; "
         f"{done.left_out:,} rows of the epoch are left out\n"
         f"a recipe reads it with layout: {layout}, width: {done.width}, seed: {done.seed}, "
@@ -340,7 +392,10 @@ def trace(
     release: Release,
     model: Model,
     step: Annotated[int | None, typer.Option(help="Print the documents in the batch of this step.")] = None,
-    document: Annotated[str | None, typer.Option(help="Print the steps that saw this document.")] = None,
+    document: Annotated[
+        str | None, typer.Option(help="Print the steps that saw this document.", callback=_require_utf8)
+    ] = None,
+    follow_links: FollowLinks = False,
     as_json: Json = False,
 ) -> None:
     """Print the documents that a step saw, or the steps that saw a document."""
@@ -349,7 +404,7 @@ def trace(
     if (step is None) == (document is None):
         raise EverystepError("trace: give either --step or --document")
     if step is not None:
-        spans = tracing.trace_step(release, model, step)
+        spans = tracing.trace_step(release, model, step, follow_links)
         if as_json:
             print(json.dumps(spans))
             return
@@ -360,8 +415,11 @@ def trace(
         ]
         _table(header, rows)
         return
-    found = tracing.trace_document(release, model, str(document))
-    print(json.dumps(found) if as_json else _tell(found))
+    found = tracing.trace_document(release, model, str(document), follow_links)
+    if as_json:
+        print(json.dumps(found))
+    else:
+        _say(_tell(found))
 
 
 @app.command()
@@ -389,9 +447,9 @@ def replay(
     if as_json:
         print(json.dumps(asdict(outcome)))
     elif outcome.first_difference is None:
-        print(f"same: {model}, steps {start} to {stop}, {outcome.digests_compared} digests of all weights compared")
+        _say(f"same: {model}, steps {start} to {stop}, {outcome.digests_compared} digests of all weights compared")
     else:
-        print(f"differs: {model}, first at step {outcome.first_difference}: {outcome.detail}")
+        _say(f"differs: {model}, first at step {outcome.first_difference}: {outcome.detail}")
     sys.exit(0 if outcome.first_difference is None else 1)
 
 
@@ -401,26 +459,30 @@ def _require_torch(command: str) -> None:
         raise EverystepError(f"{command}: needs torch, which a reader's installation lacks; {fix}")
 
 
-def _revision(release: Path, root: dict[str, Any], model: str, step: int) -> str:
-    """The name of a stored state; an unknown one is told which ones there are."""
-    steps = _stored_steps(release, root, model)
+def _revision(release: Path, root: dict[str, Any], model: str, step: int, follow_links: bool = False) -> str:
+    """The name of a stored state; for an unknown one, the error names the nearest and lists the others."""
+    steps = _stored_steps(release, root, model, follow_links)
     if step not in steps:
+        known = sorted(steps)
+        near = [*[other for other in known if other < step][-1:], *[other for other in known if other > step][:1]]
+        listed = known if len(known) <= LISTED else [*known[: LISTED // 2], "...", *known[-LISTED // 2 :]]
         raise EverystepError(
-            f"step {step}: no checkpoint of {model} there; it has {', '.join(map(str, sorted(steps)))}"
+            f"step {step}: no checkpoint of {model} there; the nearest are {', '.join(map(str, near))}; "
+            f"it has {', '.join(map(str, listed))}"
         )
     if not steps[step].startswith(f"step{step:06d}-"):
         raise Differs(f"{release}: the manifest of {model} gives step {step} the revision {steps[step]!r}")
     return steps[step]
 
 
-def _stored_steps(release: Path, root: dict[str, Any], model: str) -> dict[int, str]:
+def _stored_steps(release: Path, root: dict[str, Any], model: str, follow_links: bool) -> dict[int, str]:
     """The steps of a model's stored states, with the revision of each."""
     from pipeline.audit.verify import model_manifest
-    from pipeline.formats.errors import well_shaped
+    from pipeline.formats.bounds import MAX_STEPS, whole
 
-    trained = model_manifest(release, root, model)
+    trained = model_manifest(release, root, model, follow_links)
     with well_shaped(f"{release}: manifest of {model}"):
-        return {int(entry["step"]): str(entry["revision"]) for entry in trained["checkpoints"]}
+        return {whole(entry, "step", most=MAX_STEPS): str(entry["revision"]) for entry in trained["checkpoints"]}
 
 
 def _how_to_load(out: Path) -> str:
@@ -429,10 +491,8 @@ def _how_to_load(out: Path) -> str:
 
 
 def _show_text(piece: str) -> None:
-    """Print a piece of text at once. What a model says must not steer the terminal: control characters are drawn."""
-    drawn = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"}
-    drawn |= dict.fromkeys(range(0x7F, 0xA0), 0xFFFD)
-    print(piece.translate(drawn), end="", flush=True)
+    """Print a piece of text at once. What a model says must not steer the terminal."""
+    print(printable(piece), end="", flush=True)
 
 
 def _tell(found: dict[str, Any]) -> str:
@@ -453,6 +513,7 @@ def _tell(found: dict[str, Any]) -> str:
 
 
 def _table(header: list[str], rows: list[list[str]]) -> None:
+    rows = [[printable(cell, keep="") for cell in row] for row in rows]
     widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]
     for line in [header, ["-" * width for width in widths], *rows]:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())

@@ -4,6 +4,7 @@ Everything goes to stderr; nothing here is ever hashed.
 """
 
 import errno
+import re
 import sys
 import time
 from collections import deque
@@ -17,6 +18,7 @@ INTERRUPTED = 130  # as shells say it
 SECONDS_BETWEEN_LINES = 15.0
 SECONDS_BETWEEN_FRAMES = 0.1
 SECONDS_OF_RATE = 60.0
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class Advance(Protocol):
@@ -25,9 +27,27 @@ class Advance(Protocol):
     def __call__(self, done: float, detail: str = "") -> None: ...
 
 
+def printable(text: str, keep: str = "\n\t") -> str:
+    """Text from outside, made safe for a terminal: what would steer it is drawn or escaped, except for `keep`.
+
+    Names of files, ids, titles and what a model says may hold escape sequences, marks that turn the direction of
+    writing, and bytes that are not UTF-8 (which Python keeps as lone surrogates).
+    """
+    return UNPRINTABLE.sub(lambda match: match[0] if match[0] in keep else _drawn(match[0]), text)
+
+
+def _drawn(character: str) -> str:
+    code = ord(character)
+    if code < 0x20:
+        return chr(0x2400 + code)  # the control pictures of Unicode
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code - 0xDC00:02x}"
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
 def note(message: str) -> None:
     """One line on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    print(printable(message), file=sys.stderr, flush=True)
 
 
 def run_command(command: Callable[..., None], usage: str) -> None:
@@ -114,7 +134,7 @@ class _Pace:
     def count(self, done: float, detail: str, seconds: float) -> bool:
         """Add `done`; whether `seconds` have passed since it was last worth telling."""
         self.done += done
-        self._detail = detail or self._detail
+        self._detail = printable(detail, keep="") or self._detail
         now = time.monotonic()
         if now - self._seen[-1][0] >= 1:
             self._seen.append((now, self.done))

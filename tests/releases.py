@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import cli
-from pipeline.audit.verify import FOLDERS, REMOVALS
+from pipeline.audit.chain import FOLDERS, REMOVALS
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.canonical import canonical, pretty
 from pipeline.formats.digests import tensors_digest
@@ -102,6 +102,14 @@ def reseal(release: Path) -> None:
     root["files"] = {
         path: {"digest": content_digest(release / path, kind_of(path)), "kind": kind_of(path)} for path in listed
     }
+    write_json(release / ROOT, root)
+    reseal_sums(release)
+
+
+def reseal_file(release: Path, path: str) -> None:
+    """Recompute the root manifest's entry of one file, and SHA256SUMS."""
+    root = read_json(release / ROOT)
+    root["files"][path] = {"digest": content_digest(release / path, kind_of(path)), "kind": kind_of(path)}
     write_json(release / ROOT, root)
     reseal_sums(release)
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from pipeline.formats.bounds import MAX_CONTEXT, MAX_FFN_WIDTH, MAX_LAYERS, MAX_VOCABULARY, MAX_WIDTH
 from pipeline.formats.canonical import canonical
 from pipeline.formats.errors import EverystepError
 
@@ -66,6 +67,7 @@ class LayerSpec:
 
     def __post_init__(self) -> None:
         _require_positive(self, "query_heads", "kv_heads", "head_width", "ffn_width", "rotary_share")
+        _require_at_most(self, query_heads=MAX_WIDTH, head_width=MAX_WIDTH, ffn_width=MAX_FFN_WIDTH)
         _require(
             self.query_heads % self.kv_heads == 0,
             f"kv_heads: {self.kv_heads} does not divide query_heads {self.query_heads}; "
@@ -109,6 +111,9 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         _require_positive(self, "vocabulary", "context", "width", "rotary_base", "norm_epsilon")
+        _require_at_most(self, vocabulary=MAX_VOCABULARY, context=MAX_CONTEXT, width=MAX_WIDTH)
+        for name, depth in (("layers", len(self.layers)), ("applications", len(self.applications))):
+            _require(depth <= MAX_LAYERS, f"{name}: {depth} of them; at most {MAX_LAYERS}")
         stored = range(len(self.layers))
         _require(len(stored) > 0, "layers must hold at least one layer")
         _require(
@@ -261,6 +266,11 @@ def _require(holds: bool, message: str) -> None:
 def _require_positive(spec: LayerSpec | ModelSpec, *names: str) -> None:
     for name in names:
         _require(getattr(spec, name) > 0, f"{name} must be > 0, got {getattr(spec, name)}")
+
+
+def _require_at_most(spec: LayerSpec | ModelSpec, **bounds: int) -> None:
+    for name, most in bounds.items():
+        _require(getattr(spec, name) <= most, f"{name} must be <= {most}, got {getattr(spec, name)}")
 
 
 _MODEL_SPEC = TypeAdapter(ModelSpec)

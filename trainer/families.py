@@ -7,25 +7,34 @@ published is a file under `recipes/`, and its parameter count is the published o
 from collections.abc import Callable
 from dataclasses import replace
 from math import sqrt
-from typing import Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import numpy as np
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
+from pydantic import Field, PositiveFloat, ValidationInfo, field_validator
 
+from pipeline.formats.bounds import MAX_CONTEXT, MAX_FFN_WIDTH, MAX_LAYERS, MAX_VOCABULARY, MAX_WIDTH
 from pipeline.formats.errors import EverystepError
 from pipeline.formats.yaml import Section, check
 from trainer.description import Initialization, LayerSpec, ModelSpec, nearest_divisor
+
+Vocabulary = Annotated[int, Field(gt=0, le=MAX_VOCABULARY)]
+Context = Annotated[int, Field(gt=0, le=MAX_CONTEXT)]
+Layers = Annotated[int, Field(gt=0, le=MAX_LAYERS)]
+Width = Annotated[int, Field(gt=0, le=MAX_WIDTH)]
+"""Of anything inside a layer: dimensions, heads, what they are divided by."""
+FfnWidth = Annotated[int, Field(gt=0, le=MAX_FFN_WIDTH)]
+Multiplier = Annotated[float, Field(gt=0, le=64)]
 
 
 class LlamaSection(Section):
     """The keys that the families with equal layers share; their heads cut the width into equal parts."""
 
-    vocabulary: PositiveInt
-    context: PositiveInt
-    width: PositiveInt
-    layers: PositiveInt
-    query_heads: PositiveInt
-    ffn_width: PositiveInt
+    vocabulary: Vocabulary
+    context: Context
+    width: Width
+    layers: Layers
+    query_heads: Width
+    ffn_width: FfnWidth
     rotary_base: PositiveFloat = 10000.0
     norm_epsilon: PositiveFloat = 1e-5
     initial_std: PositiveFloat = 0.02
@@ -48,7 +57,7 @@ class GroupedSection(LlamaSection):
     """`family: llama`, `mobilellm` and `mobilellm-ls`."""
 
     family: Literal["llama", "mobilellm", "mobilellm-ls"]
-    kv_heads: PositiveInt
+    kv_heads: Width
     tied_embedding: bool
 
     @field_validator("kv_heads")
@@ -73,11 +82,11 @@ class PythiaSection(Section):
     """`family: pythia`. Null deviations are GPT-NeoX's: (2 / (5 width))^1/2, and 2 / (layers width^1/2) for outputs."""
 
     family: Literal["pythia"]
-    vocabulary: PositiveInt
-    context: PositiveInt
-    width: PositiveInt
-    layers: PositiveInt
-    heads: PositiveInt
+    vocabulary: Vocabulary
+    context: Context
+    width: Width
+    layers: Layers
+    heads: Width
     initial_std: PositiveFloat | None
     initial_output_std: PositiveFloat | None
     rotary_base: PositiveFloat = 10000.0
@@ -96,16 +105,16 @@ class OpenELMSection(Section):
     """`family: openelm`. The multipliers are those of the first and of the last layer."""
 
     family: Literal["openelm"]
-    vocabulary: PositiveInt
-    context: PositiveInt
-    width: PositiveInt
-    layers: PositiveInt
-    head_width: PositiveInt
-    query_heads_per_kv_head: PositiveInt = 4
-    ffn_divisor: PositiveInt = 256
+    vocabulary: Vocabulary
+    context: Context
+    width: Width
+    layers: Layers
+    head_width: Width
+    query_heads_per_kv_head: Width = 4
+    ffn_divisor: Width = 256
     # Lists, not tuples: YAML has only lists, and strict validation does not turn one into the other.
-    attention_multipliers: list[PositiveFloat] = Field(default=[0.5, 1.0], min_length=2, max_length=2)
-    ffn_multipliers: list[PositiveFloat] = Field(default=[0.5, 4.0], min_length=2, max_length=2)
+    attention_multipliers: list[Multiplier] = Field(default=[0.5, 1.0], min_length=2, max_length=2)
+    ffn_multipliers: list[Multiplier] = Field(default=[0.5, 4.0], min_length=2, max_length=2)
     tied_embedding: bool
     rotary_base: PositiveFloat = 10000.0
     norm_epsilon: PositiveFloat = 1e-6

@@ -4,7 +4,7 @@ The digests of the source are checked before anything is converted, and `everyst
 which state of which release they are. Needs numpy, not torch.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +64,11 @@ def write_folder(verified: Verified, out: Path, spec: ModelSpec, weights: Weight
     """Weights with their config, the release's tokenizer, and `about` as `everystep.json`: all of it, or nothing."""
     tokenizer = verified(TOKENIZER.as_posix())
     exported = export(spec, weights, eos_token_id=end_token(tokenizer))
-    code = [name for name in exported.extra_files if name.endswith(".py")]
-    shipped = {name: verified(f"trainer/remote/{name}").read_bytes() for name in code}
+    for name in exported.extra_files:
+        if name.endswith(".py"):
+            verified(f"trainer/remote/{name}")  # a release with other code than the copy that is written is refused
     partial = ck.begin(out)
-    write_export(replace(exported, extra_files=exported.extra_files | shipped), partial)
+    write_export(exported, partial)
     write_bytes(partial / "tokenizer.json", tokenizer.read_bytes())
     write_bytes(partial / "tokenizer_config.json", pretty(_tokenizer_config(spec)))
     write_bytes(partial / "everystep.json", pretty(about))

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from pipeline.formats.bounds import MAX_CONTEXT, MAX_GLOBAL_BATCH, MAX_STEPS
 from pipeline.formats.checkpoints import schedule
 from pipeline.formats.errors import EverystepError
 from pipeline.formats.files import PLAIN_NAME, plain_name
@@ -18,6 +19,8 @@ from trainer.description import ModelSpec
 from trainer.families import build_spec
 
 Positive = Annotated[int, Field(gt=0)]
+Steps = Annotated[int, Field(gt=0, le=MAX_STEPS)]
+Batch = Annotated[int, Field(gt=0, le=MAX_GLOBAL_BATCH)]
 Seed = Annotated[int, Field(ge=0, lt=2**53)]
 
 
@@ -30,10 +33,10 @@ class DataSection(Section):
 
     layout: Literal["everystep", "llm360", "mobilellm"]
     folder: str
-    width: Annotated[int, Field(ge=2)]
+    width: Annotated[int, Field(ge=2, le=MAX_CONTEXT + 1)]
     seed: Seed
-    global_batch: Positive
-    micro_batch: Positive
+    global_batch: Batch
+    micro_batch: Batch
 
     @field_validator("folder")
     @classmethod
@@ -90,7 +93,7 @@ class ScheduleSection(Section):
     floor: Annotated[float, Field(ge=0, le=1)]
     warmup_steps: Annotated[int, Field(ge=0)]
     decay_steps: Positive
-    steps: Positive
+    steps: Steps
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "ScheduleSection":

@@ -16,10 +16,11 @@ from pipeline.formats.digests import tensors_digest
 from pipeline.formats.errors import Differs, EverystepError
 from pipeline.formats.manifests import manifest_path, read_manifest, shards_of
 from pipeline.formats.project import TOKENS
+from pipeline.formats.tensors import TensorFile
 from trainer import log
 from trainer.checked import CHECKED
 from trainer.data import TrainingData, training_data
-from trainer.description import ModelSpec
+from trainer.description import ModelSpec, tensor_shapes
 from trainer.launch import default_processes, launch
 from trainer.recipe import Recipe, load_recipe
 
@@ -57,6 +58,7 @@ def replay(verified: Verified, root: Path, model: str, start: int, stop: int) ->
             raise Differs(f"{root / 'runs' / model / log.JSONL}: has no entry for step {step}")
     for name in (ck.RECORD, ck.WEIGHTS, ck.OPTIMIZER):
         verified(f"runs/{model}/{stored[start].name}/{name}")
+    _require_shapes_of(spec, root / "runs" / model / stored[start].name / ck.WEIGHTS, f"recipes/{model}.yaml")
     records = {step: ck.read_record(folder) for step, folder in stored.items() if start < step <= stop}
     own = recipe.data.layout == "everystep"
     data = _released_rows(verified, root, recipe, spec) if own else _rows_of_others(verified, root, recipe, spec)
@@ -65,6 +67,13 @@ def replay(verified: Verified, root: Path, model: str, start: int, stop: int) ->
         _replay, processes, recipe.numerics, recipe, spec, data, stored[start], stop, entries, records
     )
     return outcome
+
+
+def _require_shapes_of(spec: ModelSpec, weights: Path, recipe: str) -> None:
+    """Before a model is built: a recipe may ask for more memory than there is, stored weights may not."""
+    with TensorFile(weights) as file:
+        if file.shapes() != tensor_shapes(spec):
+            raise Differs(f"{weights}: these are not the tensors of the model in {recipe}")
 
 
 def _released_rows(verified: Verified, root: Path, recipe: Recipe, spec: ModelSpec) -> TrainingData:

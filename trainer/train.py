@@ -47,7 +47,7 @@ TRAINS = (
     "operators", "optimizer", "parallel", "product", "recipe",
 )  # fmt: skip
 FORMATS_THAT_TRAIN = (
-    *("batches", "canonical", "checkpoints", "digests", "files", "lines", "order", "parquet", "rows"),
+    *("batches", "canonical", "checkpoints", "digests", "files", "lines", "order", "parquet", "rows", "tensors"),
 )
 
 

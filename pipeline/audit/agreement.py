@@ -9,18 +9,22 @@ each file to be the promised one, and the manifests to be a chain.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import zip_longest
+from itertools import chain, zip_longest
+from math import prod
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.formats import checkpoints as ck
+from pipeline.formats.bounds import MAX_ROWS, whole
 from pipeline.formats.canonical import Json, canonical, parse
 from pipeline.formats.errors import well_shaped
+from pipeline.formats.files import plain_lines, read_small
 from pipeline.formats.lines import LineFile
 from pipeline.formats.manifests import manifest_path, read_manifest
 from pipeline.formats.order import permute
 from pipeline.formats.project import PARAMS, RESULTS, RUNS, TOKENS
+from pipeline.formats.tensors import TensorFile
 from pipeline.release.card import card_tables, front_matter, write_notice
 from pipeline.release.coverage import count
 from pipeline.release.facts import gather
@@ -28,6 +32,7 @@ from pipeline.release.layout import CARD, NOTICE, ROOT, members
 
 ORDER = TOKENS / "order.jsonl.zst"
 LOG, EVALUATION = "log.jsonl", "evaluation.jsonl"
+SAMPLES_AT_ONCE = 1 << 16
 
 
 def disagreements(release: Path, root: dict[str, Json]) -> Iterator[str]:
@@ -78,14 +83,20 @@ def _passed_on(where: Path, given: int, manifest: dict[str, Json]) -> Iterator[s
 
 def _order(release: Path, tokens: dict[str, Json]) -> Iterator[str]:
     """The published order is what the seed gives, line by line."""
-    seed, num_rows = tokens["parameters"]["seed"], tokens["splits"]["train"]["rows"]
+    seed, num_rows = tokens["parameters"]["seed"], whole(tokens, "splits", "train", "rows", most=MAX_ROWS)
     with LineFile(release / ORDER) as published:
         if len(published) != num_rows:
             yield f"{ORDER}: holds {len(published)} rows, {manifest_path('tokenize')} says {num_rows}"
             return
-        rows = permute(np.arange(num_rows, dtype=np.uint64), num_rows, seed, epoch=0).tolist()
         lines = (parse(line, str(ORDER)) for line in published)
-        yield from _compared(ORDER, "line", lines, f"the seed {seed}", ({"row": row} for row in rows))
+        rows = ({"row": row} for row in _permuted(num_rows, seed))
+        yield from _compared(ORDER, "line", lines, f"the seed {seed}", rows)
+
+
+def _permuted(num_rows: int, seed: int) -> Iterator[int]:
+    for start in range(0, num_rows, SAMPLES_AT_ONCE):
+        samples = np.arange(start, min(start + SAMPLES_AT_ONCE, num_rows), dtype=np.uint64)
+        yield from permute(samples, num_rows, seed, epoch=0).tolist()
 
 
 def _model(release: Path, name: str, seed: int) -> Iterator[str]:
@@ -93,8 +104,8 @@ def _model(release: Path, name: str, seed: int) -> Iterator[str]:
     where = manifest_path("train", name)
     manifest = read_manifest(release / where, "train")
     last = manifest["checkpoints"][-1]
-    weights = ck.read_tensors(release / RUNS / name / last["revision"] / ck.WEIGHTS)
-    parameters = sum(tensor.size for tensor in weights.values())
+    with TensorFile(release / RUNS / name / last["revision"] / ck.WEIGHTS) as weights:
+        parameters = sum(prod(shape) for shape in weights.shapes().values())
     for what, said, found in (
         ("parameters_unique", manifest["parameters_unique"], parameters),
         ("tokens", manifest["tokens"], last["tokens"]),
@@ -119,19 +130,20 @@ def _evaluation(release: Path, name: str) -> Iterator[str]:
 
 
 def _csv(release: Path, lines: Path) -> Iterator[str]:
-    """A table for plotting has a row for each JSON line, and each number is spelled as there."""
+    """A table for plotting has a row for each JSON line, and each number is written as there."""
     path = lines.with_suffix(".csv")
     if not (release / path).is_file():
         yield f"{path}: missing"
         return
+    rows = (row.decode("utf-8", "replace") for row in plain_lines(release / path))
     entries = _lines(release, lines)
-    header, *rows = (release / path).read_bytes().decode("utf-8", "replace").removesuffix("\n").split("\n")
+    header, first = next(rows, ""), next(entries, {})
     columns = header.split(",")
-    if sorted(columns) != sorted(entries[0]):
-        yield f"{path}: its columns are {header}, {lines} has {','.join(sorted(entries[0]))}"
+    if sorted(columns) != sorted(first):
+        yield f"{path}: its columns are {header}, {lines} has {','.join(sorted(first))}"
         return
-    spelled = (",".join(_cell(entry[column]) for column in columns) for entry in entries)
-    yield from _compared(path, "row", rows, lines, spelled)
+    printed = (",".join(_cell(entry[column]) for column in columns) for entry in chain([first], entries))
+    yield from _compared(path, "row", rows, lines, printed)
 
 
 def _coverage(release: Path, models: list[str]) -> Iterator[str]:
@@ -152,7 +164,7 @@ def _words(root: dict[str, Json], facts: dict[str, Json]) -> Iterator[str]:
 
 def _card(release: Path, facts: dict[str, Json]) -> Iterator[str]:
     """The front matter, and the lines of all tables, in any order: a card may list its models as its maker liked."""
-    text = (release / CARD).read_bytes().decode("utf-8", "replace")
+    text = read_small(release / CARD).decode("utf-8", "replace")
     if not text.startswith(front_matter(facts)):
         yield f"{CARD}: does not begin with what {PARAMS} and the manifests give for the Hub"
     shown = Counter(line for line in text.split("\n") if line.startswith("|"))
@@ -162,7 +174,7 @@ def _card(release: Path, facts: dict[str, Json]) -> Iterator[str]:
 
 
 def _notice(release: Path, facts: dict[str, Json]) -> Iterator[str]:
-    lines = (release / NOTICE).read_bytes().decode("utf-8", "replace").split("\n")
+    lines = read_small(release / NOTICE).decode("utf-8", "replace").split("\n")
     yield from _compared(Path(NOTICE), "line", lines, PARAMS, write_notice(facts).split("\n"))
 
 
@@ -174,13 +186,12 @@ def _compared(where: Path, what: str, ours: Iterable[Json], other: str | Path, t
             return
 
 
-def _lines(release: Path, path: Path) -> list[Json]:
-    lines = (release / path).read_bytes().split(b"\n")[:-1]
-    return [parse(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
+def _lines(release: Path, path: Path) -> Iterator[Json]:
+    return (parse(line, f"{path}:{number}") for number, line in enumerate(plain_lines(release / path), 1))
 
 
 def _cell(value: Json) -> str:
-    """A value as CSV spells it; none of ours holds a comma."""
+    """A value as CSV writes it; none of ours holds a comma."""
     if value is None:
         return ""
     return value if isinstance(value, str) else canonical(value).decode()

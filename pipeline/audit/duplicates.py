@@ -45,9 +45,9 @@ class Comparison:
     difference: list[str]
 
 
-def clusters(folder: Path) -> list[Cluster]:
+def clusters(folder: Path, follow_links: bool = False) -> list[Cluster]:
     """All clusters of a project or release, the largest first."""
-    table = _removals(folder)
+    table = _removals(folder, follow_links)
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in table.select(["id", "source", "reason", "kept", "similarity"]).to_pylist():
         groups.setdefault(row["kept"], []).append(row)
@@ -93,10 +93,11 @@ def _runs(words: list[str], size: int) -> set[tuple[str, ...]]:
     return {tuple(words[i : i + size]) for i in range(max(1, len(words) - size + 1))}
 
 
-def _removals(folder: Path) -> Any:
+def _removals(folder: Path, follow_links: bool = False) -> Any:
     """The table of a release or a project, after its digest has been compared."""
     if (folder / ROOT).exists():
-        return read_table(verified_file(folder, read_root(folder), TABLE.as_posix()), REMOVALS)
+        root = read_root(folder, follow_links)
+        return read_table(verified_file(folder, root, TABLE.as_posix(), follow_links), REMOVALS)
     (shard,) = shards_of(read_manifest(folder / manifest_path("dedup"), "dedup"), "removals")
     check_table(folder / DEDUPLICATED, shard)
     return read_table(folder / TABLE, REMOVALS)

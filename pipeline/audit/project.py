@@ -17,10 +17,10 @@ from pipeline.formats.project import MANIFESTS, RECIPES, RUNS, TOKENIZER, TOKENS
 from pipeline.release.layout import ROOT, kind_of, read_root
 
 
-def root_of(folder: Path) -> dict[str, Json]:
+def root_of(folder: Path, follow_links: bool = False) -> dict[str, Json]:
     """The root manifest of a release, or what one would promise of a project's trained models."""
     if (folder / ROOT).exists():
-        return read_root(folder)
+        return read_root(folder, follow_links)
     models = sorted(path.stem for path in (folder / MANIFESTS / "models").glob("*.json"))
     trained = [model for model in models if (folder / RUNS / model).is_dir()]
     if not trained:

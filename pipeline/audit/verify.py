@@ -1,198 +1,269 @@
 """Verify: recompute every digest of a release, every link of the chain of manifests, and what is said twice.
 
-Found are: a missing, an extra or a changed file, a link; a stored byte that `SHA256SUMS` does not promise; a
-manifest whose inputs are not the ones beside it; a shard that its manifest does not promise, and one that no
-manifest promises; a checkpoint that fails the gate; revisions that are not those of the records; a table or a card
-that tells another story than the records (`pipeline.audit.agreement`). Everything is checked, and everything that
-differs is named. Nothing in a release is trusted to have the shape it should have.
+Faults are: a missing, changed or unreadable file; a stored byte that `SHA256SUMS` does not promise; code that is not
+ours (`pipeline.audit.code`); a manifest whose inputs are not the ones beside it, a shard that its manifest does not
+promise, a checkpoint that fails the gate (`pipeline.audit.chain`); a table or a card that tells another story than the
+records (`pipeline.audit.agreement`). Every file is checked whatever is wrong with the others, and a fault is one line.
+Links in place of files and files that are no part of the release are told apart from faults (`pipeline.audit.report`).
+
+Nothing in a release is trusted to have the shape it should have. A file that changes between its digest and the last
+use of it is a fault.
 """
 
+import hashlib
+import os
 import re
 import stat
+import time
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 
 from pipeline.audit.agreement import disagreements
+from pipeline.audit.chain import chain_faults
+from pipeline.audit.code import refuse_foreign_code
+from pipeline.audit.leftovers import is_left_by_tools, is_tool_folder
+from pipeline.audit.report import Report
+from pipeline.audit.suggest import did_you_mean
 from pipeline.console import progress
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.canonical import Json
-from pipeline.formats.errors import Differs, EverystepError, well_shaped
-from pipeline.formats.files import list_files, safe_join, sha256_file
-from pipeline.formats.manifests import manifest_path, read_manifest
-from pipeline.formats.project import MANIFESTS
-from pipeline.release.gate import check_model
+from pipeline.formats.errors import Differs, EverystepError, Linked
+from pipeline.formats.files import list_folder, read_small, safe_join, sha256_file
+from pipeline.formats.manifests import manifest_path, parse_manifest
 from pipeline.release.layout import (
-    REVISIONS,
     ROOT,
     SIGNATURES,
     SUMS,
     content_digest,
-    is_listed,
     members,
-    read_root,
-    revision_line,
+    parse_root,
+    release_root,
 )
 
-# Where the shards that a manifest names lie, by stage; those of other stages are not part of a release.
-FOLDERS = {"tokenize": "data/tokens", "train": "runs/{of}", "evaluate": "results/{of}"}
-REMOVALS = {
-    "extract": "data/documents/{of}",
-    "filter": "data/filtered/{of}",
-    "dedup": "data/deduplicated",
-    "tokenize": "data/tokens",
-}
-PROMISED_BELOW = ("data/", "runs/", "results/")
-CHECKPOINT_FILES = (ck.WEIGHTS, ck.OPTIMIZER, ck.CONFIG, ck.RECORD)
+State = tuple[int, ...]
 
 
-def verify(release: Path) -> list[str]:
-    """Everything in the release that differs from what it promises, a line each; empty when all is well."""
-    if not (release / ROOT).exists():
-        read_root(release)  # says what a release is
-    everything = list_files(release)
-    files = [path for path in everything if stat.S_ISREG((release / path).lstat().st_mode)]
-    odd = [f"{path}: a link, pipe or device; a release is made of files" for path in sorted({*everything} - {*files})]
+@dataclass
+class _Reading:
+    """What was read of a release: the state of each promised file before its digest was taken, the SHA-256 of its
+    bytes, and what was found."""
+
+    release: Path
+    follow_links: bool
+    root: dict[str, Json]
+    states: dict[str, State] = field(default_factory=dict)
+    stored: dict[str, str] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+    links: set[str] = field(default_factory=set)
+
+    def promised(self) -> list[str]:
+        return sorted({ROOT, SUMS, *self.root["files"]})
+
+
+def verify(release: Path, follow_links: bool = False) -> Report:
+    """Everything in the release that differs from what it promises, and everything beside it."""
+    began = time.monotonic()
     try:
-        root = read_root(release)
+        content = release_root(release, follow_links)
+        reading = _Reading(release, follow_links, parse_root(content, release / ROOT))
+    except Linked:  # what is promised stands behind a link, so nothing can be said of the rest
+        return _unread(began, links=list_folder(release, is_tool_folder).links)
+    except OSError as error:
+        return _unread(began, faults=[f"{ROOT}: {_told(error)}"])
     except EverystepError as error:
-        return [*odd, str(error)]
-    with progress("verify", len(files), "files") as advance:
-        faults = [*odd, *_file_set(root, files), *_sums(release, files)]
-        for path in files:
-            faults += _content(release, path, root)
-            advance(1)
-    if not faults:  # the chain is made of the files that were just found to be right
-        faults += _chain(release, root)
-    if not faults:
-        faults += _agreement(release, root)
-    return faults
+        if not os.path.lexists(release / ROOT):
+            raise
+        return _unread(began, faults=[str(error)])
+    _find_files(reading)
+    _digest_files(reading, hashlib.sha256(content).hexdigest())
+    if not reading.faults and not reading.links:  # these read the files that were just found to be right
+        reading.faults += chain_faults(release, reading.root, reading.stored, follow_links)
+    if not reading.faults and not reading.links:
+        reading.faults += _agreement(release, reading.root)
+    reading.faults += _changed(reading)
+    others = _others(reading)
+    return Report(
+        name=reading.root["name"],
+        version=reading.root["version"],
+        root_sha256=hashlib.sha256(content).hexdigest(),
+        files=len(reading.stored),
+        bytes=sum(reading.states[path][0] for path in reading.stored),
+        checkpoints=sum(PurePosixPath(path).name == ck.RECORD for path in reading.stored),
+        seconds=round(time.monotonic() - began, 1),
+        faults=reading.faults,
+        links=sorted(reading.links),
+        others=[path for path in others if not is_left_by_tools(path)],
+        left_by_tools=[path for path in others if is_left_by_tools(path)],
+    )
 
 
-def verified_file(release: Path, root: dict[str, Json], path: str) -> Path:
-    """One file of a release after its content was found to be what the root manifest promises."""
-    file = safe_join(release, path)
+def verified_file(release: Path, root: dict[str, Json], path: str, follow_links: bool = False) -> Path:
+    """One file of a release after its content was found to be what the root manifest promises.
+
+    Code is refused unless it is that of this installation, and a link unless links are followed.
+    """
+    file = safe_join(release, path, follow_links)
     if path not in root["files"] or not file.is_file():
         raise EverystepError(f"{file}: the release does not hold this file")
     entry = root["files"][path]
     if content_digest(file, entry["kind"]) != entry["digest"]:
         raise Differs(f"{file}: its content is not what {ROOT} promises; fetch the release again")
+    refuse_foreign_code(path, entry["digest"])
     return file
 
 
-def model_manifest(release: Path, root: dict[str, Json], model: str) -> dict[str, Json]:
-    """The manifest of a model after its digest was found right; an unknown model is told which ones there are."""
+def verified_manifest(
+    release: Path, root: dict[str, Json], stage: str, of: str | None = None, follow_links: bool = False
+) -> dict[str, Json]:
+    """The manifest of a stage, parsed from the bytes that were found to be what the root manifest promises."""
+    path = manifest_path(stage, of).as_posix()
+    file = safe_join(release, path, follow_links)
+    if path not in root["files"] or not file.is_file():
+        raise EverystepError(f"{file}: the release does not hold this file")
+    content = read_small(file)
+    if hashlib.sha256(content).hexdigest() != root["files"][path]["digest"]:
+        raise Differs(f"{file}: its content is not what {ROOT} promises; fetch the release again")
+    return parse_manifest(content, file, stage)
+
+
+def model_manifest(release: Path, root: dict[str, Json], model: str, follow_links: bool = False) -> dict[str, Json]:
+    """The manifest of a model after its digest was found right; for an unknown model, the error lists those there
+    are."""
     names = members(root, "models")
     if model not in names:
-        raise EverystepError(f"--model {model}: not in this release; it has {', '.join(names)}")
-    return read_manifest(verified_file(release, root, manifest_path("train", model).as_posix()), "train")
+        raise EverystepError(
+            f"--model {model}: not in this release, which has {', '.join(names)}{did_you_mean(model, names)}"
+        )
+    return verified_manifest(release, root, "train", model, follow_links)
 
 
-def _file_set(root: dict[str, Json], files: list[str]) -> Iterator[str]:
-    present = {path for path in files if is_listed(path)}
-    yield from (f"{path}: missing" for path in sorted(root["files"].keys() - present))
-    yield from (f"{path}: extra; {ROOT} does not list it" for path in sorted(present - root["files"].keys()))
+def _unread(began: float, faults: list[str] | None = None, links: list[str] | None = None) -> Report:
+    """The report of a release whose root manifest could not be read."""
+    return Report(
+        name=None,
+        version=None,
+        root_sha256=None,
+        files=0,
+        bytes=0,
+        checkpoints=0,
+        seconds=round(time.monotonic() - began, 1),
+        faults=faults or [],
+        links=links or [],
+        others=[],
+        left_by_tools=[],
+    )
 
 
-def _sums(release: Path, files: list[str]) -> Iterator[str]:
-    """The stored bytes of every file but SHA256SUMS itself and signatures."""
-    if SUMS not in files:
-        yield f"{SUMS}: missing"
-        return
-    promised = {}
-    for line in (release / SUMS).read_bytes().decode("utf-8", "replace").removesuffix("\n").split("\n"):
-        parts = re.fullmatch(r"([0-9a-f]{64})  (.+)", line)
-        if not parts or parts[2] in promised:
-            yield f"{SUMS}: not a line of digest and path, or a path that stands twice: {line[:100]!r}"
-            return
-        promised[parts[2]] = parts[1]
-    expected = {file for file in files if file != SUMS and not file.startswith(f"{SIGNATURES}/")}
-    yield from (f"{name}: {SUMS} lists it, but it is missing" for name in sorted(promised.keys() - expected))
-    yield from (f"{name}: {SUMS} does not list it" for name in sorted(expected - promised.keys()))
-    for name in sorted(expected & promised.keys()):
-        if sha256_file(release / name) != promised[name]:
-            yield f"{name}: its bytes are not those in {SUMS}"
-
-
-def _content(release: Path, path: str, root: dict[str, Json]) -> Iterator[str]:
-    entry = root["files"].get(path)
-    if entry is None:
-        return
-    try:
-        if content_digest(safe_join(release, path), entry["kind"]) != entry["digest"]:
-            yield f"{path}: its content is not what {ROOT} promises"
-    except EverystepError as error:
-        yield f"{path}: {error}"
-
-
-def _chain(release: Path, root: dict[str, Json]) -> Iterator[str]:
-    promised: set[str] = set()
-    records: list[ck.Record] = []
-    faults: list[str] = []
-    for path in sorted(path for path in root["files"] if path.startswith(f"{MANIFESTS}/")):
+def _find_files(reading: _Reading) -> None:
+    """Note the state of every promised file; a missing one is a fault, one behind a link is set apart."""
+    for path in reading.promised():
         try:
-            with well_shaped(path):
-                manifest = read_manifest(release / path)
-                faults += _place(path, manifest)
-                faults += _inputs(release, path, manifest)
-                promises = _promises(manifest)
-                faults += _outputs(root, path, promises)
-                promised |= promises.keys()
-                if manifest["stage"] == "train":
-                    found = check_model(release, manifest)
-                    promised |= {f"runs/{r.model}/{r.revision}/{file}" for r in found for file in CHECKPOINT_FILES}
-                    records += found
-        except EverystepError as error:
-            faults.append(f"{path}: {error}")
-    yield from faults
-    if faults:
-        return
-    tables = {path.removesuffix("jsonl") + "csv" for path in promised if path.endswith(".jsonl")}
-    below = {path for path in root["files"] if path.startswith(PROMISED_BELOW)}
-    yield from (f"{path}: no manifest promises it" for path in sorted(below - promised - tables))
-    yield from _revisions(release, root, records)
+            file = safe_join(reading.release, path, reading.follow_links)
+            status = file.stat()
+            if not stat.S_ISREG(status.st_mode):
+                raise EverystepError("not a file")
+            reading.states[path] = _state(status)
+        except Linked as error:
+            reading.links.add(error.link.relative_to(reading.release).as_posix())
+        except (FileNotFoundError, NotADirectoryError):
+            reading.faults.append(f"{path}: missing")
+        except (EverystepError, OSError) as error:
+            reading.faults.append(f"{path}: {_told(error)}")
+
+
+def _digest_files(reading: _Reading, root_sha256: str) -> None:
+    """Compare every file that was found with what the two lists promise: content first, then stored bytes."""
+    sums = _read_sums(reading)
+    total = sum(state[0] for state in reading.states.values())
+    with progress("verify", total, "bytes") as advance:
+        for path in sorted(reading.states):
+            file = reading.release / path
+            try:
+                sha256 = sha256_file(file)
+                fault = _fault(reading.root["files"].get(path), file, sha256, sums.get(path, sha256))
+                if path == ROOT and sha256 != root_sha256:
+                    fault = "changed while it was verified; run verify again"
+                if fault is None:
+                    refuse_foreign_code(path, sha256)
+                    reading.stored[path] = sha256
+                else:
+                    reading.faults.append(f"{path}: {fault}")
+            except (EverystepError, OSError) as error:
+                reading.faults.append(f"{path}: {_told(error).removeprefix(f'{file}: ').removeprefix(f'{path}: ')}")
+            advance(reading.states[path][0])
+
+
+def _fault(entry: Json, file: Path, sha256: str, in_sums: str) -> str | None:
+    if entry and (sha256 if entry["kind"] == "file" else content_digest(file, entry["kind"])) != entry["digest"]:
+        return f"its content is not what {ROOT} promises"
+    return None if sha256 == in_sums else f"its bytes are not those in {SUMS}"
+
+
+def _read_sums(reading: _Reading) -> dict[str, str]:
+    """The digests in `SHA256SUMS`; that it lists other files than the root manifest is a fault for each."""
+    if SUMS not in reading.states:
+        return {}
+    sums: dict[str, str] = {}
+    try:
+        text = read_small(reading.release / SUMS).decode("utf-8", "replace")
+    except OSError:
+        return {}  # named where its digest is taken
+    except EverystepError as error:
+        reading.faults.append(f"{SUMS}: {_told(error).removeprefix(f'{reading.release / SUMS}: ')}")
+        return {}
+    for line in text.removesuffix("\n").split("\n"):
+        parts = re.fullmatch(r"([0-9a-f]{64})  (.+)", line)
+        if not parts or parts[2] in sums:
+            fault = f"{SUMS}: not a line of digest and path, or a path that it lists twice: {line[:100]!r}"
+            reading.faults.append(fault)
+            return {}
+        sums[parts[2]] = parts[1]
+    expected = {*reading.promised()} - {SUMS}
+    reading.faults += [f"{path}: {SUMS} lists it, {ROOT} does not" for path in sorted(sums.keys() - expected)]
+    reading.faults += [f"{path}: {SUMS} does not list it" for path in sorted(expected - sums.keys())]
+    return sums
 
 
 def _agreement(release: Path, root: dict[str, Json]) -> Iterator[str]:
     try:
         yield from disagreements(release, root)
-    except EverystepError as error:
-        yield str(error)
+    except (EverystepError, OSError) as error:
+        yield _told(error)
 
 
-def _place(path: str, manifest: dict[str, Json]) -> Iterator[str]:
-    """A manifest that spoke of another model would hide the one whose place it has."""
-    if manifest_path(manifest["stage"], manifest["of"]).as_posix() != path:
-        yield f"{path}: is a manifest of stage {manifest['stage']}, of {manifest['of']}, in another's place"
+def _changed(reading: _Reading) -> Iterator[str]:
+    """Files that are no longer what they were before their digest was taken."""
+    for path in sorted(reading.stored):
+        try:
+            now = _state((reading.release / path).stat())
+        except OSError:
+            now = ()
+        if now != reading.states[path]:
+            yield f"{path}: changed while it was verified; run verify again"
 
 
-def _inputs(release: Path, path: str, manifest: dict[str, Json]) -> Iterator[str]:
-    for name, digest in manifest["inputs"].items():
-        file = safe_join(release, name)
-        if not file.is_file() or sha256_file(file) != digest:
-            yield f"{path}: was built from another {name} than the one in the release"
+def _others(reading: _Reading) -> list[str]:
+    """What lies in the folder and is neither promised nor a signature; folders that were not looked into, too."""
+    promised = {*reading.promised()}
+    above = {folder.as_posix() for path in promised for folder in PurePosixPath(path).parents}
+    told = {fault.partition(": ")[0] for fault in reading.faults}  # a fault is one line
+    found: list[str] = []
+    pending = [""]
+    while pending:
+        inside = pending.pop()
+        listing = list_folder(reading.release / inside, lambda path, inside=inside: is_tool_folder(inside + path))
+        everything = [inside + path for paths in listing for path in paths]
+        if reading.follow_links:
+            pending += [f"{inside}{link}/" for link in listing.links if inside + link in above]
+        found += [path for path in everything if path not in promised | above | told]
+    return sorted(path for path in found if not f"{path}/".startswith(f"{SIGNATURES}/"))
 
 
-def _promises(manifest: dict[str, Json]) -> dict[str, str]:
-    """The files that a manifest names and a release ships, with the digest of their content."""
-    promises: dict[str, str] = {}
-    for output, shards in manifest["outputs"].items():
-        template = (REMOVALS if output == "removals" else FOLDERS).get(manifest["stage"])
-        if template is not None:
-            folder = template.format(of=manifest["of"])
-            promises |= {f"{folder}/{shard['path']}": shard["sha256"] for shard in shards}
-    if manifest["stage"] == "tokenizer":
-        promises |= {f"data/tokenizer/{file['path']}": file["sha256"] for file in manifest["files"]}
-    return promises
+def _state(status: os.stat_result) -> State:
+    """The size, and what changes with every write."""
+    return (status.st_size, status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
 
 
-def _outputs(root: dict[str, Json], path: str, promises: dict[str, str]) -> Iterator[str]:
-    for name, digest in promises.items():
-        if root["files"].get(name, {}).get("digest") != digest:
-            yield f"{path}: promises {name} with another digest than {ROOT}"
-
-
-def _revisions(release: Path, root: dict[str, Json], records: list[ck.Record]) -> Iterator[str]:
-    if REVISIONS not in root["files"]:
-        yield f"{REVISIONS}: missing"
-    elif sorted((release / REVISIONS).read_bytes().splitlines(keepends=True)) != sorted(map(revision_line, records)):
-        yield f"{REVISIONS}: does not list exactly the checkpoints of the release"
+def _told(error: Exception) -> str:
+    return f"cannot be read: {error.strerror or error}" if isinstance(error, OSError) else str(error)

@@ -21,13 +21,13 @@ from typing import IO, get_args, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
+from pipeline.formats.bounds import MAX_CHECKPOINTS
 from pipeline.formats.canonical import Json, canonical, parse, pretty
 from pipeline.formats.digests import dtype_name, little_endian, tensors_digest
 from pipeline.formats.errors import Differs, EverystepError
 from pipeline.formats.files import TEMPORARY_SUFFIX, atomic_writer, read_small, write_bytes
+from pipeline.formats.tensors import METADATA, TensorFile
 
 FORMAT = "everystep/checkpoint/1"
 WEIGHTS, OPTIMIZER, CONFIG, RECORD = "model.safetensors", "optimizer.safetensors", "config.json", "record.json"
@@ -84,6 +84,10 @@ def schedule(rule: str, num_steps: int) -> list[int]:
             f"checkpoints: {rule!r} is not a schedule for {num_steps} steps: "
             f"they do not part into {parts[2]} equal chunks"
         )
+    if num_steps // every > MAX_CHECKPOINTS:
+        raise EverystepError(
+            f"checkpoints: {rule!r} publishes {num_steps // every} of {num_steps} steps; at most {MAX_CHECKPOINTS}"
+        )
     steps = set(range(0, num_steps + 1, every)) | {0, num_steps}
     if parts[1] == "pythia":
         steps |= {2**i for i in range(10)}
@@ -104,11 +108,8 @@ def write_tensors(path: Path, tensors: Tensors) -> None:
 
 def read_tensors(path: Path) -> dict[str, NDArray[np.generic]]:
     """The tensors of a safetensors file; damage is an error that names the file."""
-    try:
-        tensors: dict[str, NDArray[np.generic]] = load_file(path)
-    except (SafetensorError, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise EverystepError(f"{path}: not a readable safetensors file: {error}") from error
-    return tensors
+    with TensorFile(path) as file:
+        return {name: file.read(name) for name in file.entries}
 
 
 def begin(final: Path) -> Path:
@@ -148,13 +149,21 @@ def read_record(folder: Path) -> Record:
 
 def read_verified(folder: Path, name: str) -> dict[str, NDArray[np.generic]]:
     """Weights or moments of a checkpoint, after their digest was found equal to the record's."""
-    record = read_record(folder)
-    promised = {WEIGHTS: record.weights_digest, OPTIMIZER: record.optimizer_digest}[name]
     tensors = read_tensors(folder / name)
-    found = tensors_digest(tensors)
-    if found != promised:
-        raise Differs(f"{folder / name}: the record promises {promised}, the tensors give {found}")
+    _require_promised(folder / name, read_record(folder), tensors_digest(tensors))
     return tensors
+
+
+def check_tensors(folder: Path, record: Record, name: str) -> None:
+    """Raise `Differs` unless weights or moments have the digest in the record; holds a piece of them at a time."""
+    with TensorFile(folder / name) as file:
+        _require_promised(folder / name, record, file.digest())
+
+
+def _require_promised(path: Path, record: Record, found: str) -> None:
+    promised = {WEIGHTS: record.weights_digest, OPTIMIZER: record.optimizer_digest}[path.name]
+    if found != promised:
+        raise Differs(f"{path}: the record promises {promised}, the tensors give {found}")
 
 
 def _is_a(value: Json, kind: type) -> bool:
@@ -165,7 +174,7 @@ def _is_a(value: Json, kind: type) -> bool:
 
 
 def _write_canonical(file: IO[bytes], tensors: Tensors) -> None:
-    header: dict[str, Json] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Json] = {METADATA: {"format": "pt"}}
     offset = 0
     for name in sorted(tensors):
         tensor = tensors[name]

@@ -10,7 +10,7 @@ file never enters it, and comparing leaves names the tensor that differs.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +24,15 @@ DTYPES = {"float32": "F32", "float64": "F64", "int64": "I64", "int32": "I32", "u
 
 def tensor_leaf(name: str, tensor: Tensor) -> bytes:
     """The leaf digest of one tensor, 32 bytes."""
-    header = canonical({"dtype": dtype_name(name, tensor), "name": name, "shape": list(tensor.shape)})
+    return leaf_digest(name, dtype_name(name, tensor), tensor.shape, [little_endian(tensor)])
+
+
+def leaf_digest(name: str, dtype: str, shape: Sequence[int], content: Iterable[bytes | memoryview]) -> bytes:
+    """`tensor_leaf` of a tensor whose bytes come in pieces; `dtype` as safetensors writes it."""
+    header = canonical({"dtype": dtype, "name": name, "shape": list(shape)})
     digest = hashlib.sha256(b"\0" + header + b"\n")
-    digest.update(little_endian(tensor))
+    for piece in content:
+        digest.update(piece)
     return digest.digest()
 
 

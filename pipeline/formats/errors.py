@@ -1,6 +1,7 @@
-"""The two ways a command ends badly, and their exit codes.
+"""The ways a command ends badly, and their exit codes.
 
-Exit codes everywhere: 0 fine, 1 the bytes differ from what was promised, 2 misuse or bad input.
+Exit codes everywhere: 0 fine, 1 the bytes differ from what was promised, 2 misuse or bad input. A command that reads a
+release ends with 4 where a link stands in place of a file; `verify` has a code 3 as well (`pipeline.audit.report`).
 """
 
 from collections.abc import Iterator
@@ -21,13 +22,27 @@ class Differs(EverystepError):  # noqa: N818  # reads as the sentence that it is
     exit_code = 1
 
 
+class Linked(EverystepError):  # noqa: N818  # reads as the sentence that it is
+    """A symbolic link, `link`, stands where a file is expected, and links are not followed."""
+
+    exit_code = 4
+
+    def __init__(self, link: Path) -> None:
+        super().__init__(
+            f"{link}: a symbolic link stands where a file of the release is expected; "
+            "read through it with --follow-links, or copy the folder with `cp -rL`"
+        )
+        self.link = link
+
+
 @contextmanager
 def well_shaped(where: str | Path) -> Iterator[None]:
     """Around code that reads a tree as it should be: one with another shape is an error that names `where`."""
     try:
         yield
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError, ArithmeticError, RecursionError) as error:
-        raise EverystepError(f"{where}: its content has not the shape of its format: {error!r:.500}") from error
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError) as error:
+        what = str(error) if type(error) is ValueError else repr(error)
+        raise EverystepError(f"{where}: does not match its format: {what:.500}") from error
 
 
 NOT_THE_DOCUMENTS = (MemoryError, OSError, ImportError, EverystepError)

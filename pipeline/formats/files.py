@@ -9,16 +9,17 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from secrets import token_hex
-from typing import IO
+from typing import IO, NamedTuple
 
-from pipeline.formats.errors import EverystepError
+from pipeline.formats.errors import EverystepError, Linked
 
 TEMPORARY_SUFFIX = ".partial"
-MAX_SMALL_BYTES = 256 << 20
+MAX_SMALL_BYTES = 64 << 20
+MAX_LINE_BYTES = 1 << 20
 MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 1024
 PLAIN_NAME = r"[a-z0-9][a-z0-9._-]{0,99}"
 FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\:\ud800-\udfff]")
@@ -54,10 +55,22 @@ def read_small(path: Path) -> bytes:
 
     A sparse file claims any size, and parsed JSON takes twenty times its bytes.
     """
-    size = path.stat().st_size
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(MAX_SMALL_BYTES + 1) if size <= MAX_SMALL_BYTES else b""
+    size = max(size, len(content))  # it may have grown
     if size > MAX_SMALL_BYTES:
         raise EverystepError(f"{path}: {size} bytes; a file of its kind has at most {MAX_SMALL_BYTES}")
-    return path.read_bytes()
+    return content
+
+
+def plain_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a plain file, without LF, one at a time. One over `MAX_LINE_BYTES` or without an end is refused."""
+    with path.open("rb") as file:
+        while line := file.readline(MAX_LINE_BYTES):
+            if not line.endswith(b"\n"):
+                raise EverystepError(f"{path}: a line that does not end, or has more than {MAX_LINE_BYTES} bytes")
+            yield line[:-1]
 
 
 def sha256_file(path: Path) -> str:
@@ -66,11 +79,12 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def safe_join(folder: Path, relative: str) -> Path:
+def safe_join(folder: Path, relative: str, follow_links: bool = False) -> Path:
     """`folder / relative` for a name from outside; refuses every name that could leave `folder`.
 
     Refused: absolute paths, `.` and `..`, backslashes, control characters (a listing has one name a line),
-    drive letters, empty parts, names longer than a file system takes, and an existing symbolic link on the way.
+    drive letters, empty parts, names longer than a file system takes, and (`Linked`) an existing symbolic link on the
+    way, unless links are followed.
     """
     parts = PurePosixPath(relative).parts
     plain = "/".join(parts) == relative and parts and not parts[0].startswith("/") and ".." not in parts
@@ -79,8 +93,8 @@ def safe_join(folder: Path, relative: str) -> Path:
     path = folder
     for part in parts:
         path = path / part
-        if path.is_symlink():
-            raise EverystepError(f"{path}: a symbolic link stands where a file of the release is expected")
+        if not follow_links and path.is_symlink():
+            raise Linked(path)
     return path
 
 
@@ -96,16 +110,47 @@ def plain_name(name: object, where: str) -> str:
     )
 
 
-def list_files(folder: Path) -> list[str]:
-    """Relative posix paths of every file below `folder`, sorted by code point.
+class Listing(NamedTuple):
+    """What lies below a folder, as relative posix paths. `others` are pipes, sockets and devices; `closed` are folders
+    that could not be listed, were not to be, or lie deeper than a path of `MAX_PATH_BYTES` reaches."""
 
-    Symbolic links are listed, not followed.
+    files: list[str]
+    links: list[str]
+    others: list[str]
+    closed: list[str]
+
+
+def list_folder(folder: Path, passed_over: Callable[[str], bool] = lambda path: False) -> Listing:
+    """Everything below `folder`, sorted by code point. Links are listed, not followed. Folders that are
+    `passed_over` are listed as closed."""
+    found = Listing([], [], [], [])
+    pending = [""]
+    while pending:
+        inside = pending.pop()
+        try:
+            with os.scandir(folder / inside) as entries:
+                for entry in entries:
+                    path = f"{inside}{entry.name}"
+                    if not entry.is_dir(follow_symlinks=False):
+                        _list_of(found, entry).append(path)
+                    elif len(os.fsencode(path)) > MAX_PATH_BYTES or passed_over(path):
+                        found.closed.append(path)
+                    else:
+                        pending.append(f"{path}/")
+        except OSError:
+            found.closed.append(inside.removesuffix("/") or ".")
+    return Listing(*map(sorted, found))
+
+
+def list_files(folder: Path) -> list[str]:
+    """Relative posix paths of every file below `folder`, sorted by code point; none where there is no folder.
+
+    Symbolic links are listed, not followed. A folder that cannot be listed is an error.
     """
-    found = []
-    for root, folders, names in os.walk(folder, followlinks=False):
-        links = [name for name in folders if (Path(root) / name).is_symlink()]
-        found += [(Path(root) / name).relative_to(folder).as_posix() for name in [*names, *links]]
-    return sorted(found)
+    found = list_folder(folder) if folder.exists() else Listing([], [], [], [])
+    if found.closed:
+        raise EverystepError(f"{folder / found.closed[0]}: cannot be listed, or lies too deep")
+    return sorted([*found.files, *found.links, *found.others])
 
 
 def fresh_folder(path: Path) -> Path:
@@ -113,6 +158,12 @@ def fresh_folder(path: Path) -> Path:
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
     return path
+
+
+def _list_of(found: Listing, entry: os.DirEntry[str]) -> list[str]:
+    if entry.is_symlink():
+        return found.links
+    return found.files if entry.is_file(follow_symlinks=False) else found.others
 
 
 def _is_too_long(relative: str) -> bool:

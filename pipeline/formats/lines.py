@@ -18,8 +18,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import numpy as np
 import orjson
 import zstandard
+from numpy.typing import NDArray
 
 from pipeline.formats.batches import batched
 from pipeline.formats.canonical import Json, canonical
@@ -28,6 +30,7 @@ from pipeline.formats.files import atomic_writer
 
 LINES_PER_FRAME = 64
 LEVEL = 3
+MAX_FRAMES = 1 << 24
 MAX_FRAME_BYTES = 1 << 30  # decompressed; a frame that claims more is refused before it is opened
 SKIPPABLE_MAGIC = 0x184D2A5E
 SEEKABLE_MAGIC = 0x8F92EAB1
@@ -164,7 +167,7 @@ class LineFile:
 
     def _decompress(self, frame: int) -> bytes:
         self._file.seek(self._offsets[frame])
-        stored = self._file.read(self._offsets[frame + 1] - self._offsets[frame])
+        stored = self._file.read(int(self._offsets[frame + 1] - self._offsets[frame]))
         try:
             if zstandard.get_frame_parameters(stored).content_size != self._sizes[frame]:
                 raise EverystepError(f"{self.path}: frame {frame} and the seek table disagree about its size")
@@ -250,7 +253,7 @@ def _seek_table(entries: list[tuple[int, int]]) -> bytes:
     return struct.pack("<II", SKIPPABLE_MAGIC, len(body)) + body
 
 
-def _read_seek_table(file: io.BufferedReader, path: Path) -> tuple[list[int], list[int]]:
+def _read_seek_table(file: io.BufferedReader, path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(frame offsets with the end appended, decompressed sizes); every claim is checked against the file."""
     end = file.seek(0, io.SEEK_END)
     damaged = EverystepError(f"{path}: not a line file of Everystep: the seek table at its end is missing or damaged")
@@ -261,16 +264,16 @@ def _read_seek_table(file: io.BufferedReader, path: Path) -> tuple[list[int], li
     table = 8 + frames * ENTRY.size + FOOTER.size
     if magic != SEEKABLE_MAGIC or descriptor != 0 or table > end:
         raise damaged
+    if frames > MAX_FRAMES:
+        raise EverystepError(f"{path}: {frames} frames; at most {MAX_FRAMES} are read of one file")
     file.seek(end - table)
     content = file.read(table)
     if struct.unpack_from("<II", content) != (SKIPPABLE_MAGIC, table - 8):
         raise damaged
-    entries = [ENTRY.unpack_from(content, 8 + i * ENTRY.size) for i in range(frames)]
-    offsets = [0]
-    for compressed, size in entries:
-        offsets.append(offsets[-1] + compressed)
-        if size > MAX_FRAME_BYTES:
-            raise EverystepError(f"{path}: a frame claims {size} bytes; at most {MAX_FRAME_BYTES} are allowed")
+    compressed, sizes = np.frombuffer(content[8 : table - FOOTER.size], dtype="<u4").reshape(-1, 2).T.astype(np.int64)
+    if sizes.max(initial=0) > MAX_FRAME_BYTES:
+        raise EverystepError(f"{path}: a frame claims {sizes.max()} bytes; at most {MAX_FRAME_BYTES} are allowed")
+    offsets = np.concatenate([[0], np.cumsum(compressed)])
     if offsets[-1] + table != end:
         raise damaged
-    return offsets, [size for _, size in entries]
+    return offsets, sizes

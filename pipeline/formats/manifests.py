@@ -76,11 +76,17 @@ def write_manifest(
 def read_manifest(path: Path, stage: str | None = None) -> dict[str, Json]:
     """The manifest at `path`, of this version and (when given) this stage."""
     try:
-        tree = parse(read_small(path), path)
+        content = read_small(path)
     except FileNotFoundError as error:
         raise EverystepError(f"{path}: no such file; run `dvc repro` first, or point at a release folder") from error
     except OSError as error:
         raise EverystepError(f"{path}: cannot be read: {error.strerror}") from error
+    return parse_manifest(content, path, stage)
+
+
+def parse_manifest(content: bytes, path: Path, stage: str | None = None) -> dict[str, Json]:
+    """The manifest in `content`, the bytes of the file `path`; the same rules."""
+    tree = parse(content, path)
     if not isinstance(tree, dict) or tree.get("format") != FORMAT or (stage and tree.get("stage") != stage):
         raise EverystepError(f"{path}: not a manifest of format {FORMAT}{f' of stage {stage}' if stage else ''}")
     return tree

@@ -63,12 +63,17 @@ def steps_of_row(row: int, global_batch: int, num_rows: int, seed: int, num_step
     """
     if not 0 <= row < num_rows:
         raise EverystepError(f"there is no row {row}: rows are 0..{num_rows - 1}")
-    last_epoch = max(num_steps * global_batch - 1, 0) // num_rows
-    samples = [
-        epoch * num_rows + int(unpermute(np.array([row], dtype=np.uint64), num_rows, seed, epoch)[0])
-        for epoch in range(last_epoch + 1)
-    ]
-    return sorted({sample // global_batch for sample in samples if sample < num_steps * global_batch})
+    return steps_of_rows(np.array([row], dtype=np.uint64), global_batch, num_rows, seed, num_steps)
+
+
+def steps_of_rows(rows: Numbers, global_batch: int, num_rows: int, seed: int, num_steps: int) -> list[int]:
+    """Every step below `num_steps` that reads any of `rows`, each once, ascending."""
+    num_samples = num_steps * global_batch
+    steps: set[int] = set()
+    for epoch in range(max(num_samples - 1, 0) // num_rows + 1):
+        samples = unpermute(rows, num_rows, seed, epoch) + np.uint64(epoch * num_rows)
+        steps.update((samples[samples < num_samples] // np.uint64(global_batch)).tolist())
+    return sorted(steps)
 
 
 def _check_range(numbers: Numbers, num_rows: int) -> None:

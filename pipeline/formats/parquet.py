@@ -8,6 +8,7 @@ many times (a dictionary, or strings that share beginnings), fewer rows are read
 """
 
 import io
+import os
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -50,7 +51,8 @@ def open_parquet(path: Path, as_dictionaries: Sequence[str] = ()) -> pq.ParquetF
     Columns `as_dictionaries` are not spelled out: of few values, that takes most of the time.
     """
     with damage_named(path):
-        file = pq.ParquetFile(path, read_dictionary=as_dictionaries, pre_buffer=False, buffer_size=BUFFER_BYTES)
+        source = pa.OSFile(os.fsencode(path))  # given a str, it would want a path that is UTF-8
+        file = pq.ParquetFile(source, read_dictionary=as_dictionaries, pre_buffer=False, buffer_size=BUFFER_BYTES)
         rows = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
         most = max(MIN_ROWS, MAX_ROWS_PER_BYTE * path.stat().st_size)
     if min(rows, default=0) < 0 or sum(rows) > most:

@@ -7,13 +7,16 @@ step, no weights stand at two steps, each record names the state of the one befo
 and the config say the same.
 """
 
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
 from pipeline.formats import checkpoints as ck
+from pipeline.formats.bounds import MAX_STEPS, whole
 from pipeline.formats.canonical import Json, parse
-from pipeline.formats.errors import Differs, EverystepError
-from pipeline.formats.files import safe_join
+from pipeline.formats.errors import Differs, EverystepError, well_shaped
+from pipeline.formats.files import plain_lines, read_small, safe_join
+from pipeline.formats.manifests import manifest_path
 from pipeline.formats.project import RECIPES, RUNS
 from pipeline.formats.yaml import load_yaml
 
@@ -21,24 +24,27 @@ LOG = "log.jsonl"
 LOG_KEYS = {"step", "tokens", "loss", "gradient_norm", "learning_rate", "weights_digest"}
 
 
-def check_model(root: Path, manifest: dict[str, Json]) -> list[ck.Record]:
+def check_model(root: Path, manifest: dict[str, Json], follow_links: bool = False) -> list[ck.Record]:
     """The records of a model whose every checkpoint passed; else `Differs`, naming the first that did not."""
     name, parameters = manifest["of"], manifest["parameters"]
     folder = root / RUNS / name
     recipe = root / RECIPES / f"{name}.yaml"
     _require(load_yaml(recipe) == parameters, f"{recipe}: is not the recipe in the manifest")
-    log = _read_log(folder / LOG, parameters["schedule"]["steps"], parameters["digest_every"])
-    expected = ck.schedule(parameters["checkpoints"], parameters["schedule"]["steps"])
+    with well_shaped(manifest_path("train", name)):
+        num_steps = whole(parameters, "schedule", "steps", least=1, most=MAX_STEPS)
+        digest_every = whole(parameters, "digest_every", least=1, most=MAX_STEPS)
+    expected = ck.schedule(parameters["checkpoints"], num_steps)
+    log = _read_log(folder / LOG, num_steps, digest_every, {*expected})
     steps = [entry["step"] for entry in manifest["checkpoints"]]
     _require(steps == expected, f"{folder}: checkpoints are missing or extra; expected {expected}, got {steps}")
     records: list[ck.Record] = []
     for entry in manifest["checkpoints"]:
-        checkpoint = safe_join(root, f"{(RUNS / name).as_posix()}/{entry['revision']}")
+        checkpoint = safe_join(root, f"{(RUNS / name).as_posix()}/{entry['revision']}", follow_links)
         record = ck.read_record(checkpoint)
-        ck.read_verified(checkpoint, ck.WEIGHTS)
-        ck.read_verified(checkpoint, ck.OPTIMIZER)
+        ck.check_tensors(checkpoint, record, ck.WEIGHTS)
+        ck.check_tensors(checkpoint, record, ck.OPTIMIZER)
         config = checkpoint / ck.CONFIG
-        _require(parse(config.read_bytes(), config) == manifest["model"], f"{config}: is not the model of the manifest")
+        _require(parse(read_small(config), config) == manifest["model"], f"{config}: is not the model of the manifest")
         _require(entry.items() <= record.to_json().items(), f"{checkpoint}: its record and the manifest disagree")
         _require(record.model == name, f"{checkpoint}: is a checkpoint of {record.model}")
         _check_record(checkpoint, record, log.get(record.step), records)
@@ -71,20 +77,23 @@ def _check_record(where: Path, record: ck.Record, logged: dict[str, Json] | None
     )
 
 
-def _read_log(path: Path, steps: int, digest_every: int) -> dict[int, dict[str, Any]]:
-    """The lines of a log by step; every step is there, and a digest at every step where the recipe asks for one."""
+def _read_log(path: Path, steps: int, digest_every: int, wanted: Container[int]) -> dict[int, dict[str, Any]]:
+    """The lines of a log at the `wanted` steps. Every step has one, and a digest where the recipe asks for one."""
     if not path.is_file():
         raise Differs(f"{path}: missing")
     entries = {}
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+    number = 0
+    for number, line in enumerate(plain_lines(path), 1):
         entry = parse(line, f"{path}:{number}")
         if not isinstance(entry, dict) or entry.keys() != LOG_KEYS:
             raise EverystepError(f"{path}:{number}: not a log line")
         due = number % digest_every == 0
         _require(entry["step"] == number, f"{path}:{number}: is about step {entry['step']}")
         _require((entry["weights_digest"] is not None) == due, f"{path}:{number}: a digest is missing, or not due")
-        entries[number] = entry
-    _require(len(entries) == steps, f"{path}: holds {len(entries)} steps, the recipe has {steps}")
+        _require(number <= steps, f"{path}: holds more than the {steps} steps of the recipe")
+        if number in wanted:
+            entries[number] = entry
+    _require(number == steps, f"{path}: holds {number} steps, the recipe has {steps}")
     return entries
 
 

@@ -15,13 +15,13 @@ its *content* by kind:
 from pathlib import Path
 
 from pipeline.formats.canonical import Json, canonical, parse
-from pipeline.formats.checkpoints import Record, read_tensors
-from pipeline.formats.digests import tensors_digest
+from pipeline.formats.checkpoints import Record
 from pipeline.formats.errors import EverystepError
-from pipeline.formats.files import read_small, sha256_file
+from pipeline.formats.files import read_small, safe_join, sha256_file
 from pipeline.formats.lines import LineFile
 from pipeline.formats.project import MANIFESTS
 from pipeline.formats.tables import digest_table
+from pipeline.formats.tensors import TensorFile
 
 FORMAT = "everystep/release/1"
 ROOT, SUMS, SIGNATURES = "release.json", "SHA256SUMS", "signatures"
@@ -39,7 +39,7 @@ def kind_of(path: str) -> str:
 
 
 def content_digest(path: Path, kind: str) -> str:
-    """The digest of record of one file."""
+    """The digest of record of one file, read in pieces."""
     if kind == "file":
         return sha256_file(path)
     if kind == "lines":
@@ -48,7 +48,8 @@ def content_digest(path: Path, kind: str) -> str:
     if kind == "table":
         return digest_table(path)[2]
     if kind == "tensors":
-        return tensors_digest(read_tensors(path))
+        with TensorFile(path) as tensors:
+            return tensors.digest()
     raise EverystepError(f"{path}: {kind!r} is not a kind of content")
 
 
@@ -69,12 +70,22 @@ def revision_line(record: Record) -> bytes:
     return canonical({key: record.to_json()[key] for key in keys}) + b"\n"
 
 
-def read_root(release: Path) -> dict[str, Json]:
+def read_root(release: Path, follow_links: bool = False) -> dict[str, Json]:
     """The root manifest; exactly this version of the format is read."""
-    path = release / ROOT
+    return parse_root(release_root(release, follow_links), release / ROOT)
+
+
+def release_root(release: Path, follow_links: bool = False) -> bytes:
+    """The bytes of the root manifest of a release."""
+    path = safe_join(release, ROOT, follow_links)
     if not path.is_file():
         raise EverystepError(f"{path}: no such file; {release} is not a release (build one with `make release`)")
-    tree = parse(read_small(path), path)
+    return read_small(path)
+
+
+def parse_root(content: bytes, path: Path) -> dict[str, Json]:
+    """The root manifest in `content`, the bytes of the file `path`."""
+    tree = parse(content, path)
     if not isinstance(tree, dict) or tree.get("format") != FORMAT:
         raise EverystepError(f"{path}: not a root manifest of format {FORMAT}")
     texts = isinstance(tree.get("name"), str) and isinstance(tree.get("version"), str)

@@ -51,7 +51,7 @@ def test_files_in_the_fingerprint_are_those_that_the_loop_loads() -> None:
     """Errors, messages and where things lie decide no bit; manifests are read before, and their shards are in it."""
     loaded = closure(ROOT / "trainer" / "loop.py") | closure(ROOT / "trainer" / "checkpoint.py")
     names = {path.relative_to(ROOT).as_posix() for path in loaded if path.name != "__init__.py"}
-    others = ("arrow", "documents", "errors", "manifests", "project", "tables", "yaml")
+    others = ("arrow", "bounds", "documents", "errors", "manifests", "project", "tables", "yaml")
     decide_nothing = {"pipeline/console.py"} | {f"pipeline/formats/{name}.py" for name in others}
     assert files_that_train() <= names
     assert names - files_that_train() <= decide_nothing

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from pipeline.formats.manifests import manifest_path, read_manifest, shards_of
 from pipeline.formats.rows import Rows
 from tests.project import MODELS, ROOT
-from tests.releases import checkpoint, copied, everystep, flip, read_json, reseal, reseal_sums, write_json
+from tests.releases import checkpoint, copied, everystep, flip, read_json, reseal, reseal_file, reseal_sums, write_json
 from trainer.description import ModelSpec
 from trainer.model import Decoder, load_tensors
 
@@ -106,6 +106,23 @@ def test_a_tampered_source_is_refused_before_anything_is_written(release: Path, 
     assert done.code in (1, 2)
     assert file in done.err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["release"]
+
+
+def test_edited_remote_code_is_never_handed_out_though_all_digests_are_right(release: Path, tmp_path: Path) -> None:
+    path = "trainer/remote/modeling_everystep_openelm.py"
+    with (release / path).open("a") as file:
+        file.write("print('mine')\n")
+    reseal_file(release, path)
+    for command in (["pull", "--step", "4"], ["average", "--last", "2"]):
+        name, *options = command
+        done = everystep(name, release, "--model", "openelm", *options, "--out", tmp_path / "pulled")
+        assert done.code == 1
+        assert f"{path}: not the code of this installation" in done.err
+        assert "trust_remote_code" not in done.said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["release"]
+    done = everystep("pull", release, "--model", "mobilellm", "--step", "4", "--out", tmp_path / "pulled")
+    assert done.code == 0  # it needs no code, and gets none
+    assert not list((tmp_path / "pulled").glob("*.py"))
 
 
 def test_revisions_that_name_another_state_mislead_nobody(release: Path, tmp_path: Path) -> None:

@@ -154,6 +154,34 @@ def test_an_unknown_document_model_or_step_is_misuse(release: Path) -> None:
         assert done.out == ""
 
 
+@pytest.mark.parametrize(
+    ("id", "said"),
+    [
+        ("nots/102", "did you mean notes/102"),
+        ("notes/1O2", "did you mean "),
+        ("notes", "120 begin with it: notes/000, "),
+        ("notes/00", "10 begin with it: notes/000, notes/001, notes/002, notes/003, notes/004, ..."),
+        ("OTES/102", "1 contain it: notes/102"),
+        ("102", "3 contain it: letters/102, notes/102, tales/102"),
+        ("x", "not known to this release; ids read SOURCE/KEY"),
+        ("", "360 begin with it"),
+        ("notes/" + "9" * 5000, "not known to this release"),
+        ("notes/[", "not known to this release"),
+    ],
+)
+def test_an_id_that_is_nearly_right_is_answered_with_those_it_may_stand_for(release: Path, id: str, said: str) -> None:
+    done = everystep("trace", release, "--model", MODEL, "--document", id)
+    assert (done.code, done.out) == (2, "")
+    assert said in done.err
+
+
+def test_a_model_or_checkpoint_that_is_nearly_right_is_answered_with_the_nearest(release: Path, tmp_path: Path) -> None:
+    done = everystep("trace", release, "--model", "mobilelm", "--step", "1")
+    assert "which has mobilellm, openelm; did you mean mobilellm?" in done.err
+    done = everystep("pull", release, "--model", MODEL, "--step", "5", "--out", tmp_path / "out")
+    assert "step 5: no checkpoint of mobilellm there; the nearest are 4, 8; it has 0, 1, 2, 4, 8" in done.err
+
+
 def test_all_models_of_the_suite_read_the_same(release: Path, spans: dict[int, list[dict[str, Any]]]) -> None:
     other = everystep("trace", release, "--model", "openelm", "--step", "5", "--json")
     assert json.loads(other.out) == spans[5]

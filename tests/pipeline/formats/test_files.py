@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 
 from pipeline.formats.errors import EverystepError
 from pipeline.formats.files import (
+    MAX_LINE_BYTES,
     MAX_SMALL_BYTES,
     atomic_writer,
     fresh_folder,
     list_files,
+    list_folder,
+    plain_lines,
     read_small,
     safe_join,
     sha256_file,
@@ -86,6 +89,24 @@ def test_listing_is_sorted_and_shows_links_without_following_them(tmp_path: Path
     (tmp_path / "dangling").symlink_to("nowhere")
     (tmp_path / "empty").mkdir()
     assert list_files(tmp_path) == ["a", "b-c/d", "b.c", "b/c", "dangling", "link"]
+
+
+def test_a_listing_tells_files_links_pipes_and_folders_that_were_not_looked_into_apart(tmp_path: Path) -> None:
+    for name in ("a/f", "skipped/g", "deep/" + "x" * 200 + "/" + "y" * 200 + "/h"):
+        write_bytes(tmp_path / name, b"")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("a")
+    found = list_folder(tmp_path, lambda path: path == "skipped")
+    assert found == (["a/f", "deep/" + "x" * 200 + "/" + "y" * 200 + "/h"], ["link"], ["pipe"], ["skipped"])
+
+
+def test_lines_of_a_plain_file_are_read_one_at_a_time_and_one_without_an_end_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"one\n\nthree\n")
+    assert list(plain_lines(tmp_path / "f")) == [b"one", b"", b"three"]
+    for content in (b"one\ntwo", b"x" * MAX_LINE_BYTES + b"\n"):
+        (tmp_path / "f").write_bytes(content)
+        with pytest.raises(EverystepError, match="a line that does not end"):
+            list(plain_lines(tmp_path / "f"))
 
 
 def test_a_fresh_folder_holds_nothing_of_an_earlier_run(tmp_path: Path) -> None:

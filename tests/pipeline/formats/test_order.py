@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.formats.errors import EverystepError
-from pipeline.formats.order import permute, rows_of_step, steps_of_row, unpermute
+from pipeline.formats.order import permute, rows_of_step, steps_of_row, steps_of_rows, unpermute
 from tests.pipeline.formats import second_reader as second
 
 SIZES = st.integers(1, 5000)
@@ -45,6 +45,9 @@ def test_steps_of_a_row_are_the_steps_whose_rows_hold_it(num_rows: int, batch: i
     for row in range(num_rows):
         expected = [step for step in range(num_steps) if row in read[step]]
         assert steps_of_row(row, batch, num_rows, seed, num_steps) == expected
+    every_row = np.arange(num_rows, dtype=np.uint64)
+    of_each = {step for row in range(num_rows) for step in steps_of_row(row, batch, num_rows, seed, num_steps)}
+    assert steps_of_rows(every_row, batch, num_rows, seed, num_steps) == sorted(of_each)
 
 
 @given(SIZES, st.integers(1, 64), SEEDS, st.integers(0, 10**6))

@@ -1,0 +1,91 @@
+"""What `verify` found. Changed bytes, links and other files are three things, told apart by sentence and exit code.
+
+    0  every promised byte is right, and there is nothing else
+    1  a file is changed, missing or unreadable, or two files contradict each other
+    3  every promised byte is right, but there are other files
+    4  links stand in place of files and were not followed; what else was read is right
+
+(2 is misuse, as everywhere.) What Git, the Hub's client and file managers leave in a folder is counted and told, and
+changes no exit code.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.audit.code import is_code
+from pipeline.formats.errors import Differs, Linked
+
+OTHER_FILES = 3
+SHOWN = 20
+LONGEST = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The outcome. `faults` are sentences, the other lists paths; `files`, `bytes` and `checkpoints` count what was
+    read and found right. A release whose root manifest could not be read has no name and no digest."""
+
+    name: str | None
+    version: str | None
+    root_sha256: str | None
+    files: int
+    bytes: int
+    checkpoints: int
+    seconds: float
+    faults: list[str]
+    links: list[str]
+    others: list[str]
+    left_by_tools: list[str]
+
+    @property
+    def exit_code(self) -> int:
+        if self.faults:
+            return Differs.exit_code
+        return Linked.exit_code if self.links else OTHER_FILES if self.others else 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {"verified": not self.faults and not self.links, **asdict(self)}
+
+    def lines(self, release: Path) -> Iterator[str]:
+        """What a person reads: long lists are folded."""
+        yield from self.faults[:SHOWN]
+        yield from _more(self.faults[SHOWN:])
+        if self.links:
+            count = f"{len(self.links):,} links stand in place of files and were not followed"
+            yield f"{release}: {count}: {_folded(self.links)}"
+            yield "--follow-links reads what they point at; `cp -rL` makes a copy without links"
+        if self.others:
+            yield f"{release}: {len(self.others):,} other files, not part of the release: {_folded(self.others)}"
+        if self.left_by_tools:
+            yield f"{release}: passed over what tools left: {_folded(self.left_by_tools)}"
+        yield f"{release}: {self._verdict()}"
+        if self.root_sha256:
+            yield f"sha256 of release.json: {self.root_sha256}"
+
+    def _verdict(self) -> str:
+        if self.faults:
+            return f"{len(self.faults):,} faults; this is not the release that was published"
+        if self.links:
+            return f"not verified behind links; right are {self._amount()}"
+        return f"every file is what the release promises: {self.name} {self.version}, {self._amount()}"
+
+    def _amount(self) -> str:
+        size = f"{self.files:,} files, {self.bytes / 1e6:,.1f} MB, {self.checkpoints:,} checkpoints"
+        return f"{size}, {self.seconds:.1f} s"
+
+
+def _folded(paths: Sequence[str]) -> str:
+    """The first paths, code before all others, and where the rest lie."""
+    ordered = sorted(paths, key=lambda path: (not is_code(path), path))
+    rest = Counter(path.partition("/")[0] + "/" if "/" in path else "(top)" for path in ordered[3:])
+    more = [f"{number:,} more in {folder}" for folder, number in sorted(rest.items())]
+    first = [path if len(path) <= LONGEST else path[:LONGEST] + "..." for path in ordered[:3]]
+    return ", ".join([*first, *more[:10], *(["..."] if len(more) > 10 else [])])
+
+
+def _more(faults: Sequence[str]) -> Iterator[str]:
+    if faults:
+        yield f"... and {len(faults):,} more faults; --json lists all"

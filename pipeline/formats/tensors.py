@@ -1,0 +1,134 @@
+"""Safetensors files from outside, read tensor by tensor from one open file.
+
+The library maps a file into memory: one that is cut off meanwhile ends the process by SIGBUS. Here every byte is read,
+a digest holds `PIECE` bytes of it at a time, and the header's claims are checked against the file before memory is
+taken for them. Accepted is what the format allows (https://github.com/huggingface/safetensors), in the dtypes that
+have a digest.
+"""
+
+import struct
+from collections.abc import Iterator
+from math import prod
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.formats.canonical import parse
+from pipeline.formats.digests import DTYPES, combine_leaves, leaf_digest
+from pipeline.formats.errors import EverystepError
+
+MAX_HEADER_BYTES = 16 << 20
+PIECE = 1 << 20
+METADATA = "__metadata__"
+NUMPY_NAMES = {theirs: ours for ours, theirs in DTYPES.items()}
+
+
+class Entry(NamedTuple):
+    """What the header says of one tensor; `begin` and `end` count from the start of the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+class TensorFile:
+    """The tensors of a file by name. Holds one open file; damage is an `EverystepError` that names it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file = path.open("rb")
+        except OSError as error:
+            raise self._broken(error.strerror) from error
+        try:
+            self.entries = self._read_header()
+        except (EverystepError, OSError, KeyError, TypeError, AttributeError, ValueError) as error:
+            self._file.close()
+            raise self._broken(error) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: entry.shape for name, entry in self.entries.items()}
+
+    def read(self, name: str) -> NDArray[np.generic]:
+        """One tensor."""
+        entry = self.entries[name]
+        try:
+            tensor = np.empty(entry.shape, np.dtype(NUMPY_NAMES[entry.dtype]).newbyteorder("<"))
+        except ValueError as error:
+            raise self._broken(f"{name}: {error}") from error
+        content = tensor.reshape(-1).view(np.uint8)
+        done = 0
+        for piece in self._pieces(entry):
+            content[done : done + len(piece)] = np.frombuffer(piece, np.uint8)
+            done += len(piece)
+        return tensor
+
+    def digest(self) -> str:
+        """The digest of all tensors (`pipeline.formats.digests`)."""
+        return combine_leaves([self._leaf(name) for name in sorted(self.entries)])
+
+    def _leaf(self, name: str) -> bytes:
+        entry = self.entries[name]
+        return leaf_digest(name, entry.dtype, entry.shape, self._pieces(entry))
+
+    def _pieces(self, entry: Entry) -> Iterator[bytes]:
+        self._file.seek(entry.begin)
+        left = entry.end - entry.begin
+        while left:
+            piece = self._file.read(min(left, PIECE))
+            if not piece:
+                raise self._broken("it was cut off while it was read")
+            left -= len(piece)
+            yield piece
+
+    def _read_header(self) -> dict[str, Entry]:
+        size = self._file.seek(0, 2)
+        self._file.seek(0)
+        (length,) = struct.unpack("<Q", self._file.read(8).ljust(8, b"\xff"))
+        if length > min(MAX_HEADER_BYTES, size - 8):
+            raise ValueError(f"a header of {length} bytes in a file of {size}; at most {MAX_HEADER_BYTES} are read")
+        header = self._file.read(length)
+        if header[:1] != b"{":
+            raise ValueError("its header is not a JSON object")
+        tree = parse(header)
+        if not all(type(text) is str for text in tree.pop(METADATA, {}).values()):
+            raise ValueError(f"{METADATA} holds something else than texts")
+        entries = {name: _entry(name, about, 8 + length) for name, about in tree.items()}
+        _require_no_gaps(entries, 8 + length, size)
+        return entries
+
+    def _broken(self, what: object) -> EverystepError:
+        return EverystepError(f"{self.path}: not a readable safetensors file: {what}")
+
+
+def _entry(name: str, about: dict[str, object], start: int) -> Entry:
+    dtype, shape, (begin, end) = about["dtype"], about["shape"], about["data_offsets"]  # type: ignore[misc]
+    numbers = [*shape, begin, end]  # type: ignore[misc]
+    if len(about) != 3 or dtype not in NUMPY_NAMES or not all(type(n) is int and n >= 0 for n in numbers):
+        raise ValueError(f"{name}: expected a dtype of {', '.join(NUMPY_NAMES)}, a shape and two offsets")
+    bytes_of_shape = prod(shape) * np.dtype(NUMPY_NAMES[str(dtype)]).itemsize  # type: ignore[call-overload]
+    if end - begin != bytes_of_shape:
+        raise ValueError(f"{name}: {end - begin} bytes are not those of {dtype} of shape {shape}")
+    return Entry(str(dtype), tuple(shape), start + begin, start + end)  # type: ignore[arg-type]
+
+
+def _require_no_gaps(entries: dict[str, Entry], start: int, size: int) -> None:
+    """Between the header and the end of the file every byte belongs to one tensor."""
+    for entry in sorted(entries.values(), key=lambda entry: (entry.begin, entry.end)):
+        if entry.begin != start:
+            raise ValueError(f"its tensors overlap or leave a gap at byte {start}")
+        start = entry.end
+    if start != size:
+        raise ValueError(f"its tensors end at byte {start} of {size}")

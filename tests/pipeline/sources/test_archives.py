@@ -132,7 +132,7 @@ def test_bomb_is_refused(tmp_path: Path, suffix: str, monkeypatch: pytest.Monkey
 def test_stream_that_gives_more_than_its_bound_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archives, "MIN_BOUND", 1 << 20)
     packed = zstandard.ZstdCompressor().compress(bytes(4 << 20))
-    stream = archives.decompressed(io.BytesIO(packed), "zeros.jsonl.zst", len(packed))
+    stream = archives.decompressed(io.BufferedReader(io.BytesIO(packed)), "zeros.jsonl.zst", len(packed))
     with pytest.raises(EverystepError, match="more bytes than its size allows"):
         stream.read()
 

@@ -271,8 +271,12 @@ CASES = {
     "parquet: texts that share their beginnings": Case(texts_that_share_beginnings, {"read": 200}, TABLE),
     "parquet: a page of 256 MiB": Case(page_of_a_quarter_gigabyte, "a page of 2684", TABLE),
     "parquet: rows without end": Case(rows_without_end, "rows, where", TABLE),
-    "parquet: numbers for text": Case(lambda f: table(f, {"text": [1, 2]}), {"broken_record": 2}, TABLE),
-    "parquet: lists for text": Case(lambda f: table(f, {"text": [["a"], None]}), {"broken_record": 2}, TABLE),
+    "parquet: numbers for text": Case(
+        lambda f: table(f, {"text": [1, 2]}), "its column 'text' holds 'int64' and no strings", TABLE
+    ),
+    "parquet: lists for text": Case(
+        lambda f: table(f, {"text": [["a"], None]}), "holds 'list<element: string>'", TABLE
+    ),
     "parquet: no such column": Case(lambda f: table(f, {"body": ["a"]}), "has no column 'text'", TABLE),
     "parquet: a column twice": Case(column_twice, "stands twice", TABLE),
     "parquet: encrypted": Case(encrypted, "not a readable parquet file", TABLE),

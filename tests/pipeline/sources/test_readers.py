@@ -16,6 +16,7 @@ from pipeline.formats.documents import Document as Stored
 from pipeline.formats.documents import encode_document
 from pipeline.formats.errors import EverystepError
 from pipeline.formats.lines import MAX_FRAME_BYTES
+from pipeline.sources import records
 from pipeline.sources.document import (
     MAX_METADATA_BYTES,
     MAX_TEXT_BYTES,
@@ -25,7 +26,7 @@ from pipeline.sources.document import (
     is_key,
     rejected,
 )
-from pipeline.sources.readers import READERS, jsonl
+from pipeline.sources.readers import READERS
 from pipeline.sources.readers.aws_api import plain
 from tests.pipeline.sources.declared import declared, read_all
 from tests.pipeline.sources.test_archives import write_tar, write_zip
@@ -299,7 +300,7 @@ def test_columns_are_found_by_name_and_by_path(tmp_path: Path) -> None:
         (b'{"id": "\\ud800", "text": "t"}', "broken_record"),
         (b"[" * 100_000, "broken_record"),
         (b'{"id": "x", "text": "caf\xe9"}', "invalid_utf8"),
-        (b'{"id": "x", "text": "\\ud800"}', "broken_record"),
+        (b'{"id": "x", "text": "\\ud800"}', "invalid_utf8"),
         (b'{"id": "x", "text": "\\u0000"}', "nul_bytes"),
     ],
 )
@@ -311,7 +312,7 @@ def test_broken_line_is_rejected_by_its_reason_and_the_rest_goes_on(tmp_path: Pa
 
 
 def test_endless_line_is_rejected_without_being_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jsonl, "MAX_LINE_BYTES", 100)
+    monkeypatch.setattr(records, "MAX_LINE_BYTES", 100)
     (tmp_path / "rows.jsonl").write_bytes(b'{"text": "' + b"x" * 1000 + b'"}\n' + LINES)
     bad, *good = read_all(tmp_path, reader="jsonl", id_column="id")
     assert bad == Rejected("rows.jsonl:1", "too_large", "a line of more than 100 bytes")

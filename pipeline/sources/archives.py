@@ -31,7 +31,7 @@ import zstandard
 from pipeline.formats.errors import EverystepError
 from pipeline.formats.files import list_files, safe_join
 from pipeline.sources.decoders import CODECS, MAGIC_BYTES, PIECE, UNREAD, Member, Packed
-from pipeline.sources.document import is_key
+from pipeline.sources.document import is_key, printable
 
 MAX_MEMBERS = 200_000
 MAX_RATIO = 200  # text compresses 3 to 20 times
@@ -81,7 +81,7 @@ def fits(name: str, patterns: Iterable[str]) -> bool:
 
 def nothing_fits(folder: Path, patterns: Iterable[str], seen: Sequence[str]) -> EverystepError:
     """What to raise where no file or member fits."""
-    there = ", ".join(map(ascii, seen[:MAX_NAMED])) + f" and {len(seen) - MAX_NAMED} more" * (len(seen) > MAX_NAMED)
+    there = printable(", ".join(seen[:MAX_NAMED])) + f" and {len(seen) - MAX_NAMED} more" * (len(seen) > MAX_NAMED)
     cure = "correct `reader`, or set `members` to a pattern that fits"
     return EverystepError(f"{folder}: nothing matches {' or '.join(patterns)}, there is {there or 'no file'}; {cure}")
 
@@ -99,6 +99,16 @@ def streams(folder: Path, part: str, *patterns: str) -> Iterator[tuple[str, io.B
     else:
         with path.open("rb") as file:
             yield name, file
+
+
+def streams_of(path: Path, *patterns: str) -> Iterator[tuple[str, io.BufferedReader]]:
+    """The streams of one file, whatever it is called: itself, or the members of an archive that fit a pattern."""
+    inside = members(_zip_of(path)) if ZIP.search(path.name) else []
+    fitting = [f"{path.name}!{member}" for member in inside if fits(member, patterns)]
+    if inside and not fitting:
+        raise nothing_fits(path, patterns, inside)
+    for part in fitting or [path.name]:
+        yield from streams(path.parent, part, *patterns)
 
 
 def size(folder: Path, part: str) -> int:

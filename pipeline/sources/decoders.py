@@ -29,11 +29,16 @@ HEADERS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, *LONG_NAME
 class Decoder(Protocol):
     """The decoder of one stream, like those of `bz2` and `lzma`."""
 
-    eof: bool
-    needs_input: bool
-    unused_data: bytes
+    @property
+    def eof(self) -> bool: ...
 
-    def decompress(self, data: bytes, max_length: int) -> bytes: ...
+    @property
+    def needs_input(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
+
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
 
 
 class Codec(NamedTuple):
@@ -93,7 +98,7 @@ class _Gzip:
         self._decoder = zlib.decompressobj(wbits=31)
         self.eof, self.needs_input, self.unused_data = False, True, b""
 
-    def decompress(self, data: bytes, max_length: int) -> bytes:
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes:
         content = self._decoder.decompress(self._decoder.unconsumed_tail + data, max_length)
         self.eof, self.unused_data = self._decoder.eof, self._decoder.unused_data
         self.needs_input = len(content) < max_length and not self._decoder.unconsumed_tail
@@ -108,7 +113,7 @@ class _Zstd:
         self._packed, self._content = b"", io.BytesIO()
         self.eof, self.needs_input, self.unused_data = False, True, b""
 
-    def decompress(self, data: bytes, max_length: int) -> bytes:
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes:
         self._packed += data
         content = self._content.read(max_length)
         if not content and not self._decoder.eof:

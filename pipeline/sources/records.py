@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from pipeline.formats.errors import EverystepError
 from pipeline.sources import archives
-from pipeline.sources.document import MAX_TEXT_BYTES
+from pipeline.sources.document import MAX_DETAIL, MAX_TEXT_BYTES, printable
 from pipeline.sources.rows import parse_row
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -73,7 +73,7 @@ def text_rows(stream: io.BufferedReader, _name: str) -> Iterator[Any]:
 
 def csv_rows(stream: io.BufferedReader, name: str, separator: str) -> Iterator[Any]:
     """The rows below the heading; each field is the string that is written."""
-    csv.field_size_limit(MAX_LINE_BYTES)
+    limit = csv.field_size_limit(MAX_LINE_BYTES)
     text = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline="")
     table = csv.reader(text, delimiter=separator, strict=True)
     try:
@@ -87,7 +87,9 @@ def csv_rows(stream: io.BufferedReader, name: str, separator: str) -> Iterator[A
                 wrong = f"{name}:{table.line_num}: {len(fields)} fields, where the heading has {len(heading)}"
                 yield Broken("broken_record", wrong)
     except csv.Error as error:
-        raise EverystepError(f"{name}: line {table.line_num}: {error}; not the CSV that it should be") from error
+        raise EverystepError(f"{name}: line {table.line_num}: {error}; the file is cut off or no CSV") from error
+    finally:
+        csv.field_size_limit(limit)
 
 
 def parquet_rows(path: Path, name: str, wanted: Sequence[str], groups: Iterable[int] | None = None) -> Iterator[Any]:
@@ -103,7 +105,7 @@ def parquet_rows(path: Path, name: str, wanted: Sequence[str], groups: Iterable[
         tops = sorted({top for column in wanted if (top := top_column(there, column)) in there})
         for top in tops:
             if there.count(top) > 1:
-                raise EverystepError(f"{name}: its column {top!a} stands twice; no reader can say which is meant")
+                raise EverystepError(f"{name}: its column {top!r} stands twice; no reader can say which is meant")
         chosen = range(file.num_row_groups) if groups is None else groups
         for batch in batches(file, path, BATCH_ROWS, tops, list(chosen), MAX_TEXTS_PAGE_BYTES):
             columns = [_values(batch.column(top)) for top in tops]
@@ -123,7 +125,7 @@ def check_parquet_columns(path: Path, name: str, text: str, needed: Iterable[str
     kind = _type_of(schema, text)
     if kind is not None and not _is_string(kind):
         cure = "set `text_column` to a column of strings"
-        raise EverystepError(f"{name}: its column {text!a} holds {str(kind)[:80]!a} and no strings; {cure}")
+        raise EverystepError(f"{name}: its column {text!r} holds {str(kind)[:80]!r} and no strings; {cure}")
 
 
 def no_column(name: str, missing: str, there: Iterable[str]) -> EverystepError:
@@ -138,7 +140,7 @@ def top_column(there: Sequence[str], name: str) -> str:
 
 def listed(names: Iterable[str]) -> str:
     """Names from a file, so that they can be printed."""
-    return ", ".join(ascii(name)[1:-1] for name in names)[:500]
+    return printable(", ".join(names))[:MAX_DETAIL]
 
 
 def _type_of(schema: Any, name: str) -> Any:

@@ -8,6 +8,7 @@ with a final newline. NaN, infinities and integers past 2^53 are refused: larger
 import json
 import math
 import re
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pipeline.formats.errors import EverystepError
 
 Json = Any  # dict, list, str, int, float, bool or None, nested
 SAFE_DIGITS = 15  # an integer of so many digits is below 2^53
+MAX_DIGITS = 4000
 MAX_DEPTH = 100  # Python's own limit depends on the place of the call: what one process reads, another would refuse
 ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -52,6 +54,23 @@ def parse(text: bytes | str, where: str | Path = "JSON") -> Json:
         )
         if ESCAPED_SURROGATE.search(text):
             json.dumps(value, ensure_ascii=False).encode()  # fails on half a pair
+        if text.count("[") + text.count("{") > MAX_DEPTH and _is_too_deep(value):
+            raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
+        return value
+    except (ValueError, RecursionError) as error:
+        raise EverystepError(f"{where}: not valid JSON: {error}") from error
+
+
+def parse_foreign(text: str, where: str | Path) -> Json:
+    """Parse a row of a corpus: what JSON forbids of single values is left to whoever takes them.
+
+    NaN and numbers past the doubles are floats, integers have any size, half of a surrogate pair stays in its string.
+    Refused: a duplicated key, trailing bytes, more than `MAX_DEPTH` levels.
+    """
+    try:
+        value = json.loads(
+            text, object_pairs_hook=_unique, parse_constant=float, parse_float=float, parse_int=_any_integer
+        )
         if text.count("[") + text.count("{") > MAX_DEPTH and _is_too_deep(value):
             raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
         return value
@@ -108,6 +127,11 @@ def _integer(digits: str) -> int | float:
     if len(digits) > SAFE_DIGITS and abs(int(digits)) >= 2**53 and rfc8785.dumps(_finite(digits)) == digits.encode():
         return float(digits)
     return int(digits)
+
+
+def _any_integer(digits: str) -> int | Decimal:
+    """An int, or a `Decimal` of more digits than Python makes an int of."""
+    return int(digits) if len(digits) <= MAX_DIGITS else Decimal(digits)
 
 
 def _refuse_constant(name: str) -> None:

@@ -1,10 +1,11 @@
-"""Parquet from outside, read in little memory whatever it says of itself.
+"""Read untrusted parquet files in bounded memory, whole or not at all.
 
 A footer's sizes and counts are claims. What a reader will hold is told by the headers of the pages, because no page
 is unpacked past the size in its header: so these are walked first (parquet-format, `parquet.thrift`: FileMetaData and
-PageHeader, in the compact protocol of Thrift). Refused are pages of more than `MAX_PAGE_BYTES`, counts of values that
-disagree, and more rows or more bytes than so small a file has a reason to hold. Where a page can say one long string
-many times (a dictionary, or strings that share beginnings), fewer rows are read at a time.
+PageHeader, in the compact protocol of Thrift). Refused are pages that are too large, counts of values or rows that
+disagree, checksums of pages that do, and more rows or bytes than a file of its size has a reason to hold. Where rows
+are long, or a page can repeat one long string (a dictionary, or strings that share beginnings), fewer rows are read at
+a time.
 """
 
 import io
@@ -21,9 +22,15 @@ import pyarrow.parquet as pq
 
 from pipeline.formats.errors import EverystepError
 
-MAX_PAGE_BYTES = 128 << 20  # unpacked; writers aim at 1 MiB, and overshoot where a text is longer
-BATCH_BYTES = 64 << 20  # that the strings of a batch may hold at most, but for a single row
-MAX_RATIO, MIN_BOUND = 200, 1 << 30  # unpacked bytes that a file may hold: so many times its own, and always so many
+MAX_PAGE_BYTES = 128 << 20
+"""Size limit of an unpacked page; writers aim at 1 MiB."""
+MAX_TEXTS_PAGE_BYTES, MAX_TEXT_BYTES = 1 << 30, 16 << 20
+"""The same for corpora of long texts: pyarrow looks at the size of a page only after every 1,024 values. A page past
+`MAX_PAGE_BYTES` must then hold enough values for that."""
+BATCH_BYTES = 64 << 20
+"""Target for the strings of a batch; a single row may be longer."""
+MAX_RATIO, MIN_BOUND = 200, 1 << 30
+"""Limit of unpacked bytes: 200 times the size of the file, but at least 1 GiB."""
 MAX_ROWS_PER_BYTE, MIN_ROWS = 8, 1 << 20
 MAX_FOOTER_BYTES = 64 << 20
 HEADER_BYTES, MAX_HEADER_BYTES = 1 << 12, 16 << 20  # of a page
@@ -36,7 +43,7 @@ Fields = dict[int, Any]
 
 
 class _Page(NamedTuple):
-    """What the header of a page says, and where the next one begins."""
+    """The header of a page, and where the next one begins."""
 
     is_dictionary: bool
     encoding: int
@@ -51,31 +58,52 @@ def open_parquet(path: Path, as_dictionaries: Sequence[str] = ()) -> pq.ParquetF
     Columns `as_dictionaries` are not spelled out: of few values, that takes most of the time.
     """
     with damage_named(path):
-        source = pa.OSFile(os.fsencode(path))  # given a str, it would want a path that is UTF-8
-        file = pq.ParquetFile(source, read_dictionary=as_dictionaries, pre_buffer=False, buffer_size=BUFFER_BYTES)
-        rows = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        file = pq.ParquetFile(
+            pa.OSFile(os.fsencode(path)),  # given a str, it would want a path that is UTF-8
+            read_dictionary=as_dictionaries,
+            pre_buffer=False,
+            buffer_size=BUFFER_BYTES,
+            page_checksum_verification=True,
+        )
+        rows = group_rows(file)
         most = max(MIN_ROWS, MAX_ROWS_PER_BYTE * path.stat().st_size)
     if min(rows, default=0) < 0 or sum(rows) > most:
-        raise EverystepError(f"{path}: {sum(rows)} rows, where {most} would be many; nothing of it is read")
+        raise EverystepError(f"{path}: claims {sum(rows)} rows, where {most} would be many for its size; refused")
+    if sum(rows) != file.metadata.num_rows:
+        raise EverystepError(f"{path}: claims {file.metadata.num_rows} rows, its row groups hold {sum(rows)}; damaged")
     return file
 
 
+def group_rows(file: pq.ParquetFile) -> list[int]:
+    """The number of rows that each row group claims."""
+    return [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+
+
 def batches(
-    file: pq.ParquetFile, path: Path, batch_rows: int, columns: Sequence[str], groups: Sequence[int]
+    file: pq.ParquetFile,
+    path: Path,
+    batch_rows: int,
+    columns: Sequence[str],
+    groups: Sequence[int],
+    max_page_bytes: int = MAX_PAGE_BYTES,
 ) -> Iterator[pa.RecordBatch]:
     """The rows of some row groups in their order, at most `batch_rows` at a time; `columns` are top columns."""
     left = max(MIN_BOUND, MAX_RATIO * path.stat().st_size)
     with damage_named(path):
         status = path.stat()
         for group in groups:
-            longest = _longest_repeated(path, status.st_size, status.st_mtime_ns, group, tuple(columns))
-            rows = max(1, min(batch_rows, BATCH_BYTES // max(longest, 1)))
+            promised = file.metadata.row_group(group).num_rows
+            row_bytes = _row_bytes(path, status.st_size, status.st_mtime_ns, group, tuple(columns), max_page_bytes)
+            rows = max(1, min(batch_rows, BATCH_BYTES // max(row_bytes, 1)))
             # Threads would take as long and twice the processor: parts of a stage run in processes.
             for batch in file.iter_batches(rows, row_groups=[group], columns=list(columns), use_threads=False):
                 left -= batch.nbytes
+                promised -= batch.num_rows
                 if left < 0:
                     raise EverystepError(f"{path}: unpacks to an absurd size; no more of it is read")
                 yield batch
+            if promised:
+                raise EverystepError(f"{path}: row group {group} lacks {promised} of its rows; damaged")
 
 
 @contextmanager
@@ -88,25 +116,28 @@ def damage_named(path: Path) -> Iterator[None]:
 
 
 @lru_cache(maxsize=4096)
-def _longest_repeated(path: Path, size: int, mtime_ns: int, group: int, columns: tuple[str, ...]) -> int:
-    """Bytes that the strings of one row may hold though they stand in the file once: of each column, its longest."""
+def _row_bytes(path: Path, size: int, mtime_ns: int, group: int, columns: tuple[str, ...], max_page_bytes: int) -> int:
+    """Bytes that one row may hold: of each column the largest page that a value may repeat, or the largest average."""
     tops = {name.split(".")[0] for name in columns}
     in_a_row = 0
     with path.open("rb") as raw:
-        for column in (chunk[3] for chunk in _row_groups(path, size, mtime_ns)[group][1]):
+        about = _row_groups(path, size, mtime_ns)[group]
+        for column in (chunk[3] for chunk in about[1]):
             name = b".".join(column[3]).decode()
             if name.split(".")[0] in tops:
-                in_a_row += _longest_of(raw, column, f"{path}: {name}")
+                value_bytes = _value_bytes(raw, column, f"{path}: {ascii(name)[1:-1]}", max_page_bytes)
+                in_a_row += value_bytes * max(1, -(-column[5] // max(about[3], 1)))
     return in_a_row
 
 
-def _longest_of(raw: IO[bytes], column: Fields, where: str) -> int:
+def _value_bytes(raw: IO[bytes], column: Fields, where: str, max_page_bytes: int) -> int:
     values = longest = 0
     for page in _pages(raw, column, where):
-        if page.bytes > MAX_PAGE_BYTES:
-            raise EverystepError(f"{where}: a page of {page.bytes} bytes; at most {MAX_PAGE_BYTES} are allowed")
-        if page.is_dictionary or page.encoding == SHARED_BEGINNINGS:
-            longest = max(longest, page.bytes)
+        most = max(MAX_PAGE_BYTES, min(max_page_bytes, MAX_TEXT_BYTES * page.values))
+        if page.bytes > most:
+            raise EverystepError(f"{where}: a page of {page.bytes} bytes; at most {most} are allowed")
+        repeats = page.is_dictionary or page.encoding == SHARED_BEGINNINGS
+        longest = max(longest, page.bytes if repeats else -(-page.bytes // max(page.values, 1)))
         values += 0 if page.is_dictionary else page.values
     if values != column[5]:
         raise EverystepError(f"{where}: {column[5]} values are promised, its pages hold {values}")
@@ -127,17 +158,17 @@ def _row_groups(path: Path, size: int, _mtime_ns: int) -> list[Fields]:
 
 
 def _pages(raw: IO[bytes], column: Fields, where: str) -> Iterator[_Page]:
+    """The pages of a column until it has all its values. Its size is a claim that old writers got wrong."""
+    left, size = column[5], raw.seek(0, io.SEEK_END)
     start = column[9]
     if 0 < column.get(11, 0) < start:
         start = column[11]
-    end = start + column[7]
-    if not 0 <= start <= end <= raw.seek(0, io.SEEK_END):
-        raise EverystepError(f"{where}: lies outside the file")
-    while start < end:
+    while left > 0:
         page = _page(raw, start, HEADER_BYTES)
-        if not start < page.next <= end or page.values < 0 or page.bytes < 0:
+        if not start < page.next <= size or page.values < 0 or page.bytes < 0:
             raise EverystepError(f"{where}: no page at byte {start}")
         yield page
+        left -= 0 if page.is_dictionary else page.values
         start = page.next
 
 

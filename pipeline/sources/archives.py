@@ -2,14 +2,14 @@
 
 What an archive says about itself is not believed. Names that could leave a folder or be no id, links, devices, a
 name that stands twice, members that share bytes, too many members, and more bytes than `MAX_RATIO` allows are
-refused, by archive and member. So is what would only stop a library early: a tar header that is none.
+refused, by archive and member. So is what would only make a library see less: a broken tar header, bytes after the
+end of an archive, and two records of a zip member that disagree. How a file is packed is told by its first bytes;
+its name only says that it is packed.
 
 A *part* names what one worker reads: `path` is a file or a whole tar archive, which has no index and is read in
 its own order; `path!member` is one member of a zip archive.
 """
 
-import bz2
-import gzip
 import io
 import lzma
 import os
@@ -19,19 +19,19 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from itertools import pairwise
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any
 
 import zstandard
 
 from pipeline.formats.errors import EverystepError
 from pipeline.formats.files import list_files, safe_join
-from pipeline.sources.decoders import MAX_WINDOW_BYTES, PIECE, Member, Xz
-from pipeline.sources.document import is_key
+from pipeline.sources.decoders import CODECS, MAGIC_BYTES, PIECE, UNREAD, Member, Packed
+from pipeline.sources.document import is_key, printable
 
 MAX_MEMBERS = 200_000
 MAX_RATIO = 200  # text compresses 3 to 20 times
@@ -42,35 +42,51 @@ LIBRARIES = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, z
 # The last five are what zipfile and tarfile let through where a header holds a number or name that they did not expect.
 BROKEN = (*LIBRARIES, EOFError, OSError, NotImplementedError, ValueError, OverflowError, RecursionError, IndexError)
 
-ZIP = re.compile(r"\.(zip|whl)$")
-TAR = re.compile(r"(\.tar(\.(gz|bz2|xz|zst))?|\.tgz)$")
-
-UNPACK: dict[str, Callable[[IO[bytes]], Any]] = {
-    ".gz": lambda stream: gzip.GzipFile(fileobj=stream),
-    ".tgz": lambda stream: gzip.GzipFile(fileobj=stream),
-    ".bz2": bz2.BZ2File,
-    ".xz": Xz,
-    ".zst": lambda stream: zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES).stream_reader(
-        stream, read_across_frames=True
-    ),
-}
+PACKED = re.compile(r"\.(gz|gzip|tgz|bz2|bzip2|tbz2?|xz|txz|zst|zstd|tzst)$", re.I)
+ZIP = re.compile(r"\.(zip|whl)$", re.I)
+TAR = re.compile(r"\.(tar|tgz|tbz2?|txz|tzst|tar\.(gz|gzip|bz2|bzip2|xz|zst|zstd))$", re.I)
+ENDING = re.compile(r"\*(\.\w+)+")
+END_OF_ZIP = struct.Struct("<4s6xH8xH")  # signature, number of members, bytes of comment
+MANY = 0xFFFF  # members: their number stands elsewhere
+MAX_NAMED = 3  # files in a message
 
 
 def parts(folder: Path, *patterns: str) -> list[str]:
-    """Sorted parts below `folder` that match a shell pattern, at least one; a tar archive counts as matching."""
-    found = []
+    """Sorted parts below `folder` that fit a shell pattern, at least one; a tar archive counts as fitting."""
+    found: list[str] = []
+    seen: list[str] = []
     for name in list_files(folder):
         path = safe_join(folder, name)
         if ZIP.search(name):
-            found += [f"{name}!{member}" for member in members(_zip_of(path)) if _matches(member, patterns)]
-        elif TAR.search(name) or _matches(name, patterns):
+            inside = members(_zip_of(path))
+            seen += inside
+            found += [f"{name}!{member}" for member in inside if fits(member, patterns)]
+        elif TAR.search(name) or fits(name, patterns):
             found.append(name)
+        else:
+            seen.append(name)
     if not found:
-        raise EverystepError(f"{folder}: nothing matches {' or '.join(patterns)}; correct `reader` or `members`")
+        raise nothing_fits(folder, patterns, seen)
     return sorted(found)
 
 
-def streams(folder: Path, part: str, *patterns: str) -> Iterator[tuple[str, IO[bytes]]]:
+def fits(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a shell pattern fits. One that is only an ending, `*.jsonl`, also fits `A.JSONL` and `a.jsonl.gz`."""
+    bare = PACKED.sub("", name).lower()
+    return any(
+        fnmatchcase(name, pattern) or (ENDING.fullmatch(pattern) and fnmatchcase(bare, pattern.lower()))
+        for pattern in patterns
+    )
+
+
+def nothing_fits(folder: Path, patterns: Iterable[str], seen: Sequence[str]) -> EverystepError:
+    """What to raise where no file or member fits."""
+    there = printable(", ".join(seen[:MAX_NAMED])) + f" and {len(seen) - MAX_NAMED} more" * (len(seen) > MAX_NAMED)
+    cure = "correct `reader`, or set `members` to a pattern that fits"
+    return EverystepError(f"{folder}: nothing matches {' or '.join(patterns)}, there is {there or 'no file'}; {cure}")
+
+
+def streams(folder: Path, part: str, *patterns: str) -> Iterator[tuple[str, io.BufferedReader]]:
     """The named byte streams of a part. Each must be read before the next is asked for."""
     name, is_member, member = part.partition("!")
     path = safe_join(folder, name)
@@ -83,6 +99,16 @@ def streams(folder: Path, part: str, *patterns: str) -> Iterator[tuple[str, IO[b
     else:
         with path.open("rb") as file:
             yield name, file
+
+
+def streams_of(path: Path, *patterns: str) -> Iterator[tuple[str, io.BufferedReader]]:
+    """The streams of one file, whatever it is called: itself, or the members of an archive that fit a pattern."""
+    inside = members(_zip_of(path)) if ZIP.search(path.name) else []
+    fitting = [f"{path.name}!{member}" for member in inside if fits(member, patterns)]
+    if inside and not fitting:
+        raise nothing_fits(path, patterns, inside)
+    for part in fitting or [path.name]:
+        yield from streams(path.parent, part, *patterns)
 
 
 def size(folder: Path, part: str) -> int:
@@ -111,7 +137,26 @@ def open_zip(file: Path | IO[bytes], where: str) -> zipfile.ZipFile:
         packing = info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
         _refuse(not packing, place, "is neither stored nor deflated")
     _refuse(_overlap(infos), where, "two members share bytes")
+    _check_ends(archive, infos, where)
     return archive
+
+
+def _check_ends(archive: zipfile.ZipFile, infos: list[zipfile.ZipInfo], where: str) -> None:
+    """That the archive is all of the file, and that each member is called the same where it stands.
+
+    The library takes the last end that it finds, wherever; and a member with a damaged name would not be asked for.
+    """
+    assert archive.fp is not None
+    try:
+        archive.fp.seek(-END_OF_ZIP.size - len(archive.comment), os.SEEK_END)
+        signature, number, comment = END_OF_ZIP.unpack(archive.fp.read(END_OF_ZIP.size))
+        ended = signature == b"PK\5\6" and comment == len(archive.comment) and number in (len(infos), MANY)
+        if not ended or (infos and min(info.header_offset for info in infos)):
+            raise zipfile.BadZipFile("bytes that belong to no member, or members that are missing")
+        for info in infos:
+            archive.open(info).close()
+    except BROKEN as error:
+        raise EverystepError(f"{where}: not a whole zip archive ({error}); remove it and fetch again") from error
 
 
 def _overlap(infos: list[zipfile.ZipInfo]) -> bool:
@@ -125,7 +170,7 @@ def members(archive: zipfile.ZipFile) -> list[str]:
     return sorted(info.filename for info in archive.infolist() if not info.is_dir())
 
 
-def open_member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
+def open_member(archive: zipfile.ZipFile, name: str) -> io.BufferedReader:
     """A member of a checked zip archive, as a stream of at most its declared size."""
     where = f"{archive.filename}: {name!r}"
     try:
@@ -135,10 +180,18 @@ def open_member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
         raise EverystepError(f"{where}: cannot be read ({error}); remove the archive and fetch again") from error
 
 
-def decompressed(stream: IO[bytes], name: str, packed_bytes: int) -> IO[bytes]:
-    """`stream` unpacked as the suffix of `name` says; `packed_bytes` gives the bound."""
-    unpack = UNPACK.get(PurePosixPath(name).suffix)
-    return bounded(unpack(stream), bound(packed_bytes), name) if unpack else stream
+def decompressed(stream: io.BufferedReader, name: str, packed_bytes: int) -> io.BufferedReader:
+    """`stream` unpacked as its first bytes say, and as it is where they say nothing; `packed_bytes` gives the bound."""
+    first = stream.peek(MAGIC_BYTES)[:MAGIC_BYTES]
+    for codec in CODECS:
+        if codec.magic.match(first):
+            return bounded(Packed(stream, codec), bound(packed_bytes), name)
+    for packing, magic in UNREAD.items():
+        if first.startswith(magic):
+            raise EverystepError(f"{name}: packed as {packing}, which is not read; pack it as zst, gz, xz or bz2")
+    if PACKED.search(name):
+        raise EverystepError(f"{name}: named like a packed file, but begins like none; fetch again or correct its name")
+    return stream
 
 
 def whole(stream: IO[bytes], name: str) -> bytes:
@@ -153,7 +206,7 @@ def bound(packed_bytes: int) -> int:
     return max(MIN_BOUND, MAX_RATIO * packed_bytes)
 
 
-def bounded(stream: Any, limit: int, where: str) -> IO[bytes]:
+def bounded(stream: Any, limit: int, where: str) -> io.BufferedReader:
     """`stream`, which raises an error naming `where` at a byte past `limit` and at broken compression."""
     return io.BufferedReader(_Bounded(stream, limit, where), PIECE)
 
@@ -181,7 +234,9 @@ class _Bounded(io.RawIOBase):
         super().close()
 
 
-def _tar_streams(file: IO[bytes], path: Path, patterns: tuple[str, ...]) -> Iterator[tuple[str, IO[bytes]]]:
+def _tar_streams(
+    file: io.BufferedReader, path: Path, patterns: tuple[str, ...]
+) -> Iterator[tuple[str, io.BufferedReader]]:
     seen: set[str] = set()
     packed_bytes = path.stat().st_size
     try:
@@ -193,10 +248,18 @@ def _tar_streams(file: IO[bytes], path: Path, patterns: tuple[str, ...]) -> Iter
                 plain = (member.isfile() or member.isdir()) and not member.issparse()
                 _refuse(not plain, place, "is a link, device or sparse file")
                 _refuse(member.size > bound(packed_bytes), place, "unpacks to an absurd size")
-                if member.isfile() and _matches(member.name, patterns):
+                if member.isfile() and fits(member.name, patterns):
                     yield member.name, bounded(archive.extractfile(member), member.size, place)
+            _check_padding(archive.fileobj)
     except BROKEN as error:
         raise EverystepError(f"{path}: not a whole tar archive ({error}); remove it and fetch again") from error
+
+
+def _check_padding(rest: Any) -> None:
+    """That nothing but zeros follows the end of a tar archive, and that what it is packed in ends well."""
+    while piece := rest.read(PIECE):
+        if piece.count(0) != len(piece):
+            raise tarfile.ReadError("bytes follow its end, as where archives were joined")
 
 
 def _check_name(name: str, place: str, seen: set[str]) -> None:
@@ -210,11 +273,7 @@ def _check_name(name: str, place: str, seen: set[str]) -> None:
 
 def _refuse(wrong: bool, place: str, what: str) -> None:
     if wrong:
-        raise EverystepError(f"{place}: {what}; a corpus has no reason for that, so nothing of it is read")
-
-
-def _matches(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+        raise EverystepError(f"{place}: {what}; refused: no legitimate corpus contains this")
 
 
 def _zip_of(path: Path) -> zipfile.ZipFile:

@@ -96,10 +96,14 @@ class Declared(Section):
         return {said: expression for expression, words in self.licenses.items() for said in words}
 
     @property
+    def needed_columns(self) -> list[str]:
+        """The columns without which no row is a document."""
+        return [name for name in (self.text_column, self.id_column, self.license_column) if name]
+
+    @property
     def columns(self) -> list[str]:
-        """Those that are read of each row, each once."""
-        named = [self.text_column, self.id_column, self.license_column, *self.metadata_columns]
-        return list(dict.fromkeys(name for name in named if name))
+        """All columns that are read, each named once."""
+        return list(dict.fromkeys([*self.needed_columns, *self.metadata_columns]))
 
     @model_validator(mode="after")
     def _licenses_are_looked_up(self) -> "Declared":

@@ -1,45 +1,151 @@
-"""Decoders of the standard library, kept from taking all the memory or from taking what is broken for the end."""
+"""Decoders of packed streams and of tar headers, with memory limits, and without mistaking damage for the end.
 
+The libraries' own readers take a stream that is cut off in its second frame, or followed by anything, for a shorter
+one. `Packed` reads whole streams only: the last one must reach its end, and nothing but padding may follow.
+"""
+
+import bz2
+import io
 import lzma
+import re
 import tarfile
-from typing import IO, Any, Self
+import zlib
+from collections.abc import Callable
+from typing import IO, Any, NamedTuple, Protocol, Self
 
-MAX_WINDOW_BYTES = 128 << 20  # what a decoder may hold; `xz -9` takes 65 MiB, `zstd --ultra -22` 128
-MAX_HEADER_BYTES = 1 << 20  # of the names that stand in front of a member of a tar archive
+import zstandard
+
+MAX_WINDOW_BYTES = 128 << 20
+"""What a decoder may hold: `xz -9` takes 65 MiB, `zstd --ultra -22` takes 128."""
+MAX_HEADER_BYTES = 1 << 20
+"""Of the names before a member of a tar archive."""
 PIECE = 1 << 16
+STEP = 1 << 10
+"""Packed bytes given to zstd at a time: it unpacks all it is given, and four bytes may become 128 KiB."""
 LONG_NAMES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 HEADERS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, *LONG_NAMES)
 
 
-class Xz:
-    """The content of an xz stream, or of several behind each other."""
+class Decoder(Protocol):
+    """The decoder of one stream, like those of `bz2` and `lzma`."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream, self._packed = stream, b""
-        self._decoder: lzma.LZMADecompressor | None = None
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def needs_input(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
+
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
+
+
+class Codec(NamedTuple):
+    """How a packing begins and is decoded. Between its streams zero bytes may stand, by so many: `padding`."""
+
+    magic: re.Pattern[bytes]
+    decoder: Callable[[], Decoder]
+    padding: int = 0
+
+
+class Packed:
+    """The content of the packed streams in a file, one after another, each of them whole."""
+
+    def __init__(self, stream: IO[bytes], codec: Codec) -> None:
+        self._stream, self._codec, self._packed = stream, codec, b""
+        self._decoder: Decoder | None = codec.decoder()
 
     def read(self, size: int) -> bytes:
-        """At most `size` bytes, none at the end."""
-        while True:
-            if self._decoder is None:
-                self._packed = (self._packed or self._stream.read(PIECE)).lstrip(b"\0")  # padding between streams
-                if not self._packed:
-                    return b""
-                self._decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MAX_WINDOW_BYTES)
-            elif self._decoder.needs_input:
+        """At most `size` bytes, none at the end. Damage is an error of the codec's library, or an `EOFError`."""
+        while self._decoder or self._begin():
+            assert self._decoder
+            if self._decoder.needs_input and not self._packed:
                 self._packed = self._stream.read(PIECE)
                 if not self._packed:
-                    raise EOFError("ends before the end of its stream")
-            content: bytes = self._decoder.decompress(self._packed, size)
-            self._packed = self._decoder.unused_data
+                    raise EOFError("it is cut off")
+            content = self._decoder.decompress(self._packed, size)
+            self._packed = b""
             if self._decoder.eof:
-                self._decoder = None
+                self._packed, self._decoder = self._decoder.unused_data, None
             if content:
                 return content
+        return b""
+
+    def _begin(self) -> bool:
+        """Whether another stream follows; then its decoder is ready."""
+        padding = 0
+        while True:
+            rest = self._packed.lstrip(b"\0") if self._codec.padding else self._packed
+            padding += len(self._packed) - len(rest)
+            self._packed = rest or self._stream.read(PIECE)
+            if rest or not self._packed:
+                break
+        if padding and padding % self._codec.padding:
+            raise EOFError(f"{padding} zero bytes follow the end of a stream")
+        self._decoder = self._codec.decoder() if rest else None
+        return bool(rest)
 
     def close(self) -> None:
         """Close the packed stream."""
         self._stream.close()
+
+
+class _Gzip:
+    """One member of a gzip file."""
+
+    def __init__(self) -> None:
+        self._decoder = zlib.decompressobj(wbits=31)
+        self.eof, self.needs_input, self.unused_data = False, True, b""
+
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes:
+        content = self._decoder.decompress(self._decoder.unconsumed_tail + data, max_length)
+        self.eof, self.unused_data = self._decoder.eof, self._decoder.unused_data
+        self.needs_input = len(content) < max_length and not self._decoder.unconsumed_tail
+        return content
+
+
+class _Zstd:
+    """One frame of a zstd file, data or skippable."""
+
+    def __init__(self) -> None:
+        self._decoder = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES).decompressobj()
+        self._packed, self._content = b"", io.BytesIO()
+        self.eof, self.needs_input, self.unused_data = False, True, b""
+
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes:
+        self._packed += data
+        content = self._content.read(max_length)
+        if not content and not self._decoder.eof:
+            step, self._packed = self._packed[:STEP], self._packed[STEP:]
+            self._content = io.BytesIO(self._decoder.decompress(step))
+            content = self._content.read(max_length)
+        self.needs_input = not content and not self._packed
+        if self._decoder.eof and not content:
+            self.eof, self.unused_data = True, self._decoder.unused_data + self._packed
+        return content
+
+
+def _xz() -> Decoder:
+    return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MAX_WINDOW_BYTES)
+
+
+CODECS = (
+    Codec(re.compile(rb"\x1f\x8b"), _Gzip, padding=1),
+    Codec(re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"), bz2.BZ2Decompressor),
+    Codec(re.compile(rb"\xfd7zXZ\0"), _xz, padding=4),
+    Codec(re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"), _Zstd),  # a frame, or one to be skipped
+)
+UNREAD = {
+    "lz4": b"\x04\x22\x4d\x18",
+    "zip": b"PK\3\4",
+    "7z": b"7z\xbc\xaf\x27\x1c",
+    "rar": b"Rar!\x1a\7",
+    "compress": b"\x1f\x9d",
+    "lzma": b"\x5d\0\0",
+}
+"""Packings that are recognized only to be refused by name."""
+MAGIC_BYTES = 10
 
 
 class Member(tarfile.TarInfo):

@@ -70,7 +70,12 @@ def rejected(key: str, reason: str, detail: str) -> Rejected:
     if not is_key(key):
         digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
         key = f"{ascii(key[:MAX_KEY])[1 : MAX_KEY - 40]}#{digest[:32]}"
-    return Rejected(key, reason, "".join(c if c.isprintable() else ascii(c)[1:-1] for c in detail[:MAX_DETAIL]))
+    return Rejected(key, reason, printable(detail[:MAX_DETAIL]))
+
+
+def printable(text: str) -> str:
+    """A text from outside that can be printed: what a terminal might obey is spelled in ASCII."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def attempted(key: str, make: Callable[[], Made]) -> Made | Rejected:

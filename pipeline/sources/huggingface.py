@@ -1,25 +1,35 @@
-"""Data sets of the Hugging Face Hub at one commit: rows of text streamed by `datasets`, or files as they are.
+"""Data sets of the Hugging Face Hub at one commit: rows of text, or files as they are.
 
 Of rows, one file `rows.jsonl` of canonical JSON lines is kept that hold the declared columns and nothing else, in the
-order of the split; so its SHA-256 is the digest of record of the rows, whatever files the Hub keeps them in. No
-program of a data set's repository is ever run. The Hub's own settings (`HF_ENDPOINT`, `HF_TOKEN`) say where and as
-whom to ask, never what: the commit decides. A token is never written, nor shown in a message.
+order of the split; so its SHA-256 is the digest of record of the rows, whatever files the Hub keeps them in. `datasets`
+only says which files a split has, and of which kind. They are fetched one by one and read as every other corpus is:
+what `datasets` would infer from how a value looks, and what it would not notice, decides nothing here.
+
+A row that cannot be read is kept as `[reason, detail]`, which the reader removes on record. No program of a data set's
+repository is ever run. The Hub's own settings (`HF_ENDPOINT`, `HF_TOKEN`) say where and as whom to ask, never what: the
+commit decides. A token is never written, nor shown in a message.
 """
 
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from fnmatch import fnmatchcase
 from functools import partial as bound
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
 from pipeline.formats.canonical import Json, canonical, parse
 from pipeline.formats.errors import Differs, EverystepError
 from pipeline.formats.files import safe_join, sha256_file, write_bytes
+from pipeline.sources import archives, records
 from pipeline.sources.declaration import AtCommit, HuggingfaceSource, TokenizedSource
-from pipeline.sources.rows import as_text, column
+from pipeline.sources.document import printable
+from pipeline.sources.records import Broken
+from pipeline.sources.rows import as_text, column, plain
 
 Answer = TypeVar("Answer")
 Report = Callable[[int, int | None], None]
@@ -27,6 +37,13 @@ REPORT_SECONDS = 0.1
 STATE_BYTES = 64 << 20  # rows written between two places from which a fetch can go on
 ATTEMPTS = 5  # in a row without getting further; the libraries have tried each request several times by then
 FIRST_WAIT_SECONDS = 2.0
+ENDINGS = {"json": ("*.jsonl", "*.ndjson", "*.json"), "csv": ("*.csv", "*.tsv"), "text": ("*.txt",)}
+"""Of the kinds of files that are read beside parquet, the members to take of an archive."""
+HARMLESS = (
+    *("name", "version", "data_dir", "data_files", "description", "features", "chunksize", "block_size", "batch_size"),
+    *("use_threads", "verbose", "parse_agent_traces", "sep", "delimiter"),
+)
+"""Settings of a data set's README that change no value here, or that are heeded."""
 LATER = (408, 429, 500, 502, 503, 504)  # answers that may be others in a while
 
 
@@ -35,7 +52,9 @@ def fetch(source: HuggingfaceSource, folder: Path, partial: Path, report: Report
     if Path(source.repository).exists():
         raise EverystepError(f"{source.repository}: a local path of that name hides the Hub's; run in another folder")
     download = _Download(partial / "rows.jsonl", partial / "state.json", source)
-    _patiently(source, lambda: _append_rows(source, download, report), reached=lambda: download.saved().bytes)
+    split = _patiently(source, lambda: _split(source))
+    files = partial / "files"
+    _patiently(source, lambda: _append_rows(source, split, files, download, report), lambda: download.saved().bytes)
     digest = sha256_file(download.rows)
     if source.sha256 and digest != source.sha256:
         download.forget()
@@ -45,6 +64,7 @@ def fetch(source: HuggingfaceSource, folder: Path, partial: Path, report: Report
         raise EverystepError(f"{_name(source)}: split {source.split!r} has no rows; correct config or split")
     download.rows.replace(folder / "rows.jsonl")
     download.forget()
+    shutil.rmtree(files, ignore_errors=True)
 
 
 def fetch_files(
@@ -55,20 +75,11 @@ def fetch_files(
     Each file is compared with the SHA-256 that the Hub keeps for it at that commit, and all with the declared one.
     `report` is told the name of each. What is complete in `partial` is not fetched again.
     """
-    from huggingface_hub import hf_hub_download
-
     listed = _listed(source)
     found = []
     for place in sorted(listed):
-        at = {"repo_type": "dataset", "revision": source.revision, "local_dir": partial}
-        _patiently(source, bound(hf_hub_download, source.repository, place, **at))
-        path, expected = safe_join(partial, place), listed[place]
-        about = {"path": path.name, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
-        if expected is not None and about["sha256"] != expected:
-            path.unlink()
-            wrong = f"expected sha256 {expected}, as the Hub keeps it, got {about['sha256']}"
-            raise Differs(f"{_name(source)}: {place}: {wrong}; what came is removed, run again")
-        found.append(about)
+        path = _brought(source, place, partial, listed[place])
+        found.append({"path": path.name, "bytes": path.stat().st_size, "sha256": sha256_file(path)})
         report(path.name)
     digest = hashlib.sha256(canonical(found)).hexdigest()
     if source.sha256 and digest != source.sha256:
@@ -87,11 +98,20 @@ def resolve(repository: str, revision: str) -> str:
 
 
 class _Saved(NamedTuple):
-    """A place from which a fetch can go on: what is in the file until there, and where `datasets` stood."""
+    """A place from which a fetch can go on: bytes and rows written so far, and after which row of which file."""
 
     bytes: int = 0
     rows: int = 0
-    stream: Json = None
+    file: int = 0
+    row: int = 0
+
+
+class _Split(NamedTuple):
+    """The files of a split in their order, their kind, and what separates the fields of CSV."""
+
+    places: list[str]
+    kind: str
+    separator: str
 
 
 class _Download:
@@ -99,66 +119,164 @@ class _Download:
 
     def __init__(self, rows: Path, state: Path, source: HuggingfaceSource) -> None:
         self.rows, self._state = rows, state
-        self._of = hashlib.sha256(canonical(source.model_dump(exclude={"sha256"}))).hexdigest()
+        self._of = hashlib.sha256(canonical(["rows by files", source.model_dump(exclude={"sha256"})])).hexdigest()
 
     def saved(self) -> _Saved:
         if not self._state.exists() or not self.rows.exists():
             return _Saved()
         state = parse(self._state.read_bytes(), self._state)
-        if not isinstance(state, dict) or state.get("of") != self._of or self.rows.stat().st_size < state["bytes"]:
+        if not isinstance(state, dict) or state.get("of") != self._of or self.rows.stat().st_size < state["at"][0]:
             return _Saved()
-        return _Saved(state["bytes"], state["rows"], state["stream"])
+        return _Saved(*state["at"])
 
-    def save(self, file: IO[bytes], rows: int, stream: Json) -> None:
+    def save(self, file: IO[bytes], rows: int, number: int, row: int) -> None:
         _sync(file)
-        write_bytes(self._state, canonical({"of": self._of, "bytes": file.tell(), "rows": rows, "stream": stream}))
+        write_bytes(self._state, canonical({"of": self._of, "at": [file.tell(), rows, number, row]}))
 
     def forget(self) -> None:
         self.rows.unlink(missing_ok=True)
         self._state.unlink(missing_ok=True)
 
 
-def _append_rows(source: HuggingfaceSource, download: _Download, report: Report) -> None:
-    """Write all rows behind the last place that was saved."""
+def _append_rows(source: HuggingfaceSource, split: _Split, files: Path, download: _Download, report: Report) -> None:
+    """Write all rows after the last place that was saved."""
     saved, reported = download.saved(), 0.0
-    with download.rows.open("r+b" if saved.bytes else "wb") as file:
-        file.seek(saved.bytes)
-        file.truncate()
-        last, number = saved.bytes, saved.rows
-        for row, stream in _rows(source, saved):
-            file.write(canonical(row) + b"\n")
-            number += 1
-            if file.tell() - last >= STATE_BYTES:
-                download.save(file, number, stream.state_dict())
-                last = file.tell()
-            if time.monotonic() - reported > REPORT_SECONDS:
-                report(file.tell(), None)
-                reported = time.monotonic()
-        _sync(file)
-        report(file.tell(), file.tell())
+    with download.rows.open("r+b" if saved.bytes else "wb") as out:
+        out.seek(saved.bytes)
+        out.truncate()
+        last, rows = saved.bytes, saved.rows
+        for number in range(saved.file, len(split.places)):
+            if rows == source.max_documents:
+                break
+            path = _brought(source, split.places[number], files, _kept_digest(source, split.places[number]))
+            done = saved.row if number == saved.file else 0
+            left = None if source.max_documents is None else done + source.max_documents - rows
+            for row in islice(_rows(source, split, path, split.places[number]), done, left):
+                out.write(canonical(row) + b"\n")
+                rows, done = rows + 1, done + 1
+                if out.tell() - last >= STATE_BYTES:
+                    download.save(out, rows, number, done)
+                    last = out.tell()
+                if time.monotonic() - reported > REPORT_SECONDS:
+                    report(out.tell(), None)
+                    reported = time.monotonic()
+            download.save(out, rows, number + 1, 0)
+            last = out.tell()
+            path.unlink()
+        _sync(out)
+        report(out.tell(), out.tell())
 
 
-def _rows(source: HuggingfaceSource, saved: _Saved) -> Iterator[tuple[dict[str, Any], Any]]:
-    """The declared columns of each row behind `saved`, and the stream that gave it. A missing or null text stays
-    null: the reader rejects and counts it."""
+def _split(source: HuggingfaceSource) -> _Split:
+    """The files of the declared split at the commit, as `datasets` finds them by the README or by their names."""
     import datasets
 
     datasets.config.USE_PARQUET_EXPORT = False  # the Hub's conversions are not what the commit pins
-    stream = datasets.load_dataset(
-        source.repository, name=source.config, revision=source.revision, split=source.split, streaming=True
-    )
-    there = stream.column_names
-    if there:
-        stream = stream.select_columns(_top_columns(there, source))
-    if saved.stream is not None:
-        stream.load_state_dict(saved.stream)
-    left = None if source.max_documents is None else source.max_documents - saved.rows
-    if left == 0:
+    builder = datasets.load_dataset_builder(source.repository, name=source.config, revision=source.revision)
+    kind = type(builder).__module__.rpartition(".")[2]
+    if kind != "parquet" and kind not in ENDINGS:
+        known = ", ".join(["parquet", *sorted(ENDINGS)])
+        raise EverystepError(f"{_name(source)}: its files are of the kind {kind}, which is not read; only {known} are")
+    config: Any = builder.config
+    for setting in fields(config):
+        if setting.name not in HARMLESS and getattr(config, setting.name) != setting.default:
+            wrong = f"its README sets {setting.name} for {kind}, which is not heeded"
+            raise EverystepError(f"{_name(source)}: {wrong}; choose another config, or fetch its files by `url`")
+    found = {str(name): list(map(str, places)) for name, places in (config.data_files or {}).items()}
+    if source.split not in found:
+        there = records.listed(found)
+        raise EverystepError(f"{_name(source)}: has no split {source.split!r}, only {there}; correct `split`")
+    prefix = f"hf://datasets/{source.repository}@{source.revision}/"
+    if foreign := [place for place in found[source.split] if not place.startswith(prefix)]:
+        raise EverystepError(f"{_name(source)}: {foreign[0]!r} is not a file of the commit; fetch it by `url`")
+    separator = getattr(config, "sep", ",")
+    if len(separator) != 1:
+        raise EverystepError(f"{_name(source)}: its README separates fields by {separator!r}, not by one character")
+    return _Split([place.removeprefix(prefix) for place in found[source.split]], kind, separator)
+
+
+def _brought(source: AtCommit, place: str, folder: Path, expected: str | None) -> Path:
+    """A file of the commit in `folder`, compared with the SHA-256 that is `expected`; what is there is not fetched."""
+    from huggingface_hub import hf_hub_download
+
+    at = {"repo_type": "dataset", "revision": source.revision, "local_dir": folder}
+    _patiently(source, bound(hf_hub_download, source.repository, place, **at))
+    path = safe_join(folder, place)
+    if expected is not None and (digest := sha256_file(path)) != expected:
+        path.unlink()
+        wrong = f"expected sha256 {expected}, as the Hub keeps it, got {digest}"
+        raise Differs(f"{_name(source)}: {printable(place)}: {wrong}; what came is removed, run again")
+    return path
+
+
+def _kept_digest(source: AtCommit, place: str) -> str | None:
+    """The SHA-256 that the Hub keeps for a file; small ones have none."""
+    from huggingface_hub import HfApi
+
+    ask = bound(HfApi().get_paths_info, source.repository, [place], repo_type="dataset", revision=source.revision)
+    about: list[Any] = _patiently(source, ask)
+    return about[0].lfs.sha256 if about and about[0].lfs else None
+
+
+def _rows(source: HuggingfaceSource, split: _Split, path: Path, place: str) -> Iterator[Json]:
+    """What is kept of each row of a file. A file that cannot be read is removed, so that the next run fetches it."""
+    where = f"{_name(source)}: {printable(place)}"
+    try:
+        for number, row in enumerate(_read(source, split, path, where), 1):
+            yield _kept(source, row, f"{printable(place)}, row {number}")
+    except EverystepError:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _read(source: HuggingfaceSource, split: _Split, path: Path, where: str) -> Iterator[Any]:
+    if split.kind == "parquet":
+        records.check_parquet_columns(path, where, source.text_column, source.needed_columns)
+        yield from records.parquet_rows(path, where, source.columns)
         return
-    for number, row in enumerate(stream, 1):
-        yield {name: _plain(column(row, name)) for name in source.columns}, stream
-        if number == left:
-            return
+    readers: dict[str, Callable[[Any, str], Iterator[Any]]] = {
+        "json": records.json_rows,
+        "text": records.text_rows,
+        "csv": bound(records.csv_rows, separator=split.separator),
+    }
+    for name, packed in archives.streams_of(path, *ENDINGS[split.kind]):
+        member = where if name == path.name else f"{where}: {printable(name)}"
+        stream = archives.decompressed(packed, member, path.stat().st_size)
+        yield from _with_columns(readers[split.kind](stream, member), member, source)
+
+
+def _with_columns(rows: Iterator[Any], where: str, source: HuggingfaceSource) -> Iterator[Any]:
+    """The rows of a file, which is refused if none of them has a column that is needed."""
+    absent: list[str] = source.needed_columns
+    there: list[str] = []
+    for row in rows:
+        if absent and isinstance(row, dict):
+            there = there or list(row)
+            absent = [name for name in absent if records.top_column(list(row), name) not in row]
+        yield row
+    if absent and there:
+        raise records.no_column(where, absent[0], there)
+
+
+def _kept(source: HuggingfaceSource, row: Any, place: str) -> Json:
+    """The declared columns as strings or null, or the reason and detail of a removal."""
+    if isinstance(row, Broken):
+        return list(row)
+    text = column(row, source.text_column)
+    if text is not None and not isinstance(text, str):
+        wrong = f"{place}: column {source.text_column!r} holds {type(text).__name__} and no string"
+        return ["broken_record", wrong]
+    values = {name: column(row, name) for name in source.columns}
+    kept = {name: None if plain(value) is None else as_text(value) for name, value in values.items()}
+    if source.id_column:
+        key = values[source.id_column]
+        kept[source.id_column] = str(key) if isinstance(key, str | int) and not isinstance(key, bool) else None
+    kept[source.text_column] = text
+    try:
+        canonical(kept)
+    except EverystepError as error:
+        return ["invalid_utf8", f"{place}: {error}"]
+    return kept
 
 
 def _listed(source: TokenizedSource) -> dict[str, str | None]:
@@ -237,21 +355,6 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 def _status(error: BaseException) -> int | None:
     """The status of an answer of the Hub."""
     return getattr(getattr(error, "response", None), "status_code", None)
-
-
-def _top_columns(there: list[str], source: HuggingfaceSource) -> list[str]:
-    tops = {name if name in there else name.split(".")[0] for name in source.columns}
-    if missing := sorted(tops - set(there)):
-        wrong = f"has no column {', '.join(missing)}, only {', '.join(there)}; correct the declaration"
-        raise EverystepError(f"{_name(source)}: {wrong}")
-    return sorted(tops)
-
-
-def _plain(value: Any) -> Any:
-    """Strings, booleans and null stay; an id that is an integer and everything else becomes text."""
-    if value is None or isinstance(value, str | bool):
-        return value
-    return str(value) if isinstance(value, int) else as_text(value)
 
 
 def _sync(file: IO[bytes]) -> None:

@@ -1,14 +1,21 @@
-"""From a row with named columns to a document: what `jsonl` and `parquet` share.
+"""From a row with named columns to a document: what `jsonl`, `parquet` and data sets of the Hub share.
 
 `text_column` must be a string. `id_column` is the natural key, a string or an integer; without one the key is the
 row's place in the pinned artefact. `license_column` names the licence of the row in the words of the data, which
 `licenses` translates. `a.b` is field `b` of column `a`, unless a column is really called `a.b`.
+
+Nothing but the text and the key can cost a document: every other value has a spelling (docs/formats.md, 4.1).
 """
 
 import re
+from base64 import b64encode
+from datetime import date, time, timedelta
+from decimal import Decimal
+from math import isfinite
 from typing import Any
+from uuid import UUID
 
-from pipeline.formats.canonical import canonical, parse
+from pipeline.formats.canonical import Json, canonical, parse, parse_foreign
 from pipeline.formats.errors import EverystepError
 from pipeline.sources.declaration import Declared
 from pipeline.sources.document import Document, Rejected, document, is_key, rejected
@@ -16,14 +23,26 @@ from pipeline.sources.document import Document, Rejected, document, is_key, reje
 MAX_VALUES = 1_000_000
 """Of one JSON text. Each takes up to 200 bytes of memory, and may be two bytes long."""
 MAX_SAID = 100  # characters on record of what the data say of a licence
+MAX_INTEGER = 2**53 - 1
+NO_TEXT = re.compile("[\0\ud800-\udfff]")
 STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"')
 
 
-def parse_bounded(text: str, where: str) -> Any:
+def parse_bounded(text: str, where: str) -> Json:
     """`parse`, of a text whose values cannot fill the memory."""
+    _refuse_many_values(text, where)
+    return parse(text, where)
+
+
+def parse_row(text: str, where: str) -> Any:
+    """`parse_foreign`, of a text whose values cannot fill the memory."""
+    _refuse_many_values(text, where)
+    return parse_foreign(text, where)
+
+
+def _refuse_many_values(text: str, where: str) -> None:
     if _num_marks(text) > MAX_VALUES and _num_marks(STRING.sub("", text)) > MAX_VALUES:
         raise EverystepError(f"{where}: more than {MAX_VALUES} values")
-    return parse(text, where)
 
 
 def _num_marks(text: str) -> int:
@@ -38,16 +57,11 @@ def row_document(row: Any, place: str, source: Declared) -> Document | Rejected:
     key = column(row, source.id_column) if source.id_column else place
     if isinstance(key, int) and not isinstance(key, bool):
         key = str(key)
-    elif isinstance(key, float) and 2**53 <= key < 1e21:
-        key = canonical(key).decode()
     if not isinstance(key, str) or not is_key(key):
         return rejected(place, "broken_record", f"column {source.id_column!r} holds no key")
-    values = {name: column(row, name) for name in source.metadata_columns}
-    try:
-        metadata = {name: as_text(value) for name, value in values.items() if value is not None}
-        said = as_text(column(row, source.license_column)) if source.license_column else ""
-    except (EverystepError, ValueError) as error:
-        return rejected(place, "broken_record", str(error))
+    values = {name: plain(column(row, name)) for name in source.metadata_columns}
+    metadata = {name: as_text(value) for name, value in values.items() if value is not None}
+    said = as_text(column(row, source.license_column)) if source.license_column else ""
     if source.license_column and source.unknown_license == "remove" and said not in source.meanings:
         return rejected(key, "unknown_license", said[:MAX_SAID])
     return document(key, text, metadata, source.meanings.get(said))
@@ -63,9 +77,34 @@ def column(row: Any, name: str) -> Any:
 
 
 def as_text(value: Any) -> str:
-    """A string as it is, a time as ISO 8601, anything else as canonical JSON; `null` for none."""
-    if hasattr(value, "isoformat"):
-        return str(value.isoformat())
-    text = value if isinstance(value, str) else canonical(value).decode()
-    text.encode()
-    return text
+    """A string as it is, anything else as canonical JSON of `plain`; `null` for none."""
+    value = plain(value)
+    return value if isinstance(value, str) else canonical(value).decode()
+
+
+def plain(value: Any) -> Json:
+    """A value of a foreign file as JSON holds it, by the table in docs/formats.md, 4.1."""
+    match value:
+        case None | bool():
+            return value
+        case str():
+            return NO_TEXT.sub("\ufffd", value)
+        case int():
+            return value if abs(value) <= MAX_INTEGER else str(value)
+        case float():
+            return value if isfinite(value) else None
+        case Decimal():
+            return format(value, "f")
+        case date() | time():
+            return value.isoformat()
+        case timedelta():
+            return format(Decimal(value // timedelta(microseconds=1)).scaleb(-6), "f")
+        case bytes():
+            return b64encode(value).decode()
+        case UUID():
+            return str(value)
+        case list() | tuple():
+            return [plain(item) for item in value]
+        case dict():
+            return {NO_TEXT.sub("\ufffd", name): plain(item) for name, item in value.items()}
+    raise TypeError(f"no spelling for a value of type {type(value).__name__}")

@@ -26,6 +26,9 @@ from pipeline.stages.evaluation_sets import EvaluationParams, EvaluationSet
 from pipeline.stages.params import load_section
 from pipeline.stages.upstream import check_fetched
 
+END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
+"""Of Arrow (columnar format, IPC streaming format)."""
+
 
 def evaluation_ngrams() -> None:
     """Hash the n-grams of all declared sets."""
@@ -97,14 +100,37 @@ def _rows(declared: EvaluationSet) -> Iterator[Any]:
 
 
 def _arrow_rows(stream: Any, name: str) -> Iterator[Any]:
-    """Rows of an Arrow stream as dicts, each batch checked before it is read."""
+    """Rows of an Arrow stream as dicts, each batch checked before it is read.
+
+    The library takes a stream that is cut off between two batches for a shorter one, so its last bytes are looked at.
+    """
     try:
-        with pa.ipc.open_stream(stream) as reader:
+        watched = _Watched(stream)
+        with pa.ipc.open_stream(pa.PythonFile(watched, "r")) as reader:
             for batch in reader:
                 batch.validate(full=True)
                 yield from batch.to_pylist()
+        if stream.read(1) or watched.last != END_OF_STREAM:
+            raise EverystepError(f"{EVALUATION_SETS}: {name}: cut off, or bytes follow its end; fetch it again")
     except (pa.ArrowException, OSError) as error:  # a short read is an OSError there
         raise EverystepError(f"{EVALUATION_SETS}: {name}: not a readable Arrow stream: {error}") from error
+
+
+class _Watched:
+    """A stream of which the last bytes that were read are known."""
+
+    closed = False
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self.last = stream, b""
+
+    def read(self, size: int) -> bytes:
+        content: bytes = self._stream.read(size)
+        self.last = (self.last + content)[-len(END_OF_STREAM) :]
+        return content
+
+    def close(self) -> None:
+        self.closed = True
 
 
 def _strings(value: Any) -> list[str]:

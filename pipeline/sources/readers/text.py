@@ -1,4 +1,4 @@
-"""Plain text and markdown files, in a folder or in zip and tar archives; a document is one file.
+"""Plain text and markdown files, also packed, in a folder or in zip and tar archives; a document is one file.
 
 Keys are paths inside the artefact: `books/persuasion.txt`.
 """
@@ -21,7 +21,10 @@ def parts(folder: Path, source: Declared) -> list[str]:
 
 def read(folder: Path, part: str, source: Declared) -> Iterator[Document | Rejected]:
     """The files of a part in its own order. A byte order mark is dropped; line ends stay as they are."""
+    packed_bytes = archives.size(folder, part)
     for name, stream in archives.streams(folder, part, *_patterns(source)):
+        if archives.PACKED.search(name):
+            stream = archives.decompressed(stream, name, packed_bytes)
         raw = stream.read(MAX_TEXT_BYTES + 4).removeprefix(b"\xef\xbb\xbf")
         yield attempted(name, partial(document, name, raw, {"member": name}))
 

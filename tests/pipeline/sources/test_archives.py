@@ -85,6 +85,24 @@ def test_name_that_could_leave_the_folder_is_refused(
     assert "corpus." in message and repr(name) in message and "not a plain relative path" in message
 
 
+@pytest.mark.parametrize("name", [b"caf\xe9.txt", b"\x1b[2J.txt", b"\xe2\x80\xaeb.txt"])
+def test_names_that_are_no_text_or_steer_a_terminal_reach_no_message(tmp_path: Path, name: bytes) -> None:
+    header = tarfile.TarInfo(name.decode("utf-8", "surrogateescape"))
+    with tarfile.open(tmp_path / "corpus.tar", "w", format=tarfile.GNU_FORMAT) as tar:
+        tar.addfile(header)
+        tar.addfile(header)  # at the latest the second is refused
+    assert refusal(tmp_path).isprintable()
+    (tmp_path / "corpus.tar").unlink()
+    for changed in (name, name.decode("latin-1").encode()):
+        write_zip(tmp_path / "corpus.zip", {"n" * len(changed): b"one"})
+        raw = (tmp_path / "corpus.zip").read_bytes().replace(b"n" * len(changed), changed)
+        (tmp_path / "corpus.zip").write_bytes(raw)
+        try:
+            archives.parts(tmp_path, "*.md")
+        except EverystepError as error:
+            assert str(error).isprintable()
+
+
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
 def test_link_or_device_in_a_tar_is_refused(tmp_path: Path, kind: bytes) -> None:
     def become(info: tarfile.TarInfo) -> None:
@@ -132,7 +150,7 @@ def test_bomb_is_refused(tmp_path: Path, suffix: str, monkeypatch: pytest.Monkey
 def test_stream_that_gives_more_than_its_bound_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archives, "MIN_BOUND", 1 << 20)
     packed = zstandard.ZstdCompressor().compress(bytes(4 << 20))
-    stream = archives.decompressed(io.BytesIO(packed), "zeros.jsonl.zst", len(packed))
+    stream = archives.decompressed(io.BufferedReader(io.BytesIO(packed)), "zeros.jsonl.zst", len(packed))
     with pytest.raises(EverystepError, match="more bytes than its size allows"):
         stream.read()
 

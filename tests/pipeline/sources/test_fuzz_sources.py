@@ -8,6 +8,7 @@ import lzma
 import tarfile
 import zipfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,8 @@ def tables() -> Sequence[Artefact]:
         written(columns, compression="gzip", use_dictionary=False, column_encoding={"text": "DELTA_BYTE_ARRAY"}),
         written(columns, compression="none", write_statistics=False, store_schema=False),
         written({"text": words, "id": pa.array(range(100)), "about": pa.array(range(100), pa.timestamp("ns"))}),
-        *(written({"text": array, "id": array, "about": array}) for array in wrong),
+        *(written({"text": words, "id": array, "about": array}) for array in wrong),
+        *(replace(written({"text": array}), valid=False) for array in wrong),
     ]
 
 

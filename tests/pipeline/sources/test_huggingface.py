@@ -16,8 +16,10 @@ import zstandard
 from pyarrow import parquet
 
 from pipeline.formats.canonical import canonical
-from pipeline.sources.document import Document
+from pipeline.sources.document import Document, Rejected
+from pipeline.sources.readers import READERS
 from tests.pipeline.sources.declared import declared, read_all, tree
+from tests.pipeline.sources.test_fuzz_sources import in_zip
 from tests.servers.cutter import cutting
 from tests.servers.hub import Manners, environment, serve_hub
 
@@ -44,6 +46,91 @@ print(json.dumps(answers))
 """
 LINES = {"repository": "owner/lines", "id_column": "id", "metadata_columns": ["about.license"]}
 LICENSED = {"id_column": "id", "license_column": "about.license", "licenses": {"CC-BY-4.0": ["CC0-1.0", "by"]}}
+ODD = {"id_column": "id", "metadata_columns": ["score"]}
+
+
+def as_lines(rows: list[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def as_parquet(rows: list[dict[str, Any]], schema: pa.Schema | None = None) -> bytes:
+    table = io.BytesIO()
+    parquet.write_table(pa.Table.from_pylist(rows, schema=schema), table, row_group_size=2)
+    return table.getvalue()
+
+
+def with_score(number: int, score: Any, **more: Any) -> dict[str, Any]:
+    return {"id": number, "text": f"Text {number}.", "score": score} | more
+
+
+SCHEMA = pa.schema({"id": pa.int64(), "text": pa.string(), "score": pa.float64()})
+TWO = [with_score(1, 0.5), with_score(2, 2.0)]
+FOUND = [["1", "Text 1.", "0.5"], ["2", "Text 2.", "2"]]
+ODD_REPOSITORIES: dict[str, dict[str, bytes]] = {
+    "nan": {"train.parquet": as_parquet([with_score(1, 0.5), with_score(2, float("nan"))])},
+    "more-columns": {"train-0.jsonl": as_lines(TWO[:1]), "train-1.jsonl": as_lines([TWO[1] | {"link": "x"}])},
+    "more-table-columns": {
+        "train-0.parquet": as_parquet(TWO[:1]),
+        "train-1.parquet": as_parquet([TWO[1] | {"link": "x"}]),
+    },
+    "fewer-columns": {"train-0.jsonl": as_lines(TWO[:1]), "train-1.jsonl": as_lines([{"id": 2, "text": "Text 2."}])},
+    "fewer-table-columns": {
+        "train-0.parquet": as_parquet(TWO[:1]),
+        "train-1.parquet": as_parquet([{"id": 2, "text": "Text 2."}]),
+    },
+    "empty-table": {"train-0.parquet": as_parquet([], SCHEMA), "train-1.parquet": as_parquet(TWO)},
+    "empty-file": {"train-0.jsonl": b"", "train-1.jsonl": as_lines(TWO)},
+    "null-first": {"train-0.jsonl": as_lines([with_score(1, None)]), "train-1.jsonl": as_lines(TWO[1:])},
+    "null-table-first": {"train-0.parquet": as_parquet([with_score(1, None)]), "train-1.parquet": as_parquet(TWO[1:])},
+    "other-types": {"train-0.jsonl": as_lines([with_score(1, [1, "a"])]), "train-1.jsonl": as_lines(TWO[1:])},
+    "half-pair": {"train.jsonl": as_lines(TWO[:1]) + b'{"id": 2, "text": "b \\ud83d", "score": 1}\n'},
+    "one-odd-text": {"train.jsonl": as_lines([TWO[0], with_score(2, 1, text=["Text."])])},
+    "csv": {"train.csv": b'id,text,score\n001,"one, two",1.0\n002,NA,\n003,003,"NULL"\n'},
+    "tsv": {"train.tsv": b"\xef\xbb\xbfid\ttext\tscore\n001\ttrue\t1e3\n1_0\tnan\t2020-01-01\n"},
+    "packed-csv": {"train.csv.gz": gzip.compress(b"id,text,score\n1,one\n2,caf\xe9,1\n3,three,1\n")},
+    "array": {"train.json": json.dumps(TWO).encode()},
+    "text": {"train.txt": b"One.\nTwo.\r\n"},
+    "frames": {
+        "train.jsonl.zst": zstandard.compress(as_lines(TWO[:1])) + zstandard.compress(as_lines(TWO[1:])),
+    },
+    "zipped": {"train.zip": in_zip("a/train.jsonl")(as_lines(TWO))},
+    "numbers": {
+        "train-0.parquet": as_parquet(TWO),
+        "train-1.parquet": as_parquet([with_score(3, 1, text=3)]),
+    },
+    "lists": {"train.parquet": as_parquet([with_score(1, 1, text=["a", "b"])])},
+    "one-file-lacks-the-text": {"train-0.jsonl": as_lines(TWO), "train-1.jsonl": as_lines([{"id": 3}])},
+    "one-table-lacks-the-text": {"train-0.parquet": as_parquet(TWO), "train-1.parquet": as_parquet([{"id": 3}])},
+    "cut-frame": {
+        "train.jsonl.zst": zstandard.compress(as_lines(TWO)) + zstandard.compress(as_lines(TWO))[:-3],
+    },
+    "cut-member": {"train.jsonl.gz": gzip.compress(as_lines(TWO)) + gzip.compress(as_lines(TWO))[:-3]},
+    "cut-quote": {"train.csv": b'id,text,score\n1,"one'},
+    "dialect": {
+        "README.md": b'---\nconfigs:\n- config_name: default\n  quotechar: "\'"\n  data_files: data/train.csv\n---\n',
+        "train.csv": b"id,text,score\n1,one,1\n",
+    },
+    "kind": {"train.arrow": b"ARROW1\0\0"},
+    "packing": {"train.jsonl": b"\x04\x22\x4d\x18" + bytes(60)},
+}
+EXPECTED: dict[str, list[Any]] = {
+    "more-columns": FOUND,
+    "more-table-columns": FOUND,
+    "empty-table": FOUND,
+    "empty-file": FOUND,
+    "array": FOUND,
+    "frames": FOUND,
+    "zipped": FOUND,
+    **{case: [["1", "Text 1.", None], FOUND[1]] for case in ("null-first", "null-table-first")},
+    **{case: [FOUND[0], ["2", "Text 2.", None]] for case in ("nan", "fewer-columns", "fewer-table-columns")},
+    "other-types": [["1", "Text 1.", '[1,"a"]'], FOUND[1]],
+    "half-pair": [FOUND[0], "invalid_utf8"],
+    "one-odd-text": [FOUND[0], "broken_record"],
+    "csv": [["001", "one, two", "1.0"], ["002", "NA", ""], ["003", "003", "NULL"]],
+    "tsv": [["001", "true", "1e3"], ["1_0", "nan", "2020-01-01"]],
+    "packed-csv": ["broken_record", "invalid_utf8", ["3", "three", "1"]],
+    "text": [["rows.jsonl:1", "One.", None], ["rows.jsonl:2", "Two.", None]],
+}
 CASES: dict[str, dict[str, Any]] = {
     "lines": LINES,
     "licensed": LICENSED | {"repository": "owner/columnar"},
@@ -64,6 +151,8 @@ CASES: dict[str, dict[str, Any]] = {
     "absent": LINES | {"repository": "owner/absent"},
     "busy": LINES | {"repository": "owner/busy"},
     "right-digest": LINES,
+    **{name: ODD | {"repository": f"owner/{name}"} for name in ODD_REPOSITORIES},
+    "text": {"repository": "owner/text"},
     "hidden": LINES,  # last: it hides a name from all that follow
 }
 MANY = """---
@@ -79,16 +168,6 @@ configs:
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("hub")
-
-
-def as_lines(rows: list[dict[str, Any]]) -> bytes:
-    return "".join(json.dumps(row) + "\n" for row in rows).encode()
-
-
-def as_parquet(rows: list[dict[str, Any]]) -> bytes:
-    table = io.BytesIO()
-    parquet.write_table(pa.Table.from_pylist(rows), table, row_group_size=2)
-    return table.getvalue()
 
 
 LINES_OF_ALL = as_lines(ROWS)
@@ -109,6 +188,12 @@ REPOSITORIES = {
     "owner/gated": {REVISION: {"data/train.jsonl": LINES_OF_ALL}},
     "owner/allowed": {REVISION: {"data/train.jsonl": LINES_OF_ALL}},
     "owner/busy": {REVISION: {"data/train.jsonl": LINES_OF_ALL}},
+    **{
+        f"owner/{name}": {
+            REVISION: {place if place == "README.md" else f"data/{place}": files[place] for place in files}
+        }
+        for name, files in ODD_REPOSITORIES.items()
+    },
 }
 
 
@@ -194,6 +279,24 @@ def test_kept_rows_are_read_back_as_documents(home: Path, fetched: dict[str, Any
     assert [(document.key, document[1]) for document in found] == [(str(row["id"]), row["text"]) for row in ROWS]
 
 
+@pytest.mark.parametrize("case", EXPECTED)
+def test_values_stay_as_they_are_written_and_a_row_that_cannot_be_read_is_on_record(
+    home: Path, fetched: dict[str, Any], case: str
+) -> None:
+    assert isinstance(fetched[case], list), fetched[case]
+    source = declared("huggingface", **CASES[case])
+    rows = READERS["jsonl"].read(home / "raw" / case, "rows.jsonl", source)
+    found = [[d.key, d.text, d.metadata.get("score")] if isinstance(d, Document) else d.reason for d in rows]
+    assert found == EXPECTED[case]
+
+
+def test_what_is_wrong_with_a_row_says_where_it_stands(home: Path, fetched: dict[str, Any]) -> None:
+    source = declared("huggingface", **CASES["one-odd-text"])
+    *_, bad = READERS["jsonl"].read(home / "raw/one-odd-text", "rows.jsonl", source)
+    wrong = "data/train.jsonl, row 2: column 'text' holds list and no string"
+    assert bad == Rejected("rows.jsonl:2", "broken_record", wrong)
+
+
 def test_column_of_licences_is_kept_and_translated(home: Path, fetched: dict[str, Any]) -> None:
     assert fetched["licensed"] == fetched["lines"], "the same rows, whatever a column is declared for"
     found = read_all(home / "raw/licensed", reader="jsonl", **LICENSED)
@@ -210,7 +313,17 @@ def test_only_the_first_rows_are_taken_where_the_declaration_says_so(home: Path,
     [
         ("digest", f"expected sha256 {'0' * 64} of the rows, got "),
         ("commit", "the data set has no such commit: correct `revision`"),
-        ("column", "has no column content, only "),
+        ("column", "data/train.jsonl: has no column 'content', only id, text, score, about; correct the declaration"),
+        ("numbers", "data/train-1.parquet: its column 'text' holds 'int64' and no strings; set `text_column`"),
+        ("lists", "data/train.parquet: its column 'text' holds 'list<element: string>' and no strings"),
+        ("one-file-lacks-the-text", "data/train-1.jsonl: has no column 'text', only id; correct the declaration"),
+        ("one-table-lacks-the-text", "data/train-1.parquet: has no column 'text', only id; correct the declaration"),
+        ("cut-frame", "data/train.jsonl.zst: broken (it is cut off); remove the artefact and fetch again"),
+        ("cut-member", "data/train.jsonl.gz: broken (it is cut off)"),
+        ("cut-quote", "data/train.csv: line 2: unexpected end of data; the file is cut off or no CSV"),
+        ("dialect", "its README sets quotechar for csv, which is not heeded"),
+        ("kind", "its files are of the kind arrow, which is not read; only parquet, csv, json, text are"),
+        ("packing", "data/train.jsonl: packed as lz4, which is not read; pack it as zst, gz, xz or bz2"),
         ("split", "validation"),
         ("hidden", "a local path of that name hides the Hub's"),
         ("unnamed", "Config name is missing"),

@@ -16,6 +16,7 @@ from pipeline.formats.documents import Document as Stored
 from pipeline.formats.documents import encode_document
 from pipeline.formats.errors import EverystepError
 from pipeline.formats.lines import MAX_FRAME_BYTES
+from pipeline.sources import records
 from pipeline.sources.document import (
     MAX_METADATA_BYTES,
     MAX_TEXT_BYTES,
@@ -25,7 +26,7 @@ from pipeline.sources.document import (
     is_key,
     rejected,
 )
-from pipeline.sources.readers import READERS, jsonl
+from pipeline.sources.readers import READERS
 from pipeline.sources.readers.aws_api import plain
 from tests.pipeline.sources.declared import declared, read_all
 from tests.pipeline.sources.test_archives import write_tar, write_zip
@@ -268,6 +269,74 @@ def test_json_lines_are_read_however_they_are_packed(tmp_path: Path, name: str) 
     assert keys(read_all(tmp_path, reader="jsonl")) == [f"{name}:1", f"{name}:3"]
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "rows.jsonl.zstd",
+        "ROWS.JSONL.GZ",
+        "rows.jsonl.gzip",
+        "rows.jsonl.BZ2",
+        "rows.Jsonl.xz",
+        "rows.json.zstd",
+        "rows.JSONL",
+    ],
+)
+@pytest.mark.parametrize("packing", PACKED)
+def test_how_a_file_is_packed_is_told_by_its_bytes_and_not_by_its_name(tmp_path: Path, name: str, packing: str) -> None:
+    (tmp_path / name).write_bytes(PACKED[packing])
+    if packing == "rows.jsonl" and name != "rows.JSONL":
+        with pytest.raises(EverystepError, match=f"^{name}: named like a packed file, but begins like none"):
+            read_all(tmp_path, reader="jsonl")
+    else:
+        assert keys(read_all(tmp_path, reader="jsonl", id_column="id")) == ["x", "2"]
+
+
+@pytest.mark.parametrize("name", ["rows.TAR.GZ", "rows.tar.zstd", "rows.tbz2", "rows.Tar", "rows.txz", "ROWS.ZIP"])
+def test_archives_are_known_by_any_spelling_of_their_ending(tmp_path: Path, name: str) -> None:
+    if name == "ROWS.ZIP":
+        write_zip(tmp_path / name, {"deep/ROWS.JSONL": LINES})
+    else:
+        write_tar(tmp_path / "plain", {"deep/ROWS.JSONL": LINES})
+        pack = {"rows.TAR.GZ": gzip.compress, "rows.tbz2": bz2.compress, "rows.txz": lzma.compress}
+        pack |= {"rows.Tar": bytes, "rows.tar.zstd": zstandard.compress}
+        (tmp_path / name).write_bytes(pack[name]((tmp_path / "plain").read_bytes()))
+        (tmp_path / "plain").unlink()
+    assert keys(read_all(tmp_path, reader="jsonl", id_column="id")) == ["x", "2"]
+
+
+@pytest.mark.parametrize(
+    ("content", "packing"), [(b"\x04\x22\x4d\x18", "lz4"), (b"PK\3\4", "zip"), (b"7z\xbc\xaf\x27\x1c", "7z")]
+)
+def test_packing_that_is_not_read_is_refused_by_name_with_the_cure(
+    tmp_path: Path, content: bytes, packing: str
+) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(content + bytes(40))
+    with pytest.raises(
+        EverystepError, match=rf"rows\.jsonl: packed as {packing}, which is not read; pack it as zst, gz"
+    ):
+        read_all(tmp_path, reader="jsonl")
+
+
+def test_a_name_that_no_reader_knows_is_told_with_the_cure(tmp_path: Path) -> None:
+    for name in ("rows.jsonl.lz4", "b", "c", "d"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(EverystepError) as caught:
+        read_all(tmp_path, reader="jsonl")
+    assert "nothing matches *.jsonl or " in str(caught.value)
+    cure = "correct `reader`, or set `members` to a pattern that fits"
+    assert f"there is b, c, d and 1 more; {cure}" in str(caught.value)
+
+
+def test_packed_texts_are_documents(tmp_path: Path) -> None:
+    (tmp_path / "one.TXT.gz").write_bytes(gzip.compress(b"One.\n"))
+    write_zip(tmp_path / "some.zip", {"two.md.xz": lzma.compress(b"Two.\n"), "three.txt": b"BZh is no text.\n"})
+    found = read_all(tmp_path, reader="text")
+    assert (keys(found), texts(found)) == (
+        ["one.TXT.gz", "three.txt", "two.md.xz"],
+        ["One.\n", "BZh is no text.\n", "Two.\n"],
+    )
+
+
 def test_json_lines_inside_an_archive_are_read(tmp_path: Path) -> None:
     write_zip(tmp_path / "corpus.zip", {"deep/rows.jsonl.gz": PACKED["rows.jsonl.gz"]})
     assert keys(read_all(tmp_path, reader="jsonl")) == ["deep/rows.jsonl.gz:1", "deep/rows.jsonl.gz:3"]
@@ -299,7 +368,7 @@ def test_columns_are_found_by_name_and_by_path(tmp_path: Path) -> None:
         (b'{"id": "\\ud800", "text": "t"}', "broken_record"),
         (b"[" * 100_000, "broken_record"),
         (b'{"id": "x", "text": "caf\xe9"}', "invalid_utf8"),
-        (b'{"id": "x", "text": "\\ud800"}', "broken_record"),
+        (b'{"id": "x", "text": "\\ud800"}', "invalid_utf8"),
         (b'{"id": "x", "text": "\\u0000"}', "nul_bytes"),
     ],
 )
@@ -311,7 +380,7 @@ def test_broken_line_is_rejected_by_its_reason_and_the_rest_goes_on(tmp_path: Pa
 
 
 def test_endless_line_is_rejected_without_being_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jsonl, "MAX_LINE_BYTES", 100)
+    monkeypatch.setattr(records, "MAX_LINE_BYTES", 100)
     (tmp_path / "rows.jsonl").write_bytes(b'{"text": "' + b"x" * 1000 + b'"}\n' + LINES)
     bad, *good = read_all(tmp_path, reader="jsonl", id_column="id")
     assert bad == Rejected("rows.jsonl:1", "too_large", "a line of more than 100 bytes")

@@ -112,6 +112,10 @@ def test_items_without_an_id_are_numbered_through_the_members(here: Path) -> Non
             {"q": SETS["quiz"] | {"members": "*.arrow"}},
             r"a\.arrow: not a",
         ),
+        *(
+            ({"a.arrow": damaged}, {"q": SETS["quiz"] | {"members": "*.arrow"}}, r"a\.arrow: cut off, or bytes follow")
+            for damaged in (FILES["sets/quiz/a.arrow"][:-8], FILES["sets/quiz/a.arrow"] + b"more")
+        ),
         ({"a.arrow": b"junk" * 99}, {"q": SETS["quiz"] | {"members": "*.arrow"}}, r"a\.arrow: not a readable Arrow"),
         ({"a.jsonl": b"{]"}, {"q": SETS["quiz"] | {"members": "*.jsonl"}}, r"a\.jsonl"),
     ],

@@ -8,7 +8,7 @@ runs, so verifying and pulling need neither torch nor DVC. Results go to stdout,
 import json
 import signal
 import sys
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -30,6 +30,9 @@ Release = Annotated[Path, typer.Argument(help="The folder of a release.")]
 Trained = Annotated[Path, typer.Argument(help="The folder of a release, or of a project that has trained.")]
 Folder = Annotated[Path, typer.Argument(help="The folder of a project or of a release.")]
 Model = Annotated[str, typer.Option(help="A model of the release, as `everystep show` lists them.")]
+OnlyModel = Annotated[
+    str | None, typer.Option("--model", help="A model of the release; may be left out where there is only one.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for a program.")]
 
 
@@ -220,28 +223,40 @@ def verify(release: Release, as_json: Json = False) -> None:
 @app.command()
 def pull(
     release: Release,
-    model: Model,
-    step: Annotated[int, typer.Option(help="A step of the checkpoint schedule.")],
-    out: Annotated[Path, typer.Option(help="A new folder.")],
+    out: Annotated[Path, typer.Option(help="The folder to create; for several checkpoints, of one folder each.")],
+    model: OnlyModel = None,
+    step: Annotated[
+        list[int] | None, typer.Option(help="A step of the checkpoint schedule, or several; the last if left out.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every checkpoint of the model.")] = False,
 ) -> None:
-    """Write one checkpoint, verified, in a layout that transformers loads."""
+    """Write checkpoints, verified, as folders that transformers loads."""
     from pipeline.audit.verify import verified_file
     from pipeline.release.layout import read_root
-    from trainer.pull import pull as pull_checkpoint
+    from trainer.pull import pull as pull_checkpoints
 
+    if everything and step:
+        raise EverystepError("pull: give either --step or --all")
     root = read_root(release)
-    revision = _revision(release, root, model, step)
+    model = model or _only_model(release, root)
+    stored = sorted(_stored_steps(release, root, model))
+    steps = stored if everything else sorted({*step}) if step else stored[-1:]
+    several = everything or len(steps) > 1
+    revisions = {f"step{each}" if several else ".": _revision(release, root, model, each) for each in steps}
     origin = {"release": root["name"], "release_version": root["version"]}
-    pull_checkpoint(partial(verified_file, release, root), model, revision, out, origin)
-    print(f"{out}: {model} {revision}; {_how_to_load(out)}")
+    pull_checkpoints(cache(partial(verified_file, release, root)), model, revisions, out, origin)
+    for name, revision in revisions.items():
+        print(f"{out / name}: {model} {revision}" + ("" if several else f"; {_how_to_load(out)}"))
+    if several:
+        print(_how_to_load(out / list(revisions)[-1]))
 
 
 @app.command()
 def average(
     release: Release,
-    model: Model,
     last: Annotated[int, typer.Option(min=2, help="How many checkpoints, from the last one backwards.")],
-    out: Annotated[Path, typer.Option(help="A new folder.")],
+    out: Annotated[Path, typer.Option(help="The folder to create.")],
+    model: OnlyModel = None,
 ) -> None:
     """Write the mean of a model's last checkpoints, verified, in a layout that transformers loads."""
     from pipeline.audit.verify import verified_file
@@ -249,15 +264,16 @@ def average(
     from trainer.average import average as average_checkpoints
 
     root = read_root(release)
+    model = model or _only_model(release, root)
     trained = sorted(step for step in _stored_steps(release, root, model) if step > 0)
     if last > len(trained):
         raise EverystepError(
-            f"--last {last}: {model} has {len(trained)} checkpoints behind step 0, which is untrained: "
+            f"--last {last}: {model} has {len(trained)} checkpoints after step 0, which is untrained: "
             f"{', '.join(map(str, trained))}"
         )
     revisions = [_revision(release, root, model, step) for step in trained[-last:]]
     origin = {"release": root["name"], "release_version": root["version"]}
-    average_checkpoints(partial(verified_file, release, root), model, revisions, out, origin)
+    average_checkpoints(cache(partial(verified_file, release, root)), model, revisions, out, origin)
     print(f"{out}: {model}, mean of {', '.join(revisions)}; {_how_to_load(out)}")
 
 
@@ -393,6 +409,15 @@ def _require_torch(command: str) -> None:
     if not find_spec("torch"):
         fix = "pip install 'everystep[train]'"
         raise EverystepError(f"{command}: needs torch, which a reader's installation lacks; {fix}")
+
+
+def _only_model(release: Path, root: dict[str, Any]) -> str:
+    from pipeline.release.layout import members
+
+    names = members(root, "models")
+    if len(names) != 1:
+        raise EverystepError(f"--model: name one of {', '.join(names)}, the models of {release}")
+    return names[0]
 
 
 def _revision(release: Path, root: dict[str, Any], model: str, step: int) -> str:

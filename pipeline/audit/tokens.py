@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 
 from pipeline.audit.verify import verified_file
 from pipeline.console import progress
-from pipeline.formats.checkpoints import begin
 from pipeline.formats.errors import EverystepError, well_shaped
-from pipeline.formats.files import atomic_writer
+from pipeline.formats.files import atomic_writer, new_folder
 from pipeline.formats.lines import check_shard
 from pipeline.formats.manifests import manifest_path, read_manifest, shards_of
 from pipeline.formats.order import rows_of_step, unpermute
@@ -120,15 +119,11 @@ class _Source:
 
 
 def _write(source: _Source, out: Path, files: dict[str, Iterator[Numbers]], exported: Exported) -> Exported:
-    if out.exists():
-        raise EverystepError(f"{out}: already exists; name a new folder")
-    scratch = begin(out)
-    with progress(f"export {exported.layout}", exported.rows, "rows") as advance:
+    with new_folder(out) as scratch, progress(f"export {exported.layout}", exported.rows, "rows") as advance:
         for name, blocks in files.items():
             with atomic_writer(scratch / name) as file:
                 for numbers in blocks:
                     for number in numbers.tolist():
                         file.write(encode_row(source.rows[number]))
                         advance(1, name)
-    scratch.rename(out)
     return exported

@@ -91,7 +91,9 @@ def portable_tokenizer(tokenizer_json: Path) -> bytes:
         pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in tree["model"]["merges"]]
         for left, right in pairs:
             if " " in left + right:
-                raise EverystepError(f"{tokenizer_json}: the merge of {left!r} and {right!r} has a blank inside a token")
+                raise EverystepError(
+                    f"{tokenizer_json}: the merge of {left!r} and {right!r} has a blank inside a token"
+                )
         tree["model"]["merges"] = [" ".join(pair) for pair in pairs]
     return json.dumps(tree, ensure_ascii=False, indent=2).encode() + b"\n"
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from pipeline.formats.errors import Differs, EverystepError
+from pipeline.formats.errors import Differs, EverystepError, how_to_install
 
 app = typer.Typer(
     help="Rebuild, publish and prove open language models.",
@@ -322,11 +322,12 @@ def _export() -> None:
 def export_tokens(
     folder: Folder,
     layout: Annotated[Literal["mobilellm", "llm360"], typer.Option(help="Whose files to write.")],
-    out: Annotated[Path, typer.Option(help="A new folder.")],
-    nodes: Annotated[int | None, typer.Option(min=1, help="For mobilellm: folders, one for 8 ranks.")] = None,
-    chunks: Annotated[int | None, typer.Option(min=1, help="For llm360: files, one before each checkpoint.")] = None,
-    global_batch: Annotated[int | None, typer.Option(min=1, help="Rows a step reads; unset: the fewest.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps to write; unset: those of one epoch.")] = None,
+    out: Annotated[Path, typer.Option(help="The folder to create.")],
+    nodes: Annotated[int | None, typer.Option(min=1, help="With mobilellm: number of nodes of 8 ranks.")] = None,
+    chunks: Annotated[int | None, typer.Option(min=1, help="With llm360: number of files.")] = None,
+    digits: Annotated[int, typer.Option(min=1, max=9, help="With llm360: digits in a file name; amber-train: 1.")] = 3,
+    global_batch: Annotated[int | None, typer.Option(min=1, help="Rows per step (default: the minimum).")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps to write (default: one epoch).")] = None,
 ) -> None:
     """Write the training rows, verified, as the files that MobileLLM's or LLM360's trainers read."""
     from pipeline.audit.tokens import export_llm360, export_mobilellm
@@ -336,13 +337,18 @@ def export_tokens(
     if layout == "mobilellm":
         done = export_mobilellm(folder, out, nodes or 1, global_batch, steps)
     else:
-        done = export_llm360(folder, out, chunks or 1, global_batch, steps)
+        done = export_llm360(folder, out, chunks or 1, digits, global_batch, steps)
     print(
         f"{out}: {done.rows:,} rows in {done.files} files, {done.steps:,} steps of {done.global_batch}; "
         f"{done.left_out:,} rows of the epoch are left out\n"
         f"a recipe reads it with layout: {layout}, width: {done.width}, seed: {done.seed}, "
         f"global_batch: {done.global_batch}"
     )
+    if layout == "llm360":
+        print(
+            f"the trainers of Amber and MobiLlama read it with TRAIN_EXAMPLES_PER_CHUNK = {done.rows // done.files}, "
+            f"N_CHUNKS = {done.files}"
+        )
 
 
 @app.command()
@@ -407,8 +413,7 @@ def replay(
 
 def _require_torch(command: str) -> None:
     if not find_spec("torch"):
-        fix = "pip install 'everystep[train]'"
-        raise EverystepError(f"{command}: needs torch, which a reader's installation lacks; {fix}")
+        raise EverystepError(f"{command}: needs torch, which a reader's installation lacks; {how_to_install('train')}")
 
 
 def _only_model(release: Path, root: dict[str, Any]) -> str:

@@ -5,13 +5,15 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.formats.project import TOKENIZER
 from pipeline.formats.vocabulary import END_OF_TEXT
 from pipeline.formats.yaml import load_yaml
 from tests.project import ROOT, WORDS
 from trainer.description import ModelSpec, tensor_shapes
 from trainer.exact import normal
 from trainer.families import build_spec
-from trainer.model import Decoder, load_tensors
+from trainer.model import Decoder, dump_tensors, load_tensors
+from trainer.pull import write_folder
 
 FAMILIES = ["llama", "mobilellm", "mobilellm-ls", "mobillama", "openelm", "pythia"]
 SIZE = {"vocabulary": 2048, "context": 256, "width": 128, "layers": 3}
@@ -41,6 +43,15 @@ def build(spec: ModelSpec) -> Decoder:
     model = Decoder(spec)
     load_tensors(model, random_tensors(spec))
     return model
+
+
+def write_pulled(model: Decoder, folder: Path, scratch: Path) -> None:
+    """`folder` as `everystep pull` writes it, with a tokenizer of this moment; `scratch` is an empty folder."""
+    released = {TOKENIZER.as_posix(): tokenizer_file(scratch), "NOTICE": scratch / "NOTICE"}
+    released["NOTICE"].touch()
+    about = {"model": folder.name, "release": "test", "release_version": "1", "revision": "step000001-tokens1"}
+    about |= {"step": 1, "tokens": 1, "weights_digest": "w", "state_digest": "s"}
+    write_folder(lambda path: released.get(path, ROOT / path), folder, model.spec, dump_tensors(model), about)
 
 
 def tokenizer_file(folder: Path) -> Path:

@@ -21,10 +21,9 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, pipelin
 
 from pipeline.formats.vocabulary import END_OF_TEXT
 from tests.project import ROOT
-from tests.trainer.exports import FAMILIES, build, read_spec, tokenizer_file
+from tests.trainer.exports import FAMILIES, build, read_spec, tokenizer_file, write_pulled
 from trainer.description import num_parameters_if_repeated
 from trainer.model import Decoder, dump_tensors
-from trainer.pull import write_folder
 
 torch.set_num_threads(1)
 
@@ -56,16 +55,7 @@ def continuation(model: Decoder, prompt_BT: torch.Tensor, num_tokens: int) -> to
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     """Our model, transformers' reading of its export, and the folder."""
     model, folder = build(read_spec(request.param)), tmp_path_factory.mktemp(request.param)
-    released = {"data/tokenizer/tokenizer.json": tokenizer_file(tmp_path_factory.mktemp("tokenizer"))}
-    about = {"model": request.param, "release": "test", "release_version": "1", "revision": "step000001-tokens1"}
-    about |= {"step": 1, "tokens": 1, "weights_digest": "w", "state_digest": "s"}
-    (notice := folder.with_name("NOTICE")).touch()
-    released["NOTICE"] = notice
-
-    def verified(path: str) -> Path:
-        return released.get(path, ROOT / path)
-
-    write_folder(verified, folder, model.spec, dump_tensors(model), about)
+    write_pulled(model, folder, tmp_path_factory.mktemp("scratch"))
     return model, load(folder), folder
 
 

@@ -55,10 +55,16 @@ ONCE = $(LOCK); [ -f $@ ] && [ -z "$$(find $^ -newer $@)" ] && exit 0
 	$(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) --constraint constraints.txt torch==2.13.0 && \
 	$(PIP) install --constraint constraints.txt --editable '.[build,train]' && touch $@
 
-.venv/tested: .venv/built constraints-dev.txt
+OLDEST := transformers tokenizers
+
+.venv/tested: .venv/built constraints-dev.txt $(OLDEST:%=tests/oldest/%.txt)
 	@$(ONCE); \
 	echo "installing what tests"; \
-	$(PIP) install --constraint constraints.txt --constraint constraints-dev.txt --editable '.[build,train,cloud,tensorboard,test]' && touch $@
+	$(PIP) install --constraint constraints.txt --constraint constraints-dev.txt --editable '.[build,train,cloud,tensorboard,test]' && \
+	for name in $(OLDEST); do \
+	  rm -rf .venv/oldest/$$name && \
+	  $(PIP) install --no-deps --target .venv/oldest/$$name --requirement tests/oldest/$$name.txt || exit; \
+	done && touch $@
 
 clean:
 	rm -rf .work release runs results data

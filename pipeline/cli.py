@@ -10,7 +10,7 @@ import io
 import json
 import signal
 import sys
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from pipeline.console import note, printable
-from pipeline.formats.errors import Differs, EverystepError, well_shaped
+from pipeline.formats.errors import Differs, EverystepError, how_to_install, well_shaped
 
 app = typer.Typer(
     help="Rebuild, publish and prove open language models.",
@@ -48,6 +48,12 @@ Trained = Annotated[Path, typer.Argument(help="The folder of a release, or of a 
 Folder = Annotated[Path, typer.Argument(help="The folder of a project or of a release.")]
 Model = Annotated[
     str, typer.Option(help="A model of the release, as `everystep show` lists them.", callback=_require_utf8)
+]
+OnlyModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model", help="A model of the release; may be left out where there is only one.", callback=_require_utf8
+    ),
 ]
 FollowLinks = Annotated[bool, typer.Option("--follow-links", help="Read what links point at, as in the Hub's cache.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for a program.")]
@@ -269,30 +275,44 @@ def verify(release: Release, follow_links: FollowLinks = False, as_json: Json = 
 @app.command()
 def pull(
     release: Release,
-    model: Model,
-    step: Annotated[int, typer.Option(help="A step of the checkpoint schedule.")],
-    out: Annotated[Path, typer.Option(help="A new folder.")],
+    out: Annotated[Path, typer.Option(help="The folder to create; for several checkpoints, of one folder each.")],
+    model: OnlyModel = None,
+    step: Annotated[
+        list[int] | None, typer.Option(help="A step of the checkpoint schedule, or several; the last if left out.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every checkpoint of the model.")] = False,
     follow_links: FollowLinks = False,
 ) -> None:
-    """Write one checkpoint, verified, in a layout that transformers loads."""
+    """Write checkpoints, verified, as folders that transformers loads."""
     from pipeline.audit.verify import verified_file
     from pipeline.release.layout import read_root
-    from trainer.pull import pull as pull_checkpoint
+    from trainer.pull import pull as pull_checkpoints
 
+    if everything and step:
+        raise EverystepError("pull: give either --step or --all")
     root = read_root(release, follow_links)
-    verified = partial(verified_file, release, root, follow_links=follow_links)
-    revision = _revision(release, root, model, step, follow_links)
+    verified = cache(partial(verified_file, release, root, follow_links=follow_links))
+    model = model or _only_model(release, root)
+    stored = sorted(_stored_steps(release, root, model, follow_links))
+    steps = stored if everything else sorted({*step}) if step else stored[-1:]
+    several = everything or len(steps) > 1
+    revisions = {
+        f"step{each}" if several else ".": _revision(release, root, model, each, follow_links) for each in steps
+    }
     origin = {"release": root["name"], "release_version": root["version"]}
-    pull_checkpoint(verified, model, revision, out, origin)
-    _say(f"{out}: {model} {revision}; {_how_to_load(out)}")
+    pull_checkpoints(verified, model, revisions, out, origin)
+    for name, revision in revisions.items():
+        _say(f"{out / name}: {model} {revision}" + ("" if several else f"; {_how_to_load(out)}"))
+    if several:
+        _say(_how_to_load(out / list(revisions)[-1]))
 
 
 @app.command()
 def average(
     release: Release,
-    model: Model,
     last: Annotated[int, typer.Option(min=2, help="How many checkpoints, from the last one backwards.")],
-    out: Annotated[Path, typer.Option(help="A new folder.")],
+    out: Annotated[Path, typer.Option(help="The folder to create.")],
+    model: OnlyModel = None,
     follow_links: FollowLinks = False,
 ) -> None:
     """Write the mean of a model's last checkpoints, verified, in a layout that transformers loads."""
@@ -301,11 +321,12 @@ def average(
     from trainer.average import average as average_checkpoints
 
     root = read_root(release, follow_links)
-    verified = partial(verified_file, release, root, follow_links=follow_links)
+    verified = cache(partial(verified_file, release, root, follow_links=follow_links))
+    model = model or _only_model(release, root)
     trained = sorted(step for step in _stored_steps(release, root, model, follow_links) if step > 0)
     if last > len(trained):
         raise EverystepError(
-            f"--last {last}: {model} has {len(trained)} checkpoints behind step 0, which is untrained: "
+            f"--last {last}: {model} has {len(trained)} checkpoints after step 0, which is untrained: "
             f"{', '.join(map(str, trained))}"
         )
     revisions = [_revision(release, root, model, step, follow_links) for step in trained[-last:]]
@@ -364,11 +385,12 @@ def _export() -> None:
 def export_tokens(
     folder: Folder,
     layout: Annotated[Literal["mobilellm", "llm360"], typer.Option(help="Whose files to write.")],
-    out: Annotated[Path, typer.Option(help="A new folder.")],
-    nodes: Annotated[int | None, typer.Option(min=1, help="For mobilellm: folders, one for 8 ranks.")] = None,
-    chunks: Annotated[int | None, typer.Option(min=1, help="For llm360: files, one before each checkpoint.")] = None,
-    global_batch: Annotated[int | None, typer.Option(min=1, help="Rows a step reads; unset: the fewest.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps to write; unset: those of one epoch.")] = None,
+    out: Annotated[Path, typer.Option(help="The folder to create.")],
+    nodes: Annotated[int | None, typer.Option(min=1, help="With mobilellm: number of nodes of 8 ranks.")] = None,
+    chunks: Annotated[int | None, typer.Option(min=1, help="With llm360: number of files.")] = None,
+    digits: Annotated[int, typer.Option(min=1, max=9, help="With llm360: digits in a file name; amber-train: 1.")] = 3,
+    global_batch: Annotated[int | None, typer.Option(min=1, help="Rows per step (default: the minimum).")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps to write (default: one epoch).")] = None,
 ) -> None:
     """Write the training rows, verified, as the files that MobileLLM's or LLM360's trainers read."""
     from pipeline.audit.tokens import export_llm360, export_mobilellm
@@ -378,13 +400,18 @@ def export_tokens(
     if layout == "mobilellm":
         done = export_mobilellm(folder, out, nodes or 1, global_batch, steps)
     else:
-        done = export_llm360(folder, out, chunks or 1, global_batch, steps)
+        done = export_llm360(folder, out, chunks or 1, digits, global_batch, steps)
     _say(
         f"{out}: {done.rows:,} rows in {done.files} files, {done.steps:,} steps of {done.global_batch}; "
         f"{done.left_out:,} rows of the epoch are left out\n"
         f"a recipe reads it with layout: {layout}, width: {done.width}, seed: {done.seed}, "
         f"global_batch: {done.global_batch}"
     )
+    if layout == "llm360":
+        print(
+            f"the trainers of Amber and MobiLlama read it with TRAIN_EXAMPLES_PER_CHUNK = {done.rows // done.files}, "
+            f"N_CHUNKS = {done.files}"
+        )
 
 
 @app.command()
@@ -455,8 +482,16 @@ def replay(
 
 def _require_torch(command: str) -> None:
     if not find_spec("torch"):
-        fix = "pip install 'everystep[train]'"
-        raise EverystepError(f"{command}: needs torch, which a reader's installation lacks; {fix}")
+        raise EverystepError(f"{command}: needs torch, which a reader's installation lacks; {how_to_install('train')}")
+
+
+def _only_model(release: Path, root: dict[str, Any]) -> str:
+    from pipeline.release.layout import members
+
+    names = members(root, "models")
+    if len(names) != 1:
+        raise EverystepError(f"--model: name one of {', '.join(names)}, the models of {release}")
+    return names[0]
 
 
 def _revision(release: Path, root: dict[str, Any], model: str, step: int, follow_links: bool = False) -> str:

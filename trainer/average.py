@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from pipeline.formats.canonical import Json
 from pipeline.formats.digests import tensors_digest
 from pipeline.formats.errors import Differs
+from pipeline.formats.files import new_folder
 from trainer.description import tensor_shapes
-from trainer.pull import State, Verified, Weights, find_state, refuse_existing, write_folder
+from trainer.pull import State, Verified, Weights, find_state, write_folder
 
 
 def average(verified: Verified, model: str, revisions: list[str], out: Path, origin: dict[str, Json]) -> None:
@@ -22,17 +23,17 @@ def average(verified: Verified, model: str, revisions: list[str], out: Path, ori
 
     `everystep.json` there names each of them with its digests, and the digest of the mean in the trainer's own form.
     """
-    refuse_existing(out)
-    states = [find_state(verified, model, revision) for revision in revisions]
-    weights = mean(states)
-    keys = ("revision", "step", "tokens", "weights_digest", "state_digest")
-    about = {
-        **origin,
-        "model": model,
-        "mean_of": [{key: state.record.to_json()[key] for key in keys} for state in states],
-        "weights_digest": tensors_digest(weights),
-    }
-    write_folder(verified, out, states[0].spec, weights, about)
+    with new_folder(out) as scratch:
+        states = [find_state(verified, model, revision) for revision in revisions]
+        weights = mean(states)
+        keys = ("revision", "step", "tokens", "weights_digest", "state_digest")
+        about = {
+            **origin,
+            "model": model,
+            "mean_of": [{key: state.record.to_json()[key] for key in keys} for state in states],
+            "weights_digest": tensors_digest(weights),
+        }
+        write_folder(verified, scratch, states[0].spec, weights, about)
 
 
 def mean(states: list[State]) -> Weights:
@@ -41,7 +42,7 @@ def mean(states: list[State]) -> Weights:
     for state in states:
         weights = state.weights()
         if {name: tensor.shape for name, tensor in weights.items()} != tensor_shapes(states[0].spec):
-            raise Differs(f"{state.folder}: its tensors are not those of {states[0].folder}")
+            raise Differs(f"{state.path}: its tensors are not those of {states[0].path}")
         for name, tensor in weights.items():
             if name in sums:
                 sums[name] += tensor

@@ -223,6 +223,7 @@ def _openelm_config(spec: ModelSpec) -> dict[str, Any]:
         "architectures": ["EverystepOpenELMForCausalLM"],
         "auto_map": {
             "AutoConfig": f"{REMOTE_MODULE}.EverystepOpenELMConfig",
+            "AutoModel": f"{REMOTE_MODULE}.EverystepOpenELMModel",
             "AutoModelForCausalLM": f"{REMOTE_MODULE}.EverystepOpenELMForCausalLM",
         },
         "head_widths": [layer.head_width for layer in spec.layers],

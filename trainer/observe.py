@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.formats.canonical import Json, canonical
-from pipeline.formats.errors import EverystepError
+from pipeline.formats.errors import EverystepError, how_to_install
 from pipeline.formats.project import WORK
 from trainer.log import Entry
 
@@ -68,7 +68,7 @@ def board(name: str, kept: list[Entry], quiet: bool = False) -> Iterator[Callabl
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise EverystepError(f"{TENSORBOARD}: needs tensorboard; pip install 'everystep[tensorboard]'") from error
+        raise EverystepError(f"{TENSORBOARD}: needs tensorboard; {how_to_install('tensorboard')}") from error
     with SummaryWriter(Path(folder) / name, purge_step=1) as writer:
 
         def show(entry: Entry) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.formats.errors import EverystepError
+from pipeline.formats.errors import EverystepError, how_to_install
 from pipeline.formats.project import TOKENIZER
 from pipeline.formats.vocabulary import end_token, token_texts
 from trainer.launch import launch
@@ -148,6 +148,6 @@ def encode(tokenizer_json: Path, text: str) -> list[int]:
     try:
         from tokenizers import Tokenizer
     except ImportError as error:
-        raise EverystepError("--prompt: needs the library tokenizers; pip install 'everystep[train]'") from error
+        raise EverystepError(f"--prompt: needs the library tokenizers; {how_to_install('train')}") from error
     ids: list[int] = Tokenizer.from_file(str(tokenizer_json)).encode(text, add_special_tokens=False).ids
     return ids

@@ -3,6 +3,9 @@
     mobilellm   1/train.jsonl ... N/train.jsonl: what each node of 8 ranks reads, a step after the other
     llm360      train_000.jsonl ... : K chunks of equally many steps; checkpoint i follows chunk i
 
+The number of a chunk has three digits, as AmberDatasets is published and MobiLlama's trainer reads it; LLM360's own
+trainer reads `train_0.jsonl`, one digit.
+
 Both hold whole steps of `global_batch` rows. Line n of a file of `mobilellm` is for rank n mod 8. The lines of a
 chunk stand so that the permutation in which our trainer reads a chunk gives the published order (docs/formats.md).
 """
@@ -17,9 +20,8 @@ from numpy.typing import NDArray
 
 from pipeline.audit.verify import verified_file
 from pipeline.console import progress
-from pipeline.formats.checkpoints import begin
 from pipeline.formats.errors import EverystepError, well_shaped
-from pipeline.formats.files import atomic_writer
+from pipeline.formats.files import atomic_writer, new_folder
 from pipeline.formats.lines import check_shard
 from pipeline.formats.manifests import manifest_path, read_manifest, shards_of
 from pipeline.formats.order import rows_of_step, unpermute
@@ -64,7 +66,9 @@ def export_mobilellm(folder: Path, out: Path, nodes: int, global_batch: int | No
     return _write(source, out, files, Exported("mobilellm", nodes, *source.counts(steps, batch)))
 
 
-def export_llm360(folder: Path, out: Path, chunks: int, global_batch: int | None, steps: int | None) -> Exported:
+def export_llm360(
+    folder: Path, out: Path, chunks: int, digits: int, global_batch: int | None, steps: int | None
+) -> Exported:
     """`chunks` chunks. Without `global_batch` a step is one row, without `steps` it is one epoch."""
     batch = global_batch or 1
     source = _Source.open(folder)
@@ -79,7 +83,7 @@ def export_llm360(folder: Path, out: Path, chunks: int, global_batch: int | None
         places = unpermute(np.arange(num_rows, dtype=np.uint64), num_rows, source.seed, chunk)
         yield source.step(chunk, num_rows)[places.astype(np.int64)]
 
-    files = {f"train_{chunk:03d}.jsonl": lines_of(chunk) for chunk in range(chunks)}
+    files = {f"train_{chunk:0{digits}d}.jsonl": lines_of(chunk) for chunk in range(chunks)}
     return _write(source, out, files, Exported("llm360", chunks, *source.counts(in_chunk * chunks, batch)))
 
 
@@ -120,15 +124,11 @@ class _Source:
 
 
 def _write(source: _Source, out: Path, files: dict[str, Iterator[Numbers]], exported: Exported) -> Exported:
-    if out.exists():
-        raise EverystepError(f"{out}: already exists; name a new folder")
-    scratch = begin(out)
-    with progress(f"export {exported.layout}", exported.rows, "rows") as advance:
+    with new_folder(out) as scratch, progress(f"export {exported.layout}", exported.rows, "rows") as advance:
         for name, blocks in files.items():
             with atomic_writer(scratch / name) as file:
                 for numbers in blocks:
                     for number in numbers.tolist():
                         file.write(encode_row(source.rows[number]))
                         advance(1, name)
-    scratch.rename(out)
     return exported

@@ -45,6 +45,14 @@ def well_shaped(where: str | Path) -> Iterator[None]:
         raise EverystepError(f"{where}: does not match its format: {what:.500}") from error
 
 
+def how_to_install(extra: str) -> str:
+    """The command that installs one of our extras: from a clone, for anybody may register our name on an index."""
+    return (
+        "in a clone of Everystep, run "
+        f"pip install --constraint constraints.txt --constraint constraints-dev.txt --editable '.[{extra}]'"
+    )
+
+
 NOT_THE_DOCUMENTS = (MemoryError, OSError, ImportError, EverystepError)
 """Errors that stop a build at once, wherever they are met: no document is at fault."""
 

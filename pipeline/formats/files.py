@@ -44,6 +44,27 @@ def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A scratch folder that becomes `path` when the block ends without an exception, and is removed otherwise.
+
+    `path` must not exist, neither now nor then: of several processes that make it at once, one succeeds.
+    """
+    taken = EverystepError(f"{path}: already exists; name a new folder")
+    if os.path.lexists(path):
+        raise taken
+    scratch = path.with_name(f".{path.name}.{token_hex(8)}{TEMPORARY_SUFFIX}")
+    scratch.mkdir(parents=True)
+    try:
+        yield scratch
+        try:
+            scratch.rename(path)
+        except OSError as error:
+            raise (taken if os.path.lexists(path) else error) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a whole file atomically."""
     with atomic_writer(path) as file:

@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
-from pipeline.formats.errors import Differs, EverystepError
+from pipeline.formats.errors import Differs, EverystepError, how_to_install
 from pipeline.formats.files import sha256_file
 from pipeline.sources.declaration import Url
 
@@ -164,8 +164,7 @@ def _said_plainly(url: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        install = "pip install --constraint constraints.txt --constraint constraints-dev.txt 'everystep[cloud]'"
-        raise EverystepError(f"{url}: its scheme needs another library; {install}") from error
+        raise EverystepError(f"{url}: its scheme needs another library; {how_to_install('cloud')}") from error
     except (FileNotFoundError, IsADirectoryError) as error:
         raise EverystepError(f"{url}: no such file; correct the address") from error
     except Exception as error:  # botocore, aiohttp, requests and google.auth have no kind of error in common

@@ -26,7 +26,7 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.logging import logger
 
 from pipeline.console import note
-from pipeline.formats.errors import EverystepError
+from pipeline.formats.errors import EverystepError, how_to_install
 from pipeline.formats.project import PARAMS
 from pipeline.stages.calls import TRIES, Call, do_part
 from pipeline.stages.params import ExecutorParams, RayParams
@@ -192,7 +192,7 @@ def _connect(settings: RayParams) -> None:
     try:
         import ray
     except ImportError as error:
-        raise EverystepError(f"{PARAMS}: executor: Ray is not installed; pip install 'everystep[ray]'") from error
+        raise EverystepError(f"{PARAMS}: executor: Ray is not installed; {how_to_install('ray')}") from error
     if ray.is_initialized():
         return
     address = os.environ.get(ADDRESS) or settings.address

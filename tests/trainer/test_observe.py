@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from pipeline.formats.canonical import parse
+from pipeline.formats.errors import how_to_install
 from tests.trainer.runs import LIMIT, MODEL, STEPS, killed, make_run, num_logged, reaches, result, start, train
 from trainer.observe import RECORDS, TENSORBOARD
 
@@ -64,7 +65,7 @@ def test_a_board_without_tensorboard_says_what_to_install(tmp_path: Path) -> Non
     process = start(folder, 1, sys.executable, "-c", WITHOUT_TENSORBOARD)
     assert process.wait(timeout=LIMIT) == 2
     said = (folder / "said").read_text()
-    assert f"{TENSORBOARD}: needs tensorboard; pip install 'everystep[tensorboard]'" in said
+    assert f"{TENSORBOARD}: needs tensorboard; {how_to_install('tensorboard')}" in said
     assert "Traceback" not in said
 
 

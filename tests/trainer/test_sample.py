@@ -13,7 +13,7 @@ import torch
 from tokenizers import Tokenizer
 
 from pipeline.formats import checkpoints as ck
-from pipeline.formats.errors import EverystepError
+from pipeline.formats.errors import EverystepError, how_to_install
 from pipeline.formats.vocabulary import token_texts
 from tests.project import run
 from tests.releases import checkpoint, copied, everystep, flip, read_json, reseal, reseal_model, reseal_sums, write_json
@@ -221,7 +221,7 @@ def test_a_prompt_without_the_tokenizer_library_is_told_what_to_install(built_pr
     assert run(tmp_path, *command, **environment).returncode == 0
     done = run(tmp_path, *command, "--prompt", "x", check=False, **environment)
     assert done.returncode == 2
-    assert "--prompt: needs the library tokenizers; pip install 'everystep[train]'" in done.stderr
+    assert f"--prompt: needs the library tokenizers; {how_to_install('train')}" in done.stderr
 
 
 WITHOUT_TOKENIZERS = """

@@ -1,4 +1,4 @@
-"""OpenELM for transformers 5: Llama's block with widths that differ by layer and normed queries and keys.
+"""OpenELM for transformers 4.48 and newer: Llama's block with widths that differ by layer, and normed queries and keys.
 
 Written by Everystep from the paper (Mehta et al., 2024, section 2.1); it travels with exported weights. Beside torch
 it uses only transformers' base classes and its key/value cache.
@@ -14,15 +14,18 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import DynamicCache, GenerationMixin, PreTrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers import DynamicCache, GenerationMixin, PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+
+CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
+"""What transformers calls the key/value cache: renamed in 5.24."""
 
 
-class EverystepOpenELMConfig(PreTrainedConfig):
+class EverystepOpenELMConfig(PretrainedConfig):
     """The lists have one entry a layer."""
 
     model_type = "everystep_openelm"
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [CACHE]
 
     def __init__(
         self,
@@ -82,7 +85,10 @@ class EverystepAttention(nn.Module):
             self.q_norm = EverystepRMSNorm(self.head_width, config.rms_norm_eps)
             self.k_norm = EverystepRMSNorm(self.head_width, config.rms_norm_eps)
 
-    def forward(self, x_BTM: Tensor, position_BT: Tensor, visible_B1TS: Tensor, cache: Any) -> Tensor:
+    def forward(
+        self, x_BTM: Tensor, position_BT: Tensor, place_T: Tensor, attention_mask: Tensor | None, cache: Any, show: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """y_BTM; if asked for, also the weights with which each position saw the others, (B, H, T, S)."""
         split = (*x_BTM.shape[:2], -1, self.head_width)
         q_BTHD, k_BTKD, v_BTKD = (m(x_BTM).view(split) for m in (self.q_proj, self.k_proj, self.v_proj))
         if self.normed:
@@ -90,12 +96,11 @@ class EverystepAttention(nn.Module):
         q_BHTD = rotate(q_BTHD.transpose(1, 2), position_BT, self.rotary_base)
         k_BKSD, v_BKSD = rotate(k_BTKD.transpose(1, 2), position_BT, self.rotary_base), v_BTKD.transpose(1, 2)
         if cache is not None:
-            k_BKSD, v_BKSD = cache.update(k_BKSD, v_BKSD, self.layer)
-        y_BHTD = functional.scaled_dot_product_attention(
-            q_BHTD, k_BKSD, v_BKSD, attn_mask=visible_B1TS, enable_gqa=True
-        )
+            k_BKSD, v_BKSD = cache.update(k_BKSD, v_BKSD, self.layer, {"cache_position": place_T})
+        mask_BXTS = visible(place_T, k_BKSD.shape[2], attention_mask)
+        y_BHTD = functional.scaled_dot_product_attention(q_BHTD, k_BKSD, v_BKSD, attn_mask=mask_BXTS, enable_gqa=True)
         y_BTM: Tensor = self.o_proj(y_BHTD.transpose(1, 2).flatten(2))
-        return y_BTM
+        return y_BTM, attention_weights(q_BHTD, k_BKSD, mask_BXTS) if show else None
 
 
 class EverystepGatedFFN(nn.Module):
@@ -118,17 +123,19 @@ class EverystepLayer(nn.Module):
         self.post_attention_layernorm = EverystepRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = EverystepGatedFFN(config.hidden_size, config.intermediate_sizes[layer])
 
-    def forward(self, x_BTM: Tensor, position_BT: Tensor, visible_B1TS: Tensor, cache: Any) -> Tensor:
-        x_BTM = x_BTM + self.self_attn(self.input_layernorm(x_BTM), position_BT, visible_B1TS, cache)
-        y_BTM: Tensor = x_BTM + self.mlp(self.post_attention_layernorm(x_BTM))
-        return y_BTM
+    def forward(self, x_BTM: Tensor, *seen: Any) -> tuple[Tensor, Tensor | None]:
+        y_BTM, weights_BHTS = self.self_attn(self.input_layernorm(x_BTM), *seen)
+        x_BTM = x_BTM + y_BTM
+        return x_BTM + self.mlp(self.post_attention_layernorm(x_BTM)), weights_BHTS
 
 
 class EverystepOpenELMPreTrainedModel(PreTrainedModel):
     config_class = EverystepOpenELMConfig
     base_model_prefix = "model"
+    supports_gradient_checkpointing = True
     _no_split_modules: list[str] = ["EverystepLayer"]  # noqa: RUF012
     _supports_sdpa = True
+    _supports_cache_class = True  # asked for by 4.48, whose static cache knows only layers of equal width
 
 
 class EverystepOpenELMModel(EverystepOpenELMPreTrainedModel):
@@ -137,17 +144,56 @@ class EverystepOpenELMModel(EverystepOpenELMPreTrainedModel):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(EverystepLayer(config, layer) for layer in range(len(config.num_query_heads)))
         self.norm = EverystepRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.gradient_checkpointing = False
         self.post_init()
 
-    def forward(self, x_BTM: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, cache: Any) -> Tensor:
-        past = 0 if cache is None else int(cache.get_seq_length())
-        visible_B1TS = visible(x_BTM, past, attention_mask)
-        if position_ids is None:
-            position_ids = torch.arange(past, past + x_BTM.shape[1], device=x_BTM.device)[None]
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.embed_tokens = value
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        cache: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """The last hidden state, x_BTM after the final norm; if asked for, what each layer read and where it looked."""
+        show_weights = self.config.output_attentions if output_attentions is None else output_attentions
+        show_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        x_BTM = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        recompute = self.gradient_checkpointing and self.training
+        cache = past_key_values if cache is None else cache
+        if recompute:
+            cache = None
+        elif cache is None and (self.config.use_cache if use_cache is None else use_cache):
+            cache = DynamicCache()
+        place_T = torch.arange(x_BTM.shape[1], device=x_BTM.device) + (0 if cache is None else cache.get_seq_length())
+        seen = (place_T[None] if position_ids is None else position_ids, place_T, attention_mask, cache, show_weights)
+        states, weights = [], []
         for layer in self.layers:
-            x_BTM = layer(x_BTM, position_ids, visible_B1TS, cache)
-        y_BTM: Tensor = self.norm(x_BTM)
-        return y_BTM
+            states.append(x_BTM)
+            x_BTM, weights_BHTS = (
+                self._gradient_checkpointing_func(layer.__call__, x_BTM, *seen) if recompute else layer(x_BTM, *seen)
+            )
+            weights.append(weights_BHTS)
+        x_BTM = self.norm(x_BTM)
+        output = BaseModelOutputWithPast(
+            last_hidden_state=x_BTM,
+            hidden_states=(*states, x_BTM) if show_states else None,
+            attentions=tuple(weights) if show_weights else None,
+            **{CACHE: cache},
+        )
+        return output if return_dict is not False else output.to_tuple()
 
 
 class EverystepOpenELMForCausalLM(EverystepOpenELMPreTrainedModel, GenerationMixin):
@@ -159,6 +205,12 @@ class EverystepOpenELMForCausalLM(EverystepOpenELMPreTrainedModel, GenerationMix
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        self.lm_head = new_embeddings
+
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -168,22 +220,37 @@ class EverystepOpenELMForCausalLM(EverystepOpenELMPreTrainedModel, GenerationMix
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
-        logits_to_keep: int | Tensor = 0,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        cache: Any = None,
+        logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> Any:
         """Logits_BTV; with `labels` also the mean loss of predicting label t + 1 from position t."""
-        if inputs_embeds is None:
-            inputs_embeds = self.model.embed_tokens(input_ids)
-        if past_key_values is None and (self.config.use_cache if use_cache is None else use_cache):
-            past_key_values = DynamicCache()
-        x_BTM = self.model(inputs_embeds, attention_mask, position_ids, past_key_values)
+        read = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            cache=cache,
+        )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits_BTV = self.lm_head(x_BTM[:, kept])
+        logits_BTV = self.lm_head(read.last_hidden_state[:, kept])
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits_BTV, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
-        output = CausalLMOutputWithPast(loss=loss, logits=logits_BTV, past_key_values=past_key_values)
+        output = CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits_BTV,
+            hidden_states=read.hidden_states,
+            attentions=read.attentions,
+            **{CACHE: read.get(CACHE)},
+        )
         return output if return_dict is not False else output.to_tuple()
 
 
@@ -197,12 +264,27 @@ def rotate(x_BHTD: Tensor, position_BT: Tensor, base: float) -> Tensor:
     return torch.cat((a_BHTE * cosine - b_BHTE * sine, b_BHTE * cosine + a_BHTE * sine), dim=-1)
 
 
-def visible(x_BTM: Tensor, past: int, attention_mask: Tensor | None) -> Tensor:
-    """Which of S positions each of the last T may see, (B or 1, 1, T, S): itself, and what came before, no padding."""
-    length = past + x_BTM.shape[1]
-    column_S = torch.arange(length, device=x_BTM.device)
-    row_T1 = column_S[past:, None]
-    visible_B1TS = (column_S <= row_T1)[None, None]
-    if attention_mask is not None:
-        visible_B1TS = visible_B1TS & attention_mask[:, None, None, :length].bool() | (column_S == row_T1)
-    return visible_B1TS
+def visible(place_T: Tensor, length: int, attention_mask: Tensor | None) -> Tensor:
+    """Which of S = `length` positions those at `place_T` may see: themselves, and what came before, but no padding.
+
+    (1 or B, 1, T, S). A static cache is longer than what was written to it. transformers may hand in the whole mask
+    instead of one bit a position, then also as numbers to add to the scores.
+    """
+    column_S, place_T1 = torch.arange(length, device=place_T.device), place_T[:, None]
+    if attention_mask is None:
+        return (column_S <= place_T1)[None, None]
+    if attention_mask.dim() == 4:
+        return attention_mask if attention_mask.is_floating_point() else attention_mask.bool() | (column_S == place_T1)
+    text_BS = functional.pad(attention_mask.bool(), (0, max(0, length - attention_mask.shape[1])))[:, :length]
+    return text_BS[:, None, None] & (column_S <= place_T1) | (column_S == place_T1)
+
+
+def attention_weights(q_BHTD: Tensor, k_BKSD: Tensor, mask_BXTS: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(D)) where the mask lets through, (B, H, T, S): what the fused product keeps to itself."""
+    k_BHSD = k_BKSD.repeat_interleave(q_BHTD.shape[1] // k_BKSD.shape[1], dim=1)
+    scores_BHTS = (q_BHTD @ k_BHSD.transpose(2, 3)).float() * q_BHTD.shape[-1] ** -0.5
+    if mask_BXTS.dtype == torch.bool:
+        scores_BHTS = scores_BHTS.masked_fill(~mask_BXTS, float("-inf"))
+    else:
+        scores_BHTS = scores_BHTS + mask_BXTS
+    return scores_BHTS.softmax(-1).to(q_BHTD.dtype)

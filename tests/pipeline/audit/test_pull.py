@@ -1,10 +1,15 @@
 """`everystep pull`: one checkpoint as transformers loads it; nothing is written from a source that differs."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import time
+from collections import Counter
+from multiprocessing import Pool
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +17,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from pipeline.audit.verify import verified_file
+from pipeline.formats.files import list_files
 from pipeline.formats.manifests import manifest_path, read_manifest, shards_of
 from pipeline.formats.rows import Rows
 from tests.project import MODELS, ROOT
@@ -142,6 +149,118 @@ def test_a_manifest_that_gives_a_step_another_revision_is_refused(release: Path,
     assert done.code == 1
     assert "step000008-tokens2048" in done.err
     assert not (tmp_path / "pulled").exists()
+
+
+def test_several_checkpoints_come_as_folders_named_by_their_step(built_project: Path, tmp_path: Path) -> None:
+    """As a loop over steps wants them, each like one that is pulled alone."""
+    release, loop = built_project / "release", tmp_path / "loop"
+    done = everystep("pull", release, "--model", "openelm", "--step", "8", "--step", "2", "--out", loop)
+    assert (done.code, done.err) == (0, "")
+    assert sorted(path.name for path in loop.iterdir()) == ["step2", "step8"]
+    assert [line.partition(":")[0] for line in done.out.splitlines()[:-1]] == [f"{loop}/step2", f"{loop}/step8"]
+    for step in (2, 8):
+        alone = tmp_path / f"alone{step}"
+        everystep("pull", release, "--model", "openelm", "--step", str(step), "--out", alone)
+        assert list_files(alone) == list_files(loop / f"step{step}")
+        assert all(
+            (alone / file).read_bytes() == (loop / f"step{step}" / file).read_bytes() for file in list_files(alone)
+        )
+    AutoModelForCausalLM.from_pretrained(f"{loop}/step8", trust_remote_code=True)
+
+
+def test_all_checkpoints_or_the_last_one_and_each_shared_file_is_verified_once(
+    built_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: Counter[str] = Counter()
+
+    def counted(release: Path, root: Any, path: str) -> Path:
+        checked[path] += 1
+        return verified_file(release, root, path)
+
+    monkeypatch.setattr("pipeline.audit.verify.verified_file", counted)
+    release = built_project / "release"
+    assert everystep("pull", release, "--model", "openelm", "--all", "--out", tmp_path / "all").code == 0
+    assert sorted(path.name for path in (tmp_path / "all").iterdir()) == [f"step{n}" for n in (0, 1, 2, 4, 8)]
+    assert checked["data/tokenizer/tokenizer.json"] == 1
+    assert not any("optimizer" in path for path in checked)
+    assert everystep("pull", release, "--model", "openelm", "--out", tmp_path / "last").code == 0
+    assert read_json(tmp_path / "last" / "everystep.json")["step"] == 8
+
+
+def test_one_bad_checkpoint_among_all_leaves_no_folder(release: Path, tmp_path: Path) -> None:
+    flip(checkpoint(release, "mobilellm", 4) / "model.safetensors", 0.9)
+    reseal_sums(release)
+    done = everystep("pull", release, "--model", "mobilellm", "--all", "--out", tmp_path / "all")
+    assert done.code == 1 and "step000004-tokens1024" in done.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["release"]
+
+
+def test_a_model_may_be_left_out_where_there_is_only_one(release: Path, tmp_path: Path) -> None:
+    done = everystep("pull", release, "--out", tmp_path / "pulled")
+    assert done.code == 2 and "--model: name one of mobilellm, openelm" in done.err
+    (release / "manifests" / "models" / "openelm.json").unlink()
+    reseal(release)
+    assert everystep("pull", release, "--out", tmp_path / "pulled").code == 0
+    assert read_json(tmp_path / "pulled" / "everystep.json")["model"] == "mobilellm"
+
+
+def test_one_step_and_all_of_them_contradict_each_other(built_project: Path, tmp_path: Path) -> None:
+    release = built_project / "release"
+    done = everystep("pull", release, "--model", "openelm", "--step", "4", "--all", "--out", tmp_path / "x")
+    assert done.code == 2 and "either --step or --all" in done.err
+
+
+def test_what_was_pulled_carries_its_card_and_licence(
+    built_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release, out = built_project / "release", tmp_path / "pulled"
+    everystep("pull", release, "--model", "openelm", "--step", "4", "--out", out)
+    assert (out / "LICENSE").read_bytes() == (release / "LICENSE").read_bytes()
+    assert (out / "NOTICE").read_bytes() == (release / "NOTICE").read_bytes()
+    assert read_json(out / "everystep.json")["license"] == "Apache-2.0"
+    from huggingface_hub import ModelCard
+
+    card = ModelCard.load(out / "README.md")
+    assert (card.data.license, card.data.library_name) == ("apache-2.0", "transformers")
+    record = read_json(checkpoint(release, "openelm", 4) / "record.json")
+    for said in ("revision", "weights_digest", "state_digest"):
+        assert f"`{record[said]}`" in card.text
+    assert "trust_remote_code=True" in card.text
+    for example in re.findall(r"```python\n(.*?)```", card.text, flags=re.S):
+        monkeypatch.chdir(out)
+        exec(example, {})
+
+
+@pytest.mark.parametrize("command", ["pull", "average", "export"])
+def test_of_four_at_once_one_makes_the_folder_and_three_say_why_not(
+    built_project: Path, tmp_path: Path, command: str
+) -> None:
+    """Each is started at the same moment, a few times over."""
+    release = str(built_project / "release")
+    arguments = {
+        "pull": ["pull", release, "--model", "mobilellm", "--step", "4"],
+        "average": ["average", release, "--model", "mobilellm", "--last", "2"],
+        "export": ["export", "tokens", release, "--layout", "llm360", "--chunks", "2", "--steps", "8"],
+    }[command]
+    for turn in range(3):
+        out = tmp_path / str(turn) / "out"
+        codes = at_once(4, [*arguments, "--out", str(out)])
+        assert sorted(code for code, _ in codes) == [0, 2, 2, 2]
+        assert all(f"{out}: already exists" in said for code, said in codes if code == 2)
+        assert [path.name for path in out.parent.iterdir()] == ["out"]
+        assert list_files(out) == list_files(tmp_path / "0" / "out")
+
+
+def at_once(number: int, arguments: list[str]) -> list[tuple[int, str]]:
+    """Exit code and messages of a command run in `number` processes that all wait for one moment to begin."""
+    with Pool(number) as pool:
+        return pool.starmap(_at, [(time.monotonic() + 0.3, arguments)] * number, chunksize=1)
+
+
+def _at(moment: float, arguments: list[str]) -> tuple[int, str]:
+    time.sleep(max(0.0, moment - time.monotonic()))
+    done = everystep(*arguments)
+    return done.code, done.err
 
 
 def test_a_missing_file_is_named(release: Path, tmp_path: Path) -> None:

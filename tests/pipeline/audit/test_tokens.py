@@ -49,11 +49,20 @@ def test_chunks_part_the_rows_and_leave_out_what_fills_no_step(project: Path) ->
     assert done.out == (
         f"{project / 'out'}: 69 rows in 3 files, 69 steps of 1; 1 rows of the epoch are left out\n"
         f"a recipe reads it with layout: llm360, width: {WIDTH}, seed: {SEED}, global_batch: 1\n"
+        "the trainers of Amber and MobiLlama read it with TRAIN_EXAMPLES_PER_CHUNK = 23, N_CHUNKS = 3\n"
     )
     chunks = [read(project / "out" / f"train_{chunk:03d}.jsonl") for chunk in range(3)]
     order = rows_of_step(0, 69, ROWS, SEED).reshape(3, 23).tolist()
     rows = numbered(ROWS)
     assert [sorted(chunk) for chunk in chunks] == [sorted(rows[number] for number in part) for part in order]
+
+
+def test_one_digit_gives_the_names_that_ambers_trainer_opens(project: Path) -> None:
+    """f'{TRAIN_DATA_DIR}/train_{chunk_idx}.jsonl', where MobiLlama's has `:03d`; the lines are the same."""
+    out, padded = exported(project, "llm360", "--chunks", "12", "--digits", "1"), project / "padded"
+    everystep("export", "tokens", project, "--layout", "llm360", "--chunks", "12", "--out", padded)
+    for chunk in range(12):
+        assert (out / f"train_{chunk}.jsonl").read_bytes() == (padded / f"train_{chunk:03d}.jsonl").read_bytes()
 
 
 @pytest.mark.parametrize(

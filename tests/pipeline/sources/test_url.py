@@ -258,5 +258,5 @@ def test_cloud_address_without_its_library_says_what_to_install(tmp_path: Path) 
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     said = done.stderr.splitlines()[-1]
-    assert "gs://bucket/corpus.bin: its scheme needs another library; pip install" in said
-    assert said.endswith("'everystep[cloud]'")
+    assert "gs://bucket/corpus.bin: its scheme needs another library; in a clone of Everystep, run pip install" in said
+    assert said.endswith("--editable '.[cloud]'")

@@ -1,0 +1,71 @@
+"""Models of every family with weights under which every part matters, and a small tokenizer, for what exports them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.formats.project import TOKENIZER
+from pipeline.formats.vocabulary import END_OF_TEXT
+from pipeline.formats.yaml import load_yaml
+from tests.project import ROOT, WORDS
+from trainer.description import ModelSpec, tensor_shapes
+from trainer.exact import normal
+from trainer.families import build_spec
+from trainer.model import Decoder, dump_tensors, load_tensors
+from trainer.pull import write_folder
+
+FAMILIES = ["llama", "mobilellm", "mobilellm-ls", "mobillama", "openelm", "pythia"]
+SIZE = {"vocabulary": 2048, "context": 256, "width": 128, "layers": 3}
+SMALL: dict[str, dict[str, Any]] = {
+    "llama": SIZE | {"query_heads": 4, "kv_heads": 2, "ffn_width": 192, "tied_embedding": False, "norm_epsilon": 1e-6},
+    "pythia": SIZE | {"heads": 4, "initial_std": None, "initial_output_std": None},
+}
+
+
+def read_spec(name: str) -> ModelSpec:
+    """The demo's model of a family with fewer layers, or a small one."""
+    if name in SMALL:
+        return build_spec({"family": name} | SMALL[name], name)
+    return build_spec(load_yaml(ROOT / "recipes" / f"{name}.yaml")["model"] | {"layers": 3}, name)
+
+
+def random_tensors(spec: ModelSpec) -> dict[str, Any]:
+    """Weights under which every part moves the logits and no rounding error grows: norms near one, gain of one."""
+    tensors = {}
+    for name, shape in tensor_shapes(spec).items():
+        std = 0.3 if len(shape) == 1 else shape[1] ** -0.5
+        tensors[name] = normal(5, name, shape, std) + np.float32(name.endswith("norm.weight"))
+    return tensors
+
+
+def build(spec: ModelSpec) -> Decoder:
+    model = Decoder(spec)
+    load_tensors(model, random_tensors(spec))
+    return model
+
+
+def write_pulled(model: Decoder, folder: Path, scratch: Path) -> None:
+    """`folder` as `everystep pull` writes it, with a tokenizer of this moment; `scratch` is an empty folder."""
+    released = {TOKENIZER.as_posix(): tokenizer_file(scratch), "NOTICE": scratch / "NOTICE"}
+    released["NOTICE"].touch()
+    about = {"model": folder.name, "release": "test", "release_version": "1", "revision": "step000001-tokens1"}
+    about |= {"step": 1, "tokens": 1, "weights_digest": "w", "state_digest": "s"}
+    write_folder(lambda path: released.get(path, ROOT / path), folder, model.spec, dump_tensors(model), about)
+
+
+def tokenizer_file(folder: Path) -> Path:
+    """A byte-level BPE as the tokenizer stage trains it, with what the installed library writes."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    trained.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, special_tokens=[END_OF_TEXT], initial_alphabet=alphabet, show_progress=False
+    )
+    trained.train_from_iterator([" ".join(WORDS)], trainer)
+    path = folder / "released.json"
+    path.write_text(trained.to_str(pretty=True), "utf-8")
+    return path

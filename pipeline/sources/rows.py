@@ -16,7 +16,7 @@ from pipeline.sources.document import Document, Rejected, document, is_key, reje
 MAX_VALUES = 1_000_000
 """Of one JSON text. Each takes up to 200 bytes of memory, and may be two bytes long."""
 MAX_SAID = 100  # characters on record of what the data say of a licence
-STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"')
+STRING = re.compile(r'"[^"\\]*+(?:\\.?[^"\\]*+)*+(?:"|\Z)', re.DOTALL)  # one that never ends is looked at once
 
 
 def parse_bounded(text: str, where: str) -> Any:

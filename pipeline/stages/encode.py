@@ -164,11 +164,13 @@ def _special(token: str) -> int:
 def _blocks(frames: Iterable[bytes]) -> Iterator[bytes]:
     """The frames, joined to blocks of at least `BYTES_AT_ONCE` but for the last."""
     block: list[bytes] = []
+    size = 0
     for frame in frames:
         block.append(frame)
-        if sum(map(len, block)) >= BYTES_AT_ONCE:
+        size += len(frame)
+        if size >= BYTES_AT_ONCE:
             yield b"".join(block)
-            block = []
+            block, size = [], 0
     if block:
         yield b"".join(block)
 

@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from pipeline.blocks.duplicates import (
+    MAX_COMPARED,
     DuplicateRules,
     Duplicates,
     Flags,
@@ -109,7 +110,7 @@ def dedup() -> None:
         for _ in ordered_map(signing, parts):
             advance(1)
     candidates = _ranked(parts, _sharing_a_band(parts, params.near.bands))
-    duplicates = _find(parts, candidates, params.near)
+    duplicates, in_part = _find(parts, candidates, params.near)
     stays = np.ones(parts[-1].stop if parts else 0, dtype=bool)
     stays[candidates.numbers[duplicates.removed]] = False
     lost = _count_by_source(parts, ~stays)
@@ -133,6 +134,7 @@ def dedup() -> None:
         documents_by_split={name: split.documents for name, split in splits.items()},
         removed={reason: number for reason, number in removed.items() if number},
         removed_by_source=lost,
+        **({"compared_in_part": in_part} if in_part else {}),
     )
 
 
@@ -173,8 +175,8 @@ def _by_part(parts: list[Part], numbers: Numbers) -> list[tuple[Part, Numbers]]:
     return [(part, places) for part, places in pairs if len(places)]
 
 
-def _find(parts: list[Part], candidates: Candidates, rules: DuplicateRules) -> Duplicates:
-    """All duplicates, by rank."""
+def _find(parts: list[Part], candidates: Candidates, rules: DuplicateRules) -> tuple[Duplicates, int]:
+    """All duplicates, by rank; and how many documents stay that were compared with a part of their candidates."""
     numbers = candidates.numbers
     copies = first_copies(np.stack([_row(parts, numbers, FINGERPRINT + half) for half in (0, 1)]))
     bands = (_row(parts, numbers, BANDS + band) for band in range(rules.bands))
@@ -183,7 +185,13 @@ def _find(parts: list[Part], candidates: Candidates, rules: DuplicateRules) -> D
     met = members(links)
     if len(met):
         _compare(met, links, _write_shingles(parts, numbers, met, rules.shingle_words), rules.min_similarity, judged)
-    return with_copies(copies, judged)
+    in_part = int((judged.cut_short & (judged.kept == np.arange(len(copies)))).sum())
+    if in_part:
+        note(
+            f"dedup: {in_part:,} documents stay after {MAX_COMPARED} comparisons in a band, where more share their key; "
+            'docs/add-a-corpus.md, "When too much falls out", says what that means'
+        )
+    return with_copies(copies, judged), in_part
 
 
 def _compare(ranks: Ranks, links: Links, spans: tuple[Numbers, Numbers], min_similarity: float, judged: Judged) -> None:

@@ -106,9 +106,9 @@ def dedup() -> None:
     folder, _ = fresh_folder(DEDUPLICATED), fresh_folder(SCRATCH)
     parts = _parts(source_names())
     signing = partial(sign, rules=params.near, validation_share=params.validation_share, seed=params.seed)
-    with progress("dedup: signatures", len(parts), "shards") as advance:
-        for _ in ordered_map(signing, parts):
-            advance(1)
+    with progress("dedup: signatures", parts[-1].stop if parts else 0, "documents") as advance:
+        for part, _ in zip(parts, ordered_map(signing, parts), strict=True):
+            advance(part.stop - part.first)
     candidates = _ranked(parts, _sharing_a_band(parts, params.near.bands))
     duplicates, in_part = _find(parts, candidates, params.near)
     stays = np.ones(parts[-1].stop if parts else 0, dtype=bool)
@@ -118,6 +118,7 @@ def dedup() -> None:
     evidence = _evidence(parts, candidates, duplicates)
     table = write_batches(folder / REMOVALS_FILE, evidence, REMOVALS, REMOVALS_FILE)
     splits = _splits(parts, stays)
+    _refuse_empty(splits, params.validation_share)
     shards = _write_shuffled(folder, parts, stays, splits, params.bytes_per_shard)
     fresh_folder(SCRATCH).rmdir()
     num_exact = int(duplicates.exact.sum())
@@ -188,8 +189,8 @@ def _find(parts: list[Part], candidates: Candidates, rules: DuplicateRules) -> t
     in_part = int((judged.cut_short & (judged.kept == np.arange(len(copies)))).sum())
     if in_part:
         note(
-            f"dedup: {in_part:,} documents stay after {MAX_COMPARED} comparisons in a band, where more share their key; "
-            'docs/add-a-corpus.md, "When too much falls out", says what that means'
+            f"dedup: {in_part:,} documents stay that share a band with more others than the {MAX_COMPARED} that they "
+            "were compared with; docs/add-a-corpus.md says what that means (What is compared with what)"
         )
     return with_copies(copies, judged), in_part
 
@@ -227,11 +228,11 @@ def _write_shingles(parts: list[Part], numbers: Numbers, ranks: Ranks, size: int
     ranks = ranks[np.argsort(numbers[ranks])]
     tasks = _by_part(parts, numbers[ranks])
     found = []
-    with SHINGLES.open("wb") as file, progress("dedup: shingles", len(tasks), "shards") as advance:
+    with SHINGLES.open("wb") as file, progress("dedup: shingles", len(ranks), "documents") as advance:
         for sets, lengths_of_part in ordered_map(partial(shingles_of, size=size), tasks):
             file.write(sets.data)
             found.append(lengths_of_part)
-            advance(1)
+            advance(len(lengths_of_part))
     starts, lengths = np.zeros((2, len(numbers)), dtype=np.int64)
     lengths[ranks] = np.concatenate(found)
     starts[ranks] = np.cumsum(lengths[ranks]) - lengths[ranks]
@@ -270,6 +271,8 @@ def _raise_alarm(totals: dict[str, int], lost: dict[str, int], max_share: float)
     for source, removed in sorted(lost.items()):
         share = removed / totals[source]
         note(f"dedup: {source}: {removed:,} of {totals[source]:,} documents removed ({share:.1%})")
+        if removed == totals[source] and share <= max_share:
+            note(f"dedup: {source}: every document is a duplicate, so nothing of this source is in the release")
         if share > max_share:
             raise EverystepError(
                 f"params.yaml: dedup.max_removed_share: {source} loses {share:.1%} of its documents, more than "
@@ -289,6 +292,16 @@ def _splits(parts: list[Part], stays: Flags) -> dict[str, Split]:
     return found
 
 
+def _refuse_empty(splits: dict[str, Split], validation_share: float) -> None:
+    """Stop before anything is trained on a split that holds nothing."""
+    for name, split in splits.items():
+        if not split.documents:
+            raise EverystepError(
+                f"params.yaml: dedup.validation_share: at {validation_share:g} the {name} split holds no document of "
+                f"{sum(each.documents for each in splits.values()):,}; declare more text, or another share"
+            )
+
+
 def _write_shuffled(
     folder: Path, parts: list[Part], stays: Flags, splits: dict[str, Split], bytes_per_shard: int
 ) -> dict[str, list[Shard]]:
@@ -299,10 +312,11 @@ def _write_shuffled(
         num_shards = max(1, -(-split.bytes // bytes_per_shard))
         tasks += [(name, number, num_shards) for number in range(num_shards)]
     shards: dict[str, list[Shard]] = {name: [] for name in splits}
-    with progress("dedup: shuffle", len(tasks), "shards") as advance:
+    documents = sum(split.documents for split in splits.values())
+    with progress("dedup: shuffle", documents, "documents") as advance:
         for shard in ordered_map(partial(_gather, folder=folder, parts=parts), tasks):
             shards[Path(shard.path).parent.name].append(shard)
-            advance(1)
+            advance(shard.lines)
     return shards
 
 

@@ -189,20 +189,21 @@ def test_without_the_step_the_evaluation_sets_are_no_input(here: Path) -> None:
 def test_a_source_may_have_rules_of_its_own_and_the_others_keep_theirs(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    letters = {name: LETTERS[name] for name in ("good", "short", "again", "other")}
+    letters = {name: LETTERS[name] for name in ("good", "again", "other")}
+    letters["brief"] = ("CC0-1.0", " ".join(GOOD.split()[:15]))
     make(here, letters, question="Too short?")
     filter("letters")
     common = manifest()
     assert set(kept()) == {"good", "other"}
     own = {
-        "gopher_quality": {"min_doc_words": 3, "min_avg_word_length": 2.0, "min_stop_words": 0},
+        "gopher_quality": {"min_doc_words": 10, "min_stop_words": 0},
         "language": {"min_probability": 0.0},
     }
     (here / "own").mkdir()
     monkeypatch.chdir(here / "own")
     make(here / "own", letters, question="Too short?", sources={"letters": own, "notes": {"steps": ["normalize"]}})
     filter("letters")
-    assert set(kept()) == {"good", "other", "short"}
+    assert set(kept()) == {"good", "other", "brief"}
     changed = manifest()["parameters"]
     assert changed["gopher_quality"] == common["parameters"]["gopher_quality"] | own["gopher_quality"]
     assert changed == common["parameters"] | {key: changed[key] for key in own}, "notes enter no manifest of letters"

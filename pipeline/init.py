@@ -160,7 +160,7 @@ def _title(example: Path) -> str:
 def _readme(name: str, example: Path) -> str:
     """What to do next, then the example's own words. Links to what stayed in the checkout lose their address."""
     own = (example / "README.md").read_text("utf-8") if (example / "README.md").is_file() else ""
-    own = re.sub(r"\[([^\]]+)\]\(\.\./[^)]*\)", r"\1", own)
+    own = re.sub(r"\[([^\[\]]+)\]\(\.\./[^()]*\)", r"\1", own)
     return f"""# {name}
 
 Made by `everystep init {name} --example {example.name}`. Read `params.yaml` first: it is yours to change, and so is the

@@ -134,7 +134,7 @@ def _settle(name: str) -> None:
 
 def _processor() -> str:
     """Its maker, family and model: MKL and oneDNN choose kernels by them."""
-    fields = dict(re.findall(r"^([\w ]+?)\s*: (.*)$", Path("/proc/cpuinfo").read_text("utf-8"), re.M))
+    fields = dict(re.findall(r"^([\w ]*\w)\s*: (.*)$", Path("/proc/cpuinfo").read_text("utf-8"), re.M))
     return f"{fields.get('vendor_id')} family {fields.get('cpu family')} model {fields.get('model')}"
 
 

@@ -5,6 +5,11 @@ threshold. MinHash with banding (Broder 1997) only proposes pairs; every removal
 
 Documents are known by their *rank*, their place in the order of preference: of duplicates the lowest stays. Only those
 that share a band with another have a rank at all.
+
+In each band a document is compared with at most `MAX_COMPARED` documents of its key: those before it that stay, nearest
+rank first. So the work grows with the documents and not with their square, even if all of them begin with one page
+header. What that costs: in a band in which thousands share the header and nothing else, a near duplicate further away
+is not seen. It is still found by any other band, and exact duplicates are found without bands.
 """
 
 from collections.abc import Iterable
@@ -17,6 +22,8 @@ from pipeline.blocks.shingles import compiled, similarity
 from pipeline.formats.yaml import Section
 
 SEED = 1
+MAX_COMPARED = 128
+"""Documents of one key of a band; the largest group of the default release has fewer."""
 Flags = NDArray[np.bool_]
 Keys = NDArray[np.uint64]
 Links = NDArray[np.int32]
@@ -51,12 +58,13 @@ class Sets(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """Of each rank the one that it fell for, or itself if it stays; of what fell, the similarity to that one; and the
-    last one that was measured against it."""
+    """Per document: the rank kept in its place (its own if it stays), the similarity to that document, the last rank
+    that was compared with it, and whether its key has more documents than it was compared with."""
 
     kept: Ranks
     similarity: NDArray[np.float64]
     met: Ranks
+    cut_short: Flags
 
 
 def shared(keys: Keys) -> Flags:
@@ -106,22 +114,22 @@ def members(links: Links) -> Ranks:
 
 
 def all_stay(number: int) -> Judged:
-    return Judged(np.arange(number), np.full(number, -1.0), np.full(number, -1))
+    return Judged(np.arange(number), np.full(number, -1.0), np.full(number, -1), np.zeros(number, dtype=np.bool_))
 
 
 def reached(ranks: Ranks, links: Links, judged: Judged) -> Ranks:
     """`ranks`, ascending, and all lower ones that `judge` may compare them with."""
-    return np.flatnonzero(_reached(ranks, links, judged.kept))
+    return np.flatnonzero(_reached(ranks, links, judged.kept, MAX_COMPARED))
 
 
-def judge(ranks: Ranks, links: Links, sets: Sets, min_similarity: float, judged: Judged) -> None:
+def judge(ranks: Ranks, links: Links, sets: Sets, min_similarity: float, judged: Judged) -> int:
     """Near duplicates among `ranks`, ascending, when all lower ones are judged: a document falls only for a similar one
-    of lower rank that itself stays.
+    of lower rank that itself stays. Returns how many pairs were compared.
 
     So nothing falls by a chain of similarities. Among several that stay, the most similar one is named, the lowest
     of equals. Links lead past documents that fell, so a cluster costs its size, not its square.
     """
-    _judge(ranks, links, *sets, min_similarity, *judged)
+    return _judge(ranks, links, *sets, min_similarity, MAX_COMPARED, *judged)
 
 
 def with_copies(copies: Ranks, judged: Judged) -> Duplicates:
@@ -134,16 +142,18 @@ def with_copies(copies: Ranks, judged: Judged) -> Duplicates:
 
 
 @compiled
-def _reached(ranks: Ranks, links: Links, kept: Ranks) -> Flags:
+def _reached(ranks: Ranks, links: Links, kept: Ranks, most: int) -> Flags:
     found = np.zeros(len(kept), dtype=np.bool_)
     for rank in ranks:
         found[rank] = True
         for band in range(links.shape[1]):
             other = links[rank, band]
-            while other >= 0:
+            stay = 0
+            while other >= 0 and stay < most:
                 found[other] |= kept[other] == other
                 if other >= ranks[0]:  # one of them: it goes on from there itself
                     break
+                stay += kept[other] == other
                 other = links[other, band]
     return found
 
@@ -156,10 +166,13 @@ def _judge(
     starts: Ranks,
     stops: Ranks,
     min_similarity: float,
+    max_compared: int,
     kept: Ranks,
     most: NDArray[np.float64],
     met: Ranks,
-) -> None:
+    cut_short: Flags,
+) -> int:
+    compared = 0
     for rank in ranks:
         best = -1.0
         named = rank
@@ -167,9 +180,12 @@ def _judge(
             other = links[rank, band]
             if other >= 0 and kept[other] != other:
                 other = links[rank, band] = links[other, band]  # which stays: `other` was led past all before it
-            while other >= 0:
+            stay = 0
+            while other >= 0 and stay < max_compared:
+                stay += 1
                 if met[other] != rank:
                     met[other] = rank
+                    compared += 1
                     value = _similarity_above(
                         hashes[starts[rank] : stops[rank]], hashes[starts[other] : stops[other]], min_similarity
                     )
@@ -177,9 +193,11 @@ def _judge(
                         best = value
                         named = other
                 other = links[other, band]
+            cut_short[rank] |= other >= 0
         most[rank] = best
         if best >= min_similarity:
             kept[rank] = named
+    return compared
 
 
 @compiled

@@ -2,12 +2,22 @@
 
 Only that. Quotes, ligatures, widths, entities and control characters stay for `normalize` to decide, or for nobody.
 Each line is mended by itself, because texts are glued together from parts with different histories.
+
+`ftfy.fix_encoding` mends until nothing changes. Of `Ãƒƒƒƒ` it removes one letter each time it looks at the line, so its
+time grows with the square of the line. Here a line is looked at `LAYERS` times, and a long one in pieces.
 """
 
+import re
 from functools import cache
 from typing import Any
 
 from pipeline.blocks.block import Outcome, Rewritten
+
+LAYERS = 8  # times that a text may have been misread, one after another; each makes its marks at least twice as long
+# A line, or up to 10,000 characters of it; it ends between two characters of ASCII, where there are any.
+PIECE = re.compile(r".{1,10000}(?<=[\x00-\x7f])(?=[\x00-\x7f])|.{1,10000}", re.DOTALL)
+MAX_PIECE = 10_000
+AS_WINDOWS = [("encode", "latin-1"), ("decode", "windows-1252")]  # ftfy's step for lines of which no run can be mended
 
 
 def repaired(text: str) -> Outcome:
@@ -21,10 +31,35 @@ def repaired(text: str) -> Outcome:
 
 
 def _mended(line: str) -> str:
-    import ftfy
+    if len(line) > MAX_PIECE:
+        return "".join(_mended(piece) for piece in PIECE.findall(line))
+    for _ in range(LAYERS):
+        before = line
+        line = _without_a_layer(line)
+        if line == before:
+            break
+    return line
 
-    text: str = ftfy.fix_encoding(line, _settings())
-    return text
+
+def _without_a_layer(line: str) -> str:
+    """In ftfy's order: the line as a whole; else each run of it that looks like misread UTF-8; else single controls."""
+    import ftfy
+    from ftfy.badness import is_bad
+    from ftfy.chardata import UTF8_DETECTOR_RE
+
+    if not is_bad(line):
+        return line
+    whole, plan = ftfy.fix_encoding_and_explain(line, _settings())
+    mended = line if plan is not None and plan[:2] == AS_WINDOWS else str(whole)
+    mended = UTF8_DETECTOR_RE.sub(lambda run: _mended_run(run[0]), mended)
+    return mended if mended != line else str(ftfy.fix_encoding(line, _settings()._replace(fix_c1_controls=True)))
+
+
+def _mended_run(run: str) -> str:
+    import ftfy
+    from ftfy.badness import is_bad
+
+    return str(ftfy.fix_encoding(run, _settings())) if is_bad(run) else run
 
 
 @cache
@@ -41,5 +76,6 @@ def _settings() -> Any:
         fix_surrogates=False,
         remove_control_chars=False,
         normalization=None,
-        explain=False,
+        decode_inconsistent_utf8=False,  # both are done above, a layer at a time
+        fix_c1_controls=False,
     )

@@ -12,7 +12,7 @@ import ipaddress
 import re
 from collections import Counter
 
-from pipeline.blocks.block import Outcome, Rewritten
+from pipeline.blocks.block import Fault, Outcome, Rewritten
 
 # A word, so that what stands beside it is judged as before: every pattern asks for its border.
 REPLACEMENTS = {
@@ -21,6 +21,7 @@ REPLACEMENTS = {
     "phone": "PHONE_NUMBER",
     "ip": "IP_ADDRESS",
 }
+MAX_LOOKS = 8
 LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 DOMAIN = rf"(?:{LABEL}\.){{1,8}}[A-Za-z]{{2,24}}"
 PATTERNS = {
@@ -57,15 +58,16 @@ NOT_PUBLIC = [
 def without_personal_data(text: str) -> Outcome:
     """The block; counts what it replaces, by kind.
 
-    It looks again after a replacement, because that can uncover what stood glued to it; it ends, because each takes
-    digits or an `@` away and brings none.
+    It looks again after a replacement, because that can uncover what stood glued to it. Real text takes two looks, at
+    most three; one that still uncovers something at the last look was made to, and is removed.
     """
     counts: Counter[str] = Counter()
-    before = -1
-    while before < counts.total():
+    for _ in range(MAX_LOOKS):
         before = counts.total()
         text = _replace_once(text, counts)
-    return Rewritten(text, dict(counts)) if counts else None
+        if counts.total() == before:
+            return Rewritten(text, dict(counts)) if counts else None
+    return Fault("personal_data", f"more of it after {MAX_LOOKS} looks", dict(counts))
 
 
 def _replace_once(text: str, counts: Counter[str]) -> str:

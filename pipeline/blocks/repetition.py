@@ -2,7 +2,8 @@
 
 The rule is the library's (`pipeline.blocks.quality`); it makes a string of every run of 2 to 10 words, while most texts
 are far from its thresholds. Here a run is a hash of its characters. Law: no bound is below what the rule measures, so a
-text whose bounds keep a threshold keeps it. Runs that share a hash by chance are taken for one, which raises a bound.
+text whose bounds keep a threshold keeps it. Runs that share a hash by chance are taken for one, which raises a bound;
+so are those for which no place is found in `MAX_PROBES`, as in no text that was not made for it.
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from pipeline.blocks.shingles import FACTOR, compiled
 
 Counts = NDArray[np.int64]
+MAX_PROBES = 256  # places of a half empty table that one run is compared with
 
 
 def bounds(words: Sequence[str], sizes: Sequence[int]) -> tuple[Counts, Counts]:
@@ -30,7 +32,8 @@ def bounds(words: Sequence[str], sizes: Sequence[int]) -> tuple[Counts, Counts]:
 @compiled
 def _bound(
     characters: NDArray[np.uint32], lengths_W: Counts, sizes_N: Counts, most_N: Counts, repeated_N: Counts
-) -> None:
+) -> int:
+    """Fill the last two; returns how many places of the table were looked at."""
     ends_C = np.zeros(len(characters) + 1, dtype=np.uint64)  # hash of all characters before
     powers_C = np.ones(len(characters) + 1, dtype=np.uint64)
     for c in range(len(characters)):
@@ -44,6 +47,7 @@ def _bound(
         bits += 1
     hashes_S = np.empty(1 << bits, dtype=np.uint64)
     counts_S = np.empty(1 << bits, dtype=np.int64)
+    looked_at = 0
     for n in range(len(sizes_N)):
         size = sizes_N[n]
         counts_S[:] = 0
@@ -52,11 +56,16 @@ def _bound(
             start, end = starts_W[w], starts_W[w + size]
             value = ends_C[end] - ends_C[start] * powers_C[end - start]
             slot = np.int64(value * uint64(FACTOR) >> uint64(64 - bits))
-            while counts_S[slot] and hashes_S[slot] != value:
+            probes = 1
+            while counts_S[slot] and hashes_S[slot] != value and probes < MAX_PROBES:
                 slot = (slot + 1) & ((1 << bits) - 1)
+                probes += 1
+            looked_at += probes
             if counts_S[slot]:
                 repeated_N[n] += end - starts_W[max(w, counted)]
                 counted = w + size
-            hashes_S[slot] = value
+            else:
+                hashes_S[slot] = value
             counts_S[slot] += 1
             most_N[n] = max(most_N[n], counts_S[slot] * (end - start + size - 1))
+    return looked_at

@@ -45,6 +45,7 @@ UNDIVIDED = frozenset(
     Gen. Gov. Rep. Rev. Sen. Ph.D. Jan. Feb. Mar. Apr. Jun. Jul. Aug. Sep. Sept. Oct. Nov. Dec. and/or
     """.split()  # noqa: SIM905
 ) | {f"{letter}." for letter in "abcdefghijklmnopqrstuvwxyz"}
+LONGEST_UNDIVIDED = max(map(len, UNDIVIDED))
 SENTENCE_ENDS = frozenset(".!?…‼⁇⁈⁉。！？")
 
 
@@ -84,12 +85,12 @@ def _split_run(run: str) -> tuple[str, ...]:
     start, end = 0, len(run)
     before: list[str] = []
     behind: list[str] = []
-    while start < end and run[start:end] not in UNDIVIDED:
+    while start < end and not _is_undivided(run, start, end):
         prefix = PREFIX.match(run, start, end)
         if prefix:
             before.append(prefix[0])
             start = prefix.end()
-            if run[start:end] in UNDIVIDED:
+            if _is_undivided(run, start, end):
                 break
         suffix = SUFFIX.search(run, max(start, end - LONGEST_SUFFIX), end)
         if suffix:
@@ -98,6 +99,11 @@ def _split_run(run: str) -> tuple[str, ...]:
         if not prefix and not suffix:
             break
     return (*before, *_split_core(run[start:end]), *reversed(behind))
+
+
+def _is_undivided(run: str, start: int, end: int) -> bool:
+    """Whether what is left of a run stays one word; a long rest is not copied to be looked up."""
+    return end - start <= LONGEST_UNDIVIDED and run[start:end] in UNDIVIDED
 
 
 def _split_core(core: str) -> list[str]:

@@ -25,7 +25,7 @@ MAX_VALUES = 1_000_000
 MAX_SAID = 100  # characters on record of what the data say of a licence
 MAX_INTEGER = 2**53 - 1
 NO_TEXT = re.compile("[\0\ud800-\udfff]")
-STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"')
+STRING = re.compile(r'"[^"\\]*+(?:\\.?[^"\\]*+)*+(?:"|\Z)', re.DOTALL)  # one that never ends is looked at once
 
 
 def parse_bounded(text: str, where: str) -> Json:

@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from pipeline.blocks.duplicates import (
+    MAX_COMPARED,
     DuplicateRules,
     Duplicates,
     Flags,
@@ -50,7 +51,7 @@ from pipeline.formats.errors import EverystepError
 from pipeline.formats.files import fresh_folder
 from pipeline.formats.lines import Shard, write_lines
 from pipeline.formats.manifests import manifest_path, read_all_current, shards_of, write_manifest
-from pipeline.formats.project import DEDUPLICATED, FILTERED, REMOVALS_FILE, SPLITS
+from pipeline.formats.project import DEDUPLICATED, REMOVALS_FILE, SPLITS
 from pipeline.formats.tables import REMOVALS, write_batches
 from pipeline.formats.yaml import Section
 from pipeline.stages.parallel import ordered_map
@@ -105,11 +106,11 @@ def dedup() -> None:
     folder, _ = fresh_folder(DEDUPLICATED), fresh_folder(SCRATCH)
     parts = _parts(source_names())
     signing = partial(sign, rules=params.near, validation_share=params.validation_share, seed=params.seed)
-    with progress("dedup: signatures", len(parts), "shards") as advance:
-        for _ in ordered_map(signing, parts):
-            advance(1)
+    with progress("dedup: signatures", parts[-1].stop if parts else 0, "documents") as advance:
+        for part, _ in zip(parts, ordered_map(signing, parts), strict=True):
+            advance(part.stop - part.first)
     candidates = _ranked(parts, _sharing_a_band(parts, params.near.bands))
-    duplicates = _find(parts, candidates, params.near)
+    duplicates, in_part = _find(parts, candidates, params.near)
     stays = np.ones(parts[-1].stop if parts else 0, dtype=bool)
     stays[candidates.numbers[duplicates.removed]] = False
     lost = _count_by_source(parts, ~stays)
@@ -117,6 +118,7 @@ def dedup() -> None:
     evidence = _evidence(parts, candidates, duplicates)
     table = write_batches(folder / REMOVALS_FILE, evidence, REMOVALS, REMOVALS_FILE)
     splits = _splits(parts, stays)
+    _refuse_empty(splits, params.validation_share)
     shards = _write_shuffled(folder, parts, stays, splits, params.bytes_per_shard)
     fresh_folder(SCRATCH).rmdir()
     num_exact = int(duplicates.exact.sum())
@@ -134,6 +136,7 @@ def dedup() -> None:
         documents_by_split={name: split.documents for name, split in splits.items()},
         removed={reason: number for reason, number in removed.items() if number},
         removed_by_source=lost,
+        **({"compared_in_part": in_part} if in_part else {}),
     )
 
 
@@ -144,7 +147,7 @@ def _parts(names: list[str]) -> list[Part]:
         for shard in shards_of(manifest, "documents"):
             first = parts[-1].stop if parts else 0
             if shard.lines:
-                parts.append(Part(name, FILTERED / name / shard.path, first, first + shard.lines))
+                parts.append(Part(name, shard, first))
     return parts
 
 
@@ -174,8 +177,8 @@ def _by_part(parts: list[Part], numbers: Numbers) -> list[tuple[Part, Numbers]]:
     return [(part, places) for part, places in pairs if len(places)]
 
 
-def _find(parts: list[Part], candidates: Candidates, rules: DuplicateRules) -> Duplicates:
-    """All duplicates, by rank."""
+def _find(parts: list[Part], candidates: Candidates, rules: DuplicateRules) -> tuple[Duplicates, int]:
+    """All duplicates, by rank; and how many documents stay that were compared with a part of their candidates."""
     numbers = candidates.numbers
     copies = first_copies(np.stack([_row(parts, numbers, FINGERPRINT + half) for half in (0, 1)]))
     bands = (_row(parts, numbers, BANDS + band) for band in range(rules.bands))
@@ -184,7 +187,13 @@ def _find(parts: list[Part], candidates: Candidates, rules: DuplicateRules) -> D
     met = members(links)
     if len(met):
         _compare(met, links, _write_shingles(parts, numbers, met, rules.shingle_words), rules.min_similarity, judged)
-    return with_copies(copies, judged)
+    in_part = int((judged.cut_short & (judged.kept == np.arange(len(copies)))).sum())
+    if in_part:
+        note(
+            f"dedup: {in_part:,} documents stay that share a band with more others than the {MAX_COMPARED} that they "
+            "were compared with; docs/add-a-corpus.md says what that means (What is compared with what)"
+        )
+    return with_copies(copies, judged), in_part
 
 
 def _compare(ranks: Ranks, links: Links, spans: tuple[Numbers, Numbers], min_similarity: float, judged: Judged) -> None:
@@ -220,11 +229,11 @@ def _write_shingles(parts: list[Part], numbers: Numbers, ranks: Ranks, size: int
     ranks = ranks[np.argsort(numbers[ranks])]
     tasks = _by_part(parts, numbers[ranks])
     found = []
-    with SHINGLES.open("wb") as file, progress("dedup: shingles", len(tasks), "shards") as advance:
+    with SHINGLES.open("wb") as file, progress("dedup: shingles", len(ranks), "documents") as advance:
         for sets, lengths_of_part in ordered_map(partial(shingles_of, size=size), tasks):
             file.write(sets.data)
             found.append(lengths_of_part)
-            advance(1)
+            advance(len(lengths_of_part))
     starts, lengths = np.zeros((2, len(numbers)), dtype=np.int64)
     lengths[ranks] = np.concatenate(found)
     starts[ranks] = np.cumsum(lengths[ranks]) - lengths[ranks]
@@ -263,6 +272,8 @@ def _raise_alarm(totals: dict[str, int], lost: dict[str, int], max_share: float)
     for source, removed in sorted(lost.items()):
         share = removed / totals[source]
         note(f"dedup: {source}: {removed:,} of {totals[source]:,} documents removed ({share:.1%})")
+        if removed == totals[source] and share <= max_share:
+            note(f"dedup: {source}: every document is a duplicate, so nothing of this source is in the release")
         if share > max_share:
             raise EverystepError(
                 f"params.yaml: dedup.max_removed_share: {source} loses {share:.1%} of its documents, more than "
@@ -282,6 +293,16 @@ def _splits(parts: list[Part], stays: Flags) -> dict[str, Split]:
     return found
 
 
+def _refuse_empty(splits: dict[str, Split], validation_share: float) -> None:
+    """Stop before anything is trained on a split that holds nothing."""
+    for name, split in splits.items():
+        if not split.documents:
+            raise EverystepError(
+                f"params.yaml: dedup.validation_share: at {validation_share:g} the {name} split holds no document of "
+                f"{sum(each.documents for each in splits.values()):,}; declare more text, or another share"
+            )
+
+
 def _write_shuffled(
     folder: Path, parts: list[Part], stays: Flags, splits: dict[str, Split], bytes_per_shard: int
 ) -> dict[str, list[Shard]]:
@@ -292,10 +313,11 @@ def _write_shuffled(
         num_shards = max(1, -(-split.bytes // bytes_per_shard))
         tasks += [(name, number, num_shards) for number in range(num_shards)]
     shards: dict[str, list[Shard]] = {name: [] for name in splits}
-    with progress("dedup: shuffle", len(tasks), "shards") as advance:
+    documents = sum(split.documents for split in splits.values())
+    with progress("dedup: shuffle", documents, "documents") as advance:
         for shard in ordered_map(partial(_gather, folder=folder, parts=parts), tasks):
             shards[Path(shard.path).parent.name].append(shard)
-            advance(1)
+            advance(shard.lines)
     return shards
 
 

@@ -21,7 +21,7 @@ from pipeline.blocks.fill_in_the_middle import Filling, whole
 from pipeline.blocks.token_ids import Encoder, Reference
 from pipeline.formats.documents import METADATA_KEYS, decode_document
 from pipeline.formats.errors import EverystepError
-from pipeline.formats.lines import LineFile
+from pipeline.formats.lines import LineFile, Shard, promised_frames
 from pipeline.formats.project import TOKENIZER
 from pipeline.formats.tables import DOCUMENT_INDEX
 from pipeline.formats.vocabulary import special_token
@@ -44,9 +44,14 @@ Ids = NDArray[np.unsignedinteger]
 class Part(NamedTuple):
     """A shard of documents, and the scratch files of what it becomes: `scratch` with two endings."""
 
-    documents: Path
+    folder: Path
+    shard: Shard
     scratch: Path
     dtype: str
+
+    @property
+    def documents(self) -> Path:
+        return self.folder / self.shard.path
 
     def ids(self) -> Ids:
         """The ids, mapped, not read."""
@@ -71,8 +76,8 @@ def encode_part(part: Part, filling: Filling | None) -> None:
     """Encode a shard: each document as ordinary text, with one end token behind it; or in the pieces of `filling`."""
     encoder = _encoder()
     entries: list[pa.RecordBatch] = []
-    with part.scratch.with_suffix(".ids").open("wb") as file, LineFile(part.documents) as documents:
-        for lines in _blocks(documents.frames()):
+    with part.scratch.with_suffix(".ids").open("wb") as file:
+        for lines in _blocks(promised_frames(part.folder, part.shard)):
             columns = _columns(lines, part.documents)
             texts = columns.pop("text")
             ids, counts = _in_pieces(columns["id"], texts, filling) if filling else encoder.encode(texts)
@@ -164,11 +169,13 @@ def _special(token: str) -> int:
 def _blocks(frames: Iterable[bytes]) -> Iterator[bytes]:
     """The frames, joined to blocks of at least `BYTES_AT_ONCE` but for the last."""
     block: list[bytes] = []
+    size = 0
     for frame in frames:
         block.append(frame)
-        if sum(map(len, block)) >= BYTES_AT_ONCE:
+        size += len(frame)
+        if size >= BYTES_AT_ONCE:
             yield b"".join(block)
-            block = []
+            block, size = [], 0
     if block:
         yield b"".join(block)
 

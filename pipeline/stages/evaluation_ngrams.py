@@ -41,6 +41,8 @@ def evaluation_ngrams() -> None:
     with progress("evaluation_ngrams", len(params.sets), "sets") as advance:
         for name, declared in sorted(params.sets.items()):
             items = {item: _hash_item(texts, params.words) for item, texts in _items(name, declared)}
+            if not items:
+                raise EverystepError(f"evaluation_sets.sets.{name}: no item in {declared.members}; correct its members")
             found += items.values()
             owners += [(name, item) for item in items]
             counts[name] = _count(list(items.values()))

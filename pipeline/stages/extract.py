@@ -81,10 +81,11 @@ def extract(name: str) -> None:
     removals = gather_removals((_scratch(name, number, GONE) for number in range(len(parts))), folder)
     documents = sum(part.documents for part in read)
     stop_if_too_many_failed(name, removals, documents + removals.table.lines, source.max_failed_share, folder)
-    if removals.table.lines and not documents:
+    if not documents:
+        counted = ", ".join(f"{number:,} {reason}" for reason, number in sorted(removals.removed.items())) or "none"
         raise EverystepError(
-            f"params.yaml: sources.{name}: no document was found, {removals.removed} were removed; do the reader and "
-            f"its members and columns fit the data? {folder / REMOVALS_FILE} says what is wrong with each record"
+            f"params.yaml: sources.{name}: no document was found; removed: {counted}. Do the reader, its members and "
+            f"its columns fit the data? {folder / REMOVALS_FILE} says what is wrong with each record"
         )
     write_manifest(
         "extract",

@@ -10,6 +10,9 @@ order a document is
 3. taken through `filter.steps`, one after another, until one of them drops it; a text of nothing but blanks is dropped
    wherever it turns up (reason `empty`).
 
+`filter.sources.NAME` changes single rules, or the list of steps, for one source. A source of which nothing stays stops
+the build: a licence that nobody listed would otherwise take a corpus out of a release without a word.
+
 A document on which a step fails is dropped too (reason `failed`): the detail names the step, the kind of error and the
 line of code, and never the message, which may quote the text. More such than the source's `max_failed_share` stop the
 build. A worker writes the removals of its shard to `.work/filter/SOURCE`; they are gathered in order.
@@ -24,7 +27,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.blocks.block import Block, Fault, Outcome, Rewritten
 from pipeline.blocks.contamination import EvaluationIndex
@@ -32,26 +35,42 @@ from pipeline.blocks.steps import Steps, make_blocks
 from pipeline.console import progress, run_command
 from pipeline.formats.canonical import Json
 from pipeline.formats.documents import Document, decode_document, encode_document, id_hash, read_documents
-from pipeline.formats.errors import NOT_THE_DOCUMENTS, failure
+from pipeline.formats.errors import NOT_THE_DOCUMENTS, EverystepError, failure
 from pipeline.formats.files import fresh_folder
-from pipeline.formats.lines import Shard, read_lines, write_lines
+from pipeline.formats.lines import Shard, promised_lines, write_lines
 from pipeline.formats.manifests import manifest_path, read_current, shards_of, write_manifest
 from pipeline.formats.ngrams import read_ngrams
 from pipeline.formats.project import DOCUMENTS, EVALUATION_NGRAMS, FILTERED, WORK
 from pipeline.formats.spdx import License, is_satisfied, parse_expression
 from pipeline.formats.tables import REMOVALS, removal, table_writer
 from pipeline.stages.parallel import ordered_map
-from pipeline.stages.params import load_section, load_source
-from pipeline.stages.removals import gather_removals, stop_if_too_many_failed
+from pipeline.stages.params import load_section, load_source, source_names
+from pipeline.stages.removals import gather_removals, stop_if_nothing_stays, stop_if_too_many_failed
 
 SCRATCH = WORK / "filter"
 EVERY_HASH = 2**64
 
 
 class FilterParams(Steps):
-    """Whose licences are accepted, and how documents are cleaned and judged."""
+    """Whose licences are accepted, and how documents are cleaned and judged: all of them, or those of one source."""
 
     licenses: Annotated[list[License], Field(min_length=1)]
+    sources: Annotated[dict[str, Steps], Field(default_factory=dict)]
+    """By name of a source, its complete rules; written are only those that differ."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _completed(cls, tree: Any) -> Any:
+        if not isinstance(tree, dict) or not isinstance(tree.get("sources"), dict):
+            return tree
+        common = {key: value for key, value in tree.items() if key not in ("licenses", "sources")}
+        return tree | {"sources": {name: _changed(common, own) for name, own in tree["sources"].items()}}
+
+    def of_source(self, name: str) -> Steps:
+        """The rules of one source."""
+        for source in sorted(set(self.sources) - set(source_names())):
+            raise EverystepError(f"params.yaml: filter.sources.{source}: not declared under sources")
+        return self.sources.get(name, self)
 
 
 class Job(NamedTuple):
@@ -59,7 +78,8 @@ class Job(NamedTuple):
 
     name: str
     languages: list[str]
-    params: FilterParams
+    licenses: list[str]
+    steps: Steps
     ngrams: tuple[int, str] | None = None
     """Words in an n-gram of the evaluation sets, and the digest of their table."""
     limit: int = EVERY_HASH
@@ -98,36 +118,45 @@ def filter(name: str) -> None:
     """Filter the source `name`."""
     source = load_source(name)
     params = load_section(FilterParams, "filter")
+    rules = params.of_source(name)
     folder = fresh_folder(FILTERED / name)
     fresh_folder(SCRATCH / name)
     upstream = [manifest_path("extract", name)]
-    shards = [shard.path for shard in shards_of(read_current("extract", name), "documents")]
-    job = Job(name, source.languages, params)
-    if "contamination" in params.steps:
+    extracted = shards_of(read_current("extract", name), "documents")
+    documents = sum(shard.lines for shard in extracted)
+    job = Job(name, source.languages, params.licenses, rules)
+    if "contamination" in rules.steps:
         upstream.append(manifest_path("evaluation_ngrams"))
         hashed = read_current("evaluation_ngrams")
         job = job._replace(ngrams=(hashed["parameters"]["words"], shards_of(hashed, "ngrams")[0].sha256))
-    with progress(f"filter {name}", len(shards), "shards") as advance:
-        job = job._replace(limit=_cap_limit(job, shards, source.cap_bytes))
-        tallies = [Tally() for _ in params.steps]
+    job = job._replace(limit=_cap_limit(job, extracted, source.cap_bytes))
+    with progress(f"filter {name}", documents, "documents") as advance:
+        tallies = [Tally() for _ in rules.steps]
         judged = []
-        for result in ordered_map(partial(_judge_shard, job=job), shards):
+        for shard, result in zip(extracted, ordered_map(partial(_judge_shard, job=job), extracted), strict=True):
             judged.append(result)
             for tally, more in zip(tallies, result.tallies, strict=True):
                 tally.add(more)
-            advance(1)
-    removals = gather_removals((_gone(name, shard) for shard in shards), folder)
+            advance(shard.lines)
+    removals = gather_removals((_gone(name, shard) for shard in extracted), folder)
     stop_if_too_many_failed(name, removals, tallies[0].documents, source.max_failed_share, folder)
+    kept = sum(result.shard.lines for result in judged)
+    stop_if_nothing_stays(name, removals, kept, folder)
     write_manifest(
         "filter",
         name,
         inputs=upstream,
         sections=[f"sources.{name}", "filter"],
-        parameters={"cap_bytes": source.cap_bytes, "languages": source.languages, **params.model_dump()},
+        parameters={
+            "cap_bytes": source.cap_bytes,
+            "languages": source.languages,
+            **rules.model_dump(exclude={"sources"}),
+            "licenses": params.licenses,
+        },
         outputs={"documents": [result.shard for result in judged], "removals": [removals.table]},
-        documents=sum(result.shard.lines for result in judged),
+        documents=kept,
         bytes=sum(result.bytes for result in judged),
-        steps=[tally.to_json(step) for step, tally in zip(params.steps, tallies, strict=True)],
+        steps=[tally.to_json(step) for step, tally in zip(rules.steps, tallies, strict=True)],
         removed=removals.removed,
         removed_by_license=removals.by_license,
         examples=removals.examples,
@@ -135,37 +164,50 @@ def filter(name: str) -> None:
     shutil.rmtree(SCRATCH / name)
 
 
-def _cap_limit(job: Job, shards: list[str], cap_bytes: int | None) -> int:
+def _changed(common: dict[str, Any], own: Any) -> Any:
+    """The rules that hold for all sources, with those of one in their place, key by key."""
+    if not isinstance(own, dict):
+        return own
+    both = {key for key in own if isinstance(own[key], dict) and isinstance(common.get(key), dict)}
+    return common | own | {key: common[key] | own[key] for key in both}
+
+
+def _cap_limit(job: Job, shards: list[Shard], cap_bytes: int | None) -> int:
     """The hash from which on documents are dropped, so that those below it hold at most `cap_bytes`."""
     if cap_bytes is None:
         return EVERY_HASH
     measured = np.concatenate(list(ordered_map(partial(_measure_shard, job=job), shards)))
     measured = measured[np.argsort(measured["hash"], kind="stable")]
     over = np.flatnonzero(np.cumsum(measured["bytes"]) > cap_bytes)
+    if len(over) and not over[0]:
+        raise EverystepError(
+            f"params.yaml: sources.{job.name}.cap_bytes: {cap_bytes:,} bytes are less than the first document has, "
+            f"{measured['bytes'][0]:,}, so none would stay; raise it, or leave it out to take all"
+        )
     return int(measured["hash"][over[0]]) if len(over) else EVERY_HASH
 
 
-def _measure_shard(shard: str, job: Job) -> np.ndarray[Any, Any]:
+def _measure_shard(shard: Shard, job: Job) -> np.ndarray[Any, Any]:
     """(hash, bytes) of each document of a shard whose licence is accepted."""
     pairs = [
         (id_hash(document.id, "cap"), len(document.text.encode()))
-        for document in read_documents(DOCUMENTS / job.name / shard)
-        if _is_licensed(document, job.params.licenses)
+        for document in read_documents(DOCUMENTS / job.name / shard.path)
+        if _is_licensed(document, job.licenses)
     ]
     return np.array(pairs, dtype=[("hash", np.uint64), ("bytes", np.int64)])
 
 
-def _judge_shard(shard: str, job: Job) -> Judged:
+def _judge_shard(shard: Shard, job: Job) -> Judged:
     kept_bytes = 0
-    blocks = make_blocks(job.params, job.languages, _index(*job.ngrams) if job.ngrams else None)
+    blocks = make_blocks(job.steps, job.languages, _index(*job.ngrams) if job.ngrams else None)
     tallies = [Tally() for _ in blocks]
-    path = DOCUMENTS / job.name / shard
+    folder = DOCUMENTS / job.name
     with table_writer(_gone(job.name, shard), REMOVALS) as remove:
 
         def kept() -> Iterator[bytes]:
             nonlocal kept_bytes
-            for line in read_lines(path):
-                document = decode_document(line, path)
+            for line in promised_lines(folder, shard):
+                document = decode_document(line, folder / shard.path)
                 result = _admit(document, job) or clean(document.text, blocks, tallies)
                 if isinstance(result, Fault):
                     size = len(document.text.encode())
@@ -174,18 +216,18 @@ def _judge_shard(shard: str, job: Job) -> Judged:
                 kept_bytes += len(result.encode())
                 yield line + b"\n" if result == document.text else encode_document(document.with_text(result))
 
-        written = write_lines(FILTERED / job.name / shard, kept(), shard)
+        written = write_lines(FILTERED / job.name / shard.path, kept(), shard.path)
     return Judged(written, kept_bytes, tallies)
 
 
-def _gone(name: str, shard: str) -> Path:
+def _gone(name: str, shard: Shard) -> Path:
     """The removals of a shard, until they are gathered."""
-    return SCRATCH / name / f"{shard}.parquet"
+    return SCRATCH / name / f"{shard.path}.parquet"
 
 
 def _admit(document: Document, job: Job) -> Fault | None:
     """What is known without looking at the text."""
-    if not _is_licensed(document, job.params.licenses):
+    if not _is_licensed(document, job.licenses):
         return Fault("license", document.license)
     return Fault("cap") if id_hash(document.id, "cap") >= job.limit else None
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -60,23 +61,39 @@ def mix(
     """
     runs_folder, mixed_folder = fresh_folder(scratch / "runs"), fresh_folder(scratch / "mixed")
     runs = [part._replace(scratch=runs_folder / part.scratch.name) for part in parts]
-    with progress("mixture: draw", len(parts), "shards") as advance:
+    with progress("mixture: draw", _num_documents(parts), "documents") as advance:
 
         def left_out() -> Iterator[dict[str, Any]]:
             draws = ordered_map(partial(_draw, drawn=drawn, seed=seed), list(zip(parts, runs, strict=True)))
-            for rows in draws:
+            for part, rows in zip(parts, draws, strict=True):
                 yield from rows
-                advance(1)
+                advance(_num_documents([part]))
 
         record = write_table(folder / REMOVALS_FILE, left_out(), REMOVALS, REMOVALS_FILE)
+    _refuse_undrawn(runs, drawn)
     before, after = (sum(len(part.ids()) for part in some) for some in (parts, runs))
     num_buckets = max(1, -(-after * len(parts) // max(before, 1)))
     buckets = [runs[0]._replace(scratch=mixed_folder / f"{number:06d}") for number in range(num_buckets)]
-    with progress("mixture: shuffle", num_buckets, "shards") as advance:
-        for _ in ordered_map(partial(_gather, runs=runs, num_buckets=num_buckets), list(enumerate(buckets))):
-            advance(1)
+    with progress("mixture: shuffle", _num_documents(runs), "documents") as advance:
+        gathering = ordered_map(partial(_gather, runs=runs, num_buckets=num_buckets), list(enumerate(buckets)))
+        for bucket, _ in zip(buckets, gathering, strict=True):
+            advance(_num_documents([bucket]))
     shutil.rmtree(runs_folder)
     return buckets, record
+
+
+def _num_documents(parts: list[Part]) -> int:
+    return sum(part.table().num_rows for part in parts)
+
+
+def _refuse_undrawn(runs: list[Part], drawn: Mapping[str, int]) -> None:
+    """Stop when a source has a part in the mixture, and so small a one that none of its documents was drawn."""
+    found = {source for run in runs for source in pc.unique(run.table()["source"]).to_pylist()}
+    for source in sorted({source for source, billionths in drawn.items() if billionths} - found):
+        raise EverystepError(
+            f"params.yaml: mixture.sources.{source}: no document of it is drawn at {drawn[source] / ONE:g} passes; "
+            "raise its share or epochs, or set its share to 0"
+        )
 
 
 def _draw(task: tuple[Part, Part], drawn: Mapping[str, int], seed: int) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What `extract` and `filter` dropped: the removals of all parts in one table, counted, and too many failures.
+"""What `extract` and `filter` dropped: the removals of all parts in one table, counted; and when that is too much.
 
 A worker writes the removals of its part, if there are any, to a file of its own; here they are put behind each other
 in the order of the parts, a batch at a time, so that no stage holds the removals of a corpus.
@@ -19,6 +19,11 @@ from pipeline.formats.tables import REMOVALS, stored_batches, write_batches
 EXAMPLES = 3  # ids a reason that a manifest lists
 LICENSES, OTHERS = 100, "(others)"  # different licences that a manifest counts, and the name for the rest
 OF_LICENSES = ("license", "unknown_license")  # reasons whose detail is a licence
+CURES = {
+    "license": "add these licences to filter.licenses",
+    "language": "correct sources.{name}.languages",
+    "contamination": "it holds the text of evaluation_sets",
+}
 
 
 class Removals(NamedTuple):
@@ -61,3 +66,17 @@ def stop_if_too_many_failed(name: str, removals: Removals, documents: int, max_s
             f"params.yaml: sources.{name}.max_failed_share: {failed:,} of {documents:,} documents failed, more than "
             f"{max_share:.2%}; {folder / REMOVALS_FILE} names them and the line of code"
         )
+
+
+def stop_if_nothing_stays(name: str, removals: Removals, kept: int, folder: Path) -> None:
+    """Stop when the filter has removed a whole source, with what it was removed for and what can be done."""
+    if kept:
+        return
+    reasons = sorted(removals.removed.items(), key=lambda pair: (-pair[1], pair[0]))
+    counted = ", ".join(f"{number:,} {reason}" for reason, number in reasons)
+    licenses = f" ({', '.join(sorted(removals.by_license))})" if removals.by_license else ""
+    cure = CURES.get(reasons[0][0] if reasons else "", "change its rules under filter.sources.{name}")
+    raise EverystepError(
+        f"params.yaml: sources.{name}: none of its {removals.table.lines:,} documents stays: {counted}{licenses}; "
+        f"{cure.format(name=name)}, or remove the source; {folder / REMOVALS_FILE} has the reason for each"
+    )

@@ -15,9 +15,8 @@ from pipeline.blocks.duplicates import SEED, DuplicateRules
 from pipeline.blocks.shingles import Hashes, band_keys, fingerprints, fold_all, shingle_sets
 from pipeline.formats.batches import batched
 from pipeline.formats.documents import decode_texts, id_hashes, share_limit
-from pipeline.formats.errors import EverystepError
-from pipeline.formats.lines import read_lines
-from pipeline.formats.project import WORK
+from pipeline.formats.lines import Shard, promised_lines
+from pipeline.formats.project import FILTERED, WORK
 
 SCRATCH = WORK / "dedup"
 BATCH = 256  # texts signed at a time
@@ -31,9 +30,20 @@ class Part(NamedTuple):
     """One shard of filtered documents. Documents are numbered through the parts; `first` is its first one's."""
 
     source: str
-    path: Path
+    shard: Shard
     first: int
-    stop: int
+
+    @property
+    def folder(self) -> Path:
+        return FILTERED / self.source
+
+    @property
+    def path(self) -> Path:
+        return self.folder / self.shard.path
+
+    @property
+    def stop(self) -> int:
+        return self.first + self.shard.lines
 
     def scratch(self, suffix: str) -> Path:
         return SCRATCH / f"{self.first:012d}.{suffix}"
@@ -47,7 +57,7 @@ def sign(part: Part, rules: DuplicateRules, validation_share: float, seed: int) 
     lines: list[bytes] = []
     ids: list[str] = []
     signed = []
-    for batch in batched(read_lines(part.path), BATCH):
+    for batch in batched(promised_lines(part.folder, part.shard), BATCH):
         batch_ids, texts = decode_texts(batch, part.path)
         lines += batch
         ids += batch_ids
@@ -59,8 +69,6 @@ def sign(part: Part, rules: DuplicateRules, validation_share: float, seed: int) 
         numbers[FINGERPRINT : FINGERPRINT + 2] = fingerprints(folded)
         numbers[BANDS:] = band_keys(folded, rules.shingle_words, rules.bands, rules.rows, SEED).T
         signed.append(numbers)
-    if len(lines) != part.stop - part.first:
-        raise EverystepError(f"{part.path}: {len(lines)} documents, its manifest promises {part.stop - part.first}")
     numbers = np.concatenate(signed, axis=1)
     order = np.lexsort((numbers[KEY], numbers[HELD_OUT]))
     numbers = np.take(numbers, order, axis=1)

@@ -110,12 +110,11 @@ def _encode(split: str, vocabulary: int, filling: Filling | None) -> list[Part]:
     scratch = fresh_folder(SCRATCH / split)
     shards = shards_of(read_current("dedup"), split)
     parts = [
-        Part(DEDUPLICATED / shard.path, scratch / f"{number:06d}", id_type(vocabulary))
-        for number, shard in enumerate(shards)
+        Part(DEDUPLICATED, shard, scratch / f"{number:06d}", id_type(vocabulary)) for number, shard in enumerate(shards)
     ]
-    with progress(f"tokenize {split}: encode", len(parts), "shards") as advance:
-        for _ in ordered_map(partial(encode_part, filling=filling), parts):
-            advance(1)
+    with progress(f"tokenize {split}: encode", sum(shard.lines for shard in shards), "documents") as advance:
+        for shard, _ in zip(shards, ordered_map(partial(encode_part, filling=filling), parts), strict=True):
+            advance(shard.lines)
     return parts
 
 
@@ -138,10 +137,10 @@ def _pack(folder: Path, split: str, parts: list[Part], width: int, vocabulary: i
         )
     cuts = _cuts(split, parts, width, num_tokens // width)
     shards = []
-    with progress(f"tokenize {split}: rows", len(cuts), "shards") as advance:
+    with progress(f"tokenize {split}: rows", num_tokens // width, "rows") as advance:
         for shard in ordered_map(partial(_write_cut, folder=folder, width=width, vocabulary=vocabulary), cuts):
             shards.append(shard)
-            advance(1)
+            advance(shard.lines)
     rows = {"rows": num_tokens // width, "dropped_tail_tokens": num_tokens % width}
     return Packed(shards, index, counts | rows)
 

@@ -3,7 +3,8 @@
 Its special tokens are the end of a text and, where `tokenize` asks for fill-in-the-middle, the three sentinels of that.
 
 Reads `data/deduplicated`; writes `data/tokenizer/tokenizer.json` and `manifests/tokenizer.json`. The sample
-is the first `sample_bytes` of the shuffled documents, so every source is in it by its weight.
+is the first documents of the shuffle, whole ones, up to `sample_bytes`, so every source is in it by its weight. The
+first is always taken: a sample is never empty.
 """
 
 import os
@@ -15,6 +16,7 @@ from pydantic import Field
 from pipeline.console import progress, run_command
 from pipeline.formats.documents import read_documents
 from pipeline.formats.files import fresh_folder, sha256_file, write_bytes
+from pipeline.formats.lines import check_shard
 from pipeline.formats.manifests import manifest_path, read_current, shards_of, write_manifest
 from pipeline.formats.project import DEDUPLICATED, TOKENIZER
 from pipeline.formats.vocabulary import END_OF_TEXT, FILL_MIDDLE, FILL_PREFIX, FILL_SUFFIX, token_bytes
@@ -23,7 +25,7 @@ from pipeline.stages.params import Positive, TokenizeParams, load_section
 
 
 class TokenizerParams(Section):
-    """A byte-level BPE trained on the first `sample_bytes` of the shuffled documents."""
+    """A byte-level BPE trained on the first shuffled documents, up to `sample_bytes` of them."""
 
     vocabulary: Annotated[int, Field(gt=257)]
     sample_bytes: Positive
@@ -46,16 +48,18 @@ def tokenizer() -> None:
         show_progress=False,
     )
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    with progress("tokenizer", params.sample_bytes, "bytes") as advance:
+    manifest = read_current("dedup")
+    with progress("tokenizer: sample", min(params.sample_bytes, manifest["bytes"]), "bytes") as advance:
 
         def sample() -> Iterator[str]:
             taken = 0
-            for shard in shards_of(read_current("dedup"), "train"):
+            for shard in shards_of(manifest, "train"):
+                check_shard(DEDUPLICATED, shard)  # before its texts are used: the sample may end inside it
                 for document in read_documents(DEDUPLICATED / shard.path):
                     size = len(document.text.encode())
-                    taken += size
-                    if taken > params.sample_bytes:
+                    if taken and taken + size > params.sample_bytes:
                         return
+                    taken += size
                     advance(size)
                     yield document.text
 

@@ -9,9 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from pipeline.blocks import duplicates
 from pipeline.blocks.duplicates import (
+    MAX_COMPARED,
     SEED,
     DuplicateRules,
+    Judged,
     Sets,
     all_stay,
     first_copies,
@@ -297,13 +300,63 @@ def test_documents_that_meet_nobody_are_never_looked_at() -> None:
     assert members(linked(np.array([0, 0, 2, 3]), bands, 2)).tolist() == [0, 2], "a further copy is met by nobody"
 
 
+def headed(number: int, size: int = 60) -> list[str]:
+    """Texts that begin with the same words, too few to make them similar, and end with words of their own."""
+    header = " ".join(f"h{word}" for word in range(size))
+    return [f"{header} " + " ".join(f"t{text}w{word}" for word in range(size // 4)) for text in range(number)]
+
+
+def compared(texts: list[str], rules: DuplicateRules) -> tuple[int, Judged]:
+    """How many pairs were compared, and what came of it."""
+    folded = fold_all(texts)
+    links = linked(np.arange(len(texts)), keys_of(texts, rules).T, rules.bands)
+    hashes, stops = shingle_sets(folded, rules.shingle_words)
+    judged = all_stay(len(texts))
+    sets = Sets(hashes, np.append(0, stops)[:-1], stops)
+    return judge(np.arange(len(texts)), links, sets, rules.min_similarity, judged), judged
+
+
+def test_documents_that_share_a_header_are_compared_a_bounded_number_of_times() -> None:
+    for number in (1000, 2000):
+        pairs, judged = compared(headed(number), RULES)
+        assert (judged.kept == np.arange(number)).all()
+        assert pairs <= number * RULES.bands * MAX_COMPARED
+        assert pairs / number < 3 * MAX_COMPARED, "each band shares most of what it meets with the others"
+        assert judged.cut_short.sum() > number / 2
+
+
+def test_a_near_duplicate_among_thousands_that_share_a_header_is_found_by_another_band() -> None:
+    texts = headed(2000)
+    copies = [texts[0].replace("t0w14", "changed"), texts[7].replace("t7w14", "changed")]
+    _, judged = compared([*texts, *copies], RULES)
+    assert judged.kept[2000:].tolist() == [0, 7]
+
+
+@pytest.mark.parametrize("block", [1, 3, 50])
+def test_documents_are_read_for_every_comparison_that_the_bound_allows(
+    block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Judged in blocks on what they reach, as the stage does, and at once on everything: the same."""
+    monkeypatch.setattr(duplicates, "MAX_COMPARED", 4)
+    texts = [text for pair in zip(headed(60), map(str.upper, headed(60, 61)), strict=True) for text in pair]
+    texts += [text.replace("w14", "x") for text in texts[::5]]
+    _, judged = compared(texts, RULES)
+    assert judged.cut_short.any()
+    removed = np.flatnonzero(judged.kept != np.arange(len(texts)))
+    assert len(removed) > 5
+    found = dedup(texts, RULES, block=block)
+    assert [(d.removed, d.kept) for d in found if not d.exact] == list(
+        zip(removed.tolist(), judged.kept[removed].tolist(), strict=True)
+    )
+
+
 def test_a_cluster_costs_its_size_not_its_square() -> None:
     """All meet in all of 14 bands and fall for the first: a square would be some hours of steps."""
     number = 300_000
     links = np.repeat(np.arange(-1, number - 1, dtype=np.int32)[:, None], 14, axis=1)
     sets = Sets(np.array([7], dtype=np.uint64), np.zeros(number, dtype=np.int64), np.ones(number, dtype=np.int64))
     judged = all_stay(number)
-    judge(np.arange(number), links, sets, 0.8, judged)
+    assert judge(np.arange(number), links, sets, 0.8, judged) == number - 1, "pairs compared"
     assert not judged.kept.any()
     assert set(judged.similarity[1:].tolist()) == {1.0}
     assert not links[1:].any(), "each is led to the one that stayed"

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.blocks import duplicates
 from pipeline.formats.canonical import pretty
 from pipeline.formats.documents import Document, text_sha256, write_documents
 from pipeline.formats.errors import EverystepError
 from pipeline.formats.lines import Shard
-from pipeline.formats.manifests import manifest_path, read_manifest, shards_of, write_manifest
+from pipeline.formats.manifests import manifest_path, read_manifest, write_manifest
 from pipeline.formats.project import FILTERED
 from pipeline.stages.dedup import dedup
 from tests.project import ROOT, SOURCES, params
@@ -83,15 +84,58 @@ def filter_to(corpora: Path, documents: list[Document], monkeypatch: pytest.Monk
         write_manifest("filter", source, inputs=[], parameters={}, outputs={"documents": [shard]})
 
 
-def test_a_corpus_from_which_everything_was_filtered_has_two_empty_splits(
-    tmp_path: Path, corpora: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("documents", [0, 2])
+def test_an_empty_split_stops_the_build_before_anything_is_trained_on_it(
+    tmp_path: Path, corpora: Path, monkeypatch: pytest.MonkeyPatch, documents: int
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    filter_to(corpora, [], monkeypatch)
+    filter_to(corpora, corpus()[1 : 1 + documents], monkeypatch)
+    split = "validation" if documents else "train"
+    message = rf"dedup\.validation_share: at 0\.1 the {split} split holds no document of {documents};"
+    with pytest.raises(EverystepError, match=message):
+        dedup()
+    assert not Path(manifest_path("dedup")).exists()
+
+
+def test_a_source_that_repeats_another_may_go_as_a_whole_and_that_is_said(
+    tmp_path: Path, corpora: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first, second = SOURCES[:2]
+    texts = [document for document in corpus() if document.source == first]
+    copies = [
+        Document(document.id.replace(first, second, 1), document.text, document.metadata | {"source": second})
+        for document in texts
+    ]
+    filter_to(corpora, [*texts, *copies], monkeypatch)
+    with pytest.raises(EverystepError, match=rf"dedup\.max_removed_share: {second} loses 100\.0%"):
+        dedup()
+    tree = params(corpora)
+    tree["dedup"]["max_removed_share"] = 1.0
+    Path("params.yaml").write_bytes(pretty(tree))
+    dedup()
+    assert f"{second}: every document is a duplicate" in capsys.readouterr().err
+    assert set(read_manifest(manifest_path("dedup"), "dedup")["documents_by_source"]) == {first}
+
+
+def test_documents_that_were_compared_with_a_part_of_their_candidates_are_counted(
+    tmp_path: Path, corpora: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """4,000 documents under one header took the square of them; with a small bound, few are enough to see it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(duplicates, "MAX_COMPARED", 3)
+    header = " ".join(f"h{word}" for word in range(60))
+    texts = [f"{header} " + " ".join(f"t{text}w{word}" for word in range(15)) for text in range(60)]
+    documents = [
+        Document(f"letters/{number:02d}", text, {"license": "CC0-1.0", "source": "letters", "text_sha256": ""})
+        for number, text in enumerate(texts)
+    ]
+    filter_to(corpora, documents, monkeypatch)
     dedup()
     manifest = read_manifest(manifest_path("dedup"), "dedup")
-    assert (manifest["documents"], manifest["bytes"], manifest["removed"]) == (0, 0, {})
-    assert [len(shards_of(manifest, name)) for name in ("train", "validation", "removals")] == [1, 1, 1]
+    assert manifest["documents"] == 60
+    assert 40 < manifest["compared_in_part"] < 60
+    assert f"dedup: {manifest['compared_in_part']} documents stay" in capsys.readouterr().err
 
 
 def test_a_shard_with_other_than_its_promised_documents_is_named(

@@ -96,11 +96,12 @@ def test_parts_of_any_size_become_shards_of_one_size_by_any_number_of_workers(
     assert not list(Path(".work/extract").iterdir())
 
 
-def test_a_source_without_a_document_has_one_empty_shard(here: Path) -> None:
+def test_a_source_without_a_document_stops_the_build(here: Path) -> None:
     declare(here)
     write_part(0, [])
-    extract(NAME)
-    assert [(shard.path, shard.lines) for shard in shards()] == [("000000.jsonl.zst", 0)]
+    with pytest.raises(EverystepError, match=r"sources\.letters: no document was found; removed: none\."):
+        extract(NAME)
+    assert not Path(manifest_path("extract", NAME)).exists()
 
 
 @pytest.mark.parametrize("other", [{"id": "k3", "text": "Again."}, {"id": "k3", "text": "a\0b"}])
@@ -183,7 +184,7 @@ def test_ten_times_the_documents_take_no_more_memory(here: Path) -> None:
 def test_a_column_that_is_not_there_is_told_instead_of_an_empty_corpus(here: Path) -> None:
     declare(here, text_column="body")
     write_part(0, rows_of(0, 5))
-    with pytest.raises(EverystepError, match=r"sources\.letters: no document was found, \{'broken_record': 5\}"):
+    with pytest.raises(EverystepError, match=r"sources\.letters: no document was found; removed: 5 broken_record\."):
         extract(NAME)
     assert {row["detail"] for row in removed()} == {"column 'body' holds no string"}
     assert not Path(manifest_path("extract", NAME)).exists()

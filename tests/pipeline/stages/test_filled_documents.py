@@ -112,9 +112,8 @@ def test_no_document_changes_when_others_are_removed(
 
 
 def encoded(folder: Path, some: list[Document], rule: Filling) -> dict[str, list[int]]:
-    path = folder / f"{len(some)}.jsonl.zst"
-    write_documents(path, some, path.name)
-    part = encode.Part(path, folder / f"{len(some)}", "uint16")
+    name = f"{len(some)}.jsonl.zst"
+    part = encode.Part(folder, write_documents(folder / name, some, name), folder / f"{len(some)}", "uint16")
     encode.encode_part(part, rule)
     table: Any = part.table()
     pieces = np.split(part.ids(), table["num_tokens"].to_numpy().cumsum()[:-1])

@@ -1,6 +1,7 @@
 """What the filter promises, run as DVC runs it, on small corpora that were made for one rule each."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,11 @@ LETTERS: dict[str, tuple[str, str]] = {
     ),
     "mojibake": ("CC0-1.0", GOOD + " The café".encode().decode("latin-1") + " is there."),
     "personal": ("CC0-1.0", GOOD + " Write to jane.doe@company.co.uk or john@company.co.uk, call +44 20 7219 3000."),
+    "other": (
+        "CC0-1.0",
+        "The boat that came up the stream in spring carried salt and two passengers, who did not speak to each other. "
+        "One of them had a map of the valley with him, and the other had been born there and would not look at it.",
+    ),
     "quiz": ("CC0-1.0", f"{GOOD} He asked: {GOOD.split('.')[1].upper()}! And she knew."),
 }
 QUESTION = "Complete this: every morning a captain walked along its wall, and counted the windows because he"
@@ -117,13 +123,13 @@ def test_what_stays_is_mended_and_holds_no_personal_data(here: Path) -> None:
     make(here, LETTERS, question="Too short?")
     filter("letters")
     texts = kept()
-    assert set(texts) == {"good", "either", "mojibake", "personal", "quiz"}
+    assert set(texts) == {"good", "either", "mojibake", "personal", "other", "quiz"}
     assert texts["mojibake"].endswith("The café is there.")
     assert texts["personal"].endswith("Write to EMAIL_ADDRESS or EMAIL_ADDRESS, call PHONE_NUMBER.")
     steps = {step["step"]: step for step in manifest()["steps"]}
     assert steps["encoding"] == {
         "step": "encoding",
-        "documents": 9,
+        "documents": 10,
         "rewritten": 1,
         "removed": {"empty": 1},
         "counts": {"lines_mended": 1},
@@ -143,7 +149,7 @@ def test_the_manifest_counts_every_document_through_every_step(here: Path) -> No
     for step in tree["steps"]:
         assert step["documents"] == inside
         inside -= sum(step["removed"].values())
-    assert inside == tree["documents"] == 0
+    assert inside == tree["documents"] == 1
     by_reason: dict[str, list[str]] = {}
     for id, (reason, _) in removed().items():
         by_reason.setdefault(reason, []).append(f"letters/{id}")
@@ -167,10 +173,10 @@ def test_a_cap_is_filled_by_licensed_documents_alone(here: Path) -> None:
 
 def test_steps_run_in_the_order_of_params(here: Path) -> None:
     order = ["contamination", "language", "normalize"]
-    make(here, {"quiz": LETTERS["quiz"], "german": LETTERS["german"]}, steps=order)
+    make(here, {name: LETTERS[name] for name in ("quiz", "german", "other")}, steps=order)
     filter("letters")
     assert removed()["quiz"] == ("contamination", "quiz q1")
-    assert [step["documents"] for step in manifest()["steps"]] == [2, 1, 0]
+    assert [step["documents"] for step in manifest()["steps"]] == [3, 2, 1]
 
 
 def test_without_the_step_the_evaluation_sets_are_no_input(here: Path) -> None:
@@ -178,6 +184,83 @@ def test_without_the_step_the_evaluation_sets_are_no_input(here: Path) -> None:
     filter("letters")
     assert list(manifest()["inputs"]) == ["manifests/documents/letters.json"]
     assert manifest()["documents"] == 1
+
+
+def test_a_source_may_have_rules_of_its_own_and_the_others_keep_theirs(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    letters = {name: LETTERS[name] for name in ("good", "again", "other")}
+    letters["brief"] = ("CC0-1.0", " ".join(GOOD.split()[:15]))
+    make(here, letters, question="Too short?")
+    filter("letters")
+    common = manifest()
+    assert set(kept()) == {"good", "other"}
+    own = {
+        "gopher_quality": {"min_doc_words": 10, "min_stop_words": 0},
+        "language": {"min_probability": 0.0},
+    }
+    (here / "own").mkdir()
+    monkeypatch.chdir(here / "own")
+    make(here / "own", letters, question="Too short?", sources={"letters": own, "notes": {"steps": ["normalize"]}})
+    filter("letters")
+    assert set(kept()) == {"good", "other", "brief"}
+    changed = manifest()["parameters"]
+    assert changed["gopher_quality"] == common["parameters"]["gopher_quality"] | own["gopher_quality"]
+    assert changed == common["parameters"] | {key: changed[key] for key in own}, "notes enter no manifest of letters"
+
+
+def test_a_source_may_take_other_steps(here: Path) -> None:
+    make(here, LETTERS, sources={"letters": {"steps": ["normalize", "personal_data"]}})
+    filter("letters")
+    assert [step["step"] for step in manifest()["steps"]] == ["normalize", "personal_data"]
+    assert list(manifest()["inputs"]) == ["manifests/documents/letters.json"]
+    assert {reason for reason, _ in removed().values()} == {"license", "empty"}
+
+
+def test_rules_that_hold_for_other_sources_change_no_manifest(here: Path) -> None:
+    written = []
+    for sources in ({}, {"notes": {"gopher_quality": {"min_doc_words": 1}}}):
+        make(here, LETTERS, sources=sources)
+        filter("letters")
+        written.append(Path("manifests/filtered/letters.json").read_bytes())
+        shutil.rmtree(here / "corpora")
+    assert written[0] == written[1]
+
+
+@pytest.mark.parametrize(
+    ("letters", "changes", "message"),
+    [
+        (
+            {"a": ("MIT", GOOD), "b": ("CC-BY-4.0", GOOD), "c": ("CC0-1.0", "too short")},
+            {},
+            "none of its 3 documents stays: 2 license, 1 gopher_short_doc (CC-BY-4.0, MIT); add these licences to "
+            "filter.licenses, or remove the source; data/filtered/letters/removals.parquet has the reason for each",
+        ),
+        ({"a": LETTERS["german"]}, {"steps": ["language"]}, "1 language; correct sources.letters.languages, or"),
+        ({"a": LETTERS["short"]}, {}, "1 gopher_short_doc; change its rules under filter.sources.letters, or"),
+        ({"a": LETTERS["quiz"]}, {}, "1 contamination; it holds the text of evaluation_sets, or"),
+    ],
+)
+def test_a_source_of_which_nothing_stays_stops_the_build_with_the_reasons(
+    here: Path, letters: dict[str, tuple[str, str]], changes: dict[str, Any], message: str
+) -> None:
+    make(here, letters, **changes)
+    with pytest.raises(EverystepError) as caught:
+        filter("letters")
+    assert str(caught.value).startswith("params.yaml: sources.letters: none of its ")
+    assert message in str(caught.value)
+    assert not Path("manifests/filtered/letters.json").exists()
+    assert len(removed()) == len(letters), "the record is there to be looked at"
+
+
+def test_a_cap_below_the_first_document_says_what_it_takes(here: Path) -> None:
+    make(here, {"a": ("CC0-1.0", GOOD)})
+    tree = json.loads((here / "params.yaml").read_text())
+    tree["sources"]["letters"]["cap_bytes"] = 100
+    (here / "params.yaml").write_text(json.dumps(tree))
+    message = rf"sources\.letters\.cap_bytes: 100 bytes are less than the first document has, {len(GOOD)}, so"
+    with pytest.raises(EverystepError, match=message):
+        filter("letters")
 
 
 PAGES = {
@@ -213,6 +296,23 @@ PAGES = {
         ({"licenses": []}, "filter.licenses: "),
         ({"licenses": ["CC0 1.0"]}, "filter.licenses.0: 'CC0 1.0' is not an SPDX expression"),
         ({"language": {"min_probability": 1.5}}, "filter.language.min_probability: "),
+        ({"sources": {"poems": {}}}, "filter.sources.poems: not declared under sources"),
+        ({"sources": {"notes": {"gopher": {}}}}, "filter.sources.notes.gopher: unknown key"),
+        ({"sources": {"notes": {"licenses": ["MIT"]}}}, "filter.sources.notes.licenses: unknown key"),
+        ({"sources": {"notes": {"steps": ["spelling"]}}}, "filter.sources.notes.steps.0: "),
+        ({"sources": {"notes": {"steps": ["c4"]}}}, "filter.sources.notes: c4: missing; add its rules"),
+        ({"sources": {"notes": {"c4": {"max_word_length": 9}}}}, "filter.sources.notes.c4.min_num_sentences: missing"),
+        (
+            {"sources": {"notes": {"language": {"probability": 1}}}},
+            "filter.sources.notes.language.probability: unknown",
+        ),
+        (
+            {"sources": {"notes": {"language": {"min_probability": 2}}}},
+            "filter.sources.notes.language.min_probability: ",
+        ),
+        ({"sources": {"notes": {"language": 1}}}, "filter.sources.notes.language: "),
+        ({"sources": {"notes": None}}, "filter.sources.notes: "),
+        ({"sources": ["notes"]}, "filter.sources: "),
     ],
 )
 def test_params_that_mean_nothing_are_refused(here: Path, changes: dict[str, Any], message: str) -> None:

@@ -157,8 +157,8 @@ def test_one_other_id_stops_the_build_with_the_document_and_the_place(
     monkeypatch.setattr(encode, "TOKENIZER", built_project / "data/tokenizer/tokenizer.json")
     forget()
     manifest = read_manifest(built_project / manifest_path("dedup"), "dedup")
-    paths = [built_project / "data/deduplicated" / shard.path for shard in shards_of(manifest, "train")]
-    parts = [encode.Part(path, tmp_path / f"{number:06d}", "uint16") for number, path in enumerate(paths)]
+    folder, shards = built_project / "data/deduplicated", shards_of(manifest, "train")
+    parts = [encode.Part(folder, shard, tmp_path / f"{n:06d}", "uint16") for n, shard in enumerate(shards)]
     for part in parts:
         encode.encode_part(part, None)
     assert sum(encode.compare(parts, 1, None).values()) >= 3

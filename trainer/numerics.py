@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.formats.errors import EverystepError
+from trainer.startup import Startup
 
 ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
@@ -72,7 +73,8 @@ def enter(name: str) -> None:
         started = kept | wanted | {STARTED_AGAIN: name}
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], started)  # noqa: S606  (itself, no shell)
     os.environ.pop(STARTED_AGAIN, None)
-    _settle(name)
+    with Startup():  # loading torch takes seconds
+        _settle(name)
     for key in _steered().keys() - wanted.keys():  # libraries set some for themselves; children start clean
         del os.environ[key]
 

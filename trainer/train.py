@@ -28,7 +28,7 @@ from pipeline.formats.project import RECIPES, RUNS, WORK
 from pipeline.formats.suite import require_one_suite
 from trainer import log, numerics
 from trainer.checked import CHECKED
-from trainer.data import TrainingData, training_data
+from trainer.data import Checking, TrainingData, training_data
 from trainer.description import ModelSpec, num_parameters, num_parameters_if_repeated
 from trainer.launch import default_processes, launch
 from trainer.observe import RECORDS, board, run_record
@@ -44,7 +44,7 @@ IDENTITY = "identity.json"
 # The code whose change could change a bit: what `trainer.loop` loads (tests/trainer/test_train.py compares).
 TRAINS = (
     "checked", "checkpoint", "data", "description", "exact", "families", "log", "loop", "model", "numerics",
-    "operators", "optimizer", "parallel", "product", "recipe",
+    "operators", "optimizer", "parallel", "product", "recipe", "startup", "vouched", "workers",
 )  # fmt: skip
 FORMATS_THAT_TRAIN = (
     *("batches", "canonical", "checkpoints", "digests", "files", "lines", "order", "parquet", "rows"),
@@ -56,11 +56,11 @@ def train(name: str) -> None:
     recipe, spec = load_recipe(name)
     require_one_suite(suite_of(name))
     numerics.enter(recipe.numerics)  # may start this program again, so it stands before the work
-    data = training_data(Path(), recipe, spec, CHECKED)
+    leads = os.environ.get("RANK", "0") == "0"  # under torchrun, one of many
+    data = training_data(Path(), recipe, spec, Checking(folder=CHECKED, waits=not leads))
     whole = identity(recipe, spec, data)
     work = WORK / "train" / name / fingerprint(whole)
     processes = default_processes(recipe.data.num_leaves)
-    leads = os.environ.get("RANK", "0") == "0"  # under torchrun, one of many
     with _only_one(work.parent) if leads else nullcontext():
         if leads:
             _compare_with_others(recipe, whole, work)

@@ -11,6 +11,7 @@ every zstd decoder passes over. The digest of record is the SHA-256 of the lines
 
 import hashlib
 import io
+import os
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -144,6 +145,10 @@ class LineFile:
     def close(self) -> None:
         self._file.close()
 
+    def stat(self) -> os.stat_result:
+        """What the file system says of the file that is open, which may have another name by now."""
+        return os.fstat(self._file.fileno())
+
     def digest(self) -> tuple[int, int, str]:
         """(lines, bytes, SHA-256) of the uncompressed content."""
         digest = hashlib.sha256()
@@ -191,10 +196,15 @@ def read_lines(path: Path) -> Iterator[bytes]:
 def check_shard(folder: Path, shard: Shard) -> None:
     """Raise `Differs` unless the lines in the file are the ones the manifest promised."""
     with LineFile(folder / shard.path) as file:
-        found = file.digest()
+        check_digest(file, shard)
+
+
+def check_digest(file: LineFile, shard: Shard) -> None:
+    """`check_shard` of a file that is open."""
+    found = file.digest()
     if found != (shard.lines, shard.bytes, shard.sha256):
         raise Differs(
-            f"{folder / shard.path}: the manifest promises {shard.lines} lines with sha256 {shard.sha256}, "
+            f"{file.path}: the manifest promises {shard.lines} lines with sha256 {shard.sha256}, "
             f"found {found[0]} lines with {found[2]}"
         )
 

@@ -94,8 +94,8 @@ def rates(name: str, *steps: int, **changes: Any) -> list[float]:
 CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "a decay longer than the training": (
         {"schedule": {"warmup_steps": 1000, "decay_steps": 479_000, "steps": 1128}},
-        "schedule: warmup_steps 1000 + decay_steps 479000 = 480000, more than steps 1128: the rate would never reach its "
-        "floor; decay_steps can be at most 128",
+        "schedule: warmup_steps 1000 + decay_steps 479000 = 480000, more than steps 1128: the rate would "
+        "never reach its floor; decay_steps can be at most 128",
     ),
     "a decay one step too long": ({"schedule": {"decay_steps": 7}}, "2 + decay_steps 7 = 9, more than steps 8"),
     "a line one step too long": (

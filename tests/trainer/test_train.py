@@ -19,13 +19,13 @@ FINGERPRINTS = """
 import json, sys
 from pathlib import Path
 from trainer.checked import CHECKED
-from trainer.data import training_data
+from trainer.data import Checking, training_data
 from trainer.recipe import load_recipe
 from trainer.train import fingerprint, identity
 
 code = Path(sys.argv[1])
 recipe, spec = load_recipe("mobilellm")
-data = training_data(Path(), recipe, spec, CHECKED)
+data = training_data(Path(), recipe, spec, Checking(folder=CHECKED))
 found = {"": fingerprint(identity(recipe, spec, data))}
 for name in sys.argv[2:]:
     before = (code / name).read_bytes()

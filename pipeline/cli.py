@@ -151,7 +151,6 @@ def recipes(folder: Folder = Path(), as_json: Json = False) -> None:
     """Print the recipes of a project or a release: each model's size, tokens and checkpoints."""
     from dataclasses import asdict
 
-    _require_torch("recipes")
     from trainer.catalog import list_recipes
 
     entries = [asdict(entry) for entry in list_recipes(folder)]

@@ -78,7 +78,7 @@ def table(header: list[str], rows: list[list[Any]]) -> str:
 def write_card(release: dict[str, Json], facts: dict[str, Json]) -> str:
     """The card from the `release` section of params and the facts of `pipeline.release.facts`."""
     first = facts["models"][0]
-    steps = first["steps"]
+    start, stop = first["steps"][-3:][:2]  # the last stretch but one, where there are two
     models, sources, licenses, cleaning, removals = card_tables(facts)
     return CARD.format(
         **release | {"limits": release["limits"].strip().replace("\n", "\n> ")},
@@ -94,8 +94,8 @@ def write_card(release: dict[str, Json], facts: dict[str, Json]) -> str:
         cleaning=cleaning,
         removals=removals,
         model=first["name"],
-        start=steps[-3],
-        stop=steps[-2],
+        start=start,
+        stop=stop,
     )
 
 

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from pipeline.formats.canonical import pretty
 from pipeline.formats.errors import EverystepError
 from tests.project import recipe as tiny_recipe
-from trainer.catalog import count_parameters, describe, list_recipes
-from trainer.description import num_parameters, num_parameters_if_repeated
+from trainer.catalog import describe, list_recipes
+from trainer.description import ModelSpec, num_parameters, num_parameters_if_repeated, tensor_shapes
+from trainer.model import Decoder
 from trainer.optimizer import learning_rate
 from trainer.recipe import Recipe, load_recipe
 
@@ -142,6 +144,14 @@ def test_a_schedule_may_fill_the_training_or_end_before_it(tmp_path: Path, shape
 @pytest.mark.parametrize("path", sorted(ROOT.glob("examples/*/recipes/*.yaml")), ids=lambda path: path.stem)
 def test_the_recipes_of_examples_can_be_read(path: Path) -> None:
     assert load_recipe(path.stem, path.parents[1])[0].name == path.stem
+
+
+def count_parameters(spec: ModelSpec) -> int:
+    """Of the model itself, built where tensors have shapes and no bytes; they must be those of its description."""
+    with torch.device("meta"):
+        model = Decoder(spec)
+    assert {name: tuple(parameter.shape) for name, parameter in model.named_parameters()} == tensor_shapes(spec)
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def test_every_recipe_is_a_published_size_or_the_demos() -> None:

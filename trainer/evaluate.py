@@ -24,7 +24,7 @@ from pipeline.formats.errors import EverystepError
 from pipeline.formats.files import fresh_folder, sha256_file, write_bytes
 from pipeline.formats.lines import Shard
 from pipeline.formats.manifests import manifest_path, read_manifest, shards_of, write_manifest
-from pipeline.formats.project import PARAMS, RESULTS, RUNS, TOKENIZER, TOKENS
+from pipeline.formats.project import PARAMS, RECIPES, RESULTS, RUNS, TOKENIZER, TOKENS
 from pipeline.formats.vocabulary import token_bytes
 from pipeline.formats.yaml import Section, check, load_yaml
 from trainer.description import ModelSpec
@@ -117,7 +117,11 @@ def _evaluate(
 def _result(checkpoint: Path, nats: float, num_targets: int, num_bytes: int) -> dict[str, Json]:
     record = ck.read_record(checkpoint)
     if not math.isfinite(nats):
-        raise EverystepError(f"{checkpoint}: its validation loss is {nats}; the model has diverged")
+        raise EverystepError(
+            f"{checkpoint}: its validation loss is {nats / num_targets}: {record.model} had diverged at step "
+            f"{record.step}, though the training loss was still finite; a lower schedule.peak in "
+            f"{RECIPES}/{record.model}.yaml helps most"
+        )
     return {
         "revision": record.revision,
         "step": record.step,

@@ -33,6 +33,7 @@ from tests.trainer.corpora import (
 from trainer import checked
 from trainer.data import Checking, EverystepData, Llm360Data, TrainingData, training_data
 from trainer.recipe import load_recipe
+from trainer.replay import _own_rows
 
 
 def numbers_of(data: TrainingData, step: int, number: int) -> list[int]:
@@ -118,6 +119,20 @@ def test_a_step_digests_the_shards_that_it_reads_each_once_and_no_other(many_sha
         assert sorted(read.digested) == sorted(shard_path(many_shards, shard).name for shard in seen)
         assert data.shards_of_steps(0, step + 1) == sorted(seen)
     assert 4 < len(seen) <= SHARDS
+
+
+def test_a_replay_digests_only_the_shards_of_its_stretch_each_once(
+    many_shards: Path, tmp_path: Path, read: Read
+) -> None:
+    recipe, spec = load_recipe("everystep", many_shards)
+    found = tmp_path / "found"
+    data = _own_rows(lambda path: many_shards / path, many_shards, recipe, spec, found, 2, 3)
+    needed = sorted({row // 64 for row in rows_of_step(2, 8, 64 * SHARDS, SEED).tolist()})
+    assert sorted(read.digested) == [shard_path(many_shards, shard).name for shard in needed]
+    for _ in range(2):  # processes
+        step_of(data, 2)
+    assert len(read.digested) == len(needed) < SHARDS
+    assert not (many_shards / checked.CHECKED).exists()
 
 
 def test_a_later_start_digests_only_what_changed_or_was_not_read(many_shards: Path, read: Read) -> None:

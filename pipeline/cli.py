@@ -204,7 +204,6 @@ def recipes(folder: Folder = Path(), as_json: Json = False) -> None:
     """Print the recipes of a project or a release: each model's size, tokens and checkpoints."""
     from dataclasses import asdict
 
-    _require_torch("recipes")
     from trainer.catalog import list_recipes
 
     entries = [asdict(entry) for entry in list_recipes(folder)]
@@ -352,12 +351,14 @@ def sample(
     as_json: Json = False,
 ) -> None:
     """Continue a text with one checkpoint, verified, token by token."""
+    _require_torch("sample")
+    from trainer.numerics import prepare_as_told
+
+    prepare_as_told(release, model)
     from dataclasses import asdict
 
     from pipeline.audit.project import root_of
     from pipeline.audit.verify import verified_file
-
-    _require_torch("sample")
     from trainer.sample import ENOUGH, Request
     from trainer.sample import sample as continue_text
 
@@ -458,12 +459,14 @@ def replay(
     as_json: Json = False,
 ) -> None:
     """Train a stretch again from the released bytes alone, and compare every digest."""
+    _require_torch("replay")
+    from trainer.numerics import prepare_as_told
+
+    prepare_as_told(release, model)
     from dataclasses import asdict
 
     from pipeline.audit.project import root_of
     from pipeline.audit.verify import verified_file
-
-    _require_torch("replay")
     from trainer.replay import replay as replay_stretch
 
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # processes talk over sockets

@@ -112,6 +112,7 @@ def test_the_command_alone_loads_no_heavy_library() -> None:
         ["verify"],
         ["trace", "--model", "mobilellm", "--step", "2"],
         ["pull", "--model", "mobilellm", "--step", "2", "--out", "OUT"],
+        ["recipes"],
         ["average", "--model", "mobilellm", "--last", "2", "--out", "OUT"],
     ],
     ids=lambda command: command[0],

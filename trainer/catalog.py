@@ -1,18 +1,15 @@
-"""The recipes of a project or a release: what each trains, counted from the model itself.
+"""The recipes of a project or a release: what each trains, counted from the shapes of the model's tensors.
 
-Reads `recipes/*.yaml`. A config file can say anything about a size; so each model is built, on torch's meta device,
-where tensors have shapes and no bytes, and its parameters are counted.
+Reads `recipes/*.yaml`. A config file can say anything about a size; the shapes are those of the model that is trained
+(tests/trainer/test_recipes.py builds it for every recipe and compares). Needs no torch.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from pipeline.formats.errors import EverystepError
 from pipeline.formats.project import RECIPES
-from trainer.description import ModelSpec, tensor_shapes
-from trainer.model import Decoder
+from trainer.description import num_parameters, num_parameters_if_repeated
 from trainer.recipe import load_recipe
 
 
@@ -52,21 +49,10 @@ def describe(folder: Path, name: str) -> Entry:
         family=recipe.model["family"],
         layers_stored=len(spec.layers),
         layers_applied=len(spec.applications),
-        parameters=count_parameters(spec),
-        parameters_if_repeated=count_parameters(replace(spec, ffn_owner=tuple(range(len(spec.layers))))),
+        parameters=num_parameters(spec),
+        parameters_if_repeated=num_parameters_if_repeated(spec),
         context=spec.context,
         tokens=recipe.schedule.steps * recipe.data.global_batch * spec.context,
         steps=recipe.schedule.steps,
         checkpoints=len(recipe.checkpoint_steps),
     )
-
-
-def count_parameters(spec: ModelSpec) -> int:
-    """Unique parameters of the instantiated model, which must have the tensors that its description promises."""
-    with torch.device("meta"):
-        model = Decoder(spec)
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    if shapes != tensor_shapes(spec):
-        different = sorted({name for name, _ in shapes.items() ^ tensor_shapes(spec).items()})
-        raise EverystepError(f"the model and its description differ in {', '.join(different)}")
-    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,15 +1,24 @@
-"""Files of rows, checked before the first step: each line once, in one pass, and never again while the bytes stay.
+"""Files of rows that nobody vouches for: each line is parsed once, before the first step, and never again.
 
-A file is known by the SHA-256 of its content. Where each line of it begins, and so how many rows it has, is kept in
-`.work/checked` under that digest, the width and the vocabulary it was checked for: a second start only digests.
-Nothing holds a file: a line is no longer than a row of the declared width can be, and rows are read by offset.
+First every file is read through: its digest, and where its lines begin. Then its lines are parsed, in pieces, by as
+many processes as there are processors. What was found stands in a folder of our own, `.work/checked`:
+
+    files/KEY             the digest of the file that has this path, size, time and inode
+    SHA256-BYTES.npy      where each line of this content begins, with the end appended (8 bytes a row)
+    SHA256-WIDTH-VOCABULARY-RULE/ready or /FIRST-LAST
+                          all lines, or those of a piece, are rows of that width and vocabulary
+
+So a start after a kill goes on, and one on the same files reads nothing. Nothing holds a file: a line is no longer than
+a row of the declared width can be, and rows are read by offset.
 """
 
 import hashlib
+import os
 import time
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -18,39 +27,91 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.console import Advance
-from pipeline.formats.errors import EverystepError
-from pipeline.formats.files import atomic_writer
-from pipeline.formats.lines import LineFile, Shard
+from pipeline.console import progress
+from pipeline.formats.errors import Differs, EverystepError
+from pipeline.formats.files import atomic_writer, write_bytes
+from pipeline.formats.lines import Shard
 from pipeline.formats.project import WORK
 from pipeline.formats.rows import MAX_OPEN, Row, decode_row
+from trainer.workers import side_by_side
 
 CHECKED = WORK / "checked"
 RULE = "rows-1"  # of what is accepted; what was found by another rule is found anew
 OTHER_KEYS = 1 << 16  # bytes of a line that are not its ids: `source`, file names, addresses
-PIECE = 1 << 22  # bytes between two reports of progress
-LINE_FILE = ".zst"
+PIECE = 1 << 26  # bytes that one process parses at a time: two seconds of work
+READY = "ready"
+SECONDS_TO_WAIT = 600.0
+"""How long a rank waits for the one that checks while nothing comes of it."""
 
 
-def check_rows(folder: Path, name: str, width: int, vocabulary: int, cache: Path | None, advance: Advance) -> Shard:
-    """The file `name` in `folder`, after each of its lines was found to be a row; a fault is named by file and line.
+@dataclass(frozen=True)
+class Piece:
+    """The lines `first` to `last` (excluded) of a file, which begin at byte `start`. `mark` says that they are rows."""
 
-    Plain JSONL or a line file of ours. With `cache` None nothing is kept. `advance` counts bytes of content.
+    path: Path
+    first: int
+    last: int
+    start: int
+    size: int
+    width: int
+    vocabulary: int
+    mark: Path
+
+
+def check_rows(
+    folder: Path, names: Sequence[str], width: int, vocabulary: int, cache: Path, title: str, parse: bool = True
+) -> tuple[Shard, ...]:
+    """The files of these names in `folder`, after each of their lines was found to be a row; a fault is named by file
+    and line.
+
+    Without `parse` nothing is said of the lines: for files whose digest is promised by who trained on them.
     """
-    path = folder / name
-    if not path.is_file():
-        raise EverystepError(f"{path}: no such file; rows are expected there")
-    if cache is None:
-        return _scan(path, name, width, vocabulary, advance)[0]
-    wanted = f"{path.stat().st_size}-{width}-{vocabulary}-{RULE}.npy"
-    if any(cache.glob(f"*-{wanted}")):  # else it is new: check and digest in one pass
-        num_bytes, digest = _digest(path, advance)
-        if (cache / f"{digest}-{wanted}").is_file():
-            return Shard(name, len(_offsets(cache / f"{digest}-{wanted}")) - 1, num_bytes, digest)
-    shard, offsets = _scan(path, name, width, vocabulary, advance)
-    with atomic_writer(cache / f"{shard.sha256}-{wanted}") as file:
-        np.save(file, offsets)
-    return shard
+    paths = [folder / name for name in names]
+    before = [_key(path) for path in paths]
+    _digest_all(paths, width, vocabulary, cache, title)
+    shards = known_shards(folder, names, cache)
+    assert shards is not None
+    if parse:
+        _parse_all(paths, shards, width, vocabulary, cache, title)
+    for path, key in zip(paths, before, strict=True):
+        if _key(path) != key:
+            raise Differs(f"{path}: changed while it was checked; start again when nobody writes to it")
+    return shards
+
+
+def wait_for_rows(folder: Path, names: Sequence[str], width: int, vocabulary: int, cache: Path) -> tuple[Shard, ...]:
+    """What `check_rows` finds in another process that shares the folder `cache`: one rank checks, the others wait."""
+    seen, since = -1, time.monotonic()
+    while True:
+        shards = known_shards(folder, names, cache)
+        if shards and all((_marks(shard, width, vocabulary, cache) / READY).exists() for shard in shards):
+            return shards
+        found = sum(1 for path in cache.rglob("*"))
+        if found != seen:
+            seen, since = found, time.monotonic()
+        if time.monotonic() - since > SECONDS_TO_WAIT:
+            raise EverystepError(
+                f"{folder}: the process that checks these rows has found nothing for "
+                f"{SECONDS_TO_WAIT / 60:.0f} minutes; see whether it still runs, and start again: "
+                "what was checked is kept"
+            )
+        time.sleep(0.2)
+
+
+def known_shards(folder: Path, names: Sequence[str], cache: Path) -> tuple[Shard, ...] | None:
+    """What is known of these files without reading them; None if one has not been read."""
+    shards = []
+    for name in names:
+        path = folder / name
+        known = cache / "files" / _key(path)
+        if not known.is_file():
+            return None
+        size, sha256 = path.stat().st_size, known.read_text()
+        lines = cache / f"{sha256}-{size}.npy"
+        if not lines.is_file():
+            return None
+        shards.append(Shard(name, len(_offsets(lines)) - 1, size, sha256))
+    return tuple(shards)
 
 
 class PlainRows(Sequence[Row]):
@@ -78,68 +139,112 @@ class PlainRows(Sequence[Row]):
     def _opened(self, number: int) -> tuple[IO[bytes], NDArray[np.int64]]:
         shard = self._shards[number]
         path = self._folder / shard.path
-        name = f"{shard.sha256}-{path.stat().st_size}-{self.width}-{self.vocabulary}-{RULE}.npy"
-        return path.open("rb", buffering=0), _offsets(self._cache / name)
+        file = path.open("rb", buffering=0)
+        known = self._cache / "files" / _key(path, os.fstat(file.fileno()))
+        if not known.is_file() or known.read_text() != shard.sha256:
+            raise Differs(f"{path}: changed since its rows were checked; put it back and start again")
+        return file, _offsets(self._cache / f"{shard.sha256}-{shard.bytes}.npy")
 
 
-def _scan(path: Path, name: str, width: int, vocabulary: int, advance: Advance) -> tuple[Shard, NDArray[np.int64]]:
-    """What the file holds, and where each line begins, with the end appended (8 bytes a row)."""
-    digest = hashlib.sha256()
-    offsets = array("q", [0])
-    began, told = time.monotonic(), 0
-    for line in _lines(path, width, vocabulary):
-        where = f"{path}:{len(offsets)}"
-        try:
-            decode_row(line.rstrip(b"\n"), width, vocabulary, where)
-        except EverystepError as error:
-            if line.endswith(b"\n"):
-                raise
-            raise EverystepError(f"{where}: the last line is cut off; fetch the file again") from error
-        digest.update(line)
-        offsets.append(offsets[-1] + len(line))
-        if offsets[-1] - told >= PIECE:
-            rate = (len(offsets) - 1) * width / (time.monotonic() - began) / 1e6
-            advance(offsets[-1] - told, f"{name}, {rate:.1f} million tokens/s")
-            told = offsets[-1]
-    if len(offsets) == 1:
-        raise EverystepError(f"{path}: is empty; rows are expected there")
-    advance(offsets[-1] - told)
-    return Shard(name, len(offsets) - 1, offsets[-1], digest.hexdigest()), np.frombuffer(offsets, dtype=np.int64)
-
-
-def _lines(path: Path, width: int, vocabulary: int) -> Iterator[bytes]:
-    """The lines with their LF; one that no row could be is refused before it is held."""
-    if path.suffix == LINE_FILE:
-        with LineFile(path) as lines:
-            yield from (line + b"\n" for line in lines)
-        return
+def _digest_all(paths: Sequence[Path], width: int, vocabulary: int, cache: Path, title: str) -> None:
+    """Read each file that was not read before, in processes of its own."""
+    new = [path for path in paths if known_shards(path.parent, [path.name], cache) is None]
     longest = width * (len(str(vocabulary)) + 2) + OTHER_KEYS
+    sizes = [path.stat().st_size for path in new]
+    processes = min(max(1, len(new)), _processes(sum(sizes)))
+    with progress(f"{title}: digests", sum(sizes), "bytes", quiet=not new) as advance:
+        tasks = [(path, longest, cache) for path in new]
+        for size, _ in zip(sizes, side_by_side(_digest, tasks, processes), strict=True):
+            advance(size)
+
+
+def _digest(task: tuple[Path, int, Path]) -> None:
+    """Keep the digest of a file, and where its lines begin. A line that no row could be is refused, never held."""
+    path, longest, cache = task
+    digest, offsets = hashlib.sha256(), array("q", [0])
     with path.open("rb", buffering=1 << 20) as file:
-        number = 0
+        key = _key(path, os.fstat(file.fileno()))
         while line := file.readline(longest + 1):
-            number += 1
             if len(line) > longest:
                 raise EverystepError(
-                    f"{path}:{number}: a line of more than {longest} bytes; "
-                    f"a row of {width} ids below {vocabulary} is shorter"
+                    f"{path}:{len(offsets)}: a line of more than {longest} bytes; "
+                    "no row of the declared width is as long"
                 )
-            yield line
+            digest.update(line)
+            offsets.append(offsets[-1] + len(line))
+    if len(offsets) == 1:
+        raise EverystepError(f"{path}: is empty; rows are expected there")
+    with atomic_writer(cache / f"{digest.hexdigest()}-{offsets[-1]}.npy") as lines:
+        np.save(lines, np.frombuffer(offsets, dtype=np.int64))
+    write_bytes(cache / "files" / key, digest.hexdigest().encode())
 
 
-def _digest(path: Path, advance: Advance) -> tuple[int, str]:
-    """(bytes, SHA-256) of the content."""
-    if path.suffix == LINE_FILE:
-        with LineFile(path) as lines:
-            _, num_bytes, sha256 = lines.digest()
-        advance(num_bytes)
-        return num_bytes, sha256
-    digest, num_bytes = hashlib.sha256(), 0
-    with path.open("rb", buffering=0) as file:
-        while piece := file.read(PIECE):
-            digest.update(piece)
-            num_bytes += len(piece)
-            advance(len(piece), path.name)
-    return num_bytes, digest.hexdigest()
+def _parse_all(
+    paths: Sequence[Path], shards: Sequence[Shard], width: int, vocabulary: int, cache: Path, title: str
+) -> None:
+    """Parse, in pieces, the lines of which it is not known that they are rows."""
+    marks = [_marks(shard, width, vocabulary, cache) for shard in shards]
+    pieces: list[Piece] = []
+    for path, shard, mark in zip(paths, shards, marks, strict=True):
+        if not (mark / READY).exists():
+            offsets = _offsets(cache / f"{shard.sha256}-{shard.bytes}.npy")
+            pieces += _pieces(path, offsets, width, vocabulary, mark)
+    left = [piece for piece in pieces if not piece.mark.exists()]
+    total, to_do = (sum(piece.size for piece in some) for some in (pieces, left))
+    began, num_rows = time.monotonic(), 0
+    with progress(title, total, "bytes", quiet=not left, done=total - to_do) as advance:
+        processes = min(max(1, len(left)), _processes(to_do))
+        for piece, _ in zip(left, side_by_side(_parse, left, processes), strict=True):
+            num_rows += piece.last - piece.first
+            rate = num_rows * width / (time.monotonic() - began) / 1e6
+            advance(piece.size, f"{piece.path.name}, {rate:.1f} million tokens/s")
+    for mark in marks:
+        if not (mark / READY).exists():
+            mark.mkdir(parents=True, exist_ok=True)
+            (mark / READY).touch()
+        for piece_mark in mark.glob("[0-9]*"):
+            piece_mark.unlink()
+
+
+def _pieces(path: Path, offsets: NDArray[np.int64], width: int, vocabulary: int, marks: Path) -> Iterator[Piece]:
+    firsts = np.unique(np.searchsorted(offsets[:-1], np.arange(0, offsets[-1], PIECE)))
+    for first, last in zip(firsts, [*firsts[1:], len(offsets) - 1], strict=True):
+        start, stop = int(offsets[first]), int(offsets[last])
+        yield Piece(path, int(first), int(last), start, stop - start, width, vocabulary, marks / f"{first}-{last}")
+
+
+def _parse(piece: Piece) -> None:
+    with piece.path.open("rb", buffering=1 << 20) as file:
+        file.seek(piece.start)
+        for number in range(piece.first, piece.last):
+            line = file.readline(piece.size)
+            where = f"{piece.path}:{number + 1}"
+            try:
+                decode_row(line.rstrip(b"\n"), piece.width, piece.vocabulary, where)
+            except EverystepError as error:
+                if line.endswith(b"\n"):
+                    raise
+                raise EverystepError(f"{where}: the last line is cut off; fetch the file again") from error
+    piece.mark.parent.mkdir(parents=True, exist_ok=True)
+    piece.mark.touch()
+
+
+def _processes(num_bytes: int) -> int:
+    """As many as there are processors, none for less than a piece."""
+    return min(len(os.sched_getaffinity(0)), num_bytes // PIECE + 1)
+
+
+def _marks(shard: Shard, width: int, vocabulary: int, cache: Path) -> Path:
+    return cache / f"{shard.sha256}-{width}-{vocabulary}-{RULE}"
+
+
+def _key(path: Path, about: os.stat_result | None = None) -> str:
+    """The name of what is known of a file; another one as soon as somebody has written to it."""
+    if about is None and not path.is_file():
+        raise EverystepError(f"{path}: no such file; rows are expected there")
+    about = about or path.stat()
+    named = f"{path}\0{about.st_size}\0{about.st_mtime_ns}\0{about.st_ino}"
+    return hashlib.sha256(os.fsencode(named)).hexdigest()
 
 
 def _offsets(path: Path) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""What the trainer eats: rows in one of three layouts, checked before the first step, and who reads which when.
+"""What the trainer reads: rows in one of three layouts, checked before they are used, and who reads which when.
 
     everystep   our own rows and their manifest, in the published order (docs/formats.md, 6 and 8)
     llm360      chunks train_000.jsonl, train_001.jsonl ...; chunk after chunk, each in a keyed order of its own
@@ -7,29 +7,29 @@
 A layout is a list of files and one pure function, `row_numbers`; rows are numbered through the files in their order.
 """
 
-import os
 import re
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.console import progress
 from pipeline.formats.canonical import Json
-from pipeline.formats.errors import Differs, EverystepError
-from pipeline.formats.files import safe_join, sha256_file
-from pipeline.formats.lines import Shard, check_shard
+from pipeline.formats.errors import EverystepError
+from pipeline.formats.files import list_files, sha256_file
+from pipeline.formats.lines import Shard
 from pipeline.formats.manifests import manifest_path, read_manifest, shards_of
 from pipeline.formats.order import permute, rows_of_step
-from pipeline.formats.rows import Row, Rows
-from trainer.checked import PlainRows, check_rows
+from pipeline.formats.rows import Row
+from trainer.checked import PlainRows, check_rows, wait_for_rows
 from trainer.description import ModelSpec
 from trainer.recipe import Recipe
+from trainer.vouched import VouchedRows
 
 RANKS = 8
 """MobileLLM's loader deals the lines of a node to 8 ranks, however many there are."""
@@ -37,7 +37,7 @@ RANKS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingData(ABC):
-    """The rows of one run. Made by `training_data`, which has checked every one of them."""
+    """The rows of one run. Made by `training_data`."""
 
     folder: Path
     shards: tuple[Shard, ...]
@@ -72,16 +72,42 @@ class TrainingData(ABC):
         return {}
 
 
+@dataclass(frozen=True, kw_only=True)
 class EverystepData(TrainingData):
-    """Our rows: a step reads the next `global_batch` samples of the order, micro-batch after micro-batch."""
+    """Our rows: a step reads the next `global_batch` samples of the order, micro-batch after micro-batch.
+
+    `memory` is the folder in which checked shards are remembered (`trainer.vouched`).
+    """
+
+    memory: Path | None = None
 
     def row_numbers(self, step: int, number: int) -> NDArray[np.int64]:
-        num_rows = sum(shard.lines for shard in self.shards)
-        numbers = rows_of_step(step, self.global_batch, num_rows, self.seed)
-        return numbers[number * self.micro_batch : (number + 1) * self.micro_batch]
+        return self._row_numbers(step)[number * self.micro_batch : (number + 1) * self.micro_batch]
 
-    def open(self) -> Rows:
-        return Rows(self.folder, list(self.shards), self.width, self.vocabulary)
+    def micro_batch_rows(self, rows: Sequence[Row], step: int, number: int) -> NDArray[np.int64]:
+        assert isinstance(rows, VouchedRows)
+        rows.check(self.row_numbers(step, number).tolist())
+        return super().micro_batch_rows(rows, step, number)
+
+    def open(self) -> VouchedRows:
+        return VouchedRows(self.folder, self.shards, self.width, self.vocabulary, self.memory)
+
+    def shards_of_steps(self, start: int, stop: int) -> list[int]:
+        """The shards that the steps from state `start` to state `stop` read, by their place in the list."""
+        ends = np.cumsum([shard.lines for shard in self.shards])
+        needed = np.zeros(len(self.shards), dtype=bool)
+        for step in range(start, stop):
+            needed[np.searchsorted(ends, self._row_numbers(step), side="right")] = True
+            if needed.all():
+                break
+        return np.flatnonzero(needed).tolist()
+
+    def _row_numbers(self, step: int) -> NDArray[np.int64]:
+        return rows_of_step(step, self.global_batch, self._num_rows, self.seed)
+
+    @cached_property
+    def _num_rows(self) -> int:
+        return sum(shard.lines for shard in self.shards)
 
     def inputs(self) -> dict[str, str]:
         path = manifest_path("tokenize")
@@ -135,21 +161,31 @@ class MobilellmData(PlainData):
         return first_row + rank + RANKS * turns
 
 
-def training_data(root: Path, recipe: Recipe, spec: ModelSpec, cache: Path | None) -> TrainingData:
-    """The data a recipe declares, if it is the data that is there; each row was read and found to be one.
+@dataclass(frozen=True, kw_only=True)
+class Checking:
+    """How rows are checked: what is known of them stands in `folder`, which is ours, never that of what is audited.
 
-    `cache` keeps what was found in which bytes (`trainer.checked`); without one only our own rows can be read.
+    `waits`: another process checks, and this one waits for what it finds. `parse` is for rows that nobody vouches for.
+    """
+
+    folder: Path
+    waits: bool = False
+    parse: bool = True
+
+
+def training_data(root: Path, recipe: Recipe, spec: ModelSpec, checking: Checking) -> TrainingData:
+    """The data a recipe declares, if it is the data that is there.
+
+    Our own rows are checked when they are first read (`trainer.vouched`), those of others now (`trainer.checked`).
     """
     if recipe.data.layout == "everystep":
-        return _everystep(root, recipe, spec, cache)
-    if cache is None:
-        raise EverystepError(f"recipes/{recipe.name}.yaml: data.layout: only our own rows are part of a release")
+        return _everystep(root, recipe, spec, checking.folder)
     return {"llm360": _llm360, "mobilellm": _mobilellm}[recipe.data.layout](
-        root / recipe.data.folder, recipe, spec, cache
+        root / recipe.data.folder, recipe, spec, checking
     )
 
 
-def _everystep(root: Path, recipe: Recipe, spec: ModelSpec, cache: Path | None) -> TrainingData:
+def _everystep(root: Path, recipe: Recipe, spec: ModelSpec, memory: Path) -> TrainingData:
     path = root / manifest_path("tokenize")
     manifest = read_manifest(path, "tokenize")
     where = f"recipes/{recipe.name}.yaml"
@@ -167,24 +203,15 @@ def _everystep(root: Path, recipe: Recipe, spec: ModelSpec, cache: Path | None) 
             f"{manifest['parameters']['seed']} (params.yaml: tokenize.seed)"
         )
     folder, shards = root / recipe.data.folder, shards_of(manifest, "train")
+    found = set(list_files(folder))
     for shard in shards:
-        safe_join(folder, shard.path)
-    try:
-        found = _check(recipe, folder, {shard.path: shard.bytes for shard in shards}, manifest["vocabulary"], cache)
-    except EverystepError:
-        for shard in shards:  # bad rows that nobody promised are another fault than promised bad rows
-            check_shard(folder, shard)
-        raise
-    for shard, promised in zip(found, shards, strict=True):
-        if shard != promised:
-            raise Differs(
-                f"{folder / shard.path}: the manifest promises {promised.lines} lines with sha256 {promised.sha256}, "
-                f"found {shard.lines} lines with {shard.sha256}"
-            )
-    return EverystepData(folder=folder, shards=found, vocabulary=manifest["vocabulary"], **_reading(recipe))
+        if shard.path not in found:
+            raise EverystepError(f"{folder / shard.path}: no such file; {path} lists it as a shard of rows")
+    vocabulary = manifest["vocabulary"]
+    return EverystepData(folder=folder, shards=tuple(shards), vocabulary=vocabulary, memory=memory, **_reading(recipe))
 
 
-def _llm360(folder: Path, recipe: Recipe, spec: ModelSpec, cache: Path) -> TrainingData:
+def _llm360(folder: Path, recipe: Recipe, spec: ModelSpec, checking: Checking) -> TrainingData:
     chunks = _numbered(folder, r"train_([0-9]+)\.jsonl(\.[a-z0-9]+)?", first=0, example="train_000.jsonl")
     for chunk in chunks:
         if chunk.suffix != ".jsonl":
@@ -193,9 +220,10 @@ def _llm360(folder: Path, recipe: Recipe, spec: ModelSpec, cache: Path) -> Train
     where = f"recipes/{recipe.name}.yaml"
     if rule == "chunks" and int(number) != len(chunks):
         raise EverystepError(f"{where}: checkpoints: {recipe.checkpoints!r}, but {folder} holds {len(chunks)} chunks")
-    sizes = {chunk.name: chunk.stat().st_size for chunk in chunks}
-    found = _check(recipe, folder, sizes, spec.vocabulary, cache)
-    data = Llm360Data(folder=folder, shards=found, vocabulary=spec.vocabulary, cache=cache, **_reading(recipe))
+    found = _check(recipe, folder, [chunk.name for chunk in chunks], spec.vocabulary, checking)
+    data = Llm360Data(
+        folder=folder, shards=found, vocabulary=spec.vocabulary, cache=checking.folder, **_reading(recipe)
+    )
     steps = recipe.schedule.steps
     for shard, in_chunk in zip(found, data.steps_of_chunks(), strict=True):
         if rule == "chunks" and in_chunk != steps // len(chunks):
@@ -211,7 +239,7 @@ def _llm360(folder: Path, recipe: Recipe, spec: ModelSpec, cache: Path) -> Train
     return data
 
 
-def _mobilellm(folder: Path, recipe: Recipe, spec: ModelSpec, cache: Path) -> TrainingData:
+def _mobilellm(folder: Path, recipe: Recipe, spec: ModelSpec, checking: Checking) -> TrainingData:
     nodes = _numbered(folder, "([0-9]+)", first=1, example="1/, one folder for each node of 8 ranks")
     files = [_only_file(node) for node in nodes]
     ranks = RANKS * len(nodes)
@@ -221,12 +249,14 @@ def _mobilellm(folder: Path, recipe: Recipe, spec: ModelSpec, cache: Path) -> Tr
             f"{len(nodes)} folders of {RANKS} ranks that read micro_batch = {recipe.data.micro_batch} rows each make "
             f"{ranks * recipe.data.micro_batch}"
         )
-    sizes = {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
-    found = _check(recipe, folder, sizes, spec.vocabulary, cache)
+    names = [file.relative_to(folder).as_posix() for file in files]
+    found = _check(recipe, folder, names, spec.vocabulary, checking)
     for shard in found:
         if shard.lines < RANKS:
             raise EverystepError(f"{folder / shard.path}: {shard.lines} rows; each of {RANKS} ranks needs one")
-    return MobilellmData(folder=folder, shards=found, vocabulary=spec.vocabulary, cache=cache, **_reading(recipe))
+    return MobilellmData(
+        folder=folder, shards=found, vocabulary=spec.vocabulary, cache=checking.folder, **_reading(recipe)
+    )
 
 
 def _reading(recipe: Recipe) -> dict[str, int]:
@@ -239,13 +269,12 @@ def _reading(recipe: Recipe) -> dict[str, int]:
     }
 
 
-def _check(
-    recipe: Recipe, folder: Path, sizes: dict[str, int], vocabulary: int, cache: Path | None
-) -> tuple[Shard, ...]:
-    """Check the files named by `sizes`, whose content is so many bytes each."""
-    quiet = os.environ.get("RANK", "0") != "0"
-    with progress(f"{recipe.name}: rows of {recipe.data.folder}", sum(sizes.values()), "bytes", quiet) as advance:
-        return tuple(check_rows(folder, name, recipe.data.width, vocabulary, cache, advance) for name in sizes)
+def _check(recipe: Recipe, folder: Path, names: list[str], vocabulary: int, checking: Checking) -> tuple[Shard, ...]:
+    width, cache = recipe.data.width, checking.folder
+    if checking.waits:
+        return wait_for_rows(folder, names, width, vocabulary, cache)
+    title = f"{recipe.name}: rows of {recipe.data.folder}"
+    return check_rows(folder, names, width, vocabulary, cache, title, checking.parse)
 
 
 def _numbered(folder: Path, pattern: str, first: int, example: str) -> list[Path]:

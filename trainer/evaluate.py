@@ -22,16 +22,16 @@ from pipeline.formats import checkpoints as ck
 from pipeline.formats.canonical import Json, canonical
 from pipeline.formats.errors import EverystepError
 from pipeline.formats.files import fresh_folder, sha256_file, write_bytes
-from pipeline.formats.lines import Shard, check_shard
+from pipeline.formats.lines import Shard
 from pipeline.formats.manifests import manifest_path, read_current, shards_of, write_manifest
-from pipeline.formats.project import PARAMS, RESULTS, RUNS, TOKENIZER, TOKENS
-from pipeline.formats.rows import Rows
+from pipeline.formats.project import PARAMS, RECIPES, RESULTS, RUNS, TOKENIZER, TOKENS
 from pipeline.formats.vocabulary import token_bytes
 from pipeline.formats.yaml import Section, check, load_yaml
 from trainer.description import ModelSpec
 from trainer.launch import default_processes, launch
 from trainer.log import as_csv
 from trainer.recipe import load_recipe
+from trainer.vouched import VouchedRows
 
 if TYPE_CHECKING:
     from trainer.parallel import World
@@ -89,11 +89,10 @@ def evaluate(name: str) -> None:
 
 def _validation_rows(tokens: dict[str, Json], num_rows: int) -> NDArray[np.int64]:
     """The first `num_rows` held-out rows (fewer if there are fewer), shape (rows, width), digests checked."""
-    shards = shards_of(tokens, "validation")
-    for shard in shards:
-        check_shard(TOKENS, shard)
-    rows = Rows(TOKENS, shards, tokens["width"], tokens["vocabulary"])
-    return np.stack([rows[number] for number in range(min(num_rows, len(rows)))])
+    rows = VouchedRows(TOKENS, shards_of(tokens, "validation"), tokens["width"], tokens["vocabulary"])
+    numbers = range(min(num_rows, len(rows)))
+    rows.check(numbers)
+    return np.stack([rows[number] for number in numbers])
 
 
 def _evaluate(
@@ -122,7 +121,11 @@ def _evaluate(
 def _result(checkpoint: Path, nats: float, num_targets: int, num_bytes: int) -> dict[str, Json]:
     record = ck.read_record(checkpoint)
     if not math.isfinite(nats):
-        raise EverystepError(f"{checkpoint}: its validation loss is {nats}; the model has diverged")
+        raise EverystepError(
+            f"{checkpoint}: its validation loss is {nats / num_targets}: {record.model} had diverged at step "
+            f"{record.step}, though the training loss was still finite; a lower schedule.peak in "
+            f"{RECIPES}/{record.model}.yaml helps most"
+        )
     return {
         "revision": record.revision,
         "step": record.step,

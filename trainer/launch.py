@@ -1,18 +1,21 @@
 """Start the processes of a job in their numerics class. Loads no torch before the class is set.
 
-Rank 0 is the process that calls: when it is killed, its peers fail at their next exchange and end. Under
+Rank 0 is the process that calls: its peers end when it ends, however that ends, and it says what a peer ended of. Under
 torchrun (`RANK` is set) the caller is one rank of those that torchrun started, on any number of nodes.
 """
 
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Sequence
-from multiprocessing.process import BaseProcess
+import sys
+from collections.abc import Callable
+from multiprocessing.connection import Connection
 from typing import Any
 
 from pipeline.formats.errors import EverystepError
 from trainer import numerics
+from trainer.startup import Startup, fault_of
+from trainer.workers import end_with_parent
 
 PROCESSES = "EVERYSTEP_PROCESSES"
 MOST = 64
@@ -40,63 +43,72 @@ def launch(job: Callable[..., Any], processes: int, numerics_class: str, *argume
     `job` and `arguments` are pickled for the peers, so `job` is a function of a module that loads no torch.
     """
     numerics.enter(numerics_class)
-    from trainer.parallel import open_store
+    with Startup() as startup:
+        from trainer.parallel import open_store
 
-    if "RANK" in os.environ:
-        return _member(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), None, job, arguments)
-    if processes == 1:
-        return _member(0, 1, None, job, arguments)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    store = open_store()
-    peers = [
-        multiprocessing.get_context("spawn").Process(
-            target=_peer, args=(rank, processes, store.port, numerics_class, job, arguments), daemon=True
-        )
-        for rank in range(1, processes)
-    ]
+        if "RANK" in os.environ:
+            return _member(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), None, startup, job, arguments)
+        if processes == 1:
+            return _member(0, 1, None, startup, job, arguments)
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+        store = open_store()
+        context = multiprocessing.get_context("spawn")
+        for rank in range(1, processes):
+            said, tell = context.Pipe(duplex=False)
+            about = (rank, processes, store.port, numerics_class, tell, job, arguments)
+            startup.add_peer(context.Process(target=_peer, args=about, daemon=True), said)
+            tell.close()
+        return _lead(processes, store, startup, job, arguments)
 
-    def lead(world: Any, *rest: Any) -> Any:
-        """Rank 0's share. Interrupted or refused, it ends its peers before they tell at length that they lost it."""
+
+def _lead(processes: int, store: Any, startup: Startup, job: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """Rank 0's share. Interrupted or refused, it ends its peers before they tell at length that they lost it."""
+
+    def work(world: Any, *rest: Any) -> Any:
         try:
             return job(world, *rest)
         except (KeyboardInterrupt, EverystepError):
-            for peer in peers:
+            for peer, _ in startup.peers:
                 peer.kill()
             raise
 
-    for peer in peers:
-        peer.start()
     try:
-        return _member(0, processes, store, lead, arguments)
+        return _member(0, processes, store, startup, work, arguments)
     except RuntimeError as error:  # among others, what torch says when a peer is gone
-        _say_who_was_killed(peers, error)
+        if fault := fault_of(startup.peers, within=1):  # its end is seen on the network before it is seen here
+            raise fault from error
         raise
     finally:
-        for peer in peers:
+        for peer, _ in startup.peers:
             peer.join(timeout=5)
             peer.kill()
 
 
-def _say_who_was_killed(peers: Sequence[BaseProcess], error: RuntimeError) -> None:
-    for rank, peer in enumerate(peers, 1):
-        peer.join(timeout=1)  # its end is seen on the network before it is seen here
-        if peer.exitcode and peer.exitcode < 0:
-            raise EverystepError(
-                f"process {rank} of {len(peers) + 1} was ended by signal {-peer.exitcode} (memory full, or killed); "
-                "run the same command again"
-            ) from error
-
-
 def _peer(
-    rank: int, size: int, port: int, numerics_class: str, job: Callable[..., Any], arguments: tuple[Any, ...]
+    rank: int,
+    size: int,
+    port: int,
+    numerics_class: str,
+    tell: Connection,
+    job: Callable[..., Any],
+    arguments: tuple[Any, ...],
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; rank 0 answers it
-    numerics.enter(numerics_class)
-    _member(rank, size, port, job, arguments)
+    end_with_parent()
+    try:
+        numerics.enter(numerics_class)
+        with Startup() as startup:
+            _member(rank, size, port, startup, job, arguments)
+    except EverystepError as error:
+        tell.send(error)
+        sys.exit(error.exit_code)
 
 
-def _member(rank: int, size: int, store: Any, job: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+def _member(
+    rank: int, size: int, store: Any, startup: Startup, job: Callable[..., Any], arguments: tuple[Any, ...]
+) -> Any:
     from trainer.parallel import joined
 
     with joined(rank, size, store) as world:
+        startup.end()
         return job(world, *arguments)

@@ -89,6 +89,7 @@ class Decoder(nn.Module):
         """
         from torch._inductor import config
 
+        torch.use_deterministic_algorithms(True)  # tells the compiler, too
         config.cpp.vec_isa_ok = True
         for layer in self.layers:
             layer.compile(fullgraph=True, dynamic=False, recompile_limit=8 * len(self.layers))

@@ -9,13 +9,17 @@ Threads change bits, so a process computes with exactly one; cores are used by p
 their settings when they are loaded, so a process that was started with others is started once more.
 """
 
+import json
 import os
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pipeline.formats.errors import EverystepError
+from pipeline.formats.manifests import manifest_path
+from trainer.startup import Startup
 
 ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
@@ -35,6 +39,7 @@ CLASSES: dict[str, dict[str, str]] = {
     },
     "native": {},
 }
+COMMON = ONE_THREAD | KEEP_MEMORY
 STEERED_PREFIXES = (
     "MALLOC_",
     "TORCHINDUCTOR_",
@@ -56,13 +61,26 @@ STARTED_AGAIN = "EVERYSTEP_NUMERICS"
 def enter(name: str) -> None:
     """Put this process, and those it will start, into the numerics class `name`.
 
-    Every variable by which the caller could steer the libraries is replaced. Where they differ, this program
-    is executed once more from its beginning, in the same process, with the right ones; so `enter` stands
-    before any work. Raises `EverystepError` when the class cannot be had on this machine.
+    It may start this program again (`prepare`), so it stands before any work. Raises `EverystepError` when the class
+    cannot be had on this machine.
+    """
+    prepare(name)
+    os.environ.pop(STARTED_AGAIN, None)
+    with Startup():  # loading torch takes seconds
+        _settle(name)
+    for key in _steered().keys() - CLASSES[name].keys() - COMMON.keys():  # set by libraries; children start clean
+        del os.environ[key]
+
+
+def prepare(name: str) -> None:
+    """The environment of the class `name`, before anything heavy is loaded.
+
+    Every variable by which the caller could steer the libraries is replaced. Where they differ, this program is
+    executed once more from its beginning, in the same process, with the right ones.
     """
     if name not in CLASSES:
         raise EverystepError(f"numerics: {name!r} is not a class; there are {', '.join(CLASSES)}")
-    wanted = ONE_THREAD | KEEP_MEMORY | CLASSES[name]
+    wanted = COMMON | CLASSES[name]
     steered = _steered()
     if steered != wanted:
         if os.environ.get(STARTED_AGAIN) == name:
@@ -71,10 +89,17 @@ def enter(name: str) -> None:
         sys.stderr.flush()
         started = kept | wanted | {STARTED_AGAIN: name}
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], started)  # noqa: S606  (itself, no shell)
-    os.environ.pop(STARTED_AGAIN, None)
-    _settle(name)
-    for key in _steered().keys() - wanted.keys():  # libraries set some for themselves; children start clean
-        del os.environ[key]
+
+
+def prepare_as_told(folder: Path, model: str) -> None:
+    """`prepare` for a model of a release or project as its manifest tells, unchecked: so that the libraries that check
+    it are loaded once. What is computed enters the class that the checked files name."""
+    if STARTED_AGAIN in os.environ:  # a second time only the checked files may ask for it
+        return
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        told = json.loads((folder / manifest_path("train", model)).read_bytes())["numerics"]["class"]
+        if told in CLASSES:
+            prepare(told)
 
 
 def describe(name: str, precision: str = "float32", compiled: bool = False) -> dict[str, Any]:
@@ -120,7 +145,8 @@ def _settle(name: str) -> None:
         torch.set_num_interop_threads(1)
     if torch.cuda.is_available():  # cuBLAS asks for this beside deterministic algorithms
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
+    # What use_deterministic_algorithms(True) sets, without its import of the compiler, which is half of a start.
+    torch.set_deterministic_debug_mode("error")
     # Else every new tensor is written once more, 8 % of a step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     use_portable(name == "portable")

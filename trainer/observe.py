@@ -10,9 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.console import note, run_command
 from pipeline.formats.canonical import Json, canonical
 from pipeline.formats.errors import EverystepError, how_to_install
-from pipeline.formats.project import WORK
+from pipeline.formats.project import RUNS, WORK
+from trainer import log
 from trainer.log import Entry
 
 if TYPE_CHECKING:
@@ -80,7 +82,21 @@ def board(name: str, kept: list[Entry], quiet: bool = False) -> Iterator[Callabl
         yield show
 
 
+def draw_complete() -> None:
+    """Draw the runs that have no curves on the board yet, from their logs: nothing trained while it was asked for."""
+    for path in sorted(RUNS.glob(f"*/{log.JSONL}")):
+        name = path.parent.name
+        folder = os.environ.get(TENSORBOARD)
+        if folder and not any((Path(folder) / name).glob("events.*")):
+            with board(name, log.read(path)):
+                note(f"{name}: its training was complete, so its curves on {folder} are drawn from its log")
+
+
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
     names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
     return names[0] if names else platform.machine()
+
+
+if __name__ == "__main__":
+    run_command(draw_complete, "")

@@ -97,12 +97,22 @@ class ScheduleSection(Section):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "ScheduleSection":
-        if self.warmup_steps >= self.steps:
-            raise ValueError(f"warmup_steps {self.warmup_steps} must be < steps {self.steps}")
-        if self.shape == "wsd" and self.warmup_steps + self.decay_steps > self.steps:
+        warmup, decay, steps = self.warmup_steps, self.decay_steps, self.steps
+        if warmup >= steps:
+            raise ValueError(f"warmup_steps {warmup} must be < steps {steps}")
+        if self.shape == "cosine-clipped":
+            if decay > steps:
+                raise ValueError(
+                    f"decay_steps {decay} is more than steps {steps}; the decay of a cosine-clipped schedule is "
+                    "counted over all steps, so it must be <= steps"
+                )
+        elif warmup + decay > steps:
             raise ValueError(
-                f"warmup_steps {self.warmup_steps} and decay_steps {self.decay_steps} exceed steps {self.steps}"
+                f"warmup_steps {warmup} + decay_steps {decay} = {warmup + decay}, more than steps {steps}: the rate "
+                f"would never reach its floor; decay_steps can be at most {steps - warmup}"
             )
+        if warmup and self.start > self.peak:
+            raise ValueError(f"start {self.start} is above peak {self.peak}; a warm-up rises from start to peak")
         return self
 
 
@@ -134,6 +144,18 @@ class Recipe(Section):
             schedule(self.checkpoints, self.schedule.steps)
         except EverystepError as error:
             raise ValueError(str(error)) from error
+        steps = self.schedule.steps
+        rule, _, number = self.checkpoints.partition(" ")
+        if rule == "every" and int(number) > steps:
+            raise ValueError(
+                f"checkpoints: {self.checkpoints!r} is more than schedule.steps {steps}: no step before the last would "
+                f"be published; write `every {steps}` or a smaller number"
+            )
+        if self.digest_every > steps:
+            raise ValueError(
+                f"digest_every: {self.digest_every} is more than schedule.steps {steps}: the weights of no step would "
+                f"be digested; write {steps} or a smaller number"
+            )
         if self.numerics == "portable" and (self.compiled or self.precision != "float32"):
             raise ValueError("numerics: portable is uncompiled float32; set compiled: false and precision: float32")
         return self

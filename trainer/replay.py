@@ -2,24 +2,24 @@
 
 Starts from the stored state at `--from`, reads the rows of the run in their published order, and compares each
 step's entry (loss, gradient norm, rate, digest of all weights) with the released log, and the state at a stored
-checkpoint with its record. The code is the trainer's own loop; nothing is
-written, but what was found in rows of others (`trainer.checked`).
+checkpoint with its record. The code is the trainer's own loop. Of the rows, the shards that the stretch reads are
+digested, each once. What an audited folder says of itself is not taken as checked: what was found stands in a folder of
+this replay alone, and nothing is written beside it.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from pipeline.console import progress
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.digests import tensors_digest
 from pipeline.formats.errors import Differs, EverystepError
-from pipeline.formats.manifests import manifest_path, read_manifest, shards_of
-from pipeline.formats.project import TOKENS
+from pipeline.formats.manifests import manifest_path, read_manifest
 from pipeline.formats.tensors import TensorFile
-from trainer import log
-from trainer.checked import CHECKED
-from trainer.data import TrainingData, training_data
+from trainer import log, numerics
+from trainer.data import Checking, EverystepData, TrainingData, training_data
 from trainer.description import ModelSpec, tensor_shapes
 from trainer.launch import default_processes, launch
 from trainer.recipe import Recipe, load_recipe
@@ -60,12 +60,14 @@ def replay(verified: Verified, root: Path, model: str, start: int, stop: int) ->
         verified(f"runs/{model}/{stored[start].name}/{name}")
     _require_shapes_of(spec, root / "runs" / model / stored[start].name / ck.WEIGHTS, f"recipes/{model}.yaml")
     records = {step: ck.read_record(folder) for step, folder in stored.items() if start < step <= stop}
-    own = recipe.data.layout == "everystep"
-    data = _released_rows(verified, root, recipe, spec) if own else _rows_of_others(verified, root, recipe, spec)
+    numerics.enter(recipe.numerics)  # may start this program again, so it stands before the work
     processes = default_processes(recipe.data.num_leaves)
-    outcome: Outcome = launch(
-        _replay, processes, recipe.numerics, recipe, spec, data, stored[start], stop, entries, records
-    )
+    with TemporaryDirectory(prefix="everystep-replay-") as found:
+        rows = _own_rows if recipe.data.layout == "everystep" else _rows_of_others
+        data = rows(verified, root, recipe, spec, Path(found), start, stop)
+        outcome: Outcome = launch(
+            _replay, processes, recipe.numerics, recipe, spec, data, stored[start], stop, entries, records
+        )
     return outcome
 
 
@@ -76,22 +78,30 @@ def _require_shapes_of(spec: ModelSpec, weights: Path, recipe: str) -> None:
             raise Differs(f"{weights}: these are not the tensors of the model in {recipe}")
 
 
-def _released_rows(verified: Verified, root: Path, recipe: Recipe, spec: ModelSpec) -> TrainingData:
-    tokens = read_manifest(verified(manifest_path("tokenize").as_posix()), "tokenize")
-    for shard in shards_of(tokens, "train"):  # by the root manifest, which also keeps their names inside the release
-        verified(f"{TOKENS.as_posix()}/{shard.path}")
-    return training_data(root, recipe, spec, cache=None)
+def _own_rows(
+    verified: Verified, root: Path, recipe: Recipe, spec: ModelSpec, found: Path, start: int, stop: int
+) -> TrainingData:
+    """Our rows, of which the shards that the stretch reads were digested; their manifest is the verified one."""
+    verified(manifest_path("tokenize").as_posix())
+    data = training_data(root, recipe, spec, Checking(folder=found))
+    assert isinstance(data, EverystepData)
+    needed = data.shards_of_steps(start, stop)
+    with progress(f"replay {recipe.name}: rows", len(needed), "shards") as advance:
+        data.open().check_shards(needed, advance)
+    return data
 
 
-def _rows_of_others(verified: Verified, root: Path, recipe: Recipe, spec: ModelSpec) -> TrainingData:
-    """Plain rows, read once: their digests are what the manifest of the run names, or this is no replay of it."""
+def _rows_of_others(
+    verified: Verified, root: Path, recipe: Recipe, spec: ModelSpec, found: Path, start: int, stop: int
+) -> TrainingData:
+    """Plain rows: their digests are what the manifest of the run names, or this is no replay of it."""
     manifest = read_manifest(verified(manifest_path("train", recipe.name).as_posix()), "train")
-    data = training_data(root, recipe, spec, cache=root / CHECKED)
-    found = {f"{recipe.data.folder}/{shard.path}": shard.sha256 for shard in data.shards}
+    data = training_data(root, recipe, spec, Checking(folder=found, parse=False))
+    digests = {f"{recipe.data.folder}/{shard.path}": shard.sha256 for shard in data.shards}
     promised = {
         name: sha256 for name, sha256 in manifest["inputs"].items() if name.startswith(f"{recipe.data.folder}/")
     }
-    others = sorted({name for name, _ in found.items() ^ promised.items()})
+    others = sorted({name for name, _ in digests.items() ^ promised.items()})
     if others:
         raise Differs(f"{root / others[0]}: missing, or not the rows that {recipe.name} was trained on; fetch it again")
     return data

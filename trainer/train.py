@@ -7,8 +7,8 @@ it is complete: a killed run goes on from its last checkpoint, and a changed rec
 up its weights. Other work there is named when a run begins, and kept until it is complete.
 """
 
-import fcntl
 import hashlib
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -23,12 +23,13 @@ from pipeline.formats.canonical import Json, canonical, parse, pretty
 from pipeline.formats.errors import Differs, EverystepError
 from pipeline.formats.files import list_files, sha256_file, write_bytes
 from pipeline.formats.lines import Shard
+from pipeline.formats.locks import only_one
 from pipeline.formats.manifests import manifest_path, read_current, write_manifest
 from pipeline.formats.project import RECIPES, RUNS, WORK
 from pipeline.formats.suite import require_one_suite
 from trainer import log, numerics
 from trainer.checked import CHECKED
-from trainer.data import TrainingData, training_data
+from trainer.data import Checking, TrainingData, training_data
 from trainer.description import ModelSpec, num_parameters, num_parameters_if_repeated
 from trainer.launch import default_processes, launch
 from trainer.observe import RECORDS, board, run_record
@@ -44,7 +45,7 @@ IDENTITY = "identity.json"
 # The code whose change could change a bit: what `trainer.loop` loads (tests/trainer/test_train.py compares).
 TRAINS = (
     "checked", "checkpoint", "data", "description", "exact", "families", "log", "loop", "model", "numerics",
-    "operators", "optimizer", "parallel", "product", "recipe",
+    "operators", "optimizer", "parallel", "product", "recipe", "startup", "vouched", "workers",
 )  # fmt: skip
 FORMATS_THAT_TRAIN = (
     *("batches", "canonical", "checkpoints", "digests", "files", "lines", "order", "parquet", "rows", "tensors"),
@@ -56,14 +57,14 @@ def train(name: str) -> None:
     recipe, spec = load_recipe(name)
     require_one_suite(suite_of(name))
     numerics.enter(recipe.numerics)  # may start this program again, so it stands before the work
+    leads = os.environ.get("RANK", "0") == "0"  # under torchrun, one of many
     rows = "tokenize" if recipe.data.layout == "everystep" else "rows"
     if rows == "tokenize" or manifest_path(rows).is_file():  # rows that somebody put there have no manifest
         read_current(rows)
-    data = training_data(Path(), recipe, spec, CHECKED)
+    data = training_data(Path(), recipe, spec, Checking(folder=CHECKED, waits=not leads))
     whole = identity(recipe, spec, data)
     work = WORK / "train" / name / fingerprint(whole)
     processes = default_processes(recipe.data.num_leaves)
-    leads = os.environ.get("RANK", "0") == "0"  # under torchrun, one of many
     with _only_one(work.parent) if leads else nullcontext():
         if leads:
             _compare_with_others(recipe, whole, work)
@@ -99,11 +100,14 @@ def _train(world: "World", recipe: Recipe, spec: ModelSpec, data: TrainingData, 
     parent = trainer.load(found[-1][1]).state_digest if found else None
     entries_path = work / log.JSONL
     kept: list[log.Entry] = []
+    last: log.Entry | None = None
     if leads:
         if found:
-            note(f"{recipe.name}: goes on from step {trainer.step}")
+            complete = trainer.step == recipe.schedule.steps
+            note(f"{recipe.name}: {'was complete' if complete else f'goes on from step {trainer.step}'}")
         kept = log.read_until(entries_path, trainer.step)
         write_bytes(entries_path, b"".join(canonical(entry.to_json()) + b"\n" for entry in kept))
+        last = kept[-1] if kept else None
     steps = set(recipe.checkpoint_steps)
     step_tokens = recipe.data.global_batch * spec.context
     tokens = recipe.schedule.steps * step_tokens
@@ -121,6 +125,11 @@ def _train(world: "World", recipe: Recipe, spec: ModelSpec, data: TrainingData, 
                 writer.save(trainer.step, trainer.tokens, entry, *state)
 
         def after_step(trainer: "Trainer", entry: log.Entry) -> None:
+            nonlocal last
+            if not all(map(math.isfinite, (entry.loss, entry.gradient_norm, entry.learning_rate))):
+                writer.wait()
+                raise EverystepError(_divergence(recipe.name, work, entry, last))
+            last = entry
             if leads:
                 writer.check()
                 log.append(entries_path, entry)
@@ -132,6 +141,17 @@ def _train(world: "World", recipe: Recipe, spec: ModelSpec, data: TrainingData, 
         if not found:
             save(None)
         train_until(trainer, recipe.schedule.steps, after_step)
+
+
+def _divergence(name: str, work: Path, entry: log.Entry, last: log.Entry | None) -> str:
+    """What is said of a step whose loss or gradient is no number."""
+    before = f"the last finite loss was {last.loss:.4g} at step {last.step}" if last else "no step before it was finite"
+    kept = f"its last checkpoint is {ck.find_checkpoints(work)[-1][1]}"
+    return (
+        f"{name}: diverged at step {entry.step}: loss {entry.loss}, gradient norm {entry.gradient_norm}; {before}; "
+        f"{kept}. The same recipe would diverge at the same step again: in {RECIPES}/{name}.yaml, a lower "
+        "schedule.peak, more schedule.warmup_steps or a lower optimizer.clip_norm helps most, and trains anew"
+    )
 
 
 def _publish(recipe: Recipe, spec: ModelSpec, data: TrainingData, work: Path) -> None:
@@ -221,14 +241,13 @@ def _forget_others(work: Path) -> None:
 @contextmanager
 def _only_one(folder: Path) -> Iterator[None]:
     """Two trainings of one model in one project would write the same files: the second is told so."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise EverystepError(
-                f"{folder}: another training of this model is under way; wait for it, or end it"
-            ) from error
+    busy = f"{folder}: another training of this model is under way; wait for it, or end it"
+    with only_one(folder / "lock", busy) as everywhere:
+        if not everywhere:
+            note(
+                f"note: the file system of {folder} has no locks (a mount option such as flock gives them): a second "
+                "training on another machine would not be noticed"
+            )
         yield
 
 

@@ -11,6 +11,7 @@ every zstd decoder passes over. The digest of record is the SHA-256 of the lines
 
 import hashlib
 import io
+import os
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -147,6 +148,10 @@ class LineFile:
     def close(self) -> None:
         self._file.close()
 
+    def stat(self) -> os.stat_result:
+        """What the file system says of the file that is open, which may have another name by now."""
+        return os.fstat(self._file.fileno())
+
     def digest(self) -> tuple[int, int, str]:
         """(lines, bytes, SHA-256) of the uncompressed content."""
         digest = hashlib.sha256()
@@ -202,11 +207,7 @@ def promised_frames(folder: Path, shard: Shard) -> Iterator[bytes]:
             num_lines += content.count(b"\n")
             num_bytes += len(content)
             yield content
-    if (num_lines, num_bytes, digest.hexdigest()) != (shard.lines, shard.bytes, shard.sha256):
-        raise Differs(
-            f"{folder / shard.path}: the manifest promises {shard.lines} lines with sha256 {shard.sha256}, "
-            f"found {num_lines} lines with {digest.hexdigest()}"
-        )
+    _require_promised(folder / shard.path, shard, (num_lines, num_bytes, digest.hexdigest()))
 
 
 def promised_lines(folder: Path, shard: Shard) -> Iterator[bytes]:
@@ -217,8 +218,21 @@ def promised_lines(folder: Path, shard: Shard) -> Iterator[bytes]:
 
 def check_shard(folder: Path, shard: Shard) -> None:
     """Raise `Differs` unless the lines in the file are the ones the manifest promised."""
-    for _ in promised_frames(folder, shard):
-        pass
+    with LineFile(folder / shard.path) as file:
+        check_digest(file, shard)
+
+
+def check_digest(file: LineFile, shard: Shard) -> None:
+    """`check_shard` of a file that is open."""
+    _require_promised(file.path, shard, file.digest())
+
+
+def _require_promised(path: Path, shard: Shard, found: tuple[int, int, str]) -> None:
+    if found != (shard.lines, shard.bytes, shard.sha256):
+        raise Differs(
+            f"{path}: the manifest promises {shard.lines} lines with sha256 {shard.sha256}, "
+            f"found {found[0]} lines with {found[2]}"
+        )
 
 
 class _Unusual(Exception):  # noqa: N818  # a sign, not a fault

@@ -96,8 +96,8 @@ def write_order(path: Path, name: str, num_rows: int, seed: int) -> Shard:
 class Rows(Sequence[Row]):
     """The rows of one split by number. Opens shards as they are asked for and keeps `MAX_OPEN` of them open."""
 
-    def __init__(self, folder: Path, shards: list[Shard], width: int, vocabulary: int) -> None:
-        self._paths = [safe_join(folder, shard.path) for shard in shards]
+    def __init__(self, folder: Path, shards: Sequence[Shard], width: int, vocabulary: int) -> None:
+        self._folder, self._shards = folder, shards
         self._starts = list(accumulate((shard.lines for shard in shards), initial=0))
         self._files: OrderedDict[int, LineFile] = OrderedDict()
         self.width = width
@@ -111,22 +111,26 @@ class Rows(Sequence[Row]):
             raise IndexError(f"row {number} of {len(self)}")
         shard = bisect_right(self._starts, number) - 1
         line = number - self._starts[shard]
-        return decode_row(self._open(shard)[line], self.width, self.vocabulary, f"{self._paths[shard]}:{line + 1}")
+        file = self._open(shard)
+        return decode_row(file[line], self.width, self.vocabulary, f"{file.path}:{line + 1}")
 
     def __iter__(self) -> Iterator[Row]:
         return (self[number] for number in range(len(self)))
 
     def _open(self, shard: int) -> LineFile:
         if shard not in self._files:
-            file = LineFile(self._paths[shard])
-            promised = self._starts[shard + 1] - self._starts[shard]
-            if len(file) != promised:
-                raise Differs(f"{self._paths[shard]}: the manifest promises {promised} rows, found {len(file)}")
-            self._files[shard] = file
+            self._files[shard] = self._opened(shard)
             if len(self._files) > MAX_OPEN:
                 self._files.popitem(last=False)[1].close()
         self._files.move_to_end(shard)
         return self._files[shard]
+
+    def _opened(self, shard: int) -> LineFile:
+        """The file of a shard, which must hold as many rows as promised."""
+        file = LineFile(safe_join(self._folder, self._shards[shard].path))
+        if len(file) != self._shards[shard].lines:
+            raise Differs(f"{file.path}: the manifest promises {self._shards[shard].lines} rows, found {len(file)}")
+        return file
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pipeline.formats.project import TOKENS
 from pipeline.formats.rows import write_rows
 from tests.project import environment, recipe
 from trainer.checked import CHECKED
-from trainer.data import TrainingData, training_data
+from trainer.data import Checking, TrainingData, training_data
 from trainer.recipe import Recipe, load_recipe
 
 WIDTH, VOCABULARY, SEED = 33, 320, 7
@@ -66,7 +66,7 @@ def write_recipe(project: Path, layout: str, checkpoints: str = "every 2", steps
 
 def load(project: Path, layout: str) -> TrainingData:
     """The data of the recipe of that name, checked."""
-    return training_data(project, *load_recipe(layout, project), project / CHECKED)
+    return training_data(project, *load_recipe(layout, project), Checking(folder=project / CHECKED))
 
 
 def train(project: Path, name: str, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:

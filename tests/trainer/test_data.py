@@ -1,17 +1,24 @@
 """What the trainer eats: three layouts in their order, and bad rows found before the first step."""
 
 import json
+import multiprocessing
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 
+from pipeline.formats import rows as rows_format
 from pipeline.formats.errors import Differs, EverystepError
+from pipeline.formats.lines import LineFile
 from pipeline.formats.order import permute, rows_of_step
+from tests.releases import flip
 from tests.trainer.corpora import (
     SEED,
     VOCABULARY,
@@ -24,7 +31,9 @@ from tests.trainer.corpora import (
     write_recipe,
 )
 from trainer import checked
-from trainer.data import Llm360Data, TrainingData
+from trainer.data import Checking, EverystepData, Llm360Data, TrainingData, training_data
+from trainer.recipe import load_recipe
+from trainer.replay import _own_rows
 
 
 def numbers_of(data: TrainingData, step: int, number: int) -> list[int]:
@@ -48,23 +57,145 @@ def test_our_rows_come_in_the_published_order(tmp_path: Path) -> None:
     assert [step_of(data, step) for step in range(20)] == [rows_of_step(s, 8, 70, SEED).tolist() for s in range(20)]
 
 
-def test_our_rows_are_vouched_for_by_their_manifest(tmp_path: Path) -> None:
-    (shard,) = write_ours(tmp_path, numbered(70))
+SHARDS = 12
+
+
+@pytest.fixture
+def many_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project of twelve shards of 64 rows; a step reads 8 of these 768 rows."""
+    monkeypatch.setattr(rows_format, "ROWS_PER_SHARD", 64)
+    write_ours(tmp_path, numbered(64 * SHARDS))
     write_recipe(tmp_path, "everystep")
-    path = tmp_path / "data" / "tokens" / shard.path
-    other = tmp_path / "other"
-    write_ours(other, numbered(70, first=1))
-    path.write_bytes((other / "data" / "tokens" / shard.path).read_bytes())
-    with pytest.raises(Differs, match=r"train/000000\.jsonl\.zst: the manifest promises 70 lines"):
-        load(tmp_path, "everystep")
+    return tmp_path
 
 
-def test_a_bad_row_of_ours_is_found_before_training(tmp_path: Path) -> None:
-    """Promised by the manifest, right in its digest, and still no row: the trainer would meet it an hour later."""
+def shard_path(project: Path, number: int) -> Path:
+    return project / "data" / "tokens" / rows_format.row_shard("train", number)
+
+
+class Read(NamedTuple):
+    """The names of files that were opened and of those that were digested, each time."""
+
+    opened: list[str]
+    digested: list[str]
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> Read:
+    found = Read([], [])
+    begin, digest = LineFile.__init__, LineFile.digest
+
+    def opened(file: LineFile, path: Path) -> None:
+        found.opened.append(path.name)
+        begin(file, path)
+
+    def digested(file: LineFile) -> tuple[int, int, str]:
+        found.digested.append(file.path.name)
+        return digest(file)
+
+    monkeypatch.setattr(LineFile, "__init__", opened)
+    monkeypatch.setattr(LineFile, "digest", digested)
+    return found
+
+
+def test_a_start_opens_no_shard_of_ours(many_shards: Path, read: Read) -> None:
+    data = load(many_shards, "everystep")
+    assert len(data.shards) == SHARDS
+    data.open()
+    assert read == Read([], [])
+
+
+def test_a_step_digests_the_shards_that_it_reads_each_once_and_no_other(many_shards: Path, read: Read) -> None:
+    data = load(many_shards, "everystep")
+    assert isinstance(data, EverystepData)
+    rows = data.open()
+    seen: set[int] = set()
+    for step in range(6):
+        wanted = rows_of_step(step, 8, 64 * SHARDS, SEED).tolist()
+        assert [
+            int(row[0]) * VOCABULARY + int(row[1]) for n in range(4) for row in data.micro_batch_rows(rows, step, n)
+        ] == wanted
+        seen |= {row // 64 for row in wanted}
+        assert sorted(read.digested) == sorted(shard_path(many_shards, shard).name for shard in seen)
+        assert data.shards_of_steps(0, step + 1) == sorted(seen)
+    assert 4 < len(seen) <= SHARDS
+
+
+def test_a_replay_digests_only_the_shards_of_its_stretch_each_once(
+    many_shards: Path, tmp_path: Path, read: Read
+) -> None:
+    recipe, spec = load_recipe("everystep", many_shards)
+    found = tmp_path / "found"
+    data = _own_rows(lambda path: many_shards / path, many_shards, recipe, spec, found, 2, 3)
+    needed = sorted({row // 64 for row in rows_of_step(2, 8, 64 * SHARDS, SEED).tolist()})
+    assert sorted(read.digested) == [shard_path(many_shards, shard).name for shard in needed]
+    for _ in range(2):  # processes
+        step_of(data, 2)
+    assert len(read.digested) == len(needed) < SHARDS
+    assert not (many_shards / checked.CHECKED).exists()
+
+
+def test_a_later_start_digests_only_what_changed_or_was_not_read(many_shards: Path, read: Read) -> None:
+    everything = range(64 * SHARDS)
+    load(many_shards, "everystep").open().check(everything)
+    assert len(read.digested) == SHARDS
+    load(many_shards, "everystep").open().check(everything)
+    assert len(read.digested) == SHARDS
+    touched, replaced = shard_path(many_shards, 3), shard_path(many_shards, 5)
+    os.utime(touched)
+    aside = replaced.with_name("aside")
+    shutil.copy2(replaced, aside)
+    aside.replace(replaced)  # the same bytes and times in another file
+    load(many_shards, "everystep").open().check(everything)
+    assert sorted(read.digested[SHARDS:]) == [touched.name, replaced.name]
+
+
+@pytest.mark.parametrize("place", [0.02, 0.5, 0.98])
+@pytest.mark.parametrize("shard", range(0, SHARDS, 4))
+def test_a_flipped_byte_is_found_before_a_row_of_its_shard_is_used(many_shards: Path, shard: int, place: float) -> None:
+    flip(shard_path(many_shards, shard), place)
+    data = load(many_shards, "everystep")
+    rows = data.open()
+    used: set[int] = set()
+    with pytest.raises(EverystepError, match=rf"train/{shard:06d}\.jsonl\.zst: "):
+        for step in range(96):
+            numbers = data.row_numbers(step, 0).tolist()
+            data.micro_batch_rows(rows, step, 0)
+            used |= {number // 64 for number in numbers}
+    assert shard not in used
+
+
+def test_another_shard_of_good_rows_is_found_by_name_before_its_rows_are_used(many_shards: Path) -> None:
+    shard_path(many_shards, 3).write_bytes(shard_path(many_shards, 4).read_bytes())
+    rows = load(many_shards, "everystep").open()
+    rows.check(range(64 * 3))
+    with pytest.raises(Differs, match=r"train/000003\.jsonl\.zst: the manifest promises 64 lines with sha256"):
+        rows[64 * 3]
+
+
+def test_a_shard_that_is_replaced_after_it_was_digested_is_digested_again(many_shards: Path) -> None:
+    rows = load(many_shards, "everystep").open()
+    rows.check(range(64 * SHARDS))
+    shard_path(many_shards, 4).with_name("aside").write_bytes(shard_path(many_shards, 3).read_bytes())
+    shard_path(many_shards, 4).with_name("aside").replace(shard_path(many_shards, 4))
+    assert rows[64 * 5].shape == (WIDTH,)
+    with pytest.raises(Differs, match=r"train/000004\.jsonl\.zst"):
+        rows[64 * 4]
+
+
+def test_a_missing_shard_is_named_at_the_start(many_shards: Path) -> None:
+    shard_path(many_shards, 7).unlink()
+    with pytest.raises(EverystepError, match=r"train/000007\.jsonl\.zst: no such file; .*tokens\.json lists it"):
+        load(many_shards, "everystep")
+
+
+def test_a_bad_row_that_the_manifest_promises_stops_the_step_that_reads_it(tmp_path: Path) -> None:
     write_ours(tmp_path, [*numbered(69), [VOCABULARY] * WIDTH])
     write_recipe(tmp_path, "everystep")
+    data = load(tmp_path, "everystep")
     with pytest.raises(EverystepError, match=r"train/000000\.jsonl\.zst:70: a token id outside 0\.\.319"):
-        load(tmp_path, "everystep")
+        for step in range(9):
+            step_of(data, step)
 
 
 # LLM360
@@ -252,7 +383,7 @@ def test_a_bad_line_is_refused_by_file_and_line(tmp_path: Path, line: bytes, nam
     write_recipe(tmp_path, "llm360")
     with pytest.raises(EverystepError, match=rf"train_000\.jsonl:17: {named}"):
         load(tmp_path, "llm360")
-    assert not list((tmp_path / checked.CHECKED).glob("*"))
+    assert not list((tmp_path / checked.CHECKED).glob(f"*/{checked.READY}"))
 
 
 @pytest.mark.parametrize(
@@ -333,14 +464,6 @@ def test_a_second_start_digests_and_parses_nothing(tmp_path: Path, parsed: list[
     assert sorted(len(array) - 1 for array in offsets) == [16, 17]
 
 
-def test_our_rows_too_are_parsed_once(tmp_path: Path, parsed: list[str]) -> None:
-    write_ours(tmp_path, numbered(70))
-    write_recipe(tmp_path, "everystep")
-    for _ in range(2):
-        load(tmp_path, "everystep")
-        assert len(parsed) == 70
-
-
 def test_only_a_changed_file_is_parsed_again_whatever_it_is_called(tmp_path: Path, parsed: list[str]) -> None:
     chunks_of(tmp_path, 16, 16)
     write_recipe(tmp_path, "llm360")
@@ -357,6 +480,73 @@ def test_only_a_changed_file_is_parsed_again_whatever_it_is_called(tmp_path: Pat
     two.write_bytes(content)
     load(tmp_path, "llm360")
     assert len(parsed) == 48 and all("train_001.jsonl" in place for place in parsed[32:])
+
+
+def test_a_check_goes_on_where_it_stopped(tmp_path: Path, parsed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces of a few rows; the check is interrupted in the third one."""
+    monkeypatch.setattr(checked, "PIECE", 1000)
+    monkeypatch.setattr(checked, "_processes", lambda num_bytes: 1)
+    chunks_of(tmp_path, 32)
+    write_recipe(tmp_path, "llm360")
+    parse = checked._parse
+
+    def interrupted(piece: checked.Piece) -> None:
+        if piece.first > 10:
+            raise KeyboardInterrupt
+        parse(piece)
+
+    monkeypatch.setattr(checked, "_parse", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        load(tmp_path, "llm360")
+    before = len(parsed)
+    monkeypatch.setattr(checked, "_parse", parse)
+    load(tmp_path, "llm360")
+    assert 8 < before < 32
+    assert len(parsed) == len(set(parsed)) == 32
+
+
+def test_files_are_checked_by_several_processes_with_the_same_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunks_of(tmp_path, 16, 17, 24)
+    write_recipe(tmp_path, "llm360")
+    alone = load(tmp_path, "llm360").shards
+    shutil.rmtree(tmp_path / checked.CHECKED)
+    monkeypatch.setattr(checked, "PIECE", 1500)
+    monkeypatch.setattr(checked, "_processes", lambda num_bytes: 2)
+    assert load(tmp_path, "llm360").shards == alone
+    path = tmp_path / "data" / "llm360" / "train_002.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"]}", b",1]}").replace(b'], "source"', b', 1], "source"'))
+    with pytest.raises(EverystepError, match=r"train_002\.jsonl:1: a row of 34 ids"):
+        load(tmp_path, "llm360")
+    assert multiprocessing.active_children() == []
+
+
+def test_a_rank_that_waits_finds_what_another_checked_and_gives_up_when_nothing_comes(
+    tmp_path: Path, parsed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunks_of(tmp_path, 16, 17)
+    recipe = write_recipe(tmp_path, "llm360")
+    checking = Checking(folder=tmp_path / checked.CHECKED, waits=True)
+    spec = load_recipe("llm360", tmp_path)[1]
+    monkeypatch.setattr(checked, "SECONDS_TO_WAIT", 0.5)
+    with pytest.raises(EverystepError, match="data/llm360: the process that checks these rows has found nothing"):
+        training_data(tmp_path, recipe, spec, checking)
+    assert parsed == []
+    found = load(tmp_path, "llm360")
+    assert training_data(tmp_path, recipe, spec, checking) == found
+    assert len(parsed) == 33
+
+
+def test_a_file_that_changes_after_its_check_is_not_read(tmp_path: Path) -> None:
+    chunks_of(tmp_path, 16, 17)
+    write_recipe(tmp_path, "llm360")
+    rows = load(tmp_path, "llm360").open()
+    path = tmp_path / "data" / "llm360" / "train_001.jsonl"
+    path.write_bytes(path.read_bytes().replace(b" 1, ", b" 2, "))
+    assert rows[15].shape == (WIDTH,)
+    with pytest.raises(Differs, match=r"train_001\.jsonl: changed since its rows were checked"):
+        rows[16]
 
 
 def test_another_vocabulary_is_another_question(tmp_path: Path) -> None:

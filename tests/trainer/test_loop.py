@@ -11,8 +11,9 @@ import torch
 
 from pipeline.formats import checkpoints as ck
 from tests.trainer.runs import MODEL
+from trainer.checked import CHECKED
 from trainer.checkpoint import Writer
-from trainer.data import training_data
+from trainer.data import Checking, training_data
 from trainer.evaluate import _evaluate
 from trainer.log import Entry
 from trainer.loop import RECOMPUTE, Trainer
@@ -31,7 +32,7 @@ def one_thread() -> Iterator[None]:
 def trainer_of(folder: Path) -> Trainer:
     """The trainer of a folder's recipe at step 0, in this process."""
     recipe, spec = load_recipe(MODEL, folder)
-    return Trainer(World(0, 1), recipe, spec, training_data(folder, recipe, spec, cache=None))
+    return Trainer(World(0, 1), recipe, spec, training_data(folder, recipe, spec, Checking(folder=folder / CHECKED)))
 
 
 def trained(folder: Path, steps: int = 3) -> tuple[str, list[Entry]]:
@@ -41,10 +42,10 @@ def trained(folder: Path, steps: int = 3) -> tuple[str, list[Entry]]:
 
 
 def evaluated(folder: Path) -> list[float]:
-    recipe, spec = load_recipe(MODEL, folder)
     states = [path for _, path in ck.find_checkpoints(folder / "runs" / MODEL)][:2]
-    rows = training_data(folder, recipe, spec, cache=None).micro_batch_rows(trainer_of(folder).rows, 0, 0)
-    return _evaluate(World(0, 1), MODEL, spec, states, rows, 2)
+    trainer = trainer_of(folder)
+    rows = trainer.data.micro_batch_rows(trainer.rows, 0, 0)
+    return _evaluate(World(0, 1), MODEL, trainer.spec, states, rows, 2)
 
 
 def generators() -> tuple[object, ...]:
@@ -79,7 +80,9 @@ def test_bfloat16_trains_close_to_float32_and_says_so_in_its_numerics(reference:
     _, wanted = trained(reference)
     recipe, spec = load_recipe(MODEL, reference)
     half = recipe.model_copy(update={"numerics": "native", "precision": "bfloat16"})
-    trainer = Trainer(World(0, 1), half, spec, training_data(reference, recipe, spec, cache=None))
+    trainer = Trainer(
+        World(0, 1), half, spec, training_data(reference, recipe, spec, Checking(folder=reference / CHECKED))
+    )
     entries = [trainer.train_step() for _ in wanted]
     assert trainer.numerics()["dtype"] == "bfloat16"
     assert all(p.dtype == torch.float32 for p in trainer.model.parameters())

@@ -15,6 +15,8 @@ import hashlib, json, os, sys
 from trainer import numerics
 numerics.enter(sys.argv[1])
 import torch
+compiler = "torch._dynamo" in sys.modules
+deterministic = torch.get_deterministic_debug_mode()
 from trainer.model import Decoder, initialize
 from tests.trainer.tiny import tiny_spec
 model = Decoder(tiny_spec("openelm"))
@@ -23,7 +25,8 @@ rows = torch.arange(66).reshape(2, 33)
 model.loss(rows).backward()
 digest = hashlib.sha256(b"".join(p.grad.numpy().tobytes() for p in model.parameters()))
 described, threads = numerics.describe(sys.argv[1]), torch.get_num_threads()
-print(json.dumps({"described": described, "digest": digest.hexdigest(), "threads": threads}))
+found = {"described": described, "digest": digest.hexdigest(), "threads": threads}
+print(json.dumps(found | {"compiler": compiler, "deterministic": deterministic}))
 """
 
 
@@ -61,6 +64,10 @@ def test_environment_of_the_caller_changes_no_bit(script: Path, plain: dict[str,
     )
     assert plain == steered
     assert plain["threads"] == 1
+
+
+def test_a_start_asks_for_deterministic_algorithms_and_does_not_load_the_compiler(plain: dict[str, object]) -> None:
+    assert (plain["deterministic"], plain["compiler"]) == (2, False)
 
 
 def test_record_says_what_decides_the_bits(plain: dict[str, object]) -> None:

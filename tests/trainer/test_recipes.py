@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -9,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from pipeline.formats.canonical import pretty
 from pipeline.formats.errors import EverystepError
-from trainer.catalog import count_parameters, describe, list_recipes
-from trainer.description import num_parameters, num_parameters_if_repeated
+from tests.project import recipe as tiny_recipe
+from trainer.catalog import describe, list_recipes
+from trainer.description import ModelSpec, num_parameters, num_parameters_if_repeated, tensor_shapes
+from trainer.model import Decoder
 from trainer.optimizer import learning_rate
 from trainer.recipe import Recipe, load_recipe
 
@@ -86,6 +91,67 @@ def rates(name: str, *steps: int, **changes: Any) -> list[float]:
     recipe = recipe_of(name)
     batch = changes.get("global_batch", recipe.data.global_batch)
     return [learning_rate(recipe.schedule, step, batch) for step in steps]
+
+
+CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
+    "a decay longer than the training": (
+        {"schedule": {"warmup_steps": 1000, "decay_steps": 479_000, "steps": 1128}},
+        "schedule: warmup_steps 1000 + decay_steps 479000 = 480000, more than steps 1128: the rate would "
+        "never reach its floor; decay_steps can be at most 128",
+    ),
+    "a decay one step too long": ({"schedule": {"decay_steps": 7}}, "2 + decay_steps 7 = 9, more than steps 8"),
+    "a line one step too long": (
+        {"schedule": {"shape": "wsd", "decay_steps": 7}},
+        "2 + decay_steps 7 = 9, more than steps 8",
+    ),
+    "a clipped cosine longer than the training": (
+        {"schedule": {"shape": "cosine-clipped", "decay_steps": 9}},
+        "schedule: decay_steps 9 is more than steps 8",
+    ),
+    "a warm-up as long as the training": ({"schedule": {"warmup_steps": 8}}, "warmup_steps 8 must be < steps 8"),
+    "a warm-up downwards": ({"schedule": {"start": 0.5}}, "schedule: start 0.5 is above peak 0.003"),
+    "checkpoints behind the end": ({"checkpoints": "every 9"}, "checkpoints: 'every 9' is more than schedule.steps 8"),
+    "digests behind the end": ({"digest_every": 9}, "digest_every: 9 is more than schedule.steps 8"),
+    "a micro-batch larger than the batch": (
+        {"data": {"micro_batch": 16}},
+        "data: global_batch 8 is not a multiple of micro_batch 16",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", CONTRADICTIONS)
+def test_numbers_that_contradict_each_other_are_refused_when_the_recipe_is_read(tmp_path: Path, what: str) -> None:
+    changes, named = CONTRADICTIONS[what]
+    tree = tiny_recipe("mobilellm")
+    for key, value in changes.items():
+        tree[key] = tree[key] | value if isinstance(value, dict) else value
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "mobilellm.yaml").write_bytes(pretty(tree))
+    with pytest.raises(EverystepError, match=rf"recipes/mobilellm\.yaml: .*{re.escape(named)}"):
+        load_recipe("mobilellm", tmp_path)
+
+
+@pytest.mark.parametrize(("shape", "decay"), [("cosine", 6), ("cosine", 1), ("wsd", 6), ("cosine-clipped", 8)])
+def test_a_schedule_may_fill_the_training_or_end_before_it(tmp_path: Path, shape: str, decay: int) -> None:
+    """Two steps of warm-up and eight in all. The published Pythia counts its decay over all steps."""
+    tree = tiny_recipe("mobilellm")
+    tree["schedule"] |= {"shape": shape, "decay_steps": decay}
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "mobilellm.yaml").write_bytes(pretty(tree))
+    assert load_recipe("mobilellm", tmp_path)[0].schedule.decay_steps == decay
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("examples/*/recipes/*.yaml")), ids=lambda path: path.stem)
+def test_the_recipes_of_examples_can_be_read(path: Path) -> None:
+    assert load_recipe(path.stem, path.parents[1])[0].name == path.stem
+
+
+def count_parameters(spec: ModelSpec) -> int:
+    """Of the model itself, built where tensors have shapes and no bytes; they must be those of its description."""
+    with torch.device("meta"):
+        model = Decoder(spec)
+    assert {name: tuple(parameter.shape) for name, parameter in model.named_parameters()} == tensor_shapes(spec)
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def test_every_recipe_is_a_published_size_or_the_demos() -> None:

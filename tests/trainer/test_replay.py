@@ -2,14 +2,25 @@
 
 import json
 import random
+from contextlib import chdir, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from pipeline.formats.errors import EverystepError
+from pipeline.formats.files import sha256_file
+from pipeline.formats.lines import LineFile, Shard
+from pipeline.formats.rows import write_rows
 from tests.project import recipe, run
-from tests.releases import checkpoint, copied, edit_log, reseal, reseal_model, swap
+from tests.releases import checkpoint, copied, edit_log, read_json, reseal, reseal_model, swap
 from tests.trainer.runs import STEPS, make_run, train
+from trainer import checked
+from trainer import replay as trainer_replay
+from trainer.data import Checking, training_data
+from trainer.recipe import load_recipe
+from trainer.vouched import VouchedRows
 
 MODEL = "mobilellm"
 CHUNKS = 3
@@ -139,3 +150,69 @@ def test_a_training_on_other_published_rows_is_told(on_published_rows: Path, tmp
     code, named = HARMS[harm]
     assert done.returncode == code
     assert named in done.stderr and "Traceback" not in done.stderr
+
+
+# What the audited folder says of itself
+
+
+def believe(path: Path, cache: Path, sha256: str) -> None:
+    """Have `.work/checked` say that the file at `path` has this digest, in every way in which it could."""
+    shard = Shard("", 0, 0, sha256)
+    with suppress(EverystepError), LineFile(path) as file:
+        key = VouchedRows(path.parent, [shard], 33, 320)._key(file, shard)
+        (cache / key[:2]).mkdir(parents=True, exist_ok=True)
+        (cache / key[:2] / key[2:]).touch()
+    if (cache / "files").is_dir():
+        (cache / "files" / checked._key(path)).write_text(sha256)
+
+
+def test_rows_that_the_project_says_it_checked_are_checked_again(reference: Path, tmp_path: Path) -> None:
+    project = copied(reference, tmp_path / "project")
+    with chdir(tmp_path):
+        path = Path("project/data/tokens/train/000000.jsonl.zst")
+        shard = read_json(project / "manifests" / "tokens.json")["outputs"]["train"][0]
+        write_rows(path.parent.parent, np.random.default_rng(8).integers(0, 320, (100, 33)), "train")
+        believe(path, project / checked.CHECKED, shard["sha256"])
+        checking = Checking(folder=project / checked.CHECKED)
+        believed = training_data(Path("project"), *load_recipe(MODEL, project), checking).open()
+        assert believed[0].shape == (33,)
+    done = replay(project, 8, 9)
+    assert done.returncode == 1
+    assert "train/000000.jsonl.zst: the manifest promises 100 lines with sha256" in done.stderr
+
+
+def test_published_rows_that_the_project_says_it_checked_are_checked_again(
+    on_published_rows: Path, tmp_path: Path
+) -> None:
+    project = copied(on_published_rows, tmp_path / "project")
+    with chdir(tmp_path):
+        path = Path("project/data/llm360/train_001.jsonl")
+        digest = sha256_file(path)
+        path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
+        assert sha256_file(path) != digest
+        for other in path.parent.iterdir():
+            believe(other, project / checked.CHECKED, digest if other == path else sha256_file(other))
+        checking = Checking(folder=project / checked.CHECKED)
+        believed = training_data(Path("project"), *load_recipe(MODEL, project), checking)
+        assert believed.shards[1].sha256 == digest
+    done = replay(project, 4, 8)
+    assert done.returncode == 1
+    assert "train_001.jsonl: missing, or not the rows that mobilellm was trained on" in done.stderr
+
+
+def test_a_replay_of_published_rows_reads_each_file_once_and_parses_no_other_row_than_it_trains_on(
+    on_published_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    parsed: list[str] = []
+    digest, decode = checked._digest, checked.decode_row
+    monkeypatch.setattr(checked, "_digest", lambda task: read.append(task[0].name) or digest(task))
+    monkeypatch.setattr(checked, "decode_row", lambda *about: parsed.append(about[-1]) or decode(*about))
+    recipe, spec = load_recipe(MODEL, on_published_rows)
+    root = on_published_rows
+    data = trainer_replay._rows_of_others(lambda path: root / path, root, recipe, spec, tmp_path, 4, 5)
+    assert (read, parsed) == ([f"train_{number:03d}.jsonl" for number in range(CHUNKS)], [])
+    rows = data.open()
+    for number in range(2):
+        data.micro_batch_rows(rows, 4, number)
+    assert len(set(parsed)) == len(parsed) == 4

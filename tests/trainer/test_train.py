@@ -1,6 +1,8 @@
 """The stage `train`: what names a run, what it says of other states, and digests that find a wrong step."""
 
 import json
+import math
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -10,22 +12,24 @@ import pytest
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.canonical import canonical
 from pipeline.formats.digests import tensors_digest
+from pipeline.formats.errors import EverystepError
 from tests.imports import ROOT, closure
-from tests.project import run
-from tests.trainer.runs import MODEL, make_run, result, train
+from tests.project import recipe, run
+from tests.trainer.runs import MODEL, end, make_run, num_logged, result, start, train
+from trainer.evaluate import _result
 from trainer.train import FORMATS_THAT_TRAIN, TRAINS
 
 FINGERPRINTS = """
 import json, sys
 from pathlib import Path
 from trainer.checked import CHECKED
-from trainer.data import training_data
+from trainer.data import Checking, training_data
 from trainer.recipe import load_recipe
 from trainer.train import fingerprint, identity
 
 code = Path(sys.argv[1])
 recipe, spec = load_recipe("mobilellm")
-data = training_data(Path(), recipe, spec, CHECKED)
+data = training_data(Path(), recipe, spec, Checking(folder=CHECKED))
 found = {"": fingerprint(identity(recipe, spec, data))}
 for name in sys.argv[2:]:
     before = (code / name).read_bytes()
@@ -108,6 +112,34 @@ def test_a_state_of_another_numerics_class_or_build_is_said(tmp_path: Path, refe
         "note: bits may differ from the recorded run "
         "(class: 'native' then, 'portable' now; capability: 'AVX512' then, 'AVX2' now)" in said
     )
+
+
+def test_a_run_that_diverges_says_when_and_where_its_state_is_and_what_can_be_changed(tmp_path: Path) -> None:
+    """A rate of 1e12 and no clipping, in two processes: one message."""
+    tree = recipe(MODEL)
+    schedule = tree["schedule"] | {"steps": 12, "warmup_steps": 2, "decay_steps": 10, "peak": 1e12}
+    folder = make_run(tmp_path / "run", schedule=schedule, optimizer=tree["optimizer"] | {"clip_norm": 1e30})
+    assert end(start(folder, 2)) == 2
+    said = (folder / "said").read_text()
+    (message,) = [line for line in said.splitlines() if line.startswith("error: ")]
+    found = re.fullmatch(
+        r"error: mobilellm: diverged at step (\d+): loss \S+, gradient norm \S+; the last finite loss was \S+ at step "
+        r"(\d+); its last checkpoint is (\S+)\. The same recipe would diverge at the same step again: in "
+        r"recipes/mobilellm\.yaml, a lower schedule\.peak, .* trains anew",
+        message,
+    )
+    assert found, message
+    step, last = int(found[1]), int(found[2])
+    assert last == step - 1 == num_logged(folder)
+    assert ck.read_record(folder / found[3]).step <= last
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("nats", [math.nan, math.inf])
+def test_an_evaluation_that_gives_no_number_names_the_checkpoint_and_the_cure(reference: Path, nats: float) -> None:
+    state = dict(ck.find_checkpoints(reference / "runs" / MODEL))[4]
+    with pytest.raises(EverystepError, match=rf"step000004-\S+: .* {nats}: mobilellm had diverged at step 4, .*peak"):
+        _result(state, nats, 32, 100)
 
 
 FULL = """

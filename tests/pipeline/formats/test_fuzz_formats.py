@@ -80,16 +80,15 @@ def plain_rows() -> Sequence[Artefact]:
     spaced = "".join(json.dumps({"token_ids": row, "source": "c4"}) + "\n" for row in ROWS[:3])
     tight = "".join(json.dumps({"source": "c4", "token_ids": row}, separators=(",", ":")) + "\n" for row in ROWS[:3])
     one = json.dumps({"token_ids": ROWS[0]}) + "\n"
-    return [*(Artefact("train_000.jsonl", text.encode()) for text in (spaced, tight, one)), *rows()]
+    return [Artefact("train_000.jsonl", text.encode()) for text in (spaced, tight, one)]
 
 
 def read_plain_rows(folder: Path, file: Path) -> None:
     cache = folder.parent / "cache"
-    shard = check_rows(folder, file.name, WIDTH, VOCABULARY, cache, lambda done, detail="": None)
-    assert shard == check_rows(folder, file.name, WIDTH, VOCABULARY, cache, lambda done, detail="": None)
-    if file.suffix == ".jsonl":
-        found = PlainRows(folder, [shard], WIDTH, VOCABULARY, cache)
-        assert [found[number].shape for number in range(len(found))] == [(WIDTH,)] * shard.lines
+    (shard,) = check_rows(folder, [file.name], WIDTH, VOCABULARY, cache, "rows")
+    assert (shard,) == check_rows(folder, [file.name], WIDTH, VOCABULARY, cache, "rows")
+    found = PlainRows(folder, [shard], WIDTH, VOCABULARY, cache)
+    assert [found[number].shape for number in range(len(found))] == [(WIDTH,)] * shard.lines
 
 
 def removals() -> Sequence[Artefact]:

@@ -1,0 +1,116 @@
+"""The time in which a job starts: libraries are loaded and processes meet, deep inside code that answers no signal.
+
+A thread watches meanwhile. When somebody interrupts, or a peer ends before it has joined, it says so in one line, ends
+the peers and then this process, wherever that stands. Nothing of a job has begun yet, so nothing is lost.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from pipeline.console import INTERRUPTED, note
+from pipeline.formats.errors import EverystepError
+
+
+class Startup:
+    """Use as a context around what starts. Outside of the main thread it does nothing: signals do not arrive there."""
+
+    def __init__(self) -> None:
+        self.peers: list[tuple[BaseProcess, Connection]] = []
+        self._watches = threading.current_thread() is threading.main_thread()
+        self._lock = threading.Lock()
+        self._over = self._interrupted = False
+
+    def __enter__(self) -> Self:
+        if self._watches:
+            self._wake, self._waker = os.pipe()
+            os.set_blocking(self._waker, False)
+            self._before: Any = signal.getsignal(signal.SIGINT)
+            if self._before != signal.SIG_IGN:
+                signal.signal(signal.SIGINT, self._note)
+                signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
+            self._thread = threading.Thread(target=self._watch, daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+
+    def add_peer(self, peer: BaseProcess, said: Connection) -> None:
+        """Start a process that will join this one, which alone answers an interrupt of the terminal."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            peer.start()
+            self.peers.append((peer, said))
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        if self._watches:
+            os.write(self._waker, b"\0")  # watch this one too
+
+    def end(self) -> None:
+        """All has started: from now on an interrupt is an exception as usual, and the network tells who is gone."""
+        with self._lock:
+            if self._over or not self._watches:
+                return
+            self._over = True
+        if self._before != signal.SIG_IGN:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGINT, self._before)
+        os.write(self._waker, b"\0")
+        self._thread.join()
+        os.close(self._wake)
+        os.close(self._waker)
+        if self._interrupted:
+            raise KeyboardInterrupt
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._interrupted = True
+
+    def _watch(self) -> None:
+        while True:
+            wait([self._wake, *(peer.sentinel for peer, _ in self.peers)])
+            with self._lock:
+                if self._over:
+                    return
+                woken_by = os.read(self._wake, 64) if wait([self._wake], timeout=0) else b""
+                if woken_by.strip(b"\0"):
+                    self._leave("interrupted; run the same command again", INTERRUPTED)
+                if fault := fault_of(self.peers):
+                    self._leave(f"error: {fault}", fault.exit_code)
+
+    def _leave(self, message: str, code: int) -> None:
+        note(message)
+        for peer, _ in self.peers:
+            peer.kill()
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def fault_of(peers: Sequence[tuple[BaseProcess, Connection]], within: float = 0.0) -> EverystepError | None:
+    """What a peer said before it ended, or how it ended; None if none has ended badly within some seconds."""
+    for rank, (peer, said) in enumerate(peers, 1):
+        peer.join(timeout=within)
+        try:
+            if said.poll():
+                error: EverystepError = said.recv()
+                return error
+        except EOFError:
+            pass
+        if peer.exitcode and peer.exitcode < 0:
+            return EverystepError(
+                f"process {rank} of {len(peers) + 1} was ended by signal {-peer.exitcode} (memory full, or killed); "
+                "run the same command again"
+            )
+        if peer.exitcode:
+            return EverystepError(
+                f"process {rank} of {len(peers) + 1} failed with exit code {peer.exitcode}; what it said stands above"
+            )
+    return None

@@ -1,0 +1,52 @@
+"""Processes that check files side by side, and the rule that no process of ours outlives the one that started it."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from pipeline.formats.errors import EverystepError
+
+
+def side_by_side(function: Callable[..., Any], parts: Iterable[Any], processes: int) -> Iterator[Any]:
+    """`map(function, parts)` by so many processes, in order; by this one alone if one is enough."""
+    if processes == 1:
+        yield from map(function, parts)
+        return
+    others = set(multiprocessing.active_children())
+    context = multiprocessing.get_context("spawn")
+    executor = ProcessPoolExecutor(processes, mp_context=context, initializer=_begin)
+    try:
+        yield from executor.map(function, parts)
+    except BaseException as error:
+        for child in set(multiprocessing.active_children()) - others:
+            child.kill()
+        if isinstance(error, BrokenProcessPool):
+            raise EverystepError(
+                "a process that checked rows was ended from outside (memory full, or killed); run the same command "
+                "again, what was checked is kept"
+            ) from error
+        raise
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def end_with_parent() -> None:
+    """From now on this process ends, however busy it is, when the one that started it ends."""
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _begin() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    end_with_parent()
+
+
+def _wait_for_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -25,8 +25,11 @@ ALLOWED = {
         "pipeline.blocks",
         "pipeline.release",
     },
-    "pipeline.reproduce": {"pipeline.formats", "pipeline.console"},
-    "pipeline.init": {"pipeline.formats"},
+    "pipeline.git": {"pipeline.formats"},
+    "pipeline.install": {"pipeline.console"},
+    "pipeline.build": {"pipeline.formats", "pipeline.console", "pipeline.git"},
+    "pipeline.reproduce": {"pipeline.formats", "pipeline.console", "pipeline.git", "pipeline.build"},
+    "pipeline.init": {"pipeline.formats", "pipeline.git", "pipeline.stages"},
     "trainer": {"pipeline.formats", "pipeline.console"},
 }
 HEAVY = ("torch", "dvc", "datasets", "datatrove", "transformers", "tokenizers")

@@ -33,7 +33,7 @@ STAGE = re.compile(r"(?:Running stage|Stage) '([^']+)(':|' didn't change|' is ca
 OUTCOMES = {"':": "", "' didn't change": ": unchanged", "' is cached": ": taken from DVC's cache of runs"}
 """What DVC says of a stage, and what that becomes here."""
 PASSED_OVER = re.compile(
-    r"> |\s*$|Updating lock file|To track the changes|\tgit add|To enable auto|\tdvc config|Use `dvc push`"
+    r"> |\s*$|(Updating|Generating) lock file|To track the changes|\tgit add|To enable auto|\tdvc config|Use `dvc push`"
 )
 """Lines of DVC that repeat what stands here, or advise what `_say_what_is_next` says."""
 

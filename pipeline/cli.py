@@ -6,6 +6,8 @@ runs, so verifying and pulling need neither torch nor DVC. Results go to stdout,
 """
 
 import json
+import shlex
+import shutil
 import signal
 import sys
 from functools import partial
@@ -15,6 +17,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from pipeline.columns import table
+from pipeline.console import exit_codes
 from pipeline.formats.errors import Differs, EverystepError
 
 app = typer.Typer(
@@ -26,11 +30,11 @@ app = typer.Typer(
 )
 export = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
-Release = Annotated[Path, typer.Argument(help="The folder of a release.")]
-Trained = Annotated[Path, typer.Argument(help="The folder of a release, or of a project that has trained.")]
-Folder = Annotated[Path, typer.Argument(help="The folder of a project or of a release.")]
-Model = Annotated[str, typer.Option(help="A model of the release, as `everystep show` lists them.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for a program.")]
+Release = Annotated[Path, typer.Argument(help="Folder of a release.")]
+Trained = Annotated[Path, typer.Argument(help="Folder of a release, or of a project with trained models.")]
+Folder = Annotated[Path, typer.Argument(help="Folder of a project or a release.")]
+Model = Annotated[str, typer.Option(help="Name of a model; `everystep show` lists them.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
 
 
 app.add_typer(export, name="export")
@@ -39,27 +43,24 @@ app.add_typer(export, name="export")
 def main() -> None:
     """Run a command; a mendable fault is one message and an exit code."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `everystep ... | head` ends like any Unix program
-    try:
+    with exit_codes():
         app()
-    except EverystepError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except OSError as error:  # a folder that may not be written, a disk that is full
-        print(f"error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
-        sys.exit(EverystepError.exit_code)
 
 
 @app.command()
 def show(
-    what: Annotated[str, typer.Argument(help="The folder of a release; or the word `duplicates`.")],
+    what: Annotated[str, typer.Argument(help="Folder of a release, or the word `duplicates`.")],
     folder: Annotated[
-        Path | None, typer.Argument(help="For duplicates: a project or a release; here if left out.")
+        Path | None,
+        typer.Argument(help="With duplicates: folder of a project or release (default: here)."),
     ] = None,
-    id: Annotated[str | None, typer.Option(help="For duplicates: compare this removed document's text.")] = None,
-    largest: Annotated[int, typer.Option(min=1, help="For duplicates: so many clusters.")] = 20,
+    id: Annotated[
+        str | None, typer.Option(help="With duplicates: the id of one removed document, to compare it.")
+    ] = None,
+    largest: Annotated[int, typer.Option(min=1, help="With duplicates: number of clusters to show.")] = 20,
     as_json: Json = False,
 ) -> None:
-    """Print what is in a release: models, sources, licences, what was removed; or clusters of duplicates."""
+    """Print what is in a release, or its clusters of duplicates."""
     if what == "duplicates":
         _show_duplicates(folder or Path(), id, largest, as_json)
     elif folder is not None or id is not None:
@@ -148,7 +149,7 @@ def _show_release(release: Path, as_json: bool) -> None:
 
 @app.command()
 def recipes(folder: Folder = Path(), as_json: Json = False) -> None:
-    """Print the recipes of a project or a release: each model's size, tokens and checkpoints."""
+    """List recipes with their size, tokens and checkpoints."""
     from dataclasses import asdict
 
     _require_torch("recipes")
@@ -165,12 +166,12 @@ def recipes(folder: Folder = Path(), as_json: Json = False) -> None:
 
 @app.command()
 def init(
-    name: Annotated[Path | None, typer.Argument(help="A new folder, called as the release shall be.")] = None,
-    example: Annotated[str | None, typer.Option(help="One of the examples, or a folder that holds one.")] = None,
-    pin: Annotated[bool, typer.Option("--pin", help="Ask the Hub for the commits of named revisions.")] = False,
+    name: Annotated[Path | None, typer.Argument(help="Folder to create; its name becomes the release name.")] = None,
+    example: Annotated[str | None, typer.Option(help="Name of an example, or a folder with your own.")] = None,
+    pin: Annotated[bool, typer.Option("--pin", help="Look up the commits of named revisions on the Hub.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Make a new release repository from an example; without one, list the examples."""
+    """Create a release repository from an example, or list the examples."""
     from pipeline import init as starting
     from pipeline.console import note
 
@@ -195,15 +196,19 @@ def init(
         return
     for key in made.unpinned:
         note(f"note: {made.folder}/params.yaml: {key}: a name that can move; write a commit, or start again with --pin")
+    if made.uncommitted:
+        again = f"git -C {shlex.quote(str(made.folder))} commit --message 'Start from an example'"
+        note(f"note: all files are staged but not committed: {made.uncommitted}; mend that, then: {again}")
     for key, commit in made.pinned.items():
         print(f"{key}: {commit}")
     print(f"{made.folder}: {', '.join(made.models)} on {', '.join(made.sources) or 'published rows'}")
-    print(f"next: cd {made.folder} && make setup && source .venv/bin/activate && dvc repro --dry --force")
+    print(f"next: cd {shlex.quote(str(made.folder))} && make setup && source .venv/bin/activate")
+    print("then: dvc repro --dry --force lists what `make release` would run")
 
 
 @app.command()
 def verify(release: Release, as_json: Json = False) -> None:
-    """Recompute every digest; fail on any changed, missing or extra file."""
+    """Recompute every digest of a release and report what differs."""
     from pipeline.audit.verify import verify as find_faults
 
     faults = find_faults(release)
@@ -221,10 +226,10 @@ def verify(release: Release, as_json: Json = False) -> None:
 def pull(
     release: Release,
     model: Model,
-    step: Annotated[int, typer.Option(help="A step of the checkpoint schedule.")],
-    out: Annotated[Path, typer.Option(help="A new folder.")],
+    step: Annotated[int, typer.Option(help="Step of a stored checkpoint.")],
+    out: Annotated[Path, typer.Option(help="Folder to create.")],
 ) -> None:
-    """Write one checkpoint, verified, in a layout that transformers loads."""
+    """Write one verified checkpoint as a folder that transformers loads."""
     from pipeline.audit.verify import verified_file
     from pipeline.release.layout import read_root
     from trainer.pull import pull as pull_checkpoint
@@ -240,10 +245,10 @@ def pull(
 def average(
     release: Release,
     model: Model,
-    last: Annotated[int, typer.Option(min=2, help="How many checkpoints, from the last one backwards.")],
-    out: Annotated[Path, typer.Option(help="A new folder.")],
+    last: Annotated[int, typer.Option(min=2, help="Number of checkpoints to average, counted from the last.")],
+    out: Annotated[Path, typer.Option(help="Folder to create.")],
 ) -> None:
-    """Write the mean of a model's last checkpoints, verified, in a layout that transformers loads."""
+    """Write the mean of a model's last checkpoints, as `pull` does."""
     from pipeline.audit.verify import verified_file
     from pipeline.release.layout import read_root
     from trainer.average import average as average_checkpoints
@@ -265,15 +270,15 @@ def average(
 def sample(
     release: Trained,
     model: Model,
-    step: Annotated[int | None, typer.Option(help="A step of the checkpoint schedule; unset: the last.")] = None,
-    prompt: Annotated[str, typer.Option(help="The text to continue; unset: a document from its beginning.")] = "",
-    tokens: Annotated[int, typer.Option(min=1, help="At most so many tokens.")] = 64,
-    temperature: Annotated[float, typer.Option(min=0, help="Divides the logits; 0: always the likeliest.")] = 0.8,
-    top_k: Annotated[int, typer.Option(min=1, help="Draw among so many likeliest tokens.")] = 50,
+    step: Annotated[int | None, typer.Option(help="Step of a stored checkpoint (default: the last).")] = None,
+    prompt: Annotated[str, typer.Option(help="Text to continue (default: start a new document).")] = "",
+    tokens: Annotated[int, typer.Option(min=1, help="Maximum number of tokens.")] = 64,
+    temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature; 0: the most likely token.")] = 0.8,
+    top_k: Annotated[int, typer.Option(min=1, help="Sample from the K most likely tokens.")] = 50,
     seed: Annotated[int, typer.Option(min=0, max=2**53 - 1, help="The same seed gives the same text.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Continue a text with one checkpoint, verified, token by token."""
+    """Continue a text with one verified checkpoint."""
     from dataclasses import asdict
 
     from pipeline.audit.project import root_of
@@ -305,14 +310,14 @@ def _export() -> None:
 @export.command("tokens")
 def export_tokens(
     folder: Folder,
-    layout: Annotated[Literal["mobilellm", "llm360"], typer.Option(help="Whose files to write.")],
-    out: Annotated[Path, typer.Option(help="A new folder.")],
-    nodes: Annotated[int | None, typer.Option(min=1, help="For mobilellm: folders, one for 8 ranks.")] = None,
-    chunks: Annotated[int | None, typer.Option(min=1, help="For llm360: files, one before each checkpoint.")] = None,
-    global_batch: Annotated[int | None, typer.Option(min=1, help="Rows a step reads; unset: the fewest.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps to write; unset: those of one epoch.")] = None,
+    layout: Annotated[Literal["mobilellm", "llm360"], typer.Option(help="Trainer to write for.")],
+    out: Annotated[Path, typer.Option(help="Folder to create.")],
+    nodes: Annotated[int | None, typer.Option(min=1, help="With mobilellm: nodes, of 8 ranks each.")] = None,
+    chunks: Annotated[int | None, typer.Option(min=1, help="With llm360: chunks, one per checkpoint.")] = None,
+    global_batch: Annotated[int | None, typer.Option(min=1, help="Rows per step (default: the minimum).")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Number of steps to write (default: one epoch).")] = None,
 ) -> None:
-    """Write the training rows, verified, as the files that MobileLLM's or LLM360's trainers read."""
+    """Write the verified training rows as files for MobileLLM's or LLM360's trainer."""
     from pipeline.audit.tokens import export_llm360, export_mobilellm
 
     if (nodes if layout == "mobilellm" else chunks) is None or (chunks if layout == "mobilellm" else nodes) is not None:
@@ -337,7 +342,7 @@ def trace(
     document: Annotated[str | None, typer.Option(help="Print the steps that saw this document.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Print the documents that a step saw, or the steps that saw a document."""
+    """Print the documents of a step, or the steps of a document."""
     from pipeline.audit import trace as tracing
 
     if (step is None) == (document is None):
@@ -362,11 +367,11 @@ def trace(
 def replay(
     release: Trained,
     model: Model,
-    start: Annotated[int, typer.Option("--from", help="A stored step.")],
-    stop: Annotated[int, typer.Option("--to", help="The step to train to.")],
+    start: Annotated[int, typer.Option("--from", help="Step of a stored checkpoint to start from.")],
+    stop: Annotated[int, typer.Option("--to", help="Step to train to.")],
     as_json: Json = False,
 ) -> None:
-    """Train a stretch again from the released bytes alone, and compare every digest."""
+    """Repeat a stretch of training and compare every digest."""
     from dataclasses import asdict
 
     from pipeline.audit.project import root_of
@@ -447,10 +452,9 @@ def _tell(found: dict[str, Any]) -> str:
 
 
 def _table(header: list[str], rows: list[list[str]]) -> None:
-    widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]
-    for line in [header, ["-" * width for width in widths], *rows]:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-    print()
+    """On a terminal within its width; into a pipe or a file one row a line, whatever its length."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    print("\n".join([*table(header, rows, width), ""]))
 
 
 if __name__ == "__main__":

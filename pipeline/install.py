@@ -14,7 +14,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
 
-from pipeline.console import INTERRUPTED, SECONDS_BETWEEN_LINES, clock, note
+from pipeline.console import INTERRUPTED, SECONDS_BETWEEN_LINES, amount, clock, note
 
 SECONDS_BETWEEN_LOOKS = 0.5
 LAST_LINES = 15
@@ -96,7 +96,7 @@ class _Said:
         """`57 packages, torch-2.13.0-cp311-cp311-linux_x86_64.whl (192.4 MB)`, then `38 of 147 packages installed`."""
         if self._to_install:
             return f"{_num_installed() - self._before} of {self._to_install} packages installed"
-        return f"{self._found} packages, {self._now}" if self._found else self._now
+        return f"{amount(self._found, 'packages')}, {self._now}" if self._found else self._now
 
 
 def _num_installed() -> int:

@@ -25,6 +25,7 @@ ALLOWED = {
         "pipeline.blocks",
         "pipeline.release",
     },
+    "pipeline.columns": set(),
     "pipeline.git": {"pipeline.formats"},
     "pipeline.install": {"pipeline.console"},
     "pipeline.build": {"pipeline.formats", "pipeline.console", "pipeline.git"},

@@ -101,6 +101,9 @@ def source_names(path: Path = PARAMS) -> list[str]:
     sources = load_params(path)["sources"]
     if not isinstance(sources, dict) or not sources:
         raise EverystepError(f"{path}: sources: declare at least one source")
+    for name in sources:
+        if not isinstance(name, str):
+            raise EverystepError(f"{path}: sources: {name}: YAML reads this name as no text; write it in quotes")
     return sorted(sources)
 
 

@@ -1,0 +1,65 @@
+"""`make setup` says what pip does: all of it on a terminal, a line now and then in a log, its last words on failure."""
+
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.project import ROOT
+
+PIP = """#!/bin/sh
+echo "Collecting torch==2.13.0"
+echo "  Downloading http://index/packages/torch-2.13.0.whl (192.4 MB)"
+sleep 1
+echo "Installing collected packages: networkx, torch"
+mkdir -p "$SITE/networkx-1.dist-info"
+sleep 1
+echo "the last words of pip"
+exit $CODE
+"""
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """A new .venv with a pip that installs one of two packages."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / ".venv"], check=True)
+    pip = tmp_path / ".venv" / "bin" / "pip"
+    pip.write_text(PIP)
+    pip.chmod(0o755)
+    site = next((tmp_path / ".venv" / "lib").glob("python3.*")) / "site-packages"
+    return os.environ | {"SITE": str(site), "CODE": "0", "PYTHONPATH": str(ROOT)}
+
+
+def install(folder: Path, **more: object) -> subprocess.CompletedProcess[str]:
+    command = [folder / ".venv/bin/python", "-m", "pipeline.install", "torch==2.13.0"]
+    return subprocess.run(command, cwd=folder, text=True, **more)  # type: ignore[call-overload, no-any-return]
+
+
+def test_a_terminal_shows_each_package_and_then_how_many_are_installed(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    ours, its = pty.openpty()
+    done = install(tmp_path, env=environment, stdout=its, stderr=its)
+    os.close(its)
+    said = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    assert done.returncode == 0
+    assert "1 package, torch-2.13.0.whl (192.4 MB)" in said
+    assert "1 of 2 packages installed" in said
+    assert "http://index" not in said and "last words" not in said
+
+
+def test_a_log_gets_one_line_of_a_short_installation(tmp_path: Path, environment: dict[str, str]) -> None:
+    done = install(tmp_path, env=environment, capture_output=True)
+    assert (done.returncode, done.stdout) == (0, "")
+    (line,) = done.stderr.splitlines()
+    assert line.endswith("1 of 2 packages installed")
+
+
+def test_a_failure_shows_the_end_of_what_pip_said(tmp_path: Path, environment: dict[str, str]) -> None:
+    done = install(tmp_path, env=environment | {"CODE": "3"}, capture_output=True)
+    assert done.returncode == 3
+    assert "the last words of pip\nerror: pip ended with 3; mend" in done.stderr

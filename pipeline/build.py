@@ -15,6 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from configparser import ConfigParser
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -41,12 +42,27 @@ PASSED_OVER = re.compile(
 def build() -> None:
     """Build what has changed since the last time; verify and show the release."""
     project = Path()
+    _refuse_symbolic_links(project)
     with only_one(project) as lock:
         stages = repro(project, lock)
         if "release" in stages:
             _run("verify", RELEASE.as_posix())
             _run("show", RELEASE.as_posix())
     _say_what_is_next(project, "release" in stages)
+
+
+def _refuse_symbolic_links(project: Path) -> None:
+    """DVC can fill the outputs with links into its cache, and a release made of them could not leave this machine."""
+    for path in (project / ".dvc/config.local", project / ".dvc/config"):
+        settings = ConfigParser(strict=False, interpolation=None)
+        if path.is_file():
+            settings.read_string("\n".join(map(str.strip, path.read_text("utf-8").splitlines())), str(path))
+        kinds = settings.get("cache", "type", fallback=None)
+        if kinds and "symlink" in kinds:
+            fix = "set it to `hardlink,copy`, and run `dvc checkout --relink`"
+            raise EverystepError(f"{path}: cache.type: symlink: a release is made of files, not of links; {fix}")
+        if kinds:
+            return
 
 
 @contextmanager

@@ -34,6 +34,7 @@ stages:
     - path: data/letters
       md5: 0d599f0ec05c3bda8c3b8a68c32a1b47
 """
+CUT_LOCK = WHOLE_LOCK[: WHOLE_LOCK.index("md5") + 2]
 NO_FLOCK = "int flock(int fd, int how) { extern int *__errno_location(void); *__errno_location() = 38; return -1; }"
 
 
@@ -76,12 +77,12 @@ def test_what_a_killed_dvc_left_half_written_is_mended(project: Path) -> None:
     """Without a committed lock the cut one goes; with one, that comes back."""
     (project / READERS).parent.mkdir()
     (project / READERS).write_text('{"data/lett')
-    (project / LOCK).write_text(WHOLE_LOCK[:-8])
+    (project / LOCK).write_text(CUT_LOCK)
     assert mend(project) == ["fetch@letters", "fetch@notes", "dedup"]
     assert not (project / READERS).exists() and not (project / LOCK).exists()
     (project / LOCK).write_text(WHOLE_LOCK)
     commit(project, "built")
-    (project / LOCK).write_text(WHOLE_LOCK[:-8])
+    (project / LOCK).write_text(CUT_LOCK)
     mend(project)
     assert (project / LOCK).read_text() == WHOLE_LOCK
 
@@ -125,6 +126,15 @@ def test_a_file_system_without_locks_is_named_and_dvc_told_so_is_enough(project:
     assert "under way" not in done.stderr
     (project / ".dvc/config.local").write_text("[core]\n    hardlink_lock = true\n")
     assert announced(build(project, LD_PRELOAD=without).stderr)[-1] == "[3/3] dedup"
+
+
+@pytest.mark.parametrize("kinds", ["symlink", '"reflink,symlink,copy"'])
+def test_links_into_the_cache_are_refused_before_anything_runs(project: Path, kinds: str) -> None:
+    (project / ".dvc/config.local").write_text(f"[cache]\n    dir = /elsewhere\n    type = {kinds}\n")
+    done = build(project)
+    assert done.returncode == 2
+    assert ".dvc/config.local: cache.type: symlink: a release is made of files, not of links; set it to" in done.stderr
+    assert not (project / ".work").exists()
 
 
 # With a release

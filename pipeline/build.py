@@ -169,20 +169,21 @@ def _say_what_is_next(project: Path, is_released: bool) -> None:
     checkpoints = read_manifest(project / manifest_path("train", model), "train")["checkpoints"]
     start, stop = sorted(entry["step"] for entry in checkpoints)[-2:]
     folder = RELEASE if is_released else Path()
-    lines = [(f"everystep replay {folder} --model {model} --from {start} --to {stop}", "train it again, compare")]
+    lines = [
+        ("train the last stretch again and compare", f"replay {folder} --model {model} --from {start} --to {stop}")
+    ]
     if is_released:
         lines = [
-            (f"everystep trace release --model {model} --step {start}", "the documents in that batch"),
-            (f"everystep pull release --model {model} --step {start} --out DIR", "one checkpoint for transformers"),
+            ("the documents in one batch", f"trace release --model {model} --step {start}"),
+            ("one checkpoint for transformers", f"pull release --model {model} --step {start} --out {model}-{start}"),
             *lines,
         ]
+    note("Next, after `source .venv/bin/activate`:")
+    for purpose, command in lines:
+        note(f"  # {purpose}\n  everystep {command}")
     built = (LOCK.as_posix(), MANIFESTS.as_posix())
     if try_git(project, "status", "--porcelain", "--", *built).stdout:
-        lines += [(f"git add {' '.join(built)} && git commit", "keep the record of what was built")]
-    width = max(len(command) for command, _ in lines)
-    note("Next, after `source .venv/bin/activate`:")
-    for command, purpose in lines:
-        note(f"  {command.ljust(width)}  # {purpose}")
+        note(f"  # keep the record of what was built\n  git add {' '.join(built)} && git commit")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,28 @@
-# make release    fetch the corpora, build the suite, write release/
+# make release    download the corpora, build the suite, write release/
+# make test       everything that must hold
 # make reproduce  clone, rebuild without any cache, compare with what is committed
 #
-# Each sets up .venv by itself. TORCH_INDEX: an index that serves the torch that you want, where the
-# configured one does not.
+# Each sets up .venv by itself. TORCH_INDEX: an index that serves the CPU build of torch, where the
+# configured one does not (see docs/reproduce.md).
 
 PYTHON ?= python3
 TORCH_INDEX ?=
 INSTALL := .venv/bin/python -m pipeline.install
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
 
-.PHONY: release reproduce setup clean
+.PHONY: release test test-long reproduce setup check clean
 
 release: .venv/built
 	@$(RUN) python -m pipeline.build
+
+test: .venv/tested check
+	$(RUN) python -m pytest -n auto --dist worksteal
+
+test-long: .venv/tested
+	$(RUN) python -m tests.proofs
+
+check: .venv/tested
+	$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) mypy
 
 reproduce: .venv/built
 	$(RUN) python -m pipeline.reproduce
@@ -34,6 +44,11 @@ ONCE = $(LOCK); [ -f $@ ] && [ -z "$$(find $^ -newer $@)" ] && exit 0
 	echo "installing what builds into .venv (about three minutes)"; \
 	$(INSTALL) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) --constraint constraints.txt torch==2.13.0 && \
 	$(INSTALL) --constraint constraints.txt --editable '.[build,train]' && touch $@
+
+.venv/tested: .venv/built constraints-dev.txt
+	@$(ONCE); \
+	echo "installing what tests into .venv"; \
+	$(INSTALL) --constraint constraints.txt --constraint constraints-dev.txt --editable '.[build,train,cloud,tensorboard,test]' && touch $@
 
 clean:
 	rm -rf .work release runs results data

@@ -80,7 +80,7 @@ class _Said:
         self._found = 0
         self._now = "looking for packages"
         self._to_install = 0
-        self._before = 0
+        self._before = _num_installed()
 
     def take(self, line: str) -> None:
         """Learn from one line."""
@@ -90,7 +90,7 @@ class _Said:
         elif first in ("Downloading", "Using") and rest:
             self._now = rest.removeprefix("cached ").rpartition("/")[2]
         elif line.startswith("Installing collected packages: "):
-            self._to_install, self._before = len(line.partition(": ")[2].split(", ")), _num_installed()
+            self._to_install = len(line.partition(": ")[2].split(", "))
 
     def __str__(self) -> str:
         """`57 packages, torch-2.13.0-cp311-cp311-linux_x86_64.whl (192.4 MB)`, then `38 of 147 packages installed`."""

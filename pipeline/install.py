@@ -1,7 +1,7 @@
 """`pip install` for the Makefile: one line that says what pip does now, on a terminal kept up to date, else every 15 s.
 
 Runs before any library is there. Arguments are those of `pip install`. pip's warnings and errors appear as they come,
-and the end of its output where it fails.
+and the end of all that it said where it fails.
 """
 
 import shutil
@@ -18,6 +18,9 @@ from pipeline.console import INTERRUPTED, SECONDS_BETWEEN_LINES, amount, clock, 
 
 SECONDS_BETWEEN_LOOKS = 0.5
 LAST_LINES = 15
+LOUD = ("WARNING", "DEPRECATION", "ERROR", "error")
+CLEARED = "\r\033[K"
+NEW_PACKAGE = ("Collecting", "Processing", "Obtaining")
 
 
 def install(*arguments: str) -> int:
@@ -27,6 +30,7 @@ def install(*arguments: str) -> int:
         [pip, "--disable-pip-version-check", "install", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
     )
@@ -65,7 +69,9 @@ def _watch(lines: "SimpleQueue[str | None]") -> deque[str]:
             if on_terminal:
                 note("")
             return last
-        if line:
+        if line.startswith(LOUD):
+            note(f"{CLEARED if on_terminal else ''}{line}")
+        elif line:
             last.append(line)
             said.take(line)
         if on_terminal or now - told >= SECONDS_BETWEEN_LINES:
@@ -85,8 +91,9 @@ class _Said:
     def take(self, line: str) -> None:
         """Learn from one line."""
         first, _, rest = line.strip().partition(" ")
-        if first == "Collecting":
+        if first in NEW_PACKAGE:
             self._found += 1
+            self._now = rest.rpartition("/")[2]
         elif first in ("Downloading", "Using") and rest:
             self._now = rest.removeprefix("cached ").rpartition("/")[2]
         elif line.startswith("Installing collected packages: "):
@@ -106,7 +113,7 @@ def _num_installed() -> int:
 def _show(text: str, on_terminal: bool) -> None:
     if on_terminal:
         width = shutil.get_terminal_size().columns - 1
-        print(f"\r\033[K{text[:width]}", end="", file=sys.stderr, flush=True)
+        print(f"{CLEARED}{text[:width]}", end="", file=sys.stderr, flush=True)
     else:
         note(text)
 

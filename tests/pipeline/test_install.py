@@ -13,6 +13,7 @@ import pytest
 from tests.project import ROOT
 
 PIP = """#!/bin/sh
+echo "WARNING: a word of warning" >&2
 echo "Collecting torch==2.13.0"
 echo "  Downloading http://index/packages/torch-2.13.0.whl (192.4 MB)"
 sleep 0.7
@@ -51,13 +52,15 @@ def test_a_terminal_shows_each_package_and_then_how_many_are_installed(
     assert done.returncode == 0
     assert "1 package, torch-2.13.0.whl (192.4 MB)" in said
     assert "1 of 2 packages installed" in said
+    assert "\x1b[KWARNING: a word of warning\r\n" in said
     assert "http://index" not in said and "last words" not in said
 
 
 def test_a_log_gets_one_line_of_a_short_installation(tmp_path: Path, environment: dict[str, str]) -> None:
     done = install(tmp_path, env=environment, capture_output=True)
     assert (done.returncode, done.stdout) == (0, "")
-    (line,) = done.stderr.splitlines()
+    warning, line = done.stderr.splitlines()
+    assert warning == "WARNING: a word of warning"
     assert line.endswith("1 of 2 packages installed")
 
 

@@ -21,7 +21,7 @@ from ruamel.yaml import YAML
 
 import pipeline
 from pipeline.formats.errors import EverystepError
-from pipeline.formats.files import write_bytes
+from pipeline.formats.files import list_files, write_bytes
 from pipeline.formats.project import PARAMS, RECIPES
 from pipeline.formats.yaml import load_yaml
 from pipeline.git import git, try_git
@@ -131,10 +131,9 @@ def _first_commit(made: Path, example: str) -> str:
 
 def copy_code(root: Path, folder: Path) -> None:
     """What every release repository takes from the checkout as it is."""
-    for part in CODE:
-        shutil.copytree(root / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in FILES:
-        (folder / name).parent.mkdir(exist_ok=True)
+    code = [f"{part}/{name}" for part in CODE for name in list_files(root / part) if "__pycache__" not in name]
+    for name in [*code, *FILES]:  # not `copytree`, which would go on where the disk is full
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(root / name, folder / name)
 
 

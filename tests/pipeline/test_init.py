@@ -206,6 +206,23 @@ def test_without_git_the_message_says_so(tmp_path: Path) -> None:
     )
 
 
+FULL = """
+mount -t tmpfs -o size=300k none "$1" || exit 77
+"$2" -m pipeline.cli init "$1/one" --example amber
+echo "code $?, left: $(ls -A "$1")"
+"""
+
+
+def test_a_full_disk_is_one_message_and_nothing_is_left(tmp_path: Path) -> None:
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", FULL, "sh", str(tmp_path), sys.executable]
+    done = run(tmp_path, *command, check=False, PYTHONPATH=str(ROOT))
+    if done.returncode == 77 or done.stderr.startswith("unshare:"):
+        pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")
+    assert done.stdout == "code 2, left: \n"
+    (line,) = done.stderr.splitlines()
+    assert line.endswith(": the disk is full; free some room and run the same command again")
+
+
 def test_a_hooks_variables_do_not_send_the_repository_elsewhere(tmp_path: Path) -> None:
     run(tmp_path, "git", "init", "--quiet", "other")
     everystep(tmp_path, "init", "one", "--example", "amber", GIT_DIR=str(tmp_path / "other/.git"))

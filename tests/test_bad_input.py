@@ -564,7 +564,7 @@ def test_a_workspace_that_cannot_be_written_is_one_message(project: Path, comman
     if done.returncode == 77 or done.stderr.startswith("unshare:"):
         pytest.skip(f"nothing can be mounted read-only here: {done.stderr.strip()}")
     expect_refusal(done, "the file system is read-only; work in a folder that you can write to")
-    assert done.stderr.count("\n") == 1
+    assert done.stderr.splitlines()[-1].startswith("error: ") and done.stderr.count("error: ") == 1
 
 
 # Two at once, and kills

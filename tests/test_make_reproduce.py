@@ -1,6 +1,7 @@
 """`make reproduce`: every difference is named by stage and key; where it cannot begin, it says why in one message."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -39,14 +40,14 @@ def test_causes_stand_before_their_effects() -> None:
     assert stages == ["fetch@z", "dedup", "train@a", "evaluate@a"]
 
 
-def reproduce(folder: Path, **env: str) -> tuple[int, str]:
-    """Its exit code, and what it said without a traceback; nothing is left in its temporary folder."""
+def reproduce(folder: Path, kept: int = 0, **env: str) -> tuple[int, str]:
+    """Its exit code, and what it said without a traceback; what differs is kept, nothing else is left behind."""
     temporary = folder.parent / "temporary"
-    temporary.mkdir()
+    temporary.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "pipeline.reproduce"]
     done = run(folder, *command, check=False, PYTHONPATH=str(ROOT), TMPDIR=str(temporary), **env)
     assert "Traceback" not in done.stderr
-    assert list(temporary.iterdir()) == []
+    assert len(list(temporary.iterdir())) == kept
     return done.returncode, done.stderr
 
 
@@ -76,3 +77,33 @@ def test_without_a_committed_lock_it_says_what_to_commit(tmp_path: Path, commits
     code, said = reproduce(tmp_path / "project")
     assert (code, said.count("\n")) == (2, 1)
     assert "dvc.lock: not committed; run `make release` and commit dvc.lock and manifests/" in said
+
+
+STAGE = """
+stages:
+  count:
+    cmd: mkdir -p manifests && wc -l < words > manifests/count.json
+    deps: [words]
+    metrics: [{manifests/count.json: {cache: false}}]
+"""
+
+
+def test_a_project_is_rebuilt_from_its_commit_and_a_difference_names_the_kept_clone(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    (project / ".dvc").mkdir(parents=True)
+    shutil.copy(ROOT / ".dvc/config", project / ".dvc/config")
+    (project / "dvc.yaml").write_text(STAGE)
+    (project / "words").write_text("the\nriver\n")
+    run(project, "git", "init", "--quiet")
+    run(project, "dvc", "repro")
+    commit(project, "built")
+    (project / "words").write_text("not committed\n")
+    code, said = reproduce(project)
+    assert code == 0
+    assert "[1/1] count (" in said and "uncommitted changes here" in said
+    (project / "manifests/count.json").write_text("3\n")
+    commit(project, "an untrue manifest, and other words")
+    code, said = reproduce(project, kept=1)
+    assert code == 1
+    assert "manifests/count.json: its bytes differ" in said
+    assert f"the rebuilt clone is {tmp_path / 'temporary'}" in said

@@ -54,7 +54,7 @@ def build() -> None:
 def _refuse_symbolic_links(project: Path) -> None:
     """DVC can fill the outputs with links into its cache, and a release made of them could not leave this machine."""
     for path in (project / ".dvc/config.local", project / ".dvc/config"):
-        settings = ConfigParser(strict=False, interpolation=None)
+        settings = ConfigParser(strict=False, interpolation=None, allow_no_value=True)
         if path.is_file():
             settings.read_string("\n".join(map(str.strip, path.read_text("utf-8").splitlines())), str(path))
         kinds = settings.get("cache", "type", fallback=None)

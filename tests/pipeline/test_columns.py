@@ -1,6 +1,6 @@
 """Tables for people: one row a line where there is room, and nothing lost where there is none."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.columns import table
@@ -49,6 +49,7 @@ def test_a_table_without_rows_is_its_header() -> None:
 WORDS = st.text(st.characters(codec="ascii", exclude_categories=["Cc", "Zs"]), min_size=1, max_size=40)
 
 
+@settings(max_examples=40)
 @given(st.data(), st.integers(1, 5), st.integers(20, 100))
 def test_no_character_is_lost_at_any_width(data: st.DataObject, columns: int, width: int) -> None:
     header = data.draw(st.lists(WORDS, min_size=columns, max_size=columns))

@@ -36,7 +36,7 @@ def table(header: Row, rows: Sequence[Row], width: int | None = None) -> Iterato
 def _narrowed(header: Row, rows: Sequence[Row], widths: list[int], width: int) -> list[int]:
     """Widths that sum up to `width` with their gaps, or the narrowest that the cells allow."""
     least = [_least(header[i], [row[i] for row in rows]) for i in range(len(header))]
-    now = list(widths)
+    now = [max(at_least, min(each, width)) for each, at_least in zip(widths, least, strict=True)]
     while sum(now) + len(GAP) * (len(now) - 1) > width:
         candidates = [i for i in range(len(now)) if now[i] > least[i]]
         if not candidates:

@@ -8,6 +8,8 @@ goes through `printable` before it reaches a terminal.
 
 import io
 import json
+import shlex
+import shutil
 import signal
 import sys
 from functools import cache, partial
@@ -17,7 +19,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from pipeline.console import note, printable
+from pipeline.columns import table
+from pipeline.console import exit_codes, note, printable
 from pipeline.formats.errors import Differs, EverystepError, how_to_install, well_shaped
 
 app = typer.Typer(
@@ -43,20 +46,16 @@ def _require_utf8(text: str | None) -> str | None:
     return text
 
 
-Release = Annotated[Path, typer.Argument(help="The folder of a release.")]
-Trained = Annotated[Path, typer.Argument(help="The folder of a release, or of a project that has trained.")]
-Folder = Annotated[Path, typer.Argument(help="The folder of a project or of a release.")]
-Model = Annotated[
-    str, typer.Option(help="A model of the release, as `everystep show` lists them.", callback=_require_utf8)
-]
+Release = Annotated[Path, typer.Argument(help="Folder of a release.")]
+Trained = Annotated[Path, typer.Argument(help="Folder of a release, or of a project with trained models.")]
+Folder = Annotated[Path, typer.Argument(help="Folder of a project or a release.")]
+Model = Annotated[str, typer.Option(help="Name of a model; `everystep show` lists them.", callback=_require_utf8)]
 OnlyModel = Annotated[
     str | None,
-    typer.Option(
-        "--model", help="A model of the release; may be left out where there is only one.", callback=_require_utf8
-    ),
+    typer.Option("--model", help="Name of a model (default: the only one there is).", callback=_require_utf8),
 ]
 FollowLinks = Annotated[bool, typer.Option("--follow-links", help="Read what links point at, as in the Hub's cache.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for a program.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
 
 
 app.add_typer(export, name="export")
@@ -68,17 +67,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that is not UTF-8
             stream.reconfigure(errors="backslashreplace")
-    try:
+    with exit_codes():
         app()
-    except EverystepError as error:
-        note(f"error: {error}")
-        sys.exit(error.exit_code)
-    except OSError as error:  # a folder that may not be written, a disk that is full
-        note(f"error: {error.filename or 'a file'}: {error.strerror or error}")
-        sys.exit(EverystepError.exit_code)
-    except MemoryError:
-        note("error: not enough memory for what the files claim to hold")
-        sys.exit(EverystepError.exit_code)
 
 
 def _say(text: str = "") -> None:
@@ -88,19 +78,20 @@ def _say(text: str = "") -> None:
 
 @app.command()
 def show(
-    what: Annotated[str, typer.Argument(help="The folder of a release; or the word `duplicates`.")],
+    what: Annotated[str, typer.Argument(help="Folder of a release, or the word `duplicates`.")],
     folder: Annotated[
-        Path | None, typer.Argument(help="For duplicates: a project or a release; here if left out.")
+        Path | None,
+        typer.Argument(help="With duplicates: folder of a project or release (default: here)."),
     ] = None,
     id: Annotated[
         str | None,
-        typer.Option(help="For duplicates: compare this removed document's text.", callback=_require_utf8),
+        typer.Option(help="With duplicates: the id of one removed document, to compare it.", callback=_require_utf8),
     ] = None,
-    largest: Annotated[int, typer.Option(min=1, help="For duplicates: number of clusters to show.")] = 20,
+    largest: Annotated[int, typer.Option(min=1, help="With duplicates: number of clusters to show.")] = 20,
     follow_links: FollowLinks = False,
     as_json: Json = False,
 ) -> None:
-    """Print what is in a release: models, sources, licences, what was removed; or clusters of duplicates."""
+    """Print what is in a release, or its clusters of duplicates."""
     if what == "duplicates":
         _show_duplicates(folder or Path(), id, largest, follow_links, as_json)
     elif folder is not None or id is not None:
@@ -201,7 +192,7 @@ def _show_facts(facts: dict[str, Any]) -> None:
 
 @app.command()
 def recipes(folder: Folder = Path(), as_json: Json = False) -> None:
-    """Print the recipes of a project or a release: each model's size, tokens and checkpoints."""
+    """List recipes with their size, tokens and checkpoints."""
     from dataclasses import asdict
 
     from trainer.catalog import list_recipes
@@ -217,12 +208,12 @@ def recipes(folder: Folder = Path(), as_json: Json = False) -> None:
 
 @app.command()
 def init(
-    name: Annotated[Path | None, typer.Argument(help="A new folder, called as the release shall be.")] = None,
-    example: Annotated[str | None, typer.Option(help="One of the examples, or a folder that holds one.")] = None,
-    pin: Annotated[bool, typer.Option("--pin", help="Ask the Hub for the commits of named revisions.")] = False,
+    name: Annotated[Path | None, typer.Argument(help="Folder to create; its name becomes the release name.")] = None,
+    example: Annotated[str | None, typer.Option(help="Name of an example, or a folder with your own.")] = None,
+    pin: Annotated[bool, typer.Option("--pin", help="Look up the commits of named revisions on the Hub.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Make a new release repository from an example; without one, list the examples."""
+    """Create a release repository from an example, or list the examples."""
     from pipeline import init as starting
 
     root = starting.checkout()
@@ -246,15 +237,19 @@ def init(
         return
     for key in made.unpinned:
         note(f"note: {made.folder}/params.yaml: {key}: a name that can move; write a commit, or start again with --pin")
+    if made.uncommitted:
+        again = f"git -C {shlex.quote(str(made.folder))} commit --message 'Start from an example'"
+        note(f"note: all files are staged but not committed: {made.uncommitted}; mend that, then: {again}")
     for key, commit in made.pinned.items():
         _say(f"{key}: {commit}")
     _say(f"{made.folder}: {', '.join(made.models)} on {', '.join(made.sources) or 'published rows'}")
-    _say(f"next: cd {made.folder} && make setup && source .venv/bin/activate && dvc repro --dry --force")
+    _say(f"next: cd {shlex.quote(str(made.folder))} && make setup && source .venv/bin/activate")
+    _say("then: dvc repro --dry --force lists what `make release` would run")
 
 
 @app.command()
 def verify(release: Release, follow_links: FollowLinks = False, as_json: Json = False) -> None:
-    """Recompute every digest; tell changed files, links and files that do not belong apart.
+    """Recompute every digest of a release and report what differs.
 
     Exit codes: 0, every byte is what the release promises; 1, a file is changed, missing or unreadable; 2, misuse;
     3, every promised byte is right, but there are other files; 4, links stand in place of files and were not followed.
@@ -274,15 +269,15 @@ def verify(release: Release, follow_links: FollowLinks = False, as_json: Json = 
 @app.command()
 def pull(
     release: Release,
-    out: Annotated[Path, typer.Option(help="The folder to create; for several checkpoints, of one folder each.")],
+    out: Annotated[Path, typer.Option(help="Folder to create; several checkpoints get a folder each inside it.")],
     model: OnlyModel = None,
     step: Annotated[
-        list[int] | None, typer.Option(help="A step of the checkpoint schedule, or several; the last if left out.")
+        list[int] | None, typer.Option(help="Step of a stored checkpoint; may be repeated (default: the last).")
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every checkpoint of the model.")] = False,
     follow_links: FollowLinks = False,
 ) -> None:
-    """Write checkpoints, verified, as folders that transformers loads."""
+    """Write verified checkpoints as folders that transformers loads."""
     from pipeline.audit.verify import verified_file
     from pipeline.release.layout import read_root
     from trainer.pull import pull as pull_checkpoints
@@ -309,12 +304,12 @@ def pull(
 @app.command()
 def average(
     release: Release,
-    last: Annotated[int, typer.Option(min=2, help="How many checkpoints, from the last one backwards.")],
-    out: Annotated[Path, typer.Option(help="The folder to create.")],
+    last: Annotated[int, typer.Option(min=2, help="Number of checkpoints to average, counted from the last.")],
+    out: Annotated[Path, typer.Option(help="Folder to create.")],
     model: OnlyModel = None,
     follow_links: FollowLinks = False,
 ) -> None:
-    """Write the mean of a model's last checkpoints, verified, in a layout that transformers loads."""
+    """Write the mean of a model's last checkpoints, as `pull` does."""
     from pipeline.audit.verify import verified_file
     from pipeline.release.layout import read_root
     from trainer.average import average as average_checkpoints
@@ -338,19 +333,18 @@ def average(
 def sample(
     release: Trained,
     model: Model,
-    step: Annotated[int | None, typer.Option(help="A step of the checkpoint schedule; unset: the last.")] = None,
+    step: Annotated[int | None, typer.Option(help="Step of a stored checkpoint (default: the last).")] = None,
     prompt: Annotated[
-        str,
-        typer.Option(help="The text to continue; unset: a document from its beginning.", callback=_require_utf8),
+        str, typer.Option(help="Text to continue (default: start a new document).", callback=_require_utf8)
     ] = "",
-    tokens: Annotated[int, typer.Option(min=1, help="At most so many tokens.")] = 64,
-    temperature: Annotated[float, typer.Option(min=0, help="Divides the logits; 0: always the likeliest.")] = 0.8,
-    top_k: Annotated[int, typer.Option(min=1, help="Draw among so many likeliest tokens.")] = 50,
+    tokens: Annotated[int, typer.Option(min=1, help="Maximum number of tokens.")] = 64,
+    temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature; 0: the most likely token.")] = 0.8,
+    top_k: Annotated[int, typer.Option(min=1, help="Sample from the K most likely tokens.")] = 50,
     seed: Annotated[int, typer.Option(min=0, max=2**53 - 1, help="The same seed gives the same text.")] = 0,
     follow_links: FollowLinks = False,
     as_json: Json = False,
 ) -> None:
-    """Continue a text with one checkpoint, verified, token by token."""
+    """Continue a text with one verified checkpoint."""
     _require_torch("sample")
     from trainer.numerics import prepare_as_told
 
@@ -385,15 +379,15 @@ def _export() -> None:
 @export.command("tokens")
 def export_tokens(
     folder: Folder,
-    layout: Annotated[Literal["mobilellm", "llm360"], typer.Option(help="Whose files to write.")],
-    out: Annotated[Path, typer.Option(help="The folder to create.")],
-    nodes: Annotated[int | None, typer.Option(min=1, help="With mobilellm: number of nodes of 8 ranks.")] = None,
-    chunks: Annotated[int | None, typer.Option(min=1, help="With llm360: number of files.")] = None,
+    layout: Annotated[Literal["mobilellm", "llm360"], typer.Option(help="Trainer to write for.")],
+    out: Annotated[Path, typer.Option(help="Folder to create.")],
+    nodes: Annotated[int | None, typer.Option(min=1, help="With mobilellm: nodes, of 8 ranks each.")] = None,
+    chunks: Annotated[int | None, typer.Option(min=1, help="With llm360: chunks, one per checkpoint.")] = None,
     digits: Annotated[int, typer.Option(min=1, max=9, help="With llm360: digits in a file name; amber-train: 1.")] = 3,
     global_batch: Annotated[int | None, typer.Option(min=1, help="Rows per step (default: the minimum).")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps to write (default: one epoch).")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Number of steps to write (default: one epoch).")] = None,
 ) -> None:
-    """Write the training rows, verified, as the files that MobileLLM's or LLM360's trainers read."""
+    """Write the verified training rows as files for MobileLLM's or LLM360's trainer."""
     from pipeline.audit.tokens import export_llm360, export_mobilellm
 
     if (nodes if layout == "mobilellm" else chunks) is None or (chunks if layout == "mobilellm" else nodes) is not None:
@@ -426,7 +420,7 @@ def trace(
     follow_links: FollowLinks = False,
     as_json: Json = False,
 ) -> None:
-    """Print the documents that a step saw, or the steps that saw a document."""
+    """Print the documents of a step, or the steps of a document."""
     from pipeline.audit import trace as tracing
 
     if (step is None) == (document is None):
@@ -454,11 +448,11 @@ def trace(
 def replay(
     release: Trained,
     model: Model,
-    start: Annotated[int, typer.Option("--from", help="A stored step.")],
-    stop: Annotated[int, typer.Option("--to", help="The step to train to.")],
+    start: Annotated[int, typer.Option("--from", help="Step of a stored checkpoint to start from.")],
+    stop: Annotated[int, typer.Option("--to", help="Step to train to.")],
     as_json: Json = False,
 ) -> None:
-    """Train a stretch again from the released bytes alone, and compare every digest."""
+    """Repeat a stretch of training and compare every digest."""
     _require_torch("replay")
     from trainer.numerics import prepare_as_told
 
@@ -551,11 +545,10 @@ def _tell(found: dict[str, Any]) -> str:
 
 
 def _table(header: list[str], rows: list[list[str]]) -> None:
+    """On a terminal within its width; into a pipe or a file one row a line, whatever its length."""
     rows = [[printable(cell, keep="") for cell in row] for row in rows]
-    widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]
-    for line in [header, ["-" * width for width in widths], *rows]:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-    print()
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    print("\n".join([*table(header, rows, width), ""]))
 
 
 if __name__ == "__main__":

@@ -5,17 +5,18 @@ first difference is named by stage and key. Exit code 0: the same; 1: something 
 """
 
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.build import repro
 from pipeline.console import note, run_command
 from pipeline.formats.errors import Differs, EverystepError
 from pipeline.formats.files import list_files
 from pipeline.formats.project import MANIFESTS
 from pipeline.formats.yaml import load_yaml
+from pipeline.git import git, try_git
 
 LOCK = "dvc.lock"
 STAGES = (
@@ -35,17 +36,24 @@ STAGES = (
 
 def reproduce() -> None:
     """Rebuild the committed state in a fresh clone and compare."""
-    top = Path(_output("git", "rev-parse", "--show-toplevel"))
-    if _output("git", "-C", str(top), "status", "--porcelain", "--untracked-files=no"):
+    top = Path(git(Path(), "rev-parse", "--show-toplevel"))
+    if git(top, "status", "--porcelain", "--untracked-files=no"):
         note("note: there are uncommitted changes here; the clone has what is committed")
+    if try_git(top, "cat-file", "-e", f"HEAD:{LOCK}").returncode:
+        raise EverystepError(f"{top / LOCK}: not committed; run `make release` and commit {LOCK} and {MANIFESTS}/")
     folder = Path(tempfile.mkdtemp(prefix="everystep-reproduce-"))
     clone = folder / "clone"
-    _run(folder, "git", "clone", "--quiet", str(top), str(clone))
+    git(folder, "clone", "--quiet", str(top), str(clone))
     committed = _read(clone)
     shutil.rmtree(clone / MANIFESTS)
     (clone / LOCK).unlink()
-    _run(clone, "dvc", "config", "--local", "cache.dir", "cache")  # whatever cache the user shares between projects
-    _run(clone, "dvc", "repro")
+    # Whatever cache the user shares between projects: this one begins empty.
+    (clone / ".dvc" / "config.local").write_text("[cache]\n    dir = cache\n")
+    note(f"rebuilding in {clone}")
+    try:
+        repro(clone)
+    except EverystepError as error:
+        raise EverystepError(f"{clone}: {error}") from error
     differences = list(compare(committed, _read(clone)))
     if differences:
         raise Differs("\n".join([*differences[:20], f"{len(differences)} differences; the rebuilt clone is {clone}"]))
@@ -85,23 +93,11 @@ def _in_order_of_stages(key: str) -> tuple[int, str]:
 
 def _read(project: Path) -> dict[str, Any]:
     """The parsed lock and the bytes of every manifest."""
-    if not (project / LOCK).is_file():
-        raise EverystepError(f"{project / LOCK}: not committed; run `dvc repro` and commit {LOCK} and {MANIFESTS}/")
     stages = load_yaml(project / LOCK)["stages"]
     manifests = {
         f"{MANIFESTS}/{path}": (project / MANIFESTS / path).read_bytes() for path in list_files(project / MANIFESTS)
     }
     return {LOCK: stages, **manifests}
-
-
-def _output(*command: str) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-
-def _run(folder: Path, *command: str) -> None:
-    done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL)
-    if done.returncode:
-        raise EverystepError(f"{' '.join(command)} ended with {done.returncode}; the clone is {folder}")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,14 @@
 """A small project: this checkout's code, three tiny sources on disk, two tiny models. Built for real by DVC."""
 
-import json
 import os
 import random
-import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+from pipeline.build import mend
 from pipeline.formats.canonical import pretty
 from pipeline.formats.files import sha256_file
 from pipeline.formats.lines import encode_line
@@ -152,17 +151,6 @@ def killed_repro(folder: Path, seconds: float) -> bool:
         process.wait()
         mend(folder)
         return True
-
-
-def mend(folder: Path) -> None:
-    """What `make release` does first: DVC, killed while it writes this list or the lock, cannot read it again."""
-    readers = folder / ".dvc" / "tmp" / "rwlock"
-    try:
-        json.loads(readers.read_bytes() if readers.exists() else b"{}")
-    except ValueError:
-        readers.unlink()
-    if re.search(r"dvc\.lock' (is invalid|validation failed)", run(folder, "dvc", "stage", "list", check=False).stderr):
-        (folder / "dvc.lock").unlink()
 
 
 def commit(folder: Path, message: str) -> None:

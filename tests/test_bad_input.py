@@ -187,6 +187,17 @@ def test_params_that_are_no_strict_yaml_are_refused(
     expect_refusal_in_process(tmp_path, monkeypatch, "fetch letters", named)
 
 
+@pytest.mark.parametrize(("name", "read_as"), [("2024", "2024"), ("1.5", "1.5"), ("true", "True"), ("~", "None")])
+def test_a_source_whose_name_is_no_text_is_refused_with_the_fix(
+    tmp_path: Path, corpora: Path, name: str, read_as: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = pretty(params(corpora)).decode()
+    (tmp_path / PARAMS).write_text(text.replace('"letters": {', f"{name}: {{"))
+    expect_refusal_in_process(
+        tmp_path, monkeypatch, f"fetch {name}", f"{PARAMS}: sources: {read_as}: YAML reads this name as no text"
+    )
+
+
 def test_a_folder_without_params_says_so(tmp_path: Path) -> None:
     expect_refusal(stage(tmp_path, "pipeline.stages.fetch", "letters"), "params.yaml: no such file")
     expect_refusal(stage(tmp_path, "pipeline.stages.fetch"), "usage")
@@ -529,6 +540,33 @@ def test_a_full_disk_is_said_and_the_same_command_goes_on_when_there_is_room(
     expected = {path: sha256_file(built_project / path) for path in found}
     assert found == expected
     assert len(found) > 1
+
+
+READ_ONLY = """
+mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" || exit 77
+cd "$1"
+shift
+exec "$@"
+"""
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["pipeline.stages.extract letters", "pipeline.stages.tokenizer", "pipeline.stages.release", "pipeline.build"],
+)
+def test_a_workspace_that_cannot_be_written_is_one_message(project: Path, command: str) -> None:
+    arguments = ["sh", "-c", READ_ONLY, "sh", str(project), sys.executable, "-B", "-m", *command.split()]
+    done = run(
+        project,
+        *["unshare", "--user", "--map-root-user", "--mount", *arguments],
+        check=False,
+        PYTHONPATH=str(ROOT),
+        EVERYSTEP_WORKERS="1",
+    )
+    if done.returncode == 77 or done.stderr.startswith("unshare:"):
+        pytest.skip(f"nothing can be mounted read-only here: {done.stderr.strip()}")
+    expect_refusal(done, "the file system is read-only; work in a folder that you can write to")
+    assert done.stderr.splitlines()[-1].startswith("error: ") and done.stderr.count("error: ") == 1
 
 
 # Two at once, and kills

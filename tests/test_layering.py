@@ -25,8 +25,12 @@ ALLOWED = {
         "pipeline.blocks",
         "pipeline.release",
     },
-    "pipeline.reproduce": {"pipeline.formats", "pipeline.console"},
-    "pipeline.init": {"pipeline.formats", "pipeline.stages"},
+    "pipeline.columns": set(),
+    "pipeline.git": {"pipeline.formats"},
+    "pipeline.install": {"pipeline.console"},
+    "pipeline.build": {"pipeline.formats", "pipeline.console", "pipeline.git"},
+    "pipeline.reproduce": {"pipeline.formats", "pipeline.console", "pipeline.git", "pipeline.build"},
+    "pipeline.init": {"pipeline.formats", "pipeline.git", "pipeline.stages"},
     "trainer": {"pipeline.formats", "pipeline.console"},
 }
 HEAVY = ("torch", "dvc", "datasets", "datatrove", "transformers", "tokenizers")

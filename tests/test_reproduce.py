@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.imports import ROOT
 from tests.project import built, killed_repro, make_project, repro, run
 
 
@@ -57,3 +58,14 @@ def test_changed_code_or_library_runs_what_depends_on_it(
     # A dry run without data prints the first stage that it would run, or that it lacks the data to run it.
     said = done.stdout + done.stderr
     assert f"Running stage '{stage}'" in said or f"failed to reproduce '{stage}'" in said
+
+
+def test_a_clone_has_the_committed_bytes_whatever_git_does_to_ends_of_lines(tmp_path: Path) -> None:
+    """Code and pins are dependencies of the stages: other line ends would be another release."""
+    setting = ("-c", "core.autocrlf=true", "-c", "core.eol=crlf")
+    run(tmp_path, "git", *setting, "clone", "--quiet", "--config", "core.autocrlf=true", str(ROOT), "clone")
+    listed = run(tmp_path / "clone", "git", "ls-files", "-z", "--stage").stdout.rstrip("\0").split("\0")
+    blobs = {path: entry.split()[1] for entry, _, path in (line.partition("\t") for line in listed)}
+    found = run(tmp_path / "clone", "git", "hash-object", "--no-filters", "--", *blobs).stdout.split()
+    assert dict(zip(blobs, found, strict=True)) == blobs
+    run(tmp_path / "clone", "git", "diff", "--exit-code")

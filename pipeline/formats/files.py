@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from secrets import token_hex
 from typing import IO, NamedTuple
@@ -176,7 +176,8 @@ def list_files(folder: Path) -> list[str]:
 
 def fresh_folder(path: Path) -> Path:
     """An empty folder at `path`; what an interrupted run left there is removed."""
-    shutil.rmtree(path, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        shutil.rmtree(path)
     path.mkdir(parents=True)
     return path
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pipeline.console import progress, run_command
+from pipeline.console import progress, run_command, total_of
 from pipeline.formats.files import fresh_folder
 from pipeline.formats.manifests import write_manifest
 from pipeline.formats.project import EVALUATION_SETS, WORK
@@ -43,14 +43,7 @@ def evaluation_sets() -> None:
     folder = fresh_folder(EVALUATION_SETS)
     partial = WORK / "fetch" / "evaluation_sets"
     with progress("evaluation_sets", None, "bytes") as advance:
-        done = 0
-
-        def report(bytes_done: int, bytes_total: int | None) -> None:
-            nonlocal done
-            advance(bytes_done - done)
-            done = bytes_done
-
-        files = fetch("evaluation_sets", params.artefact, folder, partial, report)
+        files = fetch("evaluation_sets", params.artefact, folder, partial, total_of(advance))
     write_manifest(
         "evaluation_sets",
         None,

@@ -4,7 +4,7 @@ Reads the world and `sources.SOURCE` of `params.yaml`; writes the raw artefact a
 `manifests/sources/SOURCE.json`. What is not the pinned bytes never reaches the output folder.
 """
 
-from pipeline.console import progress, run_command
+from pipeline.console import progress, run_command, total_of
 from pipeline.formats.files import fresh_folder
 from pipeline.formats.manifests import write_manifest
 from pipeline.formats.project import PARAMS, RAW, WORK
@@ -21,14 +21,7 @@ def fetch(name: str) -> None:
     partial = WORK / "fetch" / name
     partial.mkdir(parents=True, exist_ok=True)
     with progress(f"fetch {name}", None, "bytes") as advance:
-        done = 0
-
-        def report(bytes_done: int, bytes_total: int | None) -> None:
-            nonlocal done
-            advance(bytes_done - done)
-            done = bytes_done
-
-        files = fetch_source(name, source, folder, partial, report)
+        files = fetch_source(name, source, folder, partial, total_of(advance))
     write_manifest(
         "fetch",
         name,

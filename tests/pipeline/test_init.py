@@ -2,9 +2,11 @@
 
 import json
 import random
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from pipeline.init import checkout, init, list_examples, own_stages
 from tests.project import ROOT, description, environment, params, recipe, run
 from tests.servers.hub import Manners, serve_hub
 from tests.servers.hub import environment as seeing
+from tests.sessions import FENCE
 
 EXAMPLES = ROOT / "examples"
 NAMES = sorted(path.parent.name for path in EXAMPLES.glob("*/params.yaml"))
@@ -106,10 +109,135 @@ def test_release_takes_the_name_of_its_folder_and_nothing_else_of_params_changes
     assert different == ["  name: my-release"]
 
 
-def test_every_link_of_the_new_readme_leads_somewhere(tmp_path: Path) -> None:
-    for name in NAMES:
-        made = init(tmp_path / name, EXAMPLES / name, ROOT)
-        assert "](../" not in (made.folder / "README.md").read_text()
+@pytest.mark.parametrize("name", NAMES)
+def test_every_link_of_the_new_repository_leads_somewhere(name: str, tmp_path: Path) -> None:
+    made = init(tmp_path / name, EXAMPLES / name, ROOT)
+    texts = [made.folder / "README.md", *(made.folder / "docs").glob("*.md")]
+    assert len(texts) == 1 + len(list((ROOT / "docs").glob("*.md")))
+    for text in texts:
+        for target in re.findall(r"\]\(([^)#\s]+)", FENCE.sub("", text.read_text())):
+            assert "://" in target or (text.parent / target).exists(), f"{text.name}: {target}"
+
+
+def test_every_document_that_the_code_names_is_in_the_new_repository(tmp_path: Path) -> None:
+    made = init(tmp_path / "my-release", EXAMPLES / "amber", ROOT)
+    code = [
+        *(made.folder / "pipeline").rglob("*.py"),
+        *(made.folder / "trainer").rglob("*.py"),
+        made.folder / "Makefile",
+    ]
+    named = {name for path in code for name in re.findall(r"docs/[a-z-]+\.md", path.read_text())}
+    assert named
+    assert [name for name in sorted(named) if not (made.folder / name).is_file()] == []
+
+
+def test_all_of_it_is_the_first_commit_on_main(tmp_path: Path) -> None:
+    """Whatever the user's own list of ignored files says."""
+    (tmp_path / "ignored").write_text("*.txt\n*.lock\nMakefile\n")
+    settings = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "core.excludesFile"}
+    done = everystep(
+        tmp_path, "init", "my-release", "--example", "amber", GIT_CONFIG_VALUE_0=str(tmp_path / "ignored"), **settings
+    )
+    made = tmp_path / "my-release"
+    assert (done.returncode, "not committed" in done.stderr) == (0, False)
+    assert run(made, "git", "log", "--format=%D %an %s").stdout == (
+        "HEAD -> main test@example.org Start from Everystep's example amber\n"
+    )
+    tracked = set(run(made, "git", "ls-files").stdout.splitlines())
+    assert tracked == {path for path in list_files(made) if not path.startswith(".git/")}
+
+
+def without_identity(folder: Path) -> dict[str, str]:
+    """An environment in which Git knows nobody."""
+    nobody = {name: value for name, value in environment().items() if not name.startswith("GIT_")}
+    return nobody | {"HOME": str(folder), "GIT_CONFIG_NOSYSTEM": "1", "XDG_CONFIG_HOME": str(folder)}
+
+
+def test_without_an_identity_all_is_staged_and_the_note_says_how_to_go_on(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pipeline.cli", "init", "my-release", "--example", "amber"]
+    env = without_identity(tmp_path) | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "Git knows no name and address of yours" in done.stderr
+    assert "git -C my-release commit --message" in done.stderr
+    status = run(tmp_path / "my-release", "git", "status", "--short").stdout.splitlines()
+    assert status and all(line.startswith("A ") for line in status)
+
+
+OLD_GIT = """#!/bin/sh
+case " $* " in *--initial-branch*) echo "error: unknown option" >&2; exit 129;; esac
+[ "$FAILS" ] && case " $* " in *" $FAILS "*) echo "fatal: $FAILS fails here" >&2; exit 128;; esac
+exec REAL "$@"
+"""
+
+
+@pytest.fixture
+def old_git(tmp_path: Path) -> str:
+    """A PATH whose Git does not know `--initial-branch`, as before 2.28, and fails where $FAILS says."""
+    program = tmp_path / "programs" / "git"
+    program.parent.mkdir()
+    program.write_text(OLD_GIT.replace("REAL", shutil.which("git") or "git"))
+    program.chmod(0o755)
+    return f"{program.parent}:{environment()['PATH']}"
+
+
+def test_a_git_of_before_2_28_makes_the_same_repository(tmp_path: Path, old_git: str) -> None:
+    done = everystep(tmp_path, "init", "one", "--example", "amber", PATH=old_git)
+    assert done.returncode == 0, done.stderr
+    assert run(tmp_path / "one", "git", "status", "--short", "--branch").stdout == "## main\n"
+
+
+@pytest.mark.parametrize("step", ["init", "symbolic-ref", "add"])
+def test_a_git_that_fails_leaves_nothing_so_that_the_second_try_works(tmp_path: Path, old_git: str, step: str) -> None:
+    done = everystep(tmp_path, "init", "one", "--example", "amber", PATH=old_git, FAILS=step)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: git ") and f"fatal: {step} fails here" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["programs"]
+
+
+def test_a_commit_that_git_refuses_is_a_note_with_its_words(tmp_path: Path, old_git: str) -> None:
+    done = everystep(tmp_path, "init", "one", "--example", "amber", PATH=old_git, FAILS="commit")
+    assert done.returncode == 0
+    assert "git commit says: fatal: commit fails here" in done.stderr
+
+
+def test_without_git_the_message_says_so(tmp_path: Path) -> None:
+    done = everystep(tmp_path, "init", "one", "--example", "amber", PATH=str(tmp_path))
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: git: no such program; install Git, and run the same command again\n",
+    )
+
+
+FULL = """
+mount -t tmpfs -o size=300k none "$1" || exit 77
+"$2" -m pipeline.cli init "$1/one" --example amber
+echo "code $?, left: $(ls -A "$1")"
+"""
+
+
+def test_a_full_disk_is_one_message_and_nothing_is_left(tmp_path: Path) -> None:
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", FULL, "sh", str(tmp_path), sys.executable]
+    done = run(tmp_path, *command, check=False, PYTHONPATH=str(ROOT))
+    if done.returncode == 77 or done.stderr.startswith("unshare:"):
+        pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")
+    assert done.stdout == "code 2, left: \n"
+    (line,) = done.stderr.splitlines()
+    assert line.endswith(": the disk is full; free some room and run the same command again")
+
+
+def test_a_hooks_variables_do_not_send_the_repository_elsewhere(tmp_path: Path) -> None:
+    run(tmp_path, "git", "init", "--quiet", "other")
+    everystep(tmp_path, "init", "one", "--example", "amber", GIT_DIR=str(tmp_path / "other/.git"))
+    assert run(tmp_path / "one", "git", "rev-parse", "--show-toplevel").stdout.strip() == str(tmp_path / "one")
+    assert run(tmp_path / "other", "git", "rev-list", "--all").stdout == ""
+
+
+def test_a_name_with_blanks_is_printed_to_be_pasted(tmp_path: Path) -> None:
+    done = everystep(tmp_path, "init", "my folder/it's/one", "--example", "amber")
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("next: ")]
+    command = line.removeprefix("next: ").split(" && ")[0]
+    assert run(tmp_path, "sh", "-c", f"{command} && ls params.yaml").stdout == "params.yaml\n"
 
 
 def test_code_of_the_new_repository_is_all_that_its_stages_need(tmp_path: Path) -> None:
@@ -127,6 +255,52 @@ def test_name_that_cannot_be_a_releases_is_refused(tmp_path: Path, name: str) ->
     with pytest.raises(EverystepError, match="cannot name a release"):
         init(tmp_path / name, EXAMPLES / "amber", ROOT)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_inside_another_repository_is_refused_with_one_outside(tmp_path: Path) -> None:
+    run(tmp_path, "git", "init", "--quiet", "checkout")
+    (tmp_path / "checkout" / "deep").mkdir()
+    done = everystep(tmp_path / "checkout" / "deep", "init", "one", "--example", "amber")
+    assert done.returncode == 2
+    assert (
+        f"lies inside the Git repository {tmp_path / 'checkout'}; name a folder outside, such as ../../one"
+        in done.stderr
+    )
+    assert list((tmp_path / "checkout" / "deep").iterdir()) == []
+    (tmp_path / "checkout" / ".gitignore").write_text("/deep/one/\n")
+    assert everystep(tmp_path / "checkout" / "deep", "init", "one", "--example", "amber").returncode == 2
+    (tmp_path / "checkout" / ".gitignore").write_text("/deep/\n")
+    assert everystep(tmp_path / "checkout" / "deep", "init", "one", "--example", "amber").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("params.yaml", lambda text: text.replace("models:", "modles:"), "params.yaml: modles: unknown section"),
+        ("params.yaml", lambda text: text + "release:\n", "params.yaml: release: expected keys and values, got None"),
+        ("params.yaml", lambda text: text + "sources: [letters]\n", "params.yaml: sources: declare at least one"),
+        ("params.yaml", lambda text: text + "sources: {letters: 3}\n", "params.yaml: sources.letters: expected keys"),
+        ("params.yaml", lambda text: text + "sources: {2024: {}}\n", "params.yaml: sources: 2024: YAML reads"),
+        ("params.yaml", lambda text: text + "models: mobilellm\n", "params.yaml: models: list each model once"),
+        ("params.yaml", lambda text: text + "# Łódź\n", "params.yaml: not valid YAML 1.2"),
+        ("README.md", lambda text: "# Łódź\n", "README.md: not UTF-8 at byte 2; save it as UTF-8"),
+        ("dvc.yaml", lambda text: "# Łódź\n", "dvc.yaml: not UTF-8 at byte 2; save it as UTF-8"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_an_own_example_that_is_wrong_is_refused_by_file_and_key(
+    tmp_path: Path, file: str, change: Callable[[str], str], message: str
+) -> None:
+    shutil.copytree(EXAMPLES / "fineweb-edu", tmp_path / "mine")
+    path = tmp_path / "mine" / file
+    text = path.read_text() if path.exists() else ""
+    if file == "params.yaml":  # a section that stands twice is an error of its own
+        section = change("").partition(":")[0]
+        text = re.sub(rf"^{section}:.*\n(  .*\n|\n)*", "", text, flags=re.M) if section else text
+    path.write_bytes(change(text).encode("iso-8859-2"))
+    with pytest.raises(EverystepError, match=re.escape(message)):
+        init(tmp_path / "one", tmp_path / "mine", ROOT)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
 def test_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:

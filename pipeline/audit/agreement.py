@@ -21,10 +21,11 @@ from pipeline.formats.canonical import Json, canonical, parse
 from pipeline.formats.errors import well_shaped
 from pipeline.formats.files import plain_lines, read_small
 from pipeline.formats.lines import LineFile
-from pipeline.formats.manifests import manifest_path, read_manifest
+from pipeline.formats.manifests import manifest_path, read_manifest, section_digest
 from pipeline.formats.order import permute
-from pipeline.formats.project import PARAMS, RESULTS, RUNS, TOKENS
+from pipeline.formats.project import MANIFESTS, PARAMS, RESULTS, RUNS, TOKENS
 from pipeline.formats.tensors import TensorFile
+from pipeline.formats.yaml import load_yaml
 from pipeline.release.card import card_tables, front_matter, write_notice
 from pipeline.release.coverage import count
 from pipeline.release.facts import gather
@@ -39,6 +40,7 @@ def disagreements(release: Path, root: dict[str, Json]) -> Iterator[str]:
     """Each place where two files of the release tell different things, with both."""
     sources, models = members(root, "sources"), members(root, "models")
     with well_shaped(release / "manifests"):
+        yield from _sections(release, root)
         tokens = read_manifest(release / manifest_path("tokenize"), "tokenize")
         yield from _flow(release, sources, tokens)
         out_of_order = list(_order(release, tokens))
@@ -54,6 +56,15 @@ def disagreements(release: Path, root: dict[str, Json]) -> Iterator[str]:
         yield from _words(root, facts)
         yield from _card(release, facts)
         yield from _notice(release, facts)
+
+
+def _sections(release: Path, root: dict[str, Json]) -> Iterator[str]:
+    """Every manifest was built with the sections of the `params.yaml` beside it."""
+    params = load_yaml(release / PARAMS)
+    for path in sorted(path for path in root["files"] if path.startswith(f"{MANIFESTS}/")):
+        for section, digest in read_manifest(release / path)["params"].items():
+            if section_digest(params, section) != digest:
+                yield f"{path}: was built with another `{section}` than the one in {PARAMS}"
 
 
 def _flow(release: Path, sources: list[str], tokens: dict[str, Json]) -> Iterator[str]:

@@ -93,6 +93,23 @@ def test_an_evaluation_of_a_checkpoint_that_is_not_there_is_found(release: Path)
     assert found(release) == [f"{EVALUATED}: its results are not those of the model's checkpoints, in their order"]
 
 
+def test_a_better_last_loss_in_the_manifest_alone_is_found(release: Path) -> None:
+    path = release / EVALUATED
+    tree = json.loads(path.read_bytes())
+    write_json(path, tree | {"loss": 0.5})
+    assert found(release)[0] == f"{EVALUATED}: loss is 0.5, its last result has {tree['results'][-1]['loss']}"
+
+
+def test_params_that_another_build_used_are_found(release: Path) -> None:
+    path = release / "params.yaml"
+    tree = json.loads(path.read_bytes())
+    tree["tokenizer"]["sample_bytes"] += 1
+    write_json(path, tree)
+    assert found(release) == [
+        "manifests/tokenizer.json: was built with another `tokenizer` than the one in params.yaml"
+    ]
+
+
 CELLS = [f"| {MODEL} |", "| validation loss |", "| letters |", "| share of tokens |", "| normalize |"]
 
 

@@ -232,7 +232,8 @@ class DocumentIndex:
 
         def tokens_before(places: NDArray[np.int64]) -> NDArray[np.int64]:
             row = np.minimum(places // self.width - first, len(rows) - 1)
-            return self.width * before[row] + places % self.width * rows[row]
+            tokens: NDArray[np.int64] = self.width * before[row] + places % self.width * rows[row]
+            return tokens
 
         return tokens_before(stops) - tokens_before(starts)
 

@@ -54,7 +54,7 @@ def _samples(path: Path) -> int:
     steps, global_batch = recipe["schedule"]["steps"], recipe["data"]["global_batch"]
     if not all(type(number) is int and 0 <= number < MOST for number in (steps, global_batch)):
         raise EverystepError(f"{path}: {steps!r:.50} steps of {global_batch!r:.50} rows are no training")
-    return steps * global_batch
+    return int(steps * global_batch)
 
 
 def _sums(found: dict[tuple[str, str], tuple[int, int]], available: Json) -> dict[str, Any]:

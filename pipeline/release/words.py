@@ -8,9 +8,9 @@ control character, and nothing that reorders the text around it.
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
-from pydantic import AfterValidator, Field, create_model
+from pydantic import AfterValidator, Field
 
 from pipeline.formats.canonical import Json
 from pipeline.formats.errors import EverystepError
@@ -85,37 +85,39 @@ class ReleaseParams(Section):
     """What the models cannot do and what is known to be wrong with them, in the publisher's words."""
 
 
-class Words(NamedTuple):
+class Words(Section):
     """Both sections."""
 
-    release: ReleaseParams
     descriptions: dict[str, Description]
+    release: ReleaseParams
+
+
+class WordsOnRows(Section):
+    """The one section of a release that begins with rows that others published: it describes `rows`."""
+
+    descriptions: dict[str, RowsDescription]
 
 
 def check_words(params: Mapping[str, Json], sources: Sequence[str], where: str) -> Words:
     """The words of a whole `params.yaml`, read from the file `where`; each source has a description, nothing else."""
-    sections = {"descriptions": dict[str, Description], "release": ReleaseParams}
-    words = _checked(sections, params, sources, where)
-    return Words(words.release, words.descriptions)
+    words = check(Words, _sections(Words, params), where)
+    _check_names(set(words.descriptions), set(sources), where)
+    return words
 
 
 def check_words_on_rows(params: Mapping[str, Json], where: str) -> None:
     """The same for a release that begins with rows that others published."""
-    _checked({"descriptions": dict[str, RowsDescription]}, params, ["rows"], where)
+    words = check(WordsOnRows, _sections(WordsOnRows, params), where)
+    _check_names(set(words.descriptions), {"rows"}, where)
 
 
-def _checked(sections: Mapping[str, object], params: Mapping[str, Json], sources: Sequence[str], where: str) -> Json:
-    model = create_model("Words", __base__=Section, **{name: (kind, ...) for name, kind in sections.items()})  # type: ignore[call-overload]
-    words = check(model, {name: params[name] for name in sections if name in params}, where)
-    described = words.descriptions
-    lines = [
-        f"{where}: descriptions.{name}: missing; say its title, issuer and evidence"
-        for name in sorted(set(sources) - set(described))
-    ]
-    lines += [
-        f"{where}: descriptions.{name}: there is no such source; remove it or correct its name"
-        for name in sorted(set(described) - set(sources))
-    ]
-    if lines:
-        raise EverystepError("\n".join(lines))
-    return words
+def _sections(model: type[Section], params: Mapping[str, Json]) -> dict[str, Json]:
+    return {name: params[name] for name in model.model_fields if name in params}
+
+
+def _check_names(described: set[str], sources: set[str], where: str) -> None:
+    missing, unknown = sorted(sources - described), sorted(described - sources)
+    if missing or unknown:
+        lines = [f"{where}: descriptions.{name}: missing; say its title, issuer and evidence" for name in missing]
+        fix = "there is no such source; remove it or correct its name"
+        raise EverystepError("\n".join([*lines, *(f"{where}: descriptions.{name}: {fix}" for name in unknown)]))

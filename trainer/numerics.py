@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pipeline.console import note
 from pipeline.formats.errors import EverystepError
 
 ONE_THREAD = {
@@ -101,7 +102,7 @@ def warn_if_other(recorded: dict[str, Any], found: dict[str, Any]) -> None:
         f"{key}: {recorded.get(key)!r} then, {found[key]!r} now" for key in found if recorded.get(key) != found[key]
     ]
     if differing:
-        print(f"note: bits may differ from the recorded run ({'; '.join(differing)})", file=sys.stderr)
+        note(f"note: bits may differ from the recorded run ({'; '.join(differing)})")
 
 
 def _steered() -> dict[str, str]:

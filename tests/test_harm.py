@@ -18,6 +18,7 @@ import pytest
 
 from pipeline.audit.report import OTHER_FILES
 from pipeline.formats.canonical import pretty
+from pipeline.formats.tables import REMOVALS, removal, write_table
 from tests.conftest import Once
 from tests.project import ROOT
 from tests.releases import checkpoint, copied, everystep, read_json, reseal_file, write_json
@@ -221,6 +222,16 @@ def test_what_a_release_says_does_not_steer_the_terminal(
     with changed(release, path, change):
         done = everystep(command[0], release, *command[1:])
     assert not set(done.said) & {"\x1b", "\x07", "\u202e", "\x9b"}
+
+
+def test_duplicates_without_the_document_that_stayed_are_no_traceback(built_project: Path, tmp_path: Path) -> None:
+    release = copied(built_project / "release", tmp_path / "release")
+    path = "data/deduplicated/removals.parquet"
+    write_table(release / path, [removal("dedup", "notes", "notes/1", "exact_duplicate")], REMOVALS, path)
+    reseal_file(release, path)
+    done = everystep("show", "duplicates", release)
+    assert (done.code, done.out) == (2, "")
+    assert path in done.err
 
 
 def test_a_release_in_a_folder_that_is_not_utf8_is_the_same_release(built_project: Path, tmp_path: Path) -> None:

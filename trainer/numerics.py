@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pipeline.console import note
 from pipeline.formats.errors import EverystepError
 from pipeline.formats.manifests import manifest_path
 from trainer.startup import Startup
@@ -126,7 +127,7 @@ def warn_if_other(recorded: dict[str, Any], found: dict[str, Any]) -> None:
         f"{key}: {recorded.get(key)!r} then, {found[key]!r} now" for key in found if recorded.get(key) != found[key]
     ]
     if differing:
-        print(f"note: bits may differ from the recorded run ({'; '.join(differing)})", file=sys.stderr)
+        note(f"note: bits may differ from the recorded run ({'; '.join(differing)})")
 
 
 def _steered() -> dict[str, str]:

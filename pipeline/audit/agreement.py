@@ -148,7 +148,8 @@ def _csv(release: Path, lines: Path) -> Iterator[str]:
         return
     rows = (row.decode("utf-8", "replace") for row in plain_lines(release / path))
     entries = _lines(release, lines)
-    header, first = next(rows, ""), next(entries, {})
+    header = next(rows, "")
+    first: dict[str, Json] = next(entries, {})
     columns = header.split(",")
     if sorted(columns) != sorted(first):
         yield f"{path}: its columns are {header}, {lines} has {','.join(sorted(first))}"

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from pipeline.audit.verify import verified_file
 from pipeline.formats.documents import read_documents
-from pipeline.formats.errors import EverystepError
+from pipeline.formats.errors import EverystepError, well_shaped
 from pipeline.formats.manifests import manifest_path, read_manifest, shards_of
 from pipeline.formats.project import DEDUPLICATED, FILTERED, REMOVALS_FILE
 from pipeline.formats.tables import REMOVALS, check_table, read_table
@@ -48,6 +48,11 @@ class Comparison:
 def clusters(folder: Path, follow_links: bool = False) -> list[Cluster]:
     """All clusters of a project or release, the largest first."""
     table = _removals(folder, follow_links)
+    with well_shaped(folder / TABLE):
+        return _clusters(table)
+
+
+def _clusters(table: Any) -> list[Cluster]:
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in table.select(["id", "source", "reason", "kept", "similarity"]).to_pylist():
         groups.setdefault(row["kept"], []).append(row)

@@ -68,6 +68,8 @@ class Report:
     def _verdict(self) -> str:
         if self.faults:
             return f"{len(self.faults):,} faults; this is not the release that was published"
+        if self.links and not self.files:
+            return "nothing was verified: what is promised stands behind a link"
         if self.links:
             return f"not verified behind links; right are {self._amount()}"
         return f"every file is what the release promises: {self.name} {self.version}, {self._amount()}"

@@ -252,7 +252,7 @@ def _others(reading: _Reading) -> list[str]:
     pending = [""]
     while pending:
         inside = pending.pop()
-        listing = list_folder(reading.release / inside, lambda path, inside=inside: is_tool_folder(inside + path))
+        listing = list_folder(reading.release / inside, is_tool_folder)
         everything = [inside + path for paths in listing for path in paths]
         if reading.follow_links:
             pending += [f"{inside}{link}/" for link in listing.links if inside + link in above]

@@ -16,7 +16,7 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.formats.canonical import parse
+from pipeline.formats.canonical import Json, parse
 from pipeline.formats.digests import DTYPES, combine_leaves, leaf_digest
 from pipeline.formats.errors import EverystepError
 
@@ -113,15 +113,15 @@ class TensorFile:
         return EverystepError(f"{self.path}: not a readable safetensors file: {what}")
 
 
-def _entry(name: str, about: dict[str, object], start: int) -> Entry:
-    dtype, shape, (begin, end) = about["dtype"], about["shape"], about["data_offsets"]  # type: ignore[misc]
-    numbers = [*shape, begin, end]  # type: ignore[misc]
+def _entry(name: str, about: Json, start: int) -> Entry:
+    dtype, shape, offsets = about["dtype"], about["shape"], about["data_offsets"]
+    numbers = [*shape, *offsets]
     if len(about) != 3 or dtype not in NUMPY_NAMES or not all(type(n) is int and n >= 0 for n in numbers):
         raise ValueError(f"{name}: expected a dtype of {', '.join(NUMPY_NAMES)}, a shape and two offsets")
-    bytes_of_shape = prod(shape) * np.dtype(NUMPY_NAMES[str(dtype)]).itemsize  # type: ignore[call-overload]
-    if end - begin != bytes_of_shape:
+    begin, end = offsets
+    if end - begin != prod(shape) * np.dtype(NUMPY_NAMES[dtype]).itemsize:
         raise ValueError(f"{name}: {end - begin} bytes are not those of {dtype} of shape {shape}")
-    return Entry(str(dtype), tuple(shape), start + begin, start + end)  # type: ignore[arg-type]
+    return Entry(dtype, tuple(shape), start + begin, start + end)
 
 
 def _require_no_gaps(entries: dict[str, Entry], start: int, size: int) -> None:

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from secrets import token_hex
 from typing import IO
@@ -97,8 +97,9 @@ def list_files(folder: Path) -> list[str]:
 
 def fresh_folder(path: Path) -> Path:
     """An empty folder at `path`; what an interrupted run left there is removed."""
-    with suppress(FileNotFoundError):
-        shutil.rmtree(path)
+    shutil.rmtree(path, ignore_errors=True)  # a file may vanish meanwhile: workers of a killed run are still ending
+    if path.exists():
+        shutil.rmtree(path)  # raises what stands in the way
     path.mkdir(parents=True)
     return path
 

@@ -99,7 +99,10 @@ def fresh_folder(path: Path) -> Path:
     """An empty folder at `path`; what an interrupted run left there is removed."""
     shutil.rmtree(path, ignore_errors=True)  # a file may vanish meanwhile: workers of a killed run are still ending
     if path.exists():
-        shutil.rmtree(path)  # raises what stands in the way
+        try:
+            shutil.rmtree(path)
+        except OSError as error:  # it names what it could not remove by its last part alone
+            raise OSError(error.errno, error.strerror, str(path)) from error
     path.mkdir(parents=True)
     return path
 

@@ -5,7 +5,6 @@ among all of them, whether it runs, is taken from DVC's cache of runs, or has no
 the summary of the release goes to stdout.
 """
 
-import errno
 import fcntl
 import json
 import os
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from pipeline.console import clock, note, run_command
 from pipeline.formats.errors import EverystepError
+from pipeline.formats.locks import NO_LOCKS
 from pipeline.formats.manifests import manifest_path, read_manifest
 from pipeline.formats.project import MANIFESTS, PARAMS, RELEASE, WORK
 from pipeline.formats.yaml import load_yaml
@@ -29,7 +29,6 @@ from pipeline.git import try_git
 LOCK = Path("dvc.lock")
 READERS = Path(".dvc/tmp/rwlock")
 CUT_OFF = re.compile(r"dvc\.lock' (is invalid|validation failed)")
-WITHOUT_FLOCK = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 STAGE = re.compile(r"(?:Running stage|Stage) '([^']+)(':|' didn't change|' is cached)")
 OUTCOMES = {"':": "", "' didn't change": ": unchanged", "' is cached": ": taken from DVC's cache of runs"}
 """What DVC says of a stage, and what that becomes here."""
@@ -76,7 +75,7 @@ def only_one(project: Path) -> Iterator[int]:
         except BlockingIOError as error:
             raise EverystepError("another `make release` is under way in this folder; wait for it") from error
         except OSError as error:
-            if error.errno not in WITHOUT_FLOCK:
+            if error.errno not in NO_LOCKS:
                 raise
             _require_another_lock(project)
         yield file.fileno()

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from secrets import token_hex
 from typing import IO, NamedTuple
@@ -176,8 +176,12 @@ def list_files(folder: Path) -> list[str]:
 
 def fresh_folder(path: Path) -> Path:
     """An empty folder at `path`; what an interrupted run left there is removed."""
-    with suppress(FileNotFoundError):
-        shutil.rmtree(path)
+    shutil.rmtree(path, ignore_errors=True)  # a file may vanish meanwhile: workers of a killed run are still ending
+    if path.exists():
+        try:
+            shutil.rmtree(path)
+        except OSError as error:  # it names what it could not remove by its last part alone
+            raise OSError(error.errno, error.strerror, str(path)) from error
     path.mkdir(parents=True)
     return path
 

@@ -120,3 +120,12 @@ def test_a_file_that_claims_to_be_huge_is_not_read_as_one(tmp_path: Path) -> Non
         file.truncate(1 << 40)
     with pytest.raises(EverystepError, match=f"1099511627776 bytes; a file of its kind has at most {MAX_SMALL_BYTES}"):
         read_small(tmp_path / "release.json")
+
+
+def test_what_cannot_be_emptied_is_named_by_its_whole_path(tmp_path: Path) -> None:
+    """A file in the place of a folder, as a read-only file system would: `mkdir` alone says that it exists."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "raw").write_text("no folder")
+    with pytest.raises(NotADirectoryError) as refused:
+        fresh_folder(tmp_path / "data" / "raw")
+    assert refused.value.filename == str(tmp_path / "data" / "raw")

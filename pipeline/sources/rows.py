@@ -4,7 +4,7 @@
 row's place in the pinned artefact. `license_column` names the licence of the row in the words of the data, which
 `licenses` translates. `a.b` is field `b` of column `a`, unless a column is really called `a.b`.
 
-Nothing but the text and the key can cost a document: every other value has a spelling (docs/formats.md, 4.1).
+Nothing but the text and the key can cost a document: every other value has a spelling (docs/formats.md, 4.4).
 """
 
 import re
@@ -83,7 +83,7 @@ def as_text(value: Any) -> str:
 
 
 def plain(value: Any) -> Json:
-    """A value of a foreign file as JSON holds it, by the table in docs/formats.md, 4.1."""
+    """A value of a foreign file as JSON holds it, by the table in docs/formats.md, 4.4."""
     match value:
         case None | bool():
             return value

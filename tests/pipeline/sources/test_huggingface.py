@@ -221,6 +221,7 @@ def done(home: Path) -> subprocess.CompletedProcess[str]:
     manners = Manners(
         gated={"owner/gated": "another token", "owner/allowed": TOKEN},
         busy={"datasets/owner/busy": [503, 429], "owner/busy/resolve": [503]},
+        large=(".gz", ".parquet"),
     )
     with serve_hub(REPOSITORIES, manners=manners) as url:
         return run_in(home, url, FETCH_ALL, cases, token=TOKEN)
@@ -343,6 +344,16 @@ def test_what_is_not_as_declared_is_an_error_and_leaves_nothing(
 
 def test_declared_digest_of_rows_is_optional() -> None:
     assert declared("huggingface", sha256="1" * 64) != declared("huggingface")
+
+
+def test_file_that_is_not_the_one_that_the_hub_keeps_is_refused_and_removed(tmp_path: Path) -> None:
+    manners = Manners(large=(".jsonl",), lies=True)
+    with serve_hub({"owner/lines": REPOSITORIES["owner/lines"]}, manners=manners) as url:
+        done = run_in(tmp_path, url, FETCH_ALL, {"lines": tree("huggingface", **LINES)})
+    answer = json.loads(done.stdout.splitlines()[-1])["lines"]
+    assert "data/train.jsonl: expected sha256 " in answer
+    assert "as the Hub keeps it, got " in answer
+    assert not list(tmp_path.rglob("train.jsonl"))
 
 
 # Going on

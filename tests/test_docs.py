@@ -23,6 +23,7 @@ from pipeline.sources.declaration import (
 )
 from pipeline.sources.document import Document
 from pipeline.sources.readers import READERS
+from pipeline.stages.filter import FilterParams
 from pipeline.stages.parallel import EXECUTOR, WORKERS
 from tests.pipeline.sources.declared import declared
 from tests.project import environment
@@ -191,6 +192,15 @@ def test_sources_in_the_documents_are_accepted() -> None:
         "url",
         "huggingface",
     }
+
+
+def test_rules_of_one_source_in_the_documents_are_accepted() -> None:
+    trees = [parsed(block) for block in blocks(TEXTS["docs/add-a-corpus.md"], "yaml")]
+    (own,) = [tree["filter"]["sources"] for tree in trees if "filter" in tree and "sources" in tree["filter"]]
+    common = load_yaml(ROOT / "params.yaml")["filter"]
+    rules = check(FilterParams, common | {"sources": own}, "docs/add-a-corpus.md").sources["gazette"]
+    assert rules.gopher_quality is not None
+    assert rules.gopher_quality.model_dump() == common["gopher_quality"] | own["gazette"]["gopher_quality"]
 
 
 @pytest.mark.parametrize(

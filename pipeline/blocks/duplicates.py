@@ -129,7 +129,8 @@ def judge(ranks: Ranks, links: Links, sets: Sets, min_similarity: float, judged:
     So nothing falls by a chain of similarities. Among several that stay, the most similar one is named, the lowest
     of equals. Links lead past documents that fell, so a cluster costs its size, not its square.
     """
-    return _judge(ranks, links, *sets, min_similarity, MAX_COMPARED, *judged)
+    kept, similarities, met, cut_short = judged
+    return _judge(ranks, links, *sets, min_similarity, MAX_COMPARED, kept, similarities, met, cut_short)
 
 
 def with_copies(copies: Ranks, judged: Judged) -> Duplicates:

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -123,6 +123,7 @@ def dedup() -> None:
     fresh_folder(SCRATCH).rmdir()
     num_exact = int(duplicates.exact.sum())
     removed = {"exact_duplicate": num_exact, "near_duplicate": len(duplicates.exact) - num_exact}
+    partly: dict[str, Any] = {"compared_in_part": in_part} if in_part else {}
     write_manifest(
         "dedup",
         None,
@@ -136,7 +137,7 @@ def dedup() -> None:
         documents_by_split={name: split.documents for name, split in splits.items()},
         removed={reason: number for reason, number in removed.items() if number},
         removed_by_source=lost,
-        **({"compared_in_part": in_part} if in_part else {}),
+        **partly,
     )
 
 

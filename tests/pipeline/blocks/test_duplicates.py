@@ -332,22 +332,19 @@ def test_a_near_duplicate_among_thousands_that_share_a_header_is_found_by_anothe
     assert judged.kept[2000:].tolist() == [0, 7]
 
 
-@pytest.mark.parametrize("block", [1, 3, 50])
-def test_documents_are_read_for_every_comparison_that_the_bound_allows(
-    block: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("block", [1, 2, 3, 50])
+@pytest.mark.parametrize("fallen", [0, 5])
+def test_the_nearest_documents_that_stay_are_compared_up_to_the_bound(
+    block: int, fallen: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Judged in blocks on what they reach, as the stage does, and at once on everything: the same."""
+    """Copies that fell count for nothing; and what is compared was read, however documents are put in blocks."""
     monkeypatch.setattr(duplicates, "MAX_COMPARED", 4)
-    texts = [text for pair in zip(headed(60), map(str.upper, headed(60, 61)), strict=True) for text in pair]
-    texts += [text.replace("w14", "x") for text in texts[::5]]
-    _, judged = compared(texts, RULES)
-    assert judged.cut_short.any()
-    removed = np.flatnonzero(judged.kept != np.arange(len(texts)))
-    assert len(removed) > 5
-    found = dedup(texts, RULES, block=block)
-    assert [(d.removed, d.kept) for d in found if not d.exact] == list(
-        zip(removed.tolist(), judged.kept[removed].tolist(), strict=True)
-    )
+    text, copy = planted(0.01, 0)
+    others = [planted(0.01, seed) for seed in range(1, 5)]
+    near = [others[0][0], *[f"{others[0][1]} more{number}" for number in range(fallen)], others[1][0], others[2][0]]
+    within, beyond = [text, *near, copy], [text, *near, others[3][0], copy]
+    assert [(d.removed, d.kept) for d in dedup(within, RULES, every_pair(within), block)][-1] == (4 + fallen, 0)
+    assert len(dedup(beyond, RULES, every_pair(beyond), block)) == fallen
 
 
 def test_a_cluster_costs_its_size_not_its_square() -> None:

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.blocks.block import Rewritten
+from pipeline.blocks import personal_data
+from pipeline.blocks.block import Fault, Rewritten
 from pipeline.blocks.personal_data import REPLACEMENTS, luhn, without_personal_data
 
 # Numbers that cards have in test systems; telephone numbers and addresses of public services.
@@ -146,3 +147,12 @@ def test_a_stranger_counts_the_same_addresses(corpora: Path) -> None:
     for path in sorted(corpora.glob("*.jsonl")):
         text = re.sub(r"[{}\"]", " ", path.read_text())
         assert without_personal_data(text) is None
+
+
+def test_a_text_that_goes_on_uncovering_personal_data_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "(+650-253-0000@b.co,8.8.8.8222(+(0-"
+    assert isinstance(without_personal_data(text), Rewritten), "two looks replace something, the third finds no more"
+    monkeypatch.setattr(personal_data, "MAX_LOOKS", 2)
+    outcome = without_personal_data(text)
+    assert isinstance(outcome, Fault)
+    assert (outcome.reason, outcome.detail) == ("personal_data", "more of it after 2 looks")

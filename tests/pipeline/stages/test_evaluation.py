@@ -88,6 +88,11 @@ def test_nothing_of_the_texts_is_written(here: Path) -> None:
     assert not [path for path in written if b"captain" in path.read_bytes() or b"fourteen" in path.read_bytes()]
 
 
+def test_a_set_without_an_item_is_told_instead_of_checking_nothing(here: Path) -> None:
+    with pytest.raises(EverystepError, match=r"evaluation_sets\.sets\.asked: no item in sets/tasks/\*\.gz;"):
+        build(here, FILES | {"sets/tasks/requests.jsonl.gz": requests([])})
+
+
 def test_order_of_sets_and_members_changes_no_byte(here: Path) -> None:
     build(here)
     first = sha256_file(EVALUATION_NGRAMS / "ngrams.parquet")

@@ -150,7 +150,7 @@ class EverystepOpenELMModel(EverystepOpenELMPreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.embed_tokens
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: Any) -> None:
         self.embed_tokens = value
 
     def forward(
@@ -205,7 +205,7 @@ class EverystepOpenELMForCausalLM(EverystepOpenELMPreTrainedModel, GenerationMix
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
-    def get_output_embeddings(self) -> nn.Module:
+    def get_output_embeddings(self) -> Any:
         return self.lm_head
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
@@ -287,4 +287,5 @@ def attention_weights(q_BHTD: Tensor, k_BKSD: Tensor, mask_BXTS: Tensor) -> Tens
         scores_BHTS = scores_BHTS.masked_fill(~mask_BXTS, float("-inf"))
     else:
         scores_BHTS = scores_BHTS + mask_BXTS
-    return scores_BHTS.softmax(-1).to(q_BHTD.dtype)
+    weights_BHTS: Tensor = scores_BHTS.softmax(-1).to(q_BHTD.dtype)
+    return weights_BHTS

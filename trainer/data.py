@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from pipeline.formats.canonical import Json
 from pipeline.formats.errors import EverystepError
-from pipeline.formats.files import list_files, sha256_file
+from pipeline.formats.files import safe_join, sha256_file
 from pipeline.formats.lines import Shard
 from pipeline.formats.manifests import manifest_path, read_manifest, shards_of
 from pipeline.formats.order import permute, rows_of_step
@@ -203,12 +203,23 @@ def _everystep(root: Path, recipe: Recipe, spec: ModelSpec, memory: Path) -> Tra
             f"{manifest['parameters']['seed']} (params.yaml: tokenize.seed)"
         )
     folder, shards = root / recipe.data.folder, shards_of(manifest, "train")
-    found = set(list_files(folder))
-    for shard in shards:
-        if shard.path not in found:
-            raise EverystepError(f"{folder / shard.path}: no such file; {path} lists it as a shard of rows")
+    if missing := _missing(folder, shards):
+        raise EverystepError(f"{folder / missing.path}: no such file; {path} lists it as a shard of rows")
     vocabulary = manifest["vocabulary"]
     return EverystepData(folder=folder, shards=tuple(shards), vocabulary=vocabulary, memory=memory, **_reading(recipe))
+
+
+def _missing(folder: Path, shards: Sequence[Shard]) -> Shard | None:
+    """The first shard that is not there. Each folder is listed once, and no file is looked at."""
+    listed: dict[str, set[str]] = {}
+    for shard in shards:
+        parent, _, name = shard.path.rpartition("/")
+        if parent not in listed:
+            where = safe_join(folder, parent) if parent else folder
+            listed[parent] = {path.name for path in where.iterdir()} if where.is_dir() else set()
+        if name not in listed[parent]:
+            return shard
+    return None
 
 
 def _llm360(folder: Path, recipe: Recipe, spec: ModelSpec, checking: Checking) -> TrainingData:

@@ -16,6 +16,7 @@ from pipeline.console import progress
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.digests import tensors_digest
 from pipeline.formats.errors import Differs, EverystepError
+from pipeline.formats.files import safe_join
 from pipeline.formats.manifests import manifest_path, read_manifest
 from pipeline.formats.tensors import TensorFile
 from trainer import log, numerics
@@ -83,6 +84,7 @@ def _own_rows(
 ) -> TrainingData:
     """Our rows, of which the shards that the stretch reads were digested; their manifest is the verified one."""
     verified(manifest_path("tokenize").as_posix())
+    safe_join(root, recipe.data.folder)  # no link leads out of what is audited
     data = training_data(root, recipe, spec, Checking(folder=found))
     assert isinstance(data, EverystepData)
     needed = data.shards_of_steps(start, stop)

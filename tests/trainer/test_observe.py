@@ -13,6 +13,8 @@ import pytest
 
 from pipeline.formats.canonical import parse
 from pipeline.formats.errors import how_to_install
+from tests.project import ROOT, run
+from tests.releases import copied
 from tests.trainer.runs import LIMIT, MODEL, STEPS, killed, make_run, num_logged, reaches, result, start, train
 from trainer.observe import RECORDS, TENSORBOARD
 
@@ -56,6 +58,16 @@ def test_after_a_kill_the_board_misses_no_step_and_repeats_none(tmp_path: Path) 
     assert killed(folder, 1, lambda: num_logged(folder) >= 5)
     said = train(folder)
     assert "goes on from step" in said
+    board_agrees_with_log(folder)
+
+
+@pytest.mark.usefixtures("board")
+def test_a_run_that_was_complete_is_drawn_from_its_log_once_and_says_so(tmp_path: Path, reference: Path) -> None:
+    """DVC starts nothing for it, so the board would stay empty without a word."""
+    folder = copied(reference, tmp_path / "run")
+    command = (sys.executable, "-m", "trainer.observe")
+    said = [run(folder, *command, PYTHONPATH=str(ROOT)).stderr for _ in range(2)]
+    assert said == [f"{MODEL}: its training was complete, so its curves on board are drawn from its log\n", ""]
     board_agrees_with_log(folder)
 
 

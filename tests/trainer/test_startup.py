@@ -93,7 +93,7 @@ def interrupted(folder: Path, processes: int, wait: float, number: int, whole_gr
         os.kill(process.pid, number)
     code = end(process, within=SECONDS)
     assert are_gone(family), (wait, number)
-    if number == signal.SIGINT and (folder / ".work").exists():  # else it had not begun
+    if number == signal.SIGINT and code != -signal.SIGINT:  # else Python was still loading the program, and answered
         assert code == 130, (wait, (folder / "said").read_text())
         said_once(folder, "interrupted; run the same command again")
 

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -93,7 +94,8 @@ def interrupted(folder: Path, processes: int, wait: float, number: int, whole_gr
         os.kill(process.pid, number)
     code = end(process, within=SECONDS)
     assert are_gone(family), (wait, number)
-    if number == signal.SIGINT and code != -signal.SIGINT:  # else Python was still loading the program, and answered
+    shutil.rmtree(folder / ".work", ignore_errors=True)
+    if number == signal.SIGINT and code not in (0, -signal.SIGINT):  # else it was through, or Python still loading it
         assert code == 130, (wait, (folder / "said").read_text())
         said_once(folder, "interrupted; run the same command again")
 

@@ -36,7 +36,7 @@ class VouchedRows(Rows):
         unknown = sorted({bisect_right(self._starts, number) - 1 for number in numbers} - self._right.keys())
         self.check_shards(unknown)
 
-    def check_shards(self, shards: Sequence[int], advance: Advance = lambda done, detail="": None) -> None:
+    def check_shards(self, shards: Sequence[int], advance: Advance = lambda done, detail="", total=None: None) -> None:
         """`check` of whole shards, by their place in the list."""
         if len(shards) <= 1:
             for shard in shards:

@@ -274,9 +274,6 @@ def sample(
 ) -> None:
     """Continue a text with one checkpoint, verified, token by token."""
     _require_torch("sample")
-    from trainer.numerics import prepare_as_told
-
-    prepare_as_told(release, model)
     from dataclasses import asdict
 
     from pipeline.audit.project import root_of
@@ -369,9 +366,6 @@ def replay(
 ) -> None:
     """Train a stretch again from the released bytes alone, and compare every digest."""
     _require_torch("replay")
-    from trainer.numerics import prepare_as_told
-
-    prepare_as_told(release, model)
     from dataclasses import asdict
 
     from pipeline.audit.project import root_of

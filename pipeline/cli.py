@@ -346,9 +346,6 @@ def sample(
 ) -> None:
     """Continue a text with one verified checkpoint."""
     _require_torch("sample")
-    from trainer.numerics import prepare_as_told
-
-    prepare_as_told(release, model)
     from dataclasses import asdict
 
     from pipeline.audit.project import root_of
@@ -454,9 +451,6 @@ def replay(
 ) -> None:
     """Repeat a stretch of training and compare every digest."""
     _require_torch("replay")
-    from trainer.numerics import prepare_as_told
-
-    prepare_as_told(release, model)
     from dataclasses import asdict
 
     from pipeline.audit.project import root_of

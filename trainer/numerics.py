@@ -9,17 +9,14 @@ Threads change bits, so a process computes with exactly one; cores are used by p
 their settings when they are loaded, so a process that was started with others is started once more.
 """
 
-import json
 import os
 import re
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pipeline.console import note
 from pipeline.formats.errors import EverystepError
-from pipeline.formats.manifests import manifest_path
 from trainer.startup import Startup
 
 ONE_THREAD = {
@@ -90,17 +87,6 @@ def prepare(name: str) -> None:
         sys.stderr.flush()
         started = kept | wanted | {STARTED_AGAIN: name}
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], started)  # noqa: S606  (itself, no shell)
-
-
-def prepare_as_told(folder: Path, model: str) -> None:
-    """`prepare` for a model of a release or project as its manifest tells, unchecked: so that the libraries that check
-    it are loaded once. What is computed enters the class that the checked files name."""
-    if STARTED_AGAIN in os.environ:  # a second time only the checked files may ask for it
-        return
-    with suppress(OSError, ValueError, LookupError, TypeError):
-        told = json.loads((folder / manifest_path("train", model)).read_bytes())["numerics"]["class"]
-        if told in CLASSES:
-            prepare(told)
 
 
 def describe(name: str, precision: str = "float32", compiled: bool = False) -> dict[str, Any]:

@@ -115,25 +115,6 @@ def test_the_prompt_comes_first_and_the_same_seed_says_the_same(built_project: P
     assert said[0].startswith("the river") and said[0].endswith("\n")
 
 
-SAYS_WHEN_IT_STARTS_AGAIN = """
-import os, sys
-start = os.execve
-def again(*about):
-    print("again with", *[m for m in ("numpy", "pyarrow", "torch") if m in sys.modules], file=sys.stderr, flush=True)
-    start(*about)
-os.execve = again
-sys.argv[0] = "everystep"
-from pipeline.cli import main
-main()
-"""
-
-
-def test_a_command_starts_again_in_its_class_once_and_before_it_loads_anything(built_project: Path) -> None:
-    command = ["sample", "release", "--model", "mobilellm", "--tokens", "1"]
-    done = run(built_project, sys.executable, "-c", SAYS_WHEN_IT_STARTS_AGAIN, *command)
-    assert [line for line in done.stderr.splitlines() if line.startswith("again")] == ["again with"]
-
-
 def test_text_is_the_bytes_of_the_tokens_and_the_step_is_the_last_one(built_project: Path) -> None:
     release = built_project / "release"
     found = answer(release, "--prompt", "the river", "--tokens", "12", "--temperature", "0", model="openelm")

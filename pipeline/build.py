@@ -44,9 +44,11 @@ def build() -> None:
     _refuse_symbolic_links(project)
     with only_one(project) as lock:
         stages = repro(project, lock)
+        if os.environ.get("EVERYSTEP_TENSORBOARD"):
+            _run("trainer.observe")
         if "release" in stages:
-            _run("verify", RELEASE.as_posix())
-            _run("show", RELEASE.as_posix())
+            _run("pipeline.cli", "verify", RELEASE.as_posix())
+            _run("pipeline.cli", "show", RELEASE.as_posix())
     _say_what_is_next(project, "release" in stages)
 
 
@@ -155,9 +157,9 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _run(*words: str) -> None:
-    """Run the command `everystep`; its exit code is ours where it fails."""
-    done = subprocess.run([sys.executable, "-m", "pipeline.cli", *words], check=False)
+def _run(module: str, *words: str) -> None:
+    """Run a program of this checkout; its exit code is ours where it fails."""
+    done = subprocess.run([sys.executable, "-m", module, *words], check=False)
     if done.returncode:
         sys.exit(done.returncode)
 

@@ -29,7 +29,7 @@ from bench.corpora import PLANTED, planted, some
 from pipeline.blocks.shingles import fold_all, jaccard, shingle_sets
 from pipeline.formats.canonical import pretty
 from pipeline.formats.documents import Document, encode_document, write_sharded
-from pipeline.formats.manifests import write_manifest
+from pipeline.formats.manifests import take_basis, write_manifest
 from pipeline.formats.project import FILTERED
 from pipeline.formats.yaml import load_yaml
 
@@ -86,7 +86,7 @@ def contenders(
     os.chdir(ours)
     for source in SOURCES:
         shards = write_sharded(FILTERED / source, (d for d in documents if d.source == source))
-        write_manifest("filter", source, inputs=[], parameters={}, outputs={"documents": shards})
+        write_manifest("filter", source, take_basis(), parameters={}, outputs={"documents": shards})
     os.chdir(here)
     plain = folder / "plain"
     commands = {"everystep": ([sys.executable, "-m", "pipeline.stages.dedup"], ours)}

@@ -24,7 +24,7 @@ from typing import Any
 from bench.corpora import documents, shuffled
 from pipeline.formats.canonical import pretty
 from pipeline.formats.documents import Document, write_sharded
-from pipeline.formats.manifests import manifest_path, write_manifest
+from pipeline.formats.manifests import manifest_path, take_basis, write_manifest
 from pipeline.formats.project import DOCUMENTS, EVALUATION_NGRAMS, FILTERED
 from pipeline.formats.yaml import load_yaml
 
@@ -91,7 +91,7 @@ def make_project(project: Path, megabytes: float, filtered: bool) -> dict[str, f
     here = Path.cwd()
     os.chdir(project)
     for source, written in shards.items():
-        write_manifest(stage, source, inputs=[], parameters={}, outputs={"documents": written})
+        write_manifest(stage, source, take_basis(), parameters={}, outputs={"documents": written})
     os.chdir(here)
     return {"documents": made["documents"], "megabytes": round(made["megabytes"], 1)}
 

@@ -21,7 +21,7 @@ from bench.corpora import documents
 from bench.dedup import ROOT, cpu_seconds, every_pair, megabytes, removed_by, write_plain
 from pipeline.formats.canonical import pretty
 from pipeline.formats.documents import Document, id_hash
-from pipeline.formats.manifests import manifest_path, read_manifest, shards_of, write_manifest
+from pipeline.formats.manifests import manifest_path, read_manifest, shards_of, take_basis, write_manifest
 from pipeline.formats.project import DOCUMENTS, FILTERED
 from pipeline.formats.yaml import load_yaml
 
@@ -94,7 +94,7 @@ def make_project(project: Path) -> Path:
         shards = shards_of(read_manifest(manifest_path("extract", name)), "documents")
         (FILTERED / name).parent.mkdir(parents=True, exist_ok=True)
         (FILTERED / name).symlink_to((DOCUMENTS / name).absolute())
-        write_manifest("filter", name, inputs=[], parameters={}, outputs={"documents": shards})
+        write_manifest("filter", name, take_basis(), parameters={}, outputs={"documents": shards})
     os.chdir(here)
     return project
 

@@ -112,6 +112,7 @@ def total_of(advance: Advance) -> Callable[[int, int | None], None]:
 @contextmanager
 def progress(title: str, total: float | None, unit: str, quiet: bool = False, done: float = 0.0) -> Iterator[Advance]:
     """A bar on a terminal, else a line now and then. `total` may be unknown; `done` of it was done before."""
+    title = printable(title, keep="")
     if quiet:
         yield lambda done, detail="", total=None: None
     elif sys.stderr.isatty():

@@ -70,7 +70,9 @@ def _watch(lines: "SimpleQueue[str | None]") -> deque[str]:
                 note("")
             return last
         if line.startswith(LOUD):
-            note(f"{CLEARED if on_terminal else ''}{line}")
+            if on_terminal:
+                print(CLEARED, end="", file=sys.stderr)
+            note(line)
         elif line:
             last.append(line)
             said.take(line)

@@ -20,10 +20,10 @@ from pydantic import Field
 from pipeline.console import progress, run_command
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.canonical import Json, canonical
-from pipeline.formats.errors import EverystepError
-from pipeline.formats.files import fresh_folder, sha256_file, write_bytes
+from pipeline.formats.errors import Differs, EverystepError
+from pipeline.formats.files import fresh_folder, safe_join, sha256_file, write_bytes
 from pipeline.formats.lines import Shard
-from pipeline.formats.manifests import manifest_path, read_current, shards_of, write_manifest
+from pipeline.formats.manifests import check_file, manifest_path, read_current, shards_of, take_basis, write_manifest
 from pipeline.formats.project import PARAMS, RECIPES, RESULTS, RUNS, TOKENIZER, TOKENS
 from pipeline.formats.vocabulary import token_bytes
 from pipeline.formats.yaml import Section, check, load_yaml
@@ -55,11 +55,12 @@ def evaluate(name: str) -> None:
     """Evaluate every checkpoint of the model `name`."""
     recipe, spec = load_recipe(name)
     params = check(_Params, load_yaml(PARAMS), str(PARAMS)).evaluate
-    manifest_tokens, manifest_model = manifest_path("tokenize"), manifest_path("train", name)
+    inputs = [manifest_path("train", name), manifest_path("tokenize"), manifest_path("tokenizer")]
+    basis = take_basis(inputs, ["evaluate"])
     tokens = read_current("tokenize")
-    read_current("tokenizer")
+    check_file(read_current("tokenizer"), TOKENIZER)
     rows = _validation_rows(tokens, params.rows)
-    checkpoints = [RUNS / name / entry["revision"] for entry in read_current("train", name)["checkpoints"]]
+    checkpoints = [_promised(RUNS / name, entry) for entry in read_current("train", name)["checkpoints"]]
     processes = default_processes(recipe.data.num_leaves)
     nats = launch(_evaluate, processes, recipe.numerics, name, spec, checkpoints, rows, params.micro_batch)
     targets = rows[:, 1:]
@@ -74,8 +75,7 @@ def evaluate(name: str) -> None:
     write_manifest(
         "evaluate",
         name,
-        inputs=[manifest_model, manifest_tokens, manifest_path("tokenizer")],
-        sections=["evaluate"],
+        basis,
         parameters=params.model_dump(),
         outputs={"evaluation": [Shard(JSONL, len(results), len(content), hashlib.sha256(content).hexdigest())]},
         tokenizer_sha256=sha256_file(TOKENIZER),
@@ -85,6 +85,14 @@ def evaluate(name: str) -> None:
         loss=results[-1]["loss"],  # once more, outside of a list: `dvc metrics` reads no lists
         bits_per_byte=results[-1]["bits_per_byte"],
     )
+
+
+def _promised(folder: Path, entry: dict[str, Json]) -> Path:
+    """The checkpoint of an entry in the model's manifest, whose record says the same."""
+    path = safe_join(folder, entry["revision"])
+    if not entry.items() <= ck.read_record(path).to_json().items():
+        raise Differs(f"{path}: not the checkpoint that the manifest of the model lists; run `dvc repro`")
+    return path
 
 
 def _validation_rows(tokens: dict[str, Json], num_rows: int) -> NDArray[np.int64]:

@@ -24,7 +24,7 @@ from pipeline.formats.errors import Differs, EverystepError
 from pipeline.formats.files import list_files, sha256_file, write_bytes
 from pipeline.formats.lines import Shard
 from pipeline.formats.locks import only_one
-from pipeline.formats.manifests import manifest_path, read_current, write_manifest
+from pipeline.formats.manifests import Basis, manifest_path, read_current, take_basis, write_manifest
 from pipeline.formats.project import RECIPES, RUNS, WORK
 from pipeline.formats.suite import require_one_suite
 from trainer import log, numerics
@@ -56,12 +56,16 @@ def train(name: str) -> None:
     """Train the model `name` of the suite, or go on where a killed run stopped."""
     recipe, spec = load_recipe(name)
     require_one_suite(suite_of(name))
+    basis = take_basis([RECIPES / f"{name}.yaml"])
     numerics.enter(recipe.numerics)  # may start this program again, so it stands before the work
     leads = os.environ.get("RANK", "0") == "0"  # under torchrun, one of many
-    rows = "tokenize" if recipe.data.layout == "everystep" else "rows"
-    if rows == "tokenize" or manifest_path(rows).is_file():  # rows that somebody put there have no manifest
-        read_current(rows)
+    own = recipe.data.layout == "everystep"
+    if own:
+        read_current("tokenize")
     data = training_data(Path(), recipe, spec, Checking(folder=CHECKED, waits=not leads))
+    inputs = data.inputs()
+    if not own and manifest_path("rows").is_file():  # rows that somebody put there have no manifest
+        basis.inputs.update(_require_fetched(recipe, inputs))
     whole = identity(recipe, spec, data)
     work = WORK / "train" / name / fingerprint(whole)
     processes = default_processes(recipe.data.num_leaves)
@@ -72,7 +76,7 @@ def train(name: str) -> None:
             write_bytes(work / IDENTITY, pretty(whole))
         launch(_train, processes, recipe.numerics, recipe, spec, data, work)
         if leads:
-            _publish(recipe, spec, data, work)
+            _publish(recipe, spec, data, work, basis, inputs)
             _forget_others(work)
 
 
@@ -154,7 +158,19 @@ def _divergence(name: str, work: Path, entry: log.Entry, last: log.Entry | None)
     )
 
 
-def _publish(recipe: Recipe, spec: ModelSpec, data: TrainingData, work: Path) -> None:
+def _require_fetched(recipe: Recipe, inputs: dict[str, str]) -> dict[str, str]:
+    """The digest of the manifest of rows that others published, once it lists the files that are read."""
+    files = read_current("rows")["files"]
+    promised = {f"{recipe.data.folder}/{file['path']}": file["sha256"] for file in files}
+    for name, sha256 in inputs.items():
+        if promised.get(name) != sha256:
+            raise Differs(f"{name}: not a file that {manifest_path('rows')} lists; run `dvc repro`")
+    return take_basis([manifest_path("rows")]).inputs
+
+
+def _publish(
+    recipe: Recipe, spec: ModelSpec, data: TrainingData, work: Path, basis: Basis, inputs: dict[str, str]
+) -> None:
     """Link the complete run into the output and write its manifest."""
     folder = RUNS / recipe.name
     shutil.rmtree(folder, ignore_errors=True)
@@ -177,8 +193,8 @@ def _publish(recipe: Recipe, spec: ModelSpec, data: TrainingData, work: Path) ->
     write_manifest(
         "train",
         recipe.name,
-        inputs=[RECIPES / f"{recipe.name}.yaml"],
-        digested=data.inputs(),
+        basis,
+        digested=inputs,
         parameters=recipe.model_dump(),
         outputs={"log": [shard]},
         model=spec.to_json(),

@@ -14,10 +14,11 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.formats.canonical import Json, canonical, parse, pretty
-from pipeline.formats.errors import EverystepError, well_shaped
-from pipeline.formats.files import plain_name, read_small, safe_join, write_bytes
+from pipeline.formats.errors import Differs, EverystepError, well_shaped
+from pipeline.formats.files import plain_name, read_small, safe_join, sha256_file, write_bytes
 from pipeline.formats.lines import Shard
 from pipeline.formats.project import MANIFESTS, PARAMS, RECIPES
 from pipeline.formats.yaml import load_yaml
@@ -42,12 +43,27 @@ def manifest_path(stage: str, of: str | None = None) -> Path:
     )
 
 
+class Basis(NamedTuple):
+    """What a stage builds on, by SHA-256: manifests and recipes, and sections of `params.yaml`."""
+
+    inputs: dict[str, str]
+    params: dict[str, str]
+
+
+def take_basis(inputs: Sequence[Path] = (), sections: Sequence[str] = (), root: Path = Path()) -> Basis:
+    """The digests of now, taken when a stage begins. `sections` are written in DVC's way: `filter`, `sources.plays`."""
+    params = load_yaml(PARAMS) if sections else {}
+    return Basis(
+        {path.as_posix(): hashlib.sha256((root / path).read_bytes()).hexdigest() for path in inputs},
+        {name: section_digest(params, name) for name in sections},
+    )
+
+
 def write_manifest(
     stage: str,
     of: str | None,
+    basis: Basis,
     *,
-    inputs: Sequence[Path],
-    sections: Sequence[str] = (),
     parameters: Json,
     outputs: dict[str, list[Shard]],
     digested: Mapping[str, str] | None = None,
@@ -56,16 +72,19 @@ def write_manifest(
 ) -> None:
     """Write the manifest of a stage below `root`; `counts` are what auditors ask of it.
 
-    `sections` names what the stage read of `params.yaml`, in DVC's way: `filter`, `sources.plays`. `digested` are
-    further inputs whose SHA-256 is known already: corpora are not read once more for it.
+    The basis is refused if it changed while the stage ran: what came out belongs to neither. `digested` are further
+    inputs whose SHA-256 is known already: corpora are not read once more for it.
     """
+    now = take_basis([Path(name) for name in basis.inputs], list(basis.params), root)
+    before, after = basis.inputs | basis.params, now.inputs | now.params
+    if changed := [name for name in before if before[name] != after[name]]:
+        raise EverystepError(f"{changed[0]}: changed while {stage} ran, so its outputs belong to neither; run it again")
     tree = {
         "format": FORMAT,
         "stage": stage,
         "of": of,
-        "inputs": {path.as_posix(): hashlib.sha256((root / path).read_bytes()).hexdigest() for path in inputs}
-        | dict(digested or {}),
-        "params": {name: section_digest(load_yaml(PARAMS), name) for name in sections},
+        "inputs": basis.inputs | dict(digested or {}),
+        "params": basis.params,
         "parameters": parameters,
         "outputs": {name: [shard.to_json() for shard in shards] for name, shards in outputs.items()},
         **counts,
@@ -122,6 +141,8 @@ def _require_current(path: Path, params: Mapping[str, Json], checked: set[Path])
     """Raise unless `path`, and everything below `manifests/` and `recipes/` that it builds on, is up to date."""
     manifest = read_manifest(path)
     with well_shaped(path):
+        if manifest_path(manifest["stage"], manifest["of"]) != path:
+            raise EverystepError(f"{path}: is the manifest of {manifest['stage']} of {manifest['of']}; run `dvc repro`")
         for section, digest in manifest["params"].items():
             if section_digest(params, section) != digest:
                 raise _stale(path, f"`{section}` in {PARAMS} has changed")
@@ -138,6 +159,14 @@ def _require_current(path: Path, params: Mapping[str, Json], checked: set[Path])
 
 def _stale(path: Path, what: str) -> EverystepError:
     return EverystepError(f"{path}: out of date: {what} since it was built; run `dvc repro`")
+
+
+def check_file(manifest: dict[str, Json], path: Path) -> None:
+    """Raise `Differs` unless `path` has the bytes that a manifest lists under `files` for its name."""
+    with well_shaped(f"manifest of {manifest['stage']}"):
+        promised = {str(file["path"]): file["sha256"] for file in manifest["files"]}
+    if sha256_file(path) != promised.get(path.name):
+        raise Differs(f"{path}: not the file that the manifest of {manifest['stage']} lists; run `dvc repro`")
 
 
 def shards_of(manifest: dict[str, Json], output: str) -> list[Shard]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline.formats.canonical import Json
 from pipeline.formats.errors import EverystepError
-from pipeline.formats.manifests import manifest_path, read_manifest, write_manifest
+from pipeline.formats.manifests import manifest_path, read_manifest, take_basis, write_manifest
 from pipeline.formats.order import rows_read
 from pipeline.formats.project import TOKENS
 from pipeline.formats.rows import DocumentIndex
@@ -25,7 +25,8 @@ MOST = 2**53
 def write_coverage(root: Path, models: list[str]) -> None:
     """Count, and write the manifest of it below `root`."""
     inputs = [manifest_path("tokenize"), *(manifest_path("train", name) for name in models)]
-    write_manifest("coverage", None, inputs=inputs, parameters={}, outputs={}, root=root, **count(root, models))
+    basis = take_basis(inputs, root=root)
+    write_manifest("coverage", None, basis, parameters={}, outputs={}, root=root, **count(root, models))
 
 
 def count(root: Path, models: list[str]) -> dict[str, Any]:

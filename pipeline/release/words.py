@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field
 
 from pipeline.formats.canonical import Json
 from pipeline.formats.errors import EverystepError
+from pipeline.formats.files import PLAIN_NAME
 from pipeline.formats.spdx import License
 from pipeline.formats.yaml import Section, check
 
@@ -75,7 +76,7 @@ class RowsDescription(Description):
 class ReleaseParams(Section):
     """What the card says of the release."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=100)]
+    name: Annotated[str, Field(pattern=f"^{PLAIN_NAME}$")]
     version: Line
     title: Line
     publisher: Line

@@ -50,7 +50,7 @@ from pipeline.formats.documents import shard_name
 from pipeline.formats.errors import EverystepError
 from pipeline.formats.files import fresh_folder
 from pipeline.formats.lines import Shard, write_lines
-from pipeline.formats.manifests import manifest_path, read_all_current, shards_of, write_manifest
+from pipeline.formats.manifests import manifest_path, read_all_current, shards_of, take_basis, write_manifest
 from pipeline.formats.project import DEDUPLICATED, REMOVALS_FILE, SPLITS
 from pipeline.formats.tables import REMOVALS, write_batches
 from pipeline.formats.yaml import Section
@@ -103,6 +103,7 @@ class Split(NamedTuple):
 def dedup() -> None:
     """Deduplicate all sources of the release."""
     params = load_section(DedupParams, "dedup")
+    basis = take_basis([manifest_path("filter", name) for name in source_names()], ["sources", "dedup"])
     folder, _ = fresh_folder(DEDUPLICATED), fresh_folder(SCRATCH)
     parts = _parts(source_names())
     signing = partial(sign, rules=params.near, validation_share=params.validation_share, seed=params.seed)
@@ -127,8 +128,7 @@ def dedup() -> None:
     write_manifest(
         "dedup",
         None,
-        inputs=[manifest_path("filter", name) for name in source_names()],
-        sections=["sources", "dedup"],
+        basis,
         parameters=params.model_dump(),
         outputs={**shards, "removals": [table]},
         documents=sum(split.documents for split in splits.values()),

@@ -17,7 +17,7 @@ from pipeline.console import progress, run_command
 from pipeline.formats.canonical import parse
 from pipeline.formats.errors import EverystepError
 from pipeline.formats.files import fresh_folder
-from pipeline.formats.manifests import manifest_path, write_manifest
+from pipeline.formats.manifests import manifest_path, take_basis, write_manifest
 from pipeline.formats.ngrams import write_ngrams
 from pipeline.formats.project import EVALUATION_NGRAMS, EVALUATION_SETS
 from pipeline.sources import archives
@@ -33,6 +33,7 @@ END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 def evaluation_ngrams() -> None:
     """Hash the n-grams of all declared sets."""
     params = load_section(EvaluationParams, "evaluation_sets")
+    basis = take_basis([manifest_path("evaluation_sets")], ["evaluation_sets.words", "evaluation_sets.sets"])
     check_fetched("evaluation_sets", None, EVALUATION_SETS)
     folder = fresh_folder(EVALUATION_NGRAMS)
     found: list[Hashes] = []
@@ -53,8 +54,7 @@ def evaluation_ngrams() -> None:
     write_manifest(
         "evaluation_ngrams",
         None,
-        inputs=[manifest_path("evaluation_sets")],
-        sections=["evaluation_sets.words", "evaluation_sets.sets"],
+        basis,
         parameters={
             "words": params.words,
             "sets": {name: declared.model_dump() for name, declared in params.sets.items()},

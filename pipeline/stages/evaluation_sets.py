@@ -10,7 +10,7 @@ from pydantic import Field
 
 from pipeline.console import progress, run_command, total_of
 from pipeline.formats.files import fresh_folder
-from pipeline.formats.manifests import write_manifest
+from pipeline.formats.manifests import take_basis, write_manifest
 from pipeline.formats.project import EVALUATION_SETS, WORK
 from pipeline.formats.yaml import Section
 from pipeline.sources.declaration import Artefact, Text
@@ -40,6 +40,7 @@ class EvaluationParams(Section):
 def evaluation_sets() -> None:
     """Fetch the artefact that holds the evaluation sets."""
     params = load_section(EvaluationParams, "evaluation_sets")
+    basis = take_basis(sections=["evaluation_sets.artefact"])
     folder = fresh_folder(EVALUATION_SETS)
     partial = WORK / "fetch" / "evaluation_sets"
     with progress("evaluation_sets", None, "bytes") as advance:
@@ -47,8 +48,7 @@ def evaluation_sets() -> None:
     write_manifest(
         "evaluation_sets",
         None,
-        inputs=[],
-        sections=["evaluation_sets.artefact"],
+        basis,
         parameters=params.artefact.model_dump(),
         outputs={},
         files=files,

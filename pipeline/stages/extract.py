@@ -33,7 +33,7 @@ from pipeline.formats.documents import (
 from pipeline.formats.errors import EverystepError
 from pipeline.formats.files import fresh_folder
 from pipeline.formats.lines import LineFile, Shard, write_lines
-from pipeline.formats.manifests import manifest_path, write_manifest
+from pipeline.formats.manifests import manifest_path, take_basis, write_manifest
 from pipeline.formats.project import DOCUMENTS, RAW, REMOVALS_FILE, WORK
 from pipeline.formats.tables import REMOVALS, removal, stored_batches, table_writer
 from pipeline.sources.declaration import Source
@@ -67,6 +67,7 @@ class Span(NamedTuple):
 def extract(name: str) -> None:
     """Extract the source `name`."""
     source = load_source(name)
+    basis = take_basis([manifest_path("fetch", name)], [f"sources.{name}"])
     check_fetched("fetch", name, RAW / name)
     folder = fresh_folder(DOCUMENTS / name)
     fresh_folder(SCRATCH / name)
@@ -90,8 +91,7 @@ def extract(name: str) -> None:
     write_manifest(
         "extract",
         name,
-        inputs=[manifest_path("fetch", name)],
-        sections=[f"sources.{name}"],
+        basis,
         parameters={"reader": source.reader},
         outputs={"documents": shards, "removals": [removals.table]},
         documents=documents,

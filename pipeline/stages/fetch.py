@@ -6,7 +6,7 @@ Reads the world and `sources.SOURCE` of `params.yaml`; writes the raw artefact a
 
 from pipeline.console import progress, run_command, total_of
 from pipeline.formats.files import fresh_folder
-from pipeline.formats.manifests import write_manifest
+from pipeline.formats.manifests import take_basis, write_manifest
 from pipeline.formats.project import PARAMS, RAW, WORK
 from pipeline.release.words import check_words
 from pipeline.sources.fetch import fetch as fetch_source
@@ -16,6 +16,7 @@ from pipeline.stages.params import load_params, load_source, source_names
 def fetch(name: str) -> None:
     """Fetch the source `name`."""
     source = load_source(name)
+    basis = take_basis(sections=[f"sources.{name}"])
     check_words(load_params(), source_names(), str(PARAMS))  # the last stage needs them, and would say so too late
     folder = fresh_folder(RAW / name)
     partial = WORK / "fetch" / name
@@ -25,8 +26,7 @@ def fetch(name: str) -> None:
     write_manifest(
         "fetch",
         name,
-        inputs=[],
-        sections=[f"sources.{name}"],
+        basis,
         parameters=source.model_dump(),
         outputs={},
         files=files,

@@ -34,15 +34,15 @@ from pipeline.blocks.contamination import EvaluationIndex
 from pipeline.blocks.steps import Steps, make_blocks
 from pipeline.console import progress, run_command
 from pipeline.formats.canonical import Json
-from pipeline.formats.documents import Document, decode_document, encode_document, id_hash, read_documents
+from pipeline.formats.documents import Document, decode_document, encode_document, id_hash
 from pipeline.formats.errors import NOT_THE_DOCUMENTS, EverystepError, failure
 from pipeline.formats.files import fresh_folder
 from pipeline.formats.lines import Shard, promised_lines, write_lines
-from pipeline.formats.manifests import manifest_path, read_current, shards_of, write_manifest
+from pipeline.formats.manifests import manifest_path, read_current, shards_of, take_basis, write_manifest
 from pipeline.formats.ngrams import read_ngrams
 from pipeline.formats.project import DOCUMENTS, EVALUATION_NGRAMS, FILTERED, WORK
 from pipeline.formats.spdx import License, is_satisfied, parse_expression
-from pipeline.formats.tables import REMOVALS, removal, table_writer
+from pipeline.formats.tables import REMOVALS, check_table, removal, table_writer
 from pipeline.stages.parallel import ordered_map
 from pipeline.stages.params import load_section, load_source, source_names
 from pipeline.stages.removals import gather_removals, stop_if_nothing_stays, stop_if_too_many_failed
@@ -122,13 +122,17 @@ def filter(name: str) -> None:
     folder = fresh_folder(FILTERED / name)
     fresh_folder(SCRATCH / name)
     upstream = [manifest_path("extract", name)]
+    if "contamination" in rules.steps:
+        upstream.append(manifest_path("evaluation_ngrams"))
+    basis = take_basis(upstream, [f"sources.{name}", "filter"])
     extracted = shards_of(read_current("extract", name), "documents")
     documents = sum(shard.lines for shard in extracted)
     job = Job(name, source.languages, params.licenses, rules)
     if "contamination" in rules.steps:
-        upstream.append(manifest_path("evaluation_ngrams"))
         hashed = read_current("evaluation_ngrams")
-        job = job._replace(ngrams=(hashed["parameters"]["words"], shards_of(hashed, "ngrams")[0].sha256))
+        (table,) = shards_of(hashed, "ngrams")
+        check_table(EVALUATION_NGRAMS, table)
+        job = job._replace(ngrams=(hashed["parameters"]["words"], table.sha256))
     job = job._replace(limit=_cap_limit(job, extracted, source.cap_bytes))
     with progress(f"filter {name}", documents, "documents") as advance:
         tallies = [Tally() for _ in rules.steps]
@@ -145,8 +149,7 @@ def filter(name: str) -> None:
     write_manifest(
         "filter",
         name,
-        inputs=upstream,
-        sections=[f"sources.{name}", "filter"],
+        basis,
         parameters={
             "cap_bytes": source.cap_bytes,
             "languages": source.languages,
@@ -191,8 +194,8 @@ def _measure_shard(shard: Shard, job: Job) -> np.ndarray[Any, Any]:
     """(hash, bytes) of each document of a shard whose licence is accepted."""
     pairs = [
         (id_hash(document.id, "cap"), len(document.text.encode()))
-        for document in read_documents(DOCUMENTS / job.name / shard.path)
-        if _is_licensed(document, job.licenses)
+        for line in promised_lines(DOCUMENTS / job.name, shard)
+        if _is_licensed(document := decode_document(line, Path(shard.path)), job.licenses)
     ]
     return np.array(pairs, dtype=[("hash", np.uint64), ("bytes", np.int64)])
 

@@ -13,7 +13,7 @@ from pipeline.console import progress, run_command
 from pipeline.formats.canonical import Json, pretty
 from pipeline.formats.errors import EverystepError
 from pipeline.formats.files import atomic_writer, fresh_folder, list_files, sha256_file, write_bytes
-from pipeline.formats.manifests import manifest_path, read_all_current, write_manifest
+from pipeline.formats.manifests import manifest_path, read_all_current, take_basis, write_manifest
 from pipeline.formats.project import (
     DEDUPLICATED,
     DOCUMENTS,
@@ -63,6 +63,7 @@ def release() -> None:
     sources, models = source_names(), model_names()
     params = check_words(load_params(), sources, str(PARAMS)).release
     manifests = _manifests(sources, models)
+    basis = take_basis(manifests, SECTIONS)
     for stage in PER_SOURCE:
         read_all_current(stage, sources)
     read_all_current("evaluate", models)
@@ -92,8 +93,7 @@ def release() -> None:
     write_manifest(
         "release",
         None,
-        inputs=manifests,
-        sections=SECTIONS,
+        basis,
         parameters=params.model_dump(),
         outputs={},
         root_sha256=sha256_file(folder / ROOT),

@@ -7,7 +7,7 @@ checked, row by row, when a training begins.
 
 from pipeline.console import progress, run_command
 from pipeline.formats.files import fresh_folder
-from pipeline.formats.manifests import write_manifest
+from pipeline.formats.manifests import take_basis, write_manifest
 from pipeline.formats.project import PARAMS, PUBLISHED_ROWS, WORK
 from pipeline.release.words import check_words_on_rows
 from pipeline.sources.declaration import TokenizedSource
@@ -18,13 +18,14 @@ from pipeline.stages.params import load_params, load_section
 def rows() -> None:
     """Fetch the declared files. Those that are complete when it is killed are not fetched again."""
     source = load_section(TokenizedSource, "rows")
+    basis = take_basis(sections=["rows"])
     check_words_on_rows(load_params(), str(PARAMS))
     partial = WORK / "rows" / source.revision
     partial.mkdir(parents=True, exist_ok=True)
     folder = fresh_folder(PUBLISHED_ROWS)
     with progress("rows", source.files, "files") as advance:
         files = fetch_files(source, folder, partial, lambda path: advance(1, path))
-    write_manifest("rows", None, inputs=[], sections=["rows"], parameters=source.model_dump(), outputs={}, files=files)
+    write_manifest("rows", None, basis, parameters=source.model_dump(), outputs={}, files=files)
 
 
 if __name__ == "__main__":

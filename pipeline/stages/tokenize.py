@@ -32,7 +32,7 @@ from pipeline.console import progress, run_command
 from pipeline.formats.errors import EverystepError
 from pipeline.formats.files import fresh_folder
 from pipeline.formats.lines import Shard
-from pipeline.formats.manifests import manifest_path, read_current, shards_of, write_manifest
+from pipeline.formats.manifests import check_file, manifest_path, read_current, shards_of, take_basis, write_manifest
 from pipeline.formats.project import DEDUPLICATED, SPLITS, TOKENIZER, TOKENS, WORK
 from pipeline.formats.rows import ROWS_PER_SHARD, row_shard, rows_at_once, write_order, write_row_shard
 from pipeline.formats.tables import DOCUMENT_INDEX, write_batches
@@ -63,11 +63,14 @@ class Packed(NamedTuple):
 def tokenize() -> None:
     """Tokenize the documents of the release."""
     params = load_section(TokenizeParams, "tokenize")
+    basis = take_basis([manifest_path("dedup"), manifest_path("tokenizer")], ["mixture", "tokenize"])
     mixture = load_section(MixtureParams, "mixture")
     folder = fresh_folder(TOKENS)
     fresh_folder(SCRATCH)
     width = params.context + 1
-    vocabulary = read_current("tokenizer")["vocabulary"]
+    tokenizer = read_current("tokenizer")
+    check_file(tokenizer, TOKENIZER)
+    vocabulary = tokenizer["vocabulary"]
     filling = _filling(params)
     fillings = {"train": filling, "validation": None}
     encoded = {split: _encode(split, vocabulary, fillings[split]) for split in SPLITS}
@@ -85,8 +88,7 @@ def tokenize() -> None:
     write_manifest(
         "tokenize",
         None,
-        inputs=[manifest_path("dedup"), manifest_path("tokenizer")],
-        sections=["mixture", "tokenize"],
+        basis,
         parameters=params.model_dump(exclude_none=True) | {"mixture": mixture.model_dump()},
         outputs=outputs | {"order": [order]},
         width=width,

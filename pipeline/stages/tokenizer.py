@@ -17,7 +17,7 @@ from pipeline.console import progress, run_command
 from pipeline.formats.documents import read_documents
 from pipeline.formats.files import fresh_folder, sha256_file, write_bytes
 from pipeline.formats.lines import check_shard
-from pipeline.formats.manifests import manifest_path, read_current, shards_of, write_manifest
+from pipeline.formats.manifests import manifest_path, read_current, shards_of, take_basis, write_manifest
 from pipeline.formats.project import DEDUPLICATED, TOKENIZER
 from pipeline.formats.vocabulary import END_OF_TEXT, FILL_MIDDLE, FILL_PREFIX, FILL_SUFFIX, token_bytes
 from pipeline.formats.yaml import Section
@@ -36,6 +36,7 @@ def tokenizer() -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     params = load_section(TokenizerParams, "tokenizer")
+    basis = take_basis([manifest_path("dedup")], ["tokenizer", "tokenize"])
     filled = load_section(TokenizeParams, "tokenize").fill_in_the_middle
     fresh_folder(TOKENIZER.parent)
     trained = Tokenizer(models.BPE())
@@ -68,8 +69,7 @@ def tokenizer() -> None:
     write_manifest(
         "tokenizer",
         None,
-        inputs=[manifest_path("dedup")],
-        sections=["tokenizer", "tokenize"],
+        basis,
         parameters=params.model_dump(),
         outputs={},
         files=[{"path": TOKENIZER.name, "sha256": sha256_file(TOKENIZER)}],

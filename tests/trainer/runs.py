@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.formats.canonical import pretty
-from pipeline.formats.manifests import write_manifest
+from pipeline.formats.manifests import take_basis, write_manifest
 from pipeline.formats.project import RECIPES, TOKENS, WORK
 from pipeline.formats.rows import write_rows
 from tests.project import ROOT, environment, recipe
@@ -39,7 +39,7 @@ def make_run(folder: Path, micro_batches: int = 12, **more: Any) -> Path:
         shards = write_rows(TOKENS, rows, "train")
         counts = {"width": 33, "vocabulary": 320}
         seed = {"seed": tree["data"]["seed"]}
-        write_manifest("tokenize", None, inputs=[], parameters=seed, outputs={"train": shards}, **counts)
+        write_manifest("tokenize", None, take_basis(), parameters=seed, outputs={"train": shards}, **counts)
     return folder
 
 

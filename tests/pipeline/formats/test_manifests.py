@@ -15,6 +15,7 @@ from pipeline.formats.manifests import (
     read_manifest,
     section_digest,
     shards_of,
+    take_basis,
     write_manifest,
 )
 
@@ -28,9 +29,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def write_chain() -> None:
-    write_manifest("fetch", "s", inputs=[], parameters={"url": "x"}, outputs={}, files=[])
+    write_manifest("fetch", "s", take_basis(), parameters={"url": "x"}, outputs={}, files=[])
     upstream = [manifest_path("fetch", "s")]
-    write_manifest("extract", "s", inputs=upstream, parameters={}, outputs={"documents": [SHARD]}, documents=3)
+    write_manifest("extract", "s", take_basis(upstream), parameters={}, outputs={"documents": [SHARD]}, documents=3)
 
 
 def test_a_manifest_comes_back_as_it_was_written(project: Path) -> None:
@@ -95,13 +96,14 @@ def built(project: Path) -> Path:
     (project / "recipes").mkdir()
     (project / "recipes/m.yaml").write_text("name: m\n")
     for name in ("s", "t"):
-        write_manifest("fetch", name, inputs=[], sections=[f"sources.{name}"], parameters={}, outputs={}, files=[])
+        write_manifest("fetch", name, take_basis([], [f"sources.{name}"]), parameters={}, outputs={}, files=[])
         fetched = [manifest_path("fetch", name)]
-        write_manifest("filter", name, inputs=fetched, sections=["filter"], parameters={}, outputs={"documents": []})
+        write_manifest("filter", name, take_basis(fetched, ["filter"]), parameters={}, outputs={"documents": []})
     filtered = [manifest_path("filter", name) for name in ("s", "t")]
-    write_manifest("dedup", None, inputs=filtered, sections=["dedup"], parameters={}, outputs={})
+    write_manifest("dedup", None, take_basis(filtered, ["dedup"]), parameters={}, outputs={})
     inputs = [Path("recipes/m.yaml"), manifest_path("dedup")]
-    write_manifest("train", "m", inputs=inputs, parameters={}, outputs={}, digested={"data/rows/1.jsonl": "ab" * 32})
+    rows = {"data/rows/1.jsonl": "ab" * 32}
+    write_manifest("train", "m", take_basis(inputs), parameters={}, outputs={}, digested=rows)
     return project
 
 
@@ -139,6 +141,29 @@ def test_an_input_that_was_built_or_written_again_makes_its_readers_out_of_date(
     (built / path).write_bytes((built / path).read_bytes() + b"\n")
     with pytest.raises(EverystepError, match=rf"out of date: {path} has changed since it was built; run `dvc repro`"):
         read_current("train", "m")
+
+
+def test_params_that_change_while_a_stage_runs_leave_no_manifest(built: Path) -> None:
+    """What came out belongs neither to the section of before nor to that of after."""
+    before = manifest_path("dedup").read_bytes()
+    basis = take_basis([manifest_path("filter", "s")], ["dedup"])
+    change(built, dedup={"seed": 2})
+    with pytest.raises(EverystepError, match=r"^dedup: changed while dedup ran, .*; run it again"):
+        write_manifest("dedup", None, basis, parameters={}, outputs={})
+    assert manifest_path("dedup").read_bytes() == before
+
+
+def test_an_input_that_changes_while_a_stage_runs_leaves_no_manifest(built: Path) -> None:
+    basis = take_basis([manifest_path("filter", "s")], ["dedup"])
+    manifest_path("filter", "s").write_bytes(manifest_path("filter", "t").read_bytes())
+    with pytest.raises(EverystepError, match=r"^manifests/filtered/s.json: changed while dedup ran"):
+        write_manifest("dedup", None, basis, parameters={}, outputs={})
+
+
+def test_the_manifest_of_another_source_in_its_place_is_not_current(built: Path) -> None:
+    manifest_path("filter", "s").write_bytes(manifest_path("filter", "t").read_bytes())
+    with pytest.raises(EverystepError, match=r"^manifests/filtered/s.json: is the manifest of filter of t"):
+        read_current("filter", "s")
 
 
 def test_an_input_that_is_gone_makes_its_readers_out_of_date(built: Path) -> None:

@@ -13,7 +13,7 @@ from pipeline.formats.canonical import pretty
 from pipeline.formats.documents import Document, text_sha256, write_documents
 from pipeline.formats.errors import EverystepError
 from pipeline.formats.lines import Shard
-from pipeline.formats.manifests import manifest_path, read_manifest, write_manifest
+from pipeline.formats.manifests import manifest_path, read_manifest, take_basis, write_manifest
 from pipeline.formats.project import FILTERED
 from pipeline.stages.dedup import dedup
 from tests.project import ROOT, SOURCES, params
@@ -54,7 +54,7 @@ def deduplicated(folder: Path, corpora: Path, order: int, workers: int, monkeypa
             write_documents(FILTERED / source / name, own[start : start + PER_SHARD], name)
             for start, name in zip(range(0, len(own), PER_SHARD), names, strict=True)
         ]
-        write_manifest("filter", source, inputs=[], parameters={}, outputs={"documents": shards})
+        write_manifest("filter", source, take_basis(), parameters={}, outputs={"documents": shards})
     command = [sys.executable, "-m", "pipeline.stages.dedup"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "EVERYSTEP_WORKERS": str(workers)}
     subprocess.run(command, check=True, env=environment, capture_output=True)
@@ -81,7 +81,7 @@ def filter_to(corpora: Path, documents: list[Document], monkeypatch: pytest.Monk
     for source in SOURCES:
         own = [document for document in documents if document.source == source]
         shard = write_documents(FILTERED / source / SHARD, own, SHARD)
-        write_manifest("filter", source, inputs=[], parameters={}, outputs={"documents": [shard]})
+        write_manifest("filter", source, take_basis(), parameters={}, outputs={"documents": [shard]})
 
 
 @pytest.mark.parametrize("documents", [0, 2])

@@ -13,7 +13,7 @@ from pipeline.formats.documents import Document, read_documents, text_sha256, wr
 from pipeline.formats.errors import EverystepError
 from pipeline.formats.files import list_files, sha256_file
 from pipeline.formats.lines import Shard
-from pipeline.formats.manifests import manifest_path, read_manifest, shards_of, write_manifest
+from pipeline.formats.manifests import manifest_path, read_manifest, shards_of, take_basis, write_manifest
 from pipeline.formats.project import DOCUMENTS, RAW
 from pipeline.stages import extract as stage
 from pipeline.stages import processes
@@ -38,7 +38,7 @@ def declare(here: Path, **changes: Any) -> None:
     whole = params(make_corpora(here / "corpora"))
     whole["sources"] = {NAME: tree("url", reader="jsonl", id_column="id") | changes}
     (here / "params.yaml").write_text(json.dumps(whole))
-    write_manifest("fetch", NAME, inputs=[], parameters={}, outputs={})
+    write_manifest("fetch", NAME, take_basis(), parameters={}, outputs={})
 
 
 def write_part(number: int, rows: list[Any]) -> None:

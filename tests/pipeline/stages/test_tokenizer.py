@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.formats.canonical import pretty
 from pipeline.formats.documents import Document, write_documents
-from pipeline.formats.manifests import manifest_path, read_manifest, write_manifest
+from pipeline.formats.manifests import manifest_path, read_manifest, take_basis, write_manifest
 from pipeline.formats.project import DEDUPLICATED, TOKENIZER
 from pipeline.stages.tokenizer import tokenizer
 from tests.project import WORDS, params
@@ -21,7 +21,7 @@ def trained(folder: Path, corpora: Path, texts: list[str], sample_bytes: int) ->
     documents = [Document(f"letters/{number}", text, metadata) for number, text in enumerate(texts)]
     shard = write_documents(DEDUPLICATED / SHARD, documents, SHARD)
     sizes = sum(len(text.encode()) for text in texts)
-    write_manifest("dedup", None, inputs=[], parameters={}, outputs={"train": [shard]}, bytes=sizes)
+    write_manifest("dedup", None, take_basis(), parameters={}, outputs={"train": [shard]}, bytes=sizes)
     tree = params(corpora)
     tree["tokenizer"] = {"vocabulary": 320, "sample_bytes": sample_bytes}
     (folder / "params.yaml").write_bytes(pretty(tree))

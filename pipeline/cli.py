@@ -106,7 +106,7 @@ def _show_duplicates(folder: Path, id: str | None, largest: int, follow_links: b
     from pipeline.audit.duplicates import clusters, compare
 
     if id is not None:
-        found = compare(folder, id)
+        found = compare(folder, id, follow_links)
         if as_json:
             print(json.dumps(asdict(found)))
         else:
@@ -508,7 +508,10 @@ def _stored_steps(release: Path, root: dict[str, Any], model: str, follow_links:
 
     trained = model_manifest(release, root, model, follow_links)
     with well_shaped(f"{release}: manifest of {model}"):
-        return {whole(entry, "step", most=MAX_STEPS): str(entry["revision"]) for entry in trained["checkpoints"]}
+        steps = {whole(entry, "step", most=MAX_STEPS): str(entry["revision"]) for entry in trained["checkpoints"]}
+    if not steps:
+        raise EverystepError(f"{release}: the manifest of {model} lists no checkpoint")
+    return steps
 
 
 def _how_to_load(out: Path) -> str:
@@ -531,7 +534,7 @@ def _tell(found: dict[str, Any]) -> str:
         return f"{found['id']}: held out for validation; no step saw it"
     where = " and ".join(f"rows {start} to {stop - 1}" for start, stop in found["rows"] if start < stop)
     if not where:
-        return f"{found['id']}: fell with the tail that fills no row; no step saw it"
+        return f"{found['id']}: was in the last, incomplete row, which is dropped; no step saw it"
     if not found["steps"]:
         return f"{found['id']}: in the training rows ({where}), but no step has read them"
     steps = ", ".join(map(str, found["steps"]))

@@ -77,7 +77,7 @@ def init(folder: Path, example: Path, root: Path, resolve: Resolve | None = None
     """
     plain_name(folder.name, "NAME")
     if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
-        raise EverystepError(f"{folder}: is there already; name a new folder")
+        raise EverystepError(f"{folder}: already exists; choose another name")
     _refuse_inside_another(folder)
     params = load_params(example / PARAMS)
     sources = source_names(example / PARAMS) if "sources" in params else []

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.canonical import Json, parse, pretty
 from pipeline.formats.errors import Differs, EverystepError, well_shaped
-from pipeline.formats.files import new_folder, write_bytes
+from pipeline.formats.files import new_folder, read_small, write_bytes
 from pipeline.formats.project import PARAMS, RUNS, TOKENIZER
 from pipeline.formats.vocabulary import END_OF_TEXT, end_token
 from pipeline.formats.yaml import load_yaml
@@ -50,7 +50,7 @@ def find_state(verified: Verified, model: str, revision: str) -> State:
     config = verified(f"{folder}/{ck.CONFIG}")
     if record.model != model or record.revision != revision:
         raise Differs(f"{folder}: holds {record.model} {record.revision}")
-    return State(path, record, ModelSpec.from_json(parse(config.read_bytes(), config), str(config)))
+    return State(path, record, ModelSpec.from_json(parse(read_small(config), config), str(config)))
 
 
 def pull(verified: Verified, model: str, revisions: dict[str, str], out: Path, origin: dict[str, Json]) -> None:
@@ -79,7 +79,7 @@ def write_folder(verified: Verified, folder: Path, spec: ModelSpec, weights: Wei
     write_bytes(folder / "everystep.json", pretty(about))
     write_bytes(folder / "README.md", model_card(about, spec.context, remote_code=bool(code)).encode())
     for name in PAPERS:
-        write_bytes(folder / name, verified(name).read_bytes())
+        write_bytes(folder / name, read_small(verified(name)))
 
 
 def portable_tokenizer(tokenizer_json: Path) -> bytes:
@@ -87,8 +87,8 @@ def portable_tokenizer(tokenizer_json: Path) -> bytes:
 
     The same tokenizer; no token of a byte-level BPE holds a blank.
     """
-    tree = json.loads(tokenizer_json.read_bytes())
     with well_shaped(tokenizer_json):
+        tree = json.loads(read_small(tokenizer_json))
         pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in tree["model"]["merges"]]
         for left, right in pairs:
             if " " in left + right:

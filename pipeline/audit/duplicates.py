@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from pipeline.audit.verify import verified_file
 from pipeline.formats.documents import read_documents
 from pipeline.formats.errors import EverystepError, well_shaped
+from pipeline.formats.files import plain_name
 from pipeline.formats.manifests import manifest_path, read_manifest, shards_of
 from pipeline.formats.project import DEDUPLICATED, FILTERED, REMOVALS_FILE
 from pipeline.formats.tables import REMOVALS, check_table, read_table
@@ -70,9 +71,9 @@ def _clusters(table: Any) -> list[Cluster]:
     return sorted(found, key=lambda cluster: (-cluster.exact - cluster.near, cluster.kept))
 
 
-def compare(project: Path, id: str) -> Comparison:
+def compare(project: Path, id: str, follow_links: bool = False) -> Comparison:
     """Measure the removal of the document `id` again, on the texts that `data/filtered` of a project holds."""
-    table = _removals(project)
+    table = _removals(project, follow_links)
     rows = table.filter(pc.equal(table["id"], id)).to_pylist()
     if not rows:
         raise EverystepError(f"{project / TABLE}: {id} was not removed as a duplicate")
@@ -109,7 +110,7 @@ def _removals(folder: Path, follow_links: bool = False) -> Any:
 
 
 def _text(project: Path, id: str) -> str:
-    source = id.partition("/")[0]
+    source = plain_name(id.partition("/")[0], f"{TABLE}: {id}")
     for path in sorted((project / FILTERED / source).glob("*.jsonl.zst")):
         for document in read_documents(path):
             if document.id == id:

@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.canonical import Json
 from pipeline.formats.errors import Differs, EverystepError, well_shaped
-from pipeline.formats.files import sha256_file
+from pipeline.formats.files import safe_join, sha256_file
 from pipeline.formats.manifests import manifest_path, read_manifest, shards_of
 from pipeline.formats.project import MANIFESTS, RECIPES, RUNS, TOKENIZER, TOKENS
 from pipeline.release.layout import ROOT, kind_of, read_root
@@ -60,7 +60,7 @@ def _model(folder: Path, model: str) -> Iterator[tuple[str, str]]:
         yield from (((RUNS / model / shard.path).as_posix(), shard.sha256) for shard in shards_of(manifest, "log"))
         for entry in manifest["checkpoints"]:
             state = RUNS / model / ck.revision(entry["step"], entry["tokens"])
-            record = ck.read_record(folder / state).to_json()
+            record = ck.read_record(safe_join(folder, state.as_posix())).to_json()
             if {key: record[key] for key in entry} != entry:
                 raise Differs(f"{folder / state}: not the checkpoint that {path} promises; run `dvc repro`")
             yield (state / ck.WEIGHTS).as_posix(), entry["weights_digest"]

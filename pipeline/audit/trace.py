@@ -45,11 +45,18 @@ class _Traced:
         tokens = verified_manifest(self.release, self.root, "tokenize", follow_links=self.follow_links)
         with well_shaped(self.release / manifest_path("train", model)):
             steps = whole(trained, "parameters", "schedule", "steps", least=1, most=MAX_STEPS)
+            rows = whole(tokens, "splits", "train", "rows", least=1, most=MAX_ROWS)
+            global_batch = whole(trained, "parameters", "data", "global_batch", least=1, most=MAX_GLOBAL_BATCH)
+            if global_batch > rows * MAX_PASSES:
+                raise EverystepError(
+                    f"{self.release}: a step of {global_batch:,} samples passes over the {rows:,} rows more than "
+                    f"{MAX_PASSES:,} times; no training does"
+                )
             return {
                 "seed": trained["parameters"]["data"]["seed"],
-                "global_batch": whole(trained, "parameters", "data", "global_batch", least=1, most=MAX_GLOBAL_BATCH),
+                "global_batch": global_batch,
                 "steps": steps,
-                "rows": whole(tokens, "splits", "train", "rows", least=1, most=MAX_ROWS),
+                "rows": rows,
                 "checkpoints": [
                     {"step": whole(entry, "step", most=steps), "revision": str(entry["revision"])}
                     for entry in trained["checkpoints"]

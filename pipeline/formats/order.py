@@ -36,13 +36,15 @@ def rows_of_step(step: int, global_batch: int, num_rows: int, seed: int) -> NDAr
     """The row numbers that training step `step` (0-based: the step that turns state s into s + 1) reads."""
     if num_rows < 1:
         raise EverystepError("there are no rows to read")
-    samples = np.arange(step * global_batch, (step + 1) * global_batch, dtype=np.uint64)
-    rows = np.empty(global_batch, dtype=np.int64)
-    epochs = samples // np.uint64(num_rows)
-    for epoch in np.unique(epochs):
-        chosen = epochs == epoch
-        rows[chosen] = permute(samples[chosen] % np.uint64(num_rows), num_rows, seed, int(epoch)).astype(np.int64)
-    return rows
+    start, stop = step * global_batch, (step + 1) * global_batch
+    parts = []
+    while start < stop:  # one epoch at a time: its samples are next to each other
+        epoch, position = divmod(start, num_rows)
+        count = min(stop - start, num_rows - position)
+        positions = np.arange(position, position + count, dtype=np.uint64)
+        parts.append(permute(positions, num_rows, seed, epoch).astype(np.int64))
+        start += count
+    return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 
 
 def rows_read(num_samples: int, num_rows: int, seed: int) -> NDArray[np.bool_]:

@@ -42,7 +42,7 @@ def _text(value: str) -> str:
 
 def _bounded(value: str, most: int) -> str:
     if found := REFUSED.search(value):
-        raise ValueError(f"holds U+{ord(found[0]):04X}, a character that controls how others are shown; remove it")
+        raise ValueError(f"holds U+{ord(found[0]):04X}, an invisible control character; remove it")
     if all(unicodedata.category(character) in INVISIBLE for character in value):
         raise ValueError("is blank; write at least one word")
     if len(value) > most:

@@ -190,7 +190,9 @@ def decompressed(stream: io.BufferedReader, name: str, packed_bytes: int) -> io.
         if first.startswith(magic):
             raise EverystepError(f"{name}: packed as {packing}, which is not read; pack it as zst, gz, xz or bz2")
     if PACKED.search(name):
-        raise EverystepError(f"{name}: named like a packed file, but begins like none; fetch again or correct its name")
+        raise EverystepError(
+            f"{name}: has the name of a compressed file but is not compressed; fetch it again or rename it"
+        )
     return stream
 
 

@@ -180,7 +180,7 @@ def _split(source: HuggingfaceSource) -> _Split:
     config: Any = builder.config
     for setting in fields(config):
         if setting.name not in HARMLESS and getattr(config, setting.name) != setting.default:
-            wrong = f"its README sets {setting.name} for {kind}, which is not heeded"
+            wrong = f"its README sets {setting.name} for {kind}, which is not supported"
             raise EverystepError(f"{_name(source)}: {wrong}; choose another config, or fetch its files by `url`")
     found = {str(name): list(map(str, places)) for name, places in (config.data_files or {}).items()}
     if source.split not in found:

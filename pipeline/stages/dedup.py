@@ -274,7 +274,7 @@ def _raise_alarm(totals: dict[str, int], lost: dict[str, int], max_share: float)
         share = removed / totals[source]
         note(f"dedup: {source}: {removed:,} of {totals[source]:,} documents removed ({share:.1%})")
         if removed == totals[source] and share <= max_share:
-            note(f"dedup: {source}: every document is a duplicate, so nothing of this source is in the release")
+            note(f"dedup: {source}: all are duplicates, so the release will contain nothing from this source")
         if share > max_share:
             raise EverystepError(
                 f"params.yaml: dedup.max_removed_share: {source} loses {share:.1%} of its documents, more than "

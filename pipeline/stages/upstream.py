@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline.console import progress
 from pipeline.formats.errors import Differs, EverystepError, well_shaped
 from pipeline.formats.files import list_files, safe_join, sha256_file
 from pipeline.formats.manifests import manifest_path, read_current
@@ -26,8 +27,11 @@ def check_fetched(stage: str, of: str | None, folder: Path) -> None:
         raise EverystepError(
             f"{folder}: does not hold the files that {where} lists: {odd[0]!r} is missing or extra; run `dvc repro`"
         )
-    for _ in ordered_map(partial(_check_file, folder=folder, where=where), list(promised.values())):
-        pass
+    total = sum(file["bytes"] for file in promised.values())
+    with progress(f"{folder}: digests", total, "bytes") as advance:
+        files = list(promised.values())
+        for file, _ in zip(files, ordered_map(partial(_check_file, folder=folder, where=where), files), strict=True):
+            advance(file["bytes"])
 
 
 def _check_file(promised: dict[str, Any], folder: Path, where: Path) -> None:

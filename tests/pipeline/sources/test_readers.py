@@ -285,7 +285,7 @@ def test_json_lines_are_read_however_they_are_packed(tmp_path: Path, name: str) 
 def test_how_a_file_is_packed_is_told_by_its_bytes_and_not_by_its_name(tmp_path: Path, name: str, packing: str) -> None:
     (tmp_path / name).write_bytes(PACKED[packing])
     if packing == "rows.jsonl" and name != "rows.JSONL":
-        with pytest.raises(EverystepError, match=f"^{name}: named like a packed file, but begins like none"):
+        with pytest.raises(EverystepError, match=f"^{name}: has the name of a compressed file but is not compressed"):
             read_all(tmp_path, reader="jsonl")
     else:
         assert keys(read_all(tmp_path, reader="jsonl", id_column="id")) == ["x", "2"]

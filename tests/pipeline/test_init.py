@@ -306,7 +306,7 @@ def test_an_own_example_that_is_wrong_is_refused_by_file_and_key(
 def test_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "my-release").mkdir()
     (tmp_path / "my-release" / "mine.txt").write_text("mine")
-    with pytest.raises(EverystepError, match="is there already"):
+    with pytest.raises(EverystepError, match="already exists"):
         init(tmp_path / "my-release", EXAMPLES / "amber", ROOT)
     assert [path.name for path in (tmp_path / "my-release").iterdir()] == ["mine.txt"]
 
@@ -314,7 +314,7 @@ def test_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
 def test_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "my-release").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(EverystepError, match="is there already"):
+    with pytest.raises(EverystepError, match="already exists"):
         init(tmp_path / "my-release", EXAMPLES / "amber", ROOT)
     assert list((tmp_path / "elsewhere").iterdir()) == []
 

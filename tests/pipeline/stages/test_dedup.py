@@ -114,7 +114,7 @@ def test_a_source_that_repeats_another_may_go_as_a_whole_and_that_is_said(
     tree["dedup"]["max_removed_share"] = 1.0
     Path("params.yaml").write_bytes(pretty(tree))
     dedup()
-    assert f"{second}: every document is a duplicate" in capsys.readouterr().err
+    assert f"{second}: all are duplicates" in capsys.readouterr().err
     assert set(read_manifest(manifest_path("dedup"), "dedup")["documents_by_source"]) == {first}
 
 

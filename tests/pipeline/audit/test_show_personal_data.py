@@ -67,7 +67,7 @@ def test_a_person_reads_two_tables_and_no_id_steers_the_terminal(release: Path) 
     assert [line.split() for line in shown.out.splitlines() if line.startswith(("notes", "letters/b", "tales"))] == [
         ["notes", "1", "12,000", "0", "0", "0"],
         ["tales", "0", "0", "0", "0", "0"],
-        ["notes/\\x1b[31m", "12,000", "0", "0", "0"],
+        ["notes/␛[31m", "12,000", "0", "0", "0"],
         ["letters/b", "2", "0", "0", "1"],
     ]
     assert "\x1b" not in shown.out

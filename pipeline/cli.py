@@ -78,24 +78,32 @@ def _say(text: str = "") -> None:
 
 @app.command()
 def show(
-    what: Annotated[str, typer.Argument(help="Folder of a release, or the word `duplicates`.")],
+    what: Annotated[
+        str, typer.Argument(help="Folder of a release, or one of the words `duplicates` and `personal-data`.")
+    ],
     folder: Annotated[
         Path | None,
-        typer.Argument(help="With duplicates: folder of a project or release (default: here)."),
+        typer.Argument(help="With one of these words: folder of a project or release (default: here)."),
     ] = None,
     id: Annotated[
         str | None,
         typer.Option(help="With duplicates: the id of one removed document, to compare it.", callback=_require_utf8),
     ] = None,
-    largest: Annotated[int, typer.Option(min=1, help="With duplicates: number of clusters to show.")] = 20,
+    largest: Annotated[
+        int, typer.Option(min=1, help="With one of these words: number of clusters or documents to show.")
+    ] = 20,
     follow_links: FollowLinks = False,
     as_json: Json = False,
 ) -> None:
-    """Print what is in a release, or its clusters of duplicates."""
+    """Print what is in a release, its clusters of duplicates, or where personal data was replaced."""
     if what == "duplicates":
         _show_duplicates(folder or Path(), id, largest, follow_links, as_json)
-    elif folder is not None or id is not None:
-        raise EverystepError(f"{what}: only `everystep show duplicates` takes a second folder or --id")
+    elif id is not None:
+        raise EverystepError(f"{what}: only `everystep show duplicates` takes --id")
+    elif what == "personal-data":
+        _show_personal_data(folder or Path(), largest, follow_links, as_json)
+    elif folder is not None:
+        raise EverystepError(f"{what}: only `everystep show duplicates` and `show personal-data` take a second folder")
     else:
         _show_release(Path(what), follow_links, as_json)
 
@@ -121,6 +129,22 @@ def _show_duplicates(folder: Path, id: str | None, largest: int, follow_links: b
     _say(f"{removed:,} documents were removed for {len(all_of_them):,} that stayed; the largest clusters:\n")
     rows = [[c.kept, f"{c.exact:,}", f"{c.near:,}", f"{c.least_similar:.3f}", c.examples[0]] for c in all_of_them]
     _table(["kept", "exact", "near", "least similar", "for example"], rows[:largest])
+
+
+def _show_personal_data(folder: Path, largest: int, follow_links: bool, as_json: bool) -> None:
+    from pipeline.audit.personal_data import replaced
+    from pipeline.formats.tables import PERSONAL_DATA
+
+    found = replaced(folder, largest, follow_links)
+    if as_json:
+        print(json.dumps(found._asdict()))
+        return
+    _say(f"personal data was replaced in {sum(total['documents'] for total in found.sources):,} documents:\n")
+    columns = ["documents", *PERSONAL_DATA]
+    _table(["source", *columns], [[row["source"], *(f"{row[name]:,}" for name in columns)] for row in found.sources])
+    if found.documents:
+        rows = [[row["id"], *(f"{row[kind]:,}" for kind in PERSONAL_DATA)] for row in found.documents]
+        _table(["document", *PERSONAL_DATA], rows)
 
 
 def _show_release(release: Path, follow_links: bool, as_json: bool) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import cli
-from pipeline.audit.chain import FOLDERS, REMOVALS
+from pipeline.audit.chain import shipped_folder
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.canonical import canonical, pretty
 from pipeline.formats.digests import tensors_digest
@@ -93,9 +93,9 @@ def reseal(release: Path) -> None:
         tree = read_json(release / path)
         tree["inputs"] = {name: _digest(release / name, old) for name, old in tree["inputs"].items()}
         for output, shards in tree["outputs"].items():
-            template = (REMOVALS if output == "removals" else FOLDERS).get(tree["stage"])
-            for shard in shards if template else []:
-                shard |= _measured(release / template.format(of=tree["of"]) / shard["path"])
+            folder = shipped_folder(tree, output)
+            for shard in shards if folder else []:
+                shard |= _measured(release / folder / shard["path"])
         write_json(release / path, tree)
     root = read_json(release / ROOT)
     listed = [path for path in list_files(release) if is_listed(path) and not (release / path).is_symlink()]

@@ -3,8 +3,8 @@
 Every digest may be right and a table still tell another story, because a digest only says that a file is the one
 that was listed. So the CSVs are compared with their JSON lines, the evaluations, the published order and the sizes
 of the models with what gives them, what was read of the rows with order and index, the card's tables and the notice
-with the manifests and `params.yaml`. Read after `verify` has found
-each file to be the promised one, and the manifests to be a chain.
+with the manifests and `params.yaml`, and the tables of removals and of replaced personal data with the counts of the
+stages. Read after `verify` has found each file to be the promised one, and the manifests to be a chain.
 """
 
 from collections import Counter
@@ -23,7 +23,19 @@ from pipeline.formats.files import plain_lines, read_small
 from pipeline.formats.lines import LineFile
 from pipeline.formats.manifests import manifest_path, read_manifest, section_digest
 from pipeline.formats.order import permute
-from pipeline.formats.project import MANIFESTS, PARAMS, RESULTS, RUNS, TOKENS
+from pipeline.formats.project import (
+    DEDUPLICATED,
+    DOCUMENTS,
+    FILTERED,
+    MANIFESTS,
+    PARAMS,
+    REMOVALS_FILE,
+    REPLACED_FILE,
+    RESULTS,
+    RUNS,
+    TOKENS,
+)
+from pipeline.formats.tables import PERSONAL_DATA, REMOVALS, REPLACED, column_batches
 from pipeline.formats.tensors import TensorFile
 from pipeline.formats.yaml import load_yaml
 from pipeline.release.card import card_tables, front_matter, write_notice
@@ -32,6 +44,7 @@ from pipeline.release.facts import gather
 from pipeline.release.layout import CARD, NOTICE, ROOT, members
 
 ORDER = TOKENS / "order.jsonl.zst"
+REMOVED = [("extract", DOCUMENTS), ("filter", FILTERED)]
 LOG, EVALUATION = "log.jsonl", "evaluation.jsonl"
 SAMPLES_AT_ONCE = 1 << 16
 
@@ -43,6 +56,8 @@ def disagreements(release: Path, root: dict[str, Json]) -> Iterator[str]:
         yield from _sections(release, root)
         tokens = read_manifest(release / manifest_path("tokenize"), "tokenize")
         yield from _flow(release, sources, tokens)
+        yield from _removals(release, sources)
+        yield from _replaced(release, sources)
         out_of_order = list(_order(release, tokens))
         yield from out_of_order
         if not out_of_order:
@@ -90,6 +105,32 @@ def _passed_on(where: Path, given: int, manifest: dict[str, Json]) -> Iterator[s
     kept, removed = manifest["documents"], sum(manifest["removed"].values())
     if given != kept + removed:
         yield f"{where}: {kept} documents kept and {removed} removed are not the {given} that were given"
+
+
+def _removals(release: Path, sources: list[str]) -> Iterator[str]:
+    """Each table of removals holds as many documents by reason as the manifest of its stage says."""
+    per_source = [(stage, folder, name) for stage, folder in REMOVED for name in sources]
+    for stage, folder, name in [*per_source, ("dedup", DEDUPLICATED, None)]:
+        where, table = manifest_path(stage, name), folder / (name or "") / REMOVALS_FILE
+        said = read_manifest(release / where, stage)["removed"]
+        found: Counter[str] = Counter()
+        for batch in column_batches(release / table, REMOVALS, ["reason"]):
+            found.update(batch.column("reason").to_pylist())
+        if said != found:
+            yield f"{where}: removed is {_shown(said)}, {table} holds {_shown(dict(sorted(found.items())))}"
+
+
+def _replaced(release: Path, sources: list[str]) -> Iterator[str]:
+    """The table of replaced personal data sums up to what the step counted, by kind."""
+    for name in sources:
+        where, table = manifest_path("filter", name), FILTERED / name / REPLACED_FILE
+        steps = {step["step"]: step["counts"] for step in read_manifest(release / where, "filter")["steps"]}
+        said = steps.get("personal_data", {})
+        found: Counter[str] = Counter()
+        for batch in column_batches(release / table, REPLACED, PERSONAL_DATA):
+            found.update({kind: sum(batch.column(kind).to_pylist()) for kind in PERSONAL_DATA})
+        if said != +found:
+            yield f"{where}: personal_data counts {_shown(said)}, {table} holds {_shown(dict(+found))}"
 
 
 def _order(release: Path, tokens: dict[str, Json]) -> Iterator[str]:

@@ -16,9 +16,11 @@ from pipeline.formats.project import MANIFESTS
 from pipeline.release.gate import check_model
 from pipeline.release.layout import REVISIONS, ROOT, revision_line
 
-# Where the shards that a manifest names lie, by stage; those of other stages are not part of a release.
+# Where the shards that a manifest names lie, by stage; those of other stages are not part of a release, but for the
+# tables that say what happened to documents.
 FOLDERS = {"tokenize": "data/tokens", "train": "runs/{of}", "evaluate": "results/{of}"}
-REMOVALS = {
+TABLES = ("removals", "replaced")
+FOLDERS_OF_TABLES = {
     "extract": "data/documents/{of}",
     "filter": "data/filtered/{of}",
     "dedup": "data/deduplicated",
@@ -69,13 +71,19 @@ def _inputs(path: str, manifest: dict[str, Json], stored: dict[str, str]) -> Ite
             yield f"{path}: was built from another {name} than the one in the release"
 
 
+def shipped_folder(manifest: dict[str, Json], output: str) -> str | None:
+    """The folder in a release that holds the shards of an output, or None: a release does not ship it."""
+    folders = FOLDERS_OF_TABLES if output in TABLES else FOLDERS
+    template = folders.get(manifest["stage"])
+    return template and template.format(of=manifest["of"])
+
+
 def _promises(manifest: dict[str, Json]) -> dict[str, str]:
     """The files that a manifest names and a release ships, with the digest of their content."""
     promises: dict[str, str] = {}
     for output, shards in manifest["outputs"].items():
-        template = (REMOVALS if output == "removals" else FOLDERS).get(manifest["stage"])
-        if template is not None:
-            folder = template.format(of=manifest["of"])
+        folder = shipped_folder(manifest, output)
+        if folder is not None:
             promises |= {f"{folder}/{shard['path']}": shard["sha256"] for shard in shards}
     if manifest["stage"] == "tokenizer":
         promises |= {f"data/tokenizer/{file['path']}": file["sha256"] for file in manifest["files"]}

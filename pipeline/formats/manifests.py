@@ -115,7 +115,7 @@ def read_current(stage: str, of: str | None = None) -> dict[str, Json]:
     """The manifest that a stage of this project left, if a run today would write the same one: it and each manifest
     that it builds on were made with the sections of `params.yaml`, the recipes and the manifests as they are now."""
     path = manifest_path(stage, of)
-    _require_current(path, load_yaml(PARAMS), set())
+    _require_current(path, set())
     return read_manifest(path, stage)
 
 
@@ -137,12 +137,13 @@ def section_digest(params: Mapping[str, Json], name: str) -> str:
     return hashlib.sha256(canonical(section)).hexdigest()
 
 
-def _require_current(path: Path, params: Mapping[str, Json], checked: set[Path]) -> None:
+def _require_current(path: Path, checked: set[Path]) -> None:
     """Raise unless `path`, and everything below `manifests/` and `recipes/` that it builds on, is up to date."""
     manifest = read_manifest(path)
     with well_shaped(path):
         if manifest_path(manifest["stage"], manifest["of"]) != path:
             raise EverystepError(f"{path}: is the manifest of {manifest['stage']} of {manifest['of']}; run `dvc repro`")
+        params = load_yaml(PARAMS) if manifest["params"] else {}
         for section, digest in manifest["params"].items():
             if section_digest(params, section) != digest:
                 raise _stale(path, f"`{section}` in {PARAMS} has changed")
@@ -154,7 +155,7 @@ def _require_current(path: Path, params: Mapping[str, Json], checked: set[Path])
                 raise _stale(path, f"{file} has changed")
             checked.add(file)
             if file.parts[0] == MANIFESTS.name:
-                _require_current(file, params, checked)
+                _require_current(file, checked)
 
 
 def _stale(path: Path, what: str) -> EverystepError:

@@ -22,4 +22,5 @@ WORK = Path(".work")
 """Scratch that survives a kill; never part of a release, never hashed."""
 
 REMOVALS_FILE = "removals.parquet"
+REPLACED_FILE = "replaced.parquet"
 SPLITS = ("train", "validation")

@@ -6,7 +6,7 @@ rows: each row as a canonical JSON line with every column, in the order of the f
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,16 @@ REMOVALS = pa.schema(
     ]
 )
 
+# The filter writes a line for each document in which the step `personal_data` replaced something.
+PERSONAL_DATA = ("email", "ip", "payment_card", "phone")
+REPLACED = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        *(pa.field(kind, pa.int64(), nullable=False) for kind in PERSONAL_DATA),
+    ]
+)
+
 # One line for each document in the order in which it was packed into rows.
 DOCUMENT_INDEX = pa.schema(
     [
@@ -65,6 +75,11 @@ def removal(stage: str, source: str, id: str, reason: str, **more: Any) -> dict[
     """One row of `REMOVALS`; `more` may hold detail, kept, similarity, bytes."""
     empty = {"detail": None, "kept": None, "similarity": None, "bytes": None}
     return {"id": id, "source": source, "stage": stage, "reason": reason} | empty | more
+
+
+def replacement(source: str, id: str, counts: Mapping[str, int]) -> dict[str, Any]:
+    """One row of `REPLACED`."""
+    return {"id": id, "source": source} | {kind: counts.get(kind, 0) for kind in PERSONAL_DATA}
 
 
 def write_table(path: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema, name: str) -> Shard:
@@ -126,6 +141,12 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
     """The whole table; a file with another schema is refused."""
     with open_table(path, schema) as file, damage_named(path):
         return read_columns(file, path, schema.names, range(file.num_row_groups))
+
+
+def column_batches(path: Path, schema: pa.Schema, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Some columns of a whole table, at most `BATCH` rows at a time; a file with another schema is refused."""
+    with open_table(path, schema) as file, damage_named(path):
+        yield from batches(file, path, BATCH, columns, range(file.num_row_groups))
 
 
 def digest_table(path: Path) -> tuple[int, int, str]:

@@ -1,8 +1,8 @@
 """Filter one source: cap it, clean each text, and drop what fails a rule, with the reason on record.
 
 Reads `data/documents/SOURCE`, and `data/evaluation_ngrams` for the step `contamination`; writes
-`data/filtered/SOURCE` (a shard for each shard, and `removals.parquet`) and `manifests/filtered/SOURCE.json`. In this
-order a document is
+`data/filtered/SOURCE` (a shard for each shard, `removals.parquet` and `replaced.parquet`) and
+`manifests/filtered/SOURCE.json`. In this order a document is
 
 1. dropped unless `filter.licenses` satisfies its licence (reason `license`);
 2. kept or dropped by the source's cap: documents in the order of a keyed hash of their id, until the bytes would
@@ -15,7 +15,11 @@ the build: a licence that nobody listed would otherwise take a corpus out of a r
 
 A document on which a step fails is dropped too (reason `failed`): the detail names the step, the kind of error and the
 line of code, and never the message, which may quote the text. More such than the source's `max_failed_share` stop the
-build. A worker writes the removals of its shard to `.work/filter/SOURCE`; they are gathered in order.
+build.
+
+`replaced.parquet` lists each document in which the step `personal_data` replaced something, also one that is dropped
+later, so that its columns sum up to the counts of that step. A worker writes both tables of its shard to
+`.work/filter/SOURCE`; they are gathered in order.
 """
 
 import shutil
@@ -40,12 +44,17 @@ from pipeline.formats.files import fresh_folder
 from pipeline.formats.lines import Shard, promised_lines, write_lines
 from pipeline.formats.manifests import manifest_path, read_current, shards_of, take_basis, write_manifest
 from pipeline.formats.ngrams import read_ngrams
-from pipeline.formats.project import DOCUMENTS, EVALUATION_NGRAMS, FILTERED, WORK
+from pipeline.formats.project import DOCUMENTS, EVALUATION_NGRAMS, FILTERED, REMOVALS_FILE, REPLACED_FILE, WORK
 from pipeline.formats.spdx import License, is_satisfied, parse_expression
-from pipeline.formats.tables import REMOVALS, check_table, removal, table_writer
+from pipeline.formats.tables import REMOVALS, REPLACED, check_table, removal, replacement, table_writer
 from pipeline.stages.parallel import ordered_map
 from pipeline.stages.params import load_section, load_source, source_names
-from pipeline.stages.removals import gather_removals, stop_if_nothing_stays, stop_if_too_many_failed
+from pipeline.stages.removals import (
+    gather_removals,
+    gather_replaced,
+    stop_if_nothing_stays,
+    stop_if_too_many_failed,
+)
 
 SCRATCH = WORK / "filter"
 EVERY_HASH = 2**64
@@ -142,7 +151,8 @@ def filter(name: str) -> None:
             for tally, more in zip(tallies, result.tallies, strict=True):
                 tally.add(more)
             advance(shard.lines)
-    removals = gather_removals((_gone(name, shard) for shard in extracted), folder)
+    removals = gather_removals((_scratch(name, shard, REMOVALS_FILE) for shard in extracted), folder)
+    replaced = gather_replaced((_scratch(name, shard, REPLACED_FILE) for shard in extracted), folder)
     stop_if_too_many_failed(name, removals, tallies[0].documents, source.max_failed_share, folder)
     kept = sum(result.shard.lines for result in judged)
     stop_if_nothing_stays(name, removals, kept, folder)
@@ -156,7 +166,11 @@ def filter(name: str) -> None:
             **rules.model_dump(exclude={"sources"}),
             "licenses": params.licenses,
         },
-        outputs={"documents": [result.shard for result in judged], "removals": [removals.table]},
+        outputs={
+            "documents": [result.shard for result in judged],
+            "removals": [removals.table],
+            "replaced": [replaced],
+        },
         documents=kept,
         bytes=sum(result.bytes for result in judged),
         steps=[tally.to_json(step) for step, tally in zip(rules.steps, tallies, strict=True)],
@@ -204,14 +218,21 @@ def _judge_shard(shard: Shard, job: Job) -> Judged:
     kept_bytes = 0
     blocks = make_blocks(job.steps, job.languages, _index(*job.ngrams) if job.ngrams else None)
     tallies = [Tally() for _ in blocks]
+    personal_data = dict(zip(job.steps.steps, tallies, strict=True)).get("personal_data", Tally())
     folder = DOCUMENTS / job.name
-    with table_writer(_gone(job.name, shard), REMOVALS) as remove:
+    with (
+        table_writer(_scratch(job.name, shard, REMOVALS_FILE), REMOVALS) as remove,
+        table_writer(_scratch(job.name, shard, REPLACED_FILE), REPLACED) as note_replaced,
+    ):
 
         def kept() -> Iterator[bytes]:
             nonlocal kept_bytes
             for line in promised_lines(folder, shard):
                 document = decode_document(line, folder / shard.path)
+                before = personal_data.counts.copy()
                 result = _admit(document, job) or clean(document.text, blocks, tallies)
+                if replaced := personal_data.counts - before:
+                    note_replaced(replacement(job.name, document.id, replaced))
                 if isinstance(result, Fault):
                     size = len(document.text.encode())
                     remove(removal("filter", job.name, document.id, result.reason, detail=result.detail, bytes=size))
@@ -223,9 +244,9 @@ def _judge_shard(shard: Shard, job: Job) -> Judged:
     return Judged(written, kept_bytes, tallies)
 
 
-def _gone(name: str, shard: Shard) -> Path:
-    """The removals of a shard, until they are gathered."""
-    return SCRATCH / name / f"{shard.path}.parquet"
+def _scratch(name: str, shard: Shard, table: str) -> Path:
+    """A table of one shard, until it is gathered."""
+    return SCRATCH / name / f"{shard.path}.{table}"
 
 
 def _admit(document: Document, job: Job) -> Fault | None:

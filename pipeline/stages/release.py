@@ -22,6 +22,7 @@ from pipeline.formats.project import (
     RECIPES,
     RELEASE,
     REMOVALS_FILE,
+    REPLACED_FILE,
     RESULTS,
     RUNS,
     TOKENIZER,
@@ -112,11 +113,12 @@ def _manifests(sources: list[str], models: list[str]) -> list[Path]:
 
 
 def _data_files(sources: list[str]) -> list[Path]:
-    """Rows, index, order, tokenizer and every stage's removals; never the texts themselves."""
+    """Rows, index, order, tokenizer, every stage's removals and what was replaced; never the texts themselves."""
     whole = [TOKENS, TOKENIZER.parent]
     files = [folder / file for folder in whole for file in list_files(folder)]
     removals = [stage / name / REMOVALS_FILE for stage in (DOCUMENTS, FILTERED) for name in sources]
-    return [*files, *removals, DEDUPLICATED / REMOVALS_FILE]
+    replaced = [FILTERED / name / REPLACED_FILE for name in sources]
+    return [*files, *removals, DEDUPLICATED / REMOVALS_FILE, *replaced]
 
 
 def _model_files(models: list[str]) -> list[Path]:

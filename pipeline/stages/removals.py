@@ -1,7 +1,8 @@
 """What `extract` and `filter` dropped: the removals of all parts in one table, counted; and when that is too much.
 
 A worker writes the removals of its part, if there are any, to a file of its own; here they are put behind each other
-in the order of the parts, a batch at a time, so that no stage holds the removals of a corpus.
+in the order of the parts, a batch at a time, so that no stage holds the removals of a corpus. What `filter` replaced
+is gathered in the same way.
 """
 
 from collections import Counter
@@ -13,8 +14,8 @@ import pyarrow as pa
 
 from pipeline.formats.errors import EverystepError
 from pipeline.formats.lines import Shard
-from pipeline.formats.project import REMOVALS_FILE
-from pipeline.formats.tables import REMOVALS, stored_batches, write_batches
+from pipeline.formats.project import REMOVALS_FILE, REPLACED_FILE
+from pipeline.formats.tables import REMOVALS, REPLACED, stored_batches, write_batches
 
 EXAMPLES = 3  # ids a reason that a manifest lists
 LICENSES, OTHERS = 100, "(others)"  # different licences that a manifest counts, and the name for the rest
@@ -56,6 +57,12 @@ def gather_removals(parts: Iterable[Path], folder: Path) -> Removals:
 
     table = write_batches(folder / REMOVALS_FILE, batches(), REMOVALS, REMOVALS_FILE)
     return Removals(table, dict(removed), examples, dict(by_license))
+
+
+def gather_replaced(parts: Iterable[Path], folder: Path) -> Shard:
+    """Write the replacements in `parts`, in their order, as the table of the stage in `folder`."""
+    stored = (batch for part in filter(Path.exists, parts) for batch in stored_batches(part))
+    return write_batches(folder / REPLACED_FILE, stored, REPLACED, REPLACED_FILE)
 
 
 def stop_if_too_many_failed(name: str, removals: Removals, documents: int, max_share: float, folder: Path) -> None:

@@ -9,11 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.canonical import canonical
 from pipeline.formats.lines import encode_line, read_lines, write_lines
+from pipeline.formats.tables import REMOVALS, removal, write_table
 from tests.releases import checkpoint, copied, everystep, read_json, reseal, write_json
 
 MODEL = "mobilellm"
@@ -74,6 +76,16 @@ def test_a_csv_without_its_last_row_or_column_or_at_all_is_found(release: Path, 
     assert found(release)
     path.unlink()
     assert found(release) == [f"{file}.csv: missing"]
+
+
+@pytest.mark.parametrize("folder", ["documents/notes", "filtered/notes", "deduplicated"])
+def test_a_removal_that_its_stage_did_not_count_is_found(release: Path, folder: str) -> None:
+    path = release / "data" / folder / "removals.parquet"
+    rows = [*pq.read_table(path).to_pylist(), removal("filter", "notes", "notes/none", "cap")]
+    write_table(path, rows, REMOVALS, "removals.parquet")
+    (fault,) = found(release)
+    assert fault.startswith(f"manifests/{folder}.json: removed is {{")
+    assert f"data/{folder}/removals.parquet holds {{'cap': 1" in fault
 
 
 def test_an_evaluation_that_the_manifest_does_not_have_is_found(release: Path) -> None:

@@ -20,7 +20,7 @@ from tests.pipeline.formats.vectors import DOCUMENT, Case, vectors
 
 VECTORS = vectors()
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "u1"}
-SCHEMAS = {"removals": tables.REMOVALS, "index": tables.DOCUMENT_INDEX}
+SCHEMAS = {"removals": tables.REMOVALS, "replaced": tables.REPLACED, "index": tables.DOCUMENT_INDEX}
 
 CHECKS: dict[str, Callable[[Case, Path], None]] = {}
 

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.blocks.block import Block, Fault, Outcome, Rewritten
+from pipeline.blocks.personal_data import REPLACEMENTS
 from pipeline.formats.documents import Document, read_documents, shard_name, text_sha256, write_documents
 from pipeline.formats.errors import EverystepError
 from pipeline.formats.files import list_files, sha256_file
@@ -20,6 +21,7 @@ from pipeline.stages.evaluation_ngrams import evaluation_ngrams
 from pipeline.stages.evaluation_sets import evaluation_sets
 from pipeline.stages.filter import Tally, clean, filter
 from tests.project import EVALUATION_SET, make_corpora, params
+from tests.releases import everystep
 
 GOOD = " ".join(
     """
@@ -139,6 +141,51 @@ def test_what_stays_is_mended_and_holds_no_personal_data(here: Path) -> None:
     written = [path.read_bytes() for path in Path("manifests/filtered").iterdir()]
     written.append(json.dumps(removed()).encode())
     assert not [word for word in PERSONAL for content in written if word.encode() in content]
+
+
+def test_a_table_says_in_which_documents_personal_data_was_replaced_and_how_often(here: Path) -> None:
+    texts = {
+        "two": f"{GOOD} Write to jane@company.co.uk.",
+        "none": f"{GOOD} Write to jane@example.org.",
+        "three": f"{GOOD} Write to john@company.co.uk, or to the server at 52.94.76.10, or call +44 20 7219 3000.",
+        "gone": LETTERS["quiz"][1] + " Write to jane@company.co.uk and john@company.co.uk.",
+        "one": f"{GOOD} My card is 4111 1111 1111 1111.",
+    }
+    question = GOOD.split(".")[1] + " and she knew"
+    letters = {
+        id: ("CC0-1.0", text.replace(GOOD.split(".")[1], "") if id != "gone" else text) for id, text in texts.items()
+    }
+    make(here, letters, question=question, shards=2)
+    filter("letters")
+    rows = pq.read_table("data/filtered/letters/replaced.parquet").to_pylist()
+    none = dict.fromkeys(REPLACEMENTS, 0)
+    assert rows == [
+        {"id": f"letters/{id}", "source": "letters"} | none | counts
+        for id, counts in (
+            ("two", {"email": 1}),
+            ("three", {"email": 1, "ip": 1, "phone": 1}),
+            ("one", {"payment_card": 1}),
+            ("gone", {"email": 2}),
+        )
+    ]
+    assert removed()["gone"][0] == "contamination", "a document that a later step removes is in the table too"
+    (counted,) = (step["counts"] for step in manifest()["steps"] if step["step"] == "personal_data")
+    assert counted == {kind: sum(row[kind] for row in rows) for kind in REPLACEMENTS}
+    (shard,) = manifest()["outputs"]["replaced"]
+    assert (shard["path"], shard["lines"]) == ("replaced.parquet", 4)
+    shown = everystep("show", "personal-data", here, "--json")
+    found = json.loads(shown.out)
+    assert found["sources"] == [{"source": "letters", "documents": 4} | counted]
+    assert [row["id"] for row in found["documents"]] == [f"letters/{id}" for id in ("three", "gone", "one", "two")]
+
+
+def test_without_personal_data_or_its_step_the_table_is_empty(here: Path) -> None:
+    make(here, {"personal": LETTERS["personal"]}, steps=["normalize"])
+    filter("letters")
+    assert pq.read_table("data/filtered/letters/replaced.parquet").num_rows == 0
+    assert manifest()["outputs"]["replaced"][0]["lines"] == 0
+    shown = everystep("show", "personal-data", here)
+    assert (shown.code, "replaced in 0 documents" in shown.out) == (0, True)
 
 
 def test_the_manifest_counts_every_document_through_every_step(here: Path) -> None:
@@ -337,7 +384,7 @@ def test_neither_workers_nor_where_documents_stand_change_what_becomes_of_them(
         digests.append({path: sha256_file(Path("data/filtered/letters") / path) for path in paths})
         decided.append(removed())
     assert digests[0] == digests[1]
-    assert len(digests[0]) == 5, "three shards, removals, manifest"
+    assert len(digests[0]) == 6, "three shards, removals, replaced, manifest"
     backward = dict(reversed(letters.items()))
     (here / "again").mkdir()
     monkeypatch.chdir(here / "again")

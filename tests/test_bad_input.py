@@ -194,7 +194,7 @@ def test_a_source_whose_name_is_no_text_is_refused_with_the_fix(
     text = pretty(params(corpora)).decode()
     (tmp_path / PARAMS).write_text(text.replace('"letters": {', f"{name}: {{"))
     expect_refusal_in_process(
-        tmp_path, monkeypatch, f"fetch {name}", f"{PARAMS}: sources: {read_as}: YAML reads this name as no text"
+        tmp_path, monkeypatch, f"fetch {name}", f"{PARAMS}: sources: the key {read_as} is not text"
     )
 
 

@@ -21,7 +21,7 @@ TEMPORARY_SUFFIX = ".partial"
 MAX_SMALL_BYTES = 64 << 20
 MAX_LINE_BYTES = 1 << 20
 MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 1024
-PLAIN_NAME = r"[a-z0-9][a-z0-9._-]{0,99}"
+PLAIN_NAME = r"[a-z0-9][a-z0-9.-]{0,99}"
 FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\:\ud800-\udfff]")
 
 
@@ -127,7 +127,7 @@ def plain_name(name: object, where: str) -> str:
     hint = "; put it in quotes" if isinstance(name, int | float) else ""
     raise EverystepError(
         f"{where}: {name!r:.200} cannot be a name: write a lower-case letter or a digit, "
-        f"then at most 99 of a-z, 0-9, `.`, `_` and `-`{hint}"
+        f"then at most 99 of a-z, 0-9, `.` and `-`{hint}"
     )
 
 

@@ -48,8 +48,10 @@ def test_kind_and_name_of_a_source_are_checked() -> None:
         EverystepError, match=r"sources\.demo\.kind: expected one of package, url, huggingface, got 'ftp'"
     ):
         parse_source("demo", tree("url") | {"kind": "ftp"}, "params.yaml")
-    with pytest.raises(EverystepError, match=r"sources\.De mo: a name is"):
+    with pytest.raises(EverystepError, match=r"params.yaml: sources: 'De mo' cannot be a name"):
         parse_source("De mo", tree("url"), "params.yaml")
+    with pytest.raises(EverystepError, match=r"sources\.de\.mo: the name of a source has no dot"):
+        parse_source("de.mo", tree("url"), "params.yaml")
 
 
 @pytest.mark.parametrize(

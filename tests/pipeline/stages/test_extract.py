@@ -38,13 +38,21 @@ def declare(here: Path, **changes: Any) -> None:
     whole = params(make_corpora(here / "corpora"))
     whole["sources"] = {NAME: tree("url", reader="jsonl", id_column="id") | changes}
     (here / "params.yaml").write_text(json.dumps(whole))
-    write_manifest("fetch", NAME, take_basis(), parameters={}, outputs={})
+    write_fetched()
+
+
+def write_fetched() -> None:
+    """The manifest of a fetch that brought the files as they are now."""
+    paths = sorted((RAW / NAME).glob("*")) if (RAW / NAME).is_dir() else []
+    files = [{"path": p.name, "bytes": p.stat().st_size, "sha256": sha256_file(p)} for p in paths]
+    write_manifest("fetch", NAME, take_basis(), parameters={}, outputs={}, files=files)
 
 
 def write_part(number: int, rows: list[Any]) -> None:
     path = RAW / NAME / f"{number:03}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_fetched()
 
 
 def rows_of(start: int, stop: int) -> list[dict[str, Any]]:

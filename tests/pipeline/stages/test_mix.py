@@ -9,6 +9,7 @@ import pytest
 from pipeline.blocks.mixture import ONE
 from pipeline.formats.canonical import pretty
 from pipeline.formats.errors import EverystepError
+from pipeline.formats.lines import Shard
 from pipeline.stages.encode import ENCODED, Part
 from pipeline.stages.mix import mix
 from tests.project import params
@@ -20,7 +21,7 @@ def test_a_part_too_small_for_one_document_is_told(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_bytes(pretty(params(corpora)))
-    part = Part(tmp_path / "unread", tmp_path / "000000", "uint16")
+    part = Part(tmp_path, Shard("unread", 20, 0, ""), tmp_path / "000000", "uint16")
     rows = [
         {"id": f"{source}/{n}", "source": source, "license": "MIT", "text_sha256": "", "num_tokens": 2, "bytes": 5}
         for n in range(10)

@@ -1,25 +1,25 @@
 """The card names a stretch to replay, whichever checkpoints a model has: every schedule has two of them at least."""
 
 import re
-from typing import Any
+from pathlib import Path
 
 import pytest
 
 from pipeline.formats.checkpoints import schedule
-from pipeline.formats.yaml import load_yaml
 from pipeline.release.card import write_card
 from pipeline.release.facts import gather
-from tests.project import ROOT
+from tests.project import MODELS, SOURCES
 
 
 @pytest.mark.parametrize(
     ("rule", "steps", "stretch"),
     [("every 8", 8, (0, 8)), ("chunks 1", 1, (0, 1)), ("every 4", 8, (0, 4)), ("pythia 32", 128, (64, 96))],
 )
-def test_a_card_names_a_stretch_between_two_checkpoints(rule: str, steps: int, stretch: tuple[int, int]) -> None:
-    params: dict[str, Any] = load_yaml(ROOT / "params.yaml")
-    facts = gather(ROOT, sorted(params["sources"]), params["models"])
+def test_a_card_names_a_stretch_between_two_checkpoints(
+    built_project: Path, rule: str, steps: int, stretch: tuple[int, int]
+) -> None:
+    facts = gather(built_project / "release", list(SOURCES), list(MODELS))
     facts["models"][0]["steps"] = schedule(rule, steps)
-    card = write_card(params["release"], facts)
+    card = write_card(facts)
     found = re.search(r"everystep replay release --model \S+ --from (\d+) --to (\d+)", card)
     assert found and (int(found[1]), int(found[2])) == stretch

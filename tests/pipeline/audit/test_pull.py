@@ -173,9 +173,9 @@ def test_all_checkpoints_or_the_last_one_and_each_shared_file_is_verified_once(
 ) -> None:
     checked: Counter[str] = Counter()
 
-    def counted(release: Path, root: Any, path: str) -> Path:
+    def counted(release: Path, root: Any, path: str, follow_links: bool) -> Path:
         checked[path] += 1
-        return verified_file(release, root, path)
+        return verified_file(release, root, path, follow_links)
 
     monkeypatch.setattr("pipeline.audit.verify.verified_file", counted)
     release = built_project / "release"

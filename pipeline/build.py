@@ -33,7 +33,7 @@ STAGE = re.compile(r"(?:Running stage|Stage) '([^']+)(':|' didn't change|' is ca
 OUTCOMES = {"':": "", "' didn't change": ": unchanged", "' is cached": ": taken from DVC's cache of runs"}
 """What DVC says of a stage, and what that becomes here."""
 PASSED_OVER = re.compile(
-    r"> |\s*$|(Updating|Generating) lock file|To track the changes|\tgit add|To enable auto|\tdvc config|Use `dvc push`"
+    r"> |(Updating|Generating) lock file|To track the changes|\tgit add|To enable auto|\tdvc config|Use `dvc push`"
 )
 """Lines of DVC that repeat what stands here, or advise what `_say_what_is_next` says."""
 
@@ -114,7 +114,7 @@ def repro(project: Path, *passed: int) -> list[str]:
                 outcomes[outcome] += 1
                 at = f"[{outcomes.total()}/{len(stages)}] {found[1].replace('@', ' ')}"
                 note(f"{at}{outcome or f' ({clock(time.monotonic() - began)} so far)'}")
-            elif not PASSED_OVER.match(line):
+            elif line.strip() and not PASSED_OVER.match(line):
                 note(line.rstrip("\n"))
     finally:
         code = process.wait()  # an interrupt reaches DVC too, and it ends in its own time

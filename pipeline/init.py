@@ -33,7 +33,7 @@ FILES = (
     *(".dvc/config", ".dvc/.gitignore"),
 )
 DOCS = "docs"
-LINK = re.compile(r"\[([^\]]+)\]\(([^)#\s]+)(#[^)\s]*)?\)")
+LINK = re.compile(r"\[([^\[\]]+)\]\(([^()#\s]+)(#[^()\s]*)?\)")
 COMMIT = r"[0-9a-f]{40}"
 STAGES = Path("dvc.yaml")
 Resolve = Callable[[str, str], str]

@@ -118,7 +118,7 @@ def as_huggingface(**more: str) -> Change:
         (put("tokenize.context", 0), "tokenize", "tokenize.context"),
         (put("tokenize.context", True), "tokenize", "tokenize.context"),
         (put("models", ["mobilellm", "mobilellm"]), "release", "models: list each model once"),
-        (put("models", []), "release", "models: list each model once"),
+        (put("models", []), "release", "models: list at least one model"),
         (put("release.name", "../x"), "release", "release.name"),
         (put("release.version", 1.0), "release", "release.version"),
         (put("release.version", " 1"), "fetch letters", "release.version: begins or ends with a blank"),
@@ -194,7 +194,7 @@ def test_a_source_whose_name_is_no_text_is_refused_with_the_fix(
     text = pretty(params(corpora)).decode()
     (tmp_path / PARAMS).write_text(text.replace('"letters": {', f"{name}: {{"))
     expect_refusal_in_process(
-        tmp_path, monkeypatch, f"fetch {name}", f"{PARAMS}: sources: the key {read_as} is not text"
+        tmp_path, monkeypatch, f"fetch {name}", f"the key {read_as} is not text; put it in quotes"
     )
 
 
@@ -222,10 +222,11 @@ def project(built_project: Path, tmp_path: Path) -> Path:
 def trainable(built_project: Path, tmp_path: Path) -> Path:
     """Rows and recipes: what training reads."""
     folder = tmp_path / "project"
-    for name in ("data/tokens", "recipes"):
+    for name in ("data/tokens", "recipes", "manifests"):
         shutil.copytree(built_project / name, folder / name, copy_function=shutil.copyfile)
-    (folder / "manifests").mkdir()
-    shutil.copyfile(built_project / "manifests" / "tokens.json", folder / "manifests" / "tokens.json")
+    for name in ("models", "evaluations"):
+        shutil.rmtree(folder / "manifests" / name)
+    (folder / PARAMS).write_bytes(pretty(load_yaml(built_project / PARAMS) | {"models": ["mobilellm"]}))
     return folder
 
 

@@ -203,19 +203,6 @@ def test_rules_of_one_source_in_the_documents_are_accepted() -> None:
     assert rules.gopher_quality.model_dump() == common["gopher_quality"] | own["gazette"]["gopher_quality"]
 
 
-@pytest.mark.parametrize(
-    ("path", "known", "new"), [("docs/add-a-corpus.md", "plays", "gazette"), ("docs/add-a-model.md", "openelm", "wide")]
-)
-def test_dependencies_in_the_documents_are_those_that_dvc_needs(path: str, known: str, new: str) -> None:
-    stages = load_yaml(ROOT / "dvc.yaml")["stages"]
-    said = next(tree for block in blocks(TEXTS[path], "yaml") if "release" in (tree := parsed(block)))
-    for stage, tree in said.items():
-        needed = [
-            dep.replace(known, new) for dep in stages[stage]["deps"] if re.search(rf"/{known}(\.json|\.yaml)?$", dep)
-        ]
-        assert tree["deps"] == needed
-
-
 def parsed(block: Block) -> dict[str, Any]:
     from ruamel.yaml import YAML
 

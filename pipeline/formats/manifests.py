@@ -54,7 +54,7 @@ def take_basis(inputs: Sequence[Path] = (), sections: Sequence[str] = (), root: 
     """The digests of now, taken when a stage begins. `sections` are written in DVC's way: `filter`, `sources.plays`."""
     params = load_yaml(PARAMS) if sections else {}
     return Basis(
-        {path.as_posix(): hashlib.sha256((root / path).read_bytes()).hexdigest() for path in inputs},
+        {path.as_posix(): _digest(root / path) for path in inputs},
         {name: section_digest(params, name) for name in sections},
     )
 
@@ -90,6 +90,12 @@ def write_manifest(
         **counts,
     }
     write_bytes(root / manifest_path(stage, of), pretty(tree))
+
+
+def _digest(path: Path) -> str:
+    if not path.is_file():
+        raise EverystepError(f"{path}: no such file; run `dvc repro` first")
+    return sha256_file(path)
 
 
 def read_manifest(path: Path, stage: str | None = None) -> dict[str, Json]:
@@ -151,7 +157,7 @@ def _require_current(path: Path, checked: set[Path]) -> None:
             file = safe_join(Path(), name)
             if file.parts[0] not in (MANIFESTS.name, RECIPES.name) or file in checked:
                 continue
-            if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != digest:
+            if not file.is_file() or sha256_file(file) != digest:
                 raise _stale(path, f"{file} has changed")
             checked.add(file)
             if file.parts[0] == MANIFESTS.name:

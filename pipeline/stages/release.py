@@ -65,11 +65,11 @@ def release() -> None:
     params = check_words(load_params(), sources, str(PARAMS)).release
     manifests = _manifests(sources, models)
     basis = take_basis(manifests, SECTIONS)
-    for stage in PER_SOURCE:
-        read_all_current(stage, sources)
-    read_all_current("evaluate", models)
     trained = read_all_current("train", models)
     require_one_suite({name: manifest["parameters"] for name, manifest in trained.items()})
+    read_all_current("evaluate", models)
+    for stage in PER_SOURCE:
+        read_all_current(stage, sources)
     with progress("release: gate", len(models), "models") as advance:
         records = {}
         for name in models:

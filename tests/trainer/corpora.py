@@ -42,6 +42,7 @@ def write_ours(project: Path, rows: Sequence[Sequence[int]]) -> list[Shard]:
         "stage": "tokenize",
         "of": None,
         "inputs": {},
+        "params": {},
         "parameters": {"context": WIDTH - 1, "seed": SEED},
         "outputs": {"train": [shard.to_json() for shard in shards]},
         "width": WIDTH,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.formats.manifests import write_manifest
+from pipeline.formats.manifests import take_basis, write_manifest
 from pipeline.formats.tables import REMOVALS, REPLACED, removal, replacement, write_table
 from tests.releases import copied, everystep, reseal, reseal_file
 
@@ -44,7 +44,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for source, documents in COUNTS.items():
         rows = [replacement(source, id, counts) for id, counts in documents.items()]
         shard = write_table(Path(table_of(source)), rows, REPLACED, "replaced.parquet")
-        write_manifest("filter", source, inputs=[], parameters={}, outputs={"replaced": [shard]})
+        write_manifest("filter", source, take_basis(), parameters={}, outputs={"replaced": [shard]})
     return tmp_path
 
 

@@ -6,6 +6,7 @@ with the command `everystep`: which faults are one message, and which exit code 
 
 import errno
 import re
+import signal
 import sys
 import time
 from collections import deque
@@ -85,6 +86,7 @@ def exit_codes() -> Iterator[None]:
         note("error: not enough memory for what the files claim to hold")
         sys.exit(EverystepError.exit_code)
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # another Ctrl-C must not turn the exit code into a signal
         note("interrupted; run the same command again")
         sys.exit(INTERRUPTED)
 

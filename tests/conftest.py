@@ -9,6 +9,9 @@ import pytest
 
 from tests.project import commit, make_corpora, make_project, repro
 
+for variable in ("MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS"):
+    os.environ.pop(variable, None)  # a make that a test starts must not think it belongs to `make test`
+
 Once = Callable[[str, Callable[[Path], object]], Path]
 
 

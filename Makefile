@@ -7,13 +7,13 @@
 
 PYTHON ?= python3
 TORCH_INDEX ?=
-INSTALL := .venv/bin/python -m pipeline.install
+INSTALL := .venv/bin/python -m pipeline.build.install
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
 
 .PHONY: release test test-long reproduce setup check clean
 
 release: .venv/built
-	@$(RUN) python -m pipeline.build
+	@$(RUN) python -m pipeline.build.release
 
 test: .venv/tested check
 	$(RUN) python -m pytest -n auto --dist worksteal
@@ -25,7 +25,7 @@ check: .venv/tested
 	$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) mypy
 
 reproduce: .venv/built
-	$(RUN) python -m pipeline.reproduce
+	$(RUN) python -m pipeline.build.reproduce
 
 setup: .venv/built
 

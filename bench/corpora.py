@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from pipeline.base.paths import DOCUMENTS
 from pipeline.formats.documents import Document, read_documents, text_sha256
-from pipeline.formats.project import DOCUMENTS
 
 SEED = 20261123
 PLANTED = (1, 5, 10, 20, 40)

@@ -20,9 +20,9 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
-from pipeline.formats.errors import EverystepError
-from pipeline.formats.files import write_bytes
-from pipeline.formats.yaml import Section, check, load_yaml
+from pipeline.base.errors import EverystepError
+from pipeline.base.files import write_bytes
+from pipeline.base.yaml import Section, check, load_yaml
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"

@@ -26,12 +26,12 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from bench.corpora import PLANTED, planted, some
+from pipeline.base.paths import FILTERED
+from pipeline.base.yaml import load_yaml
 from pipeline.blocks.shingles import fold_all, jaccard, shingle_sets
 from pipeline.formats.canonical import pretty
 from pipeline.formats.documents import Document, encode_document, write_sharded
 from pipeline.formats.manifests import take_basis, write_manifest
-from pipeline.formats.project import FILTERED
-from pipeline.formats.yaml import load_yaml
 
 SOURCES = ("aws-api", "google-api")
 SIMILAR = 0.8
@@ -89,7 +89,7 @@ def contenders(
         write_manifest("filter", source, take_basis(), parameters={}, outputs={"documents": shards})
     os.chdir(here)
     plain = folder / "plain"
-    commands = {"everystep": ([sys.executable, "-m", "pipeline.stages.dedup"], ours)}
+    commands = {"everystep": ([sys.executable, "-m", "pipeline.stages.dedup.stage"], ours)}
     write_plain(plain, documents)
     for peer in ("datatrove", "rensa", "rensa-signatures"):
         commands[peer] = ([sys.executable, "-m", "bench.dedup_peers", peer, str(plain), str(folder / peer)], ROOT)

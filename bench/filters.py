@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.originals import FILTERS, judge, make_filters
+from pipeline.base.params import source_names
+from pipeline.base.paths import DOCUMENTS
 from pipeline.blocks.normalize import normalize
 from pipeline.blocks.quality import plain_words
 from pipeline.formats.documents import id_hash, read_documents
-from pipeline.formats.project import DOCUMENTS
-from pipeline.stages.params import source_names
 
 SAMPLE, BATCH = 2000, 50
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from bench.ours import open_work
 from bench.turns import Turns
+from pipeline.formats.model import ModelSpec, unrolled
 from trainer import numerics
-from trainer.description import ModelSpec, unrolled
 
 
 def matrices(spec: ModelSpec) -> list[tuple[int, int]]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from trainer.description import LayerSpec, ModelSpec, layer_shapes, num_parameters
+from pipeline.formats.model import LayerSpec, ModelSpec, layer_shapes, num_parameters
 from trainer.recipe import Recipe, load_recipe
 
 FLOAT = 4

@@ -12,10 +12,10 @@ import numpy as np
 
 from bench.turns import Turns
 from pipeline.formats.lines import Shard
+from pipeline.formats.model import ModelSpec, num_parameters
 from pipeline.formats.rows import write_rows
 from trainer import numerics
 from trainer.data import EverystepData, TrainingData
-from trainer.description import ModelSpec, num_parameters
 from trainer.families import build_spec
 from trainer.recipe import Recipe, load_recipe
 

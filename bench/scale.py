@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.corpora import documents, shuffled
+from pipeline.base.paths import DOCUMENTS, EVALUATION_NGRAMS, FILTERED
+from pipeline.base.yaml import load_yaml
 from pipeline.formats.canonical import pretty
 from pipeline.formats.documents import Document, write_sharded
 from pipeline.formats.manifests import manifest_path, take_basis, write_manifest
-from pipeline.formats.project import DOCUMENTS, EVALUATION_NGRAMS, FILTERED
-from pipeline.formats.yaml import load_yaml
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ("aws-api", "google-api")

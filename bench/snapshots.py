@@ -19,11 +19,11 @@ from typing import Any
 
 from bench.corpora import documents
 from bench.dedup import ROOT, cpu_seconds, every_pair, megabytes, removed_by, write_plain
+from pipeline.base.paths import DOCUMENTS, FILTERED
+from pipeline.base.yaml import load_yaml
 from pipeline.formats.canonical import pretty
 from pipeline.formats.documents import Document, id_hash
 from pipeline.formats.manifests import manifest_path, read_manifest, shards_of, take_basis, write_manifest
-from pipeline.formats.project import DOCUMENTS, FILTERED
-from pipeline.formats.yaml import load_yaml
 
 OLDER = {
     "aws-api": ("1.35.0", "a3c96fe0b6afe7d00bad6ffbe73f2610953065fcdf0ed697eba4e1e5287cc84f"),
@@ -42,7 +42,7 @@ def main() -> None:
         plain, out = folder / "plain", folder / "datatrove"
         write_plain(plain, found)
         seconds = {
-            "everystep": cpu_seconds([sys.executable, "-m", "pipeline.stages.dedup"], project),
+            "everystep": cpu_seconds([sys.executable, "-m", "pipeline.stages.dedup.stage"], project),
             "datatrove": cpu_seconds(
                 [sys.executable, "-m", "bench.dedup_peers", "datatrove", str(plain), str(out)], ROOT
             ),

@@ -15,14 +15,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pipeline.base.params import load_section, source_names
+from pipeline.base.paths import DOCUMENTS, EVALUATION_NGRAMS
 from pipeline.blocks.block import Fault, Rewritten
 from pipeline.blocks.contamination import EvaluationIndex
 from pipeline.blocks.steps import make_blocks
 from pipeline.formats.documents import decode_document, encode_document, id_hash, read_documents
 from pipeline.formats.ngrams import read_ngrams
-from pipeline.formats.project import DOCUMENTS, EVALUATION_NGRAMS
+from pipeline.sources.declaration import load_source
 from pipeline.stages.filter import FilterParams
-from pipeline.stages.params import load_section, load_source, source_names
 
 SAMPLE_BYTES = 3_000_000
 WARM = "Words that are enough to load what a step loads when it is first called.\n" * 3

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.turns import middle
+from pipeline.base.yaml import load_yaml
 from pipeline.formats.canonical import pretty
 from pipeline.formats.documents import read_documents
 from pipeline.formats.manifests import manifest_path, shards_of
-from pipeline.formats.yaml import load_yaml
 
 TURNS = 3
 SHARE = 10

@@ -21,12 +21,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tokenizers import Tokenizer
 
+from pipeline.base.paths import DEDUPLICATED, TOKENIZER
 from pipeline.blocks.token_ids import Encoder
 from pipeline.formats.lines import LineFile, _compressor
 from pipeline.formats.manifests import manifest_path, read_manifest, shards_of
-from pipeline.formats.project import DEDUPLICATED, TOKENIZER
 from pipeline.formats.rows import _spelled_rows, _spellings, rows_at_once
-from pipeline.stages.encode import _blocks, _columns, id_type
+from pipeline.stages.tokenize.encode import _blocks, _columns, id_type
 
 TURNS, WIDTH, EVERY = 3, 257, 10
 

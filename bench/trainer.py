@@ -22,8 +22,8 @@ import numpy as np
 
 from bench.ours import open_work, work
 from bench.turns import Contender, alternate, middle, ratios
-from trainer.description import ModelSpec, tensor_shapes, unrolled
-from trainer.export import export, write_export
+from pipeline.audit.export_model import export, write_export
+from pipeline.formats.model import ModelSpec, tensor_shapes, unrolled
 from trainer.model import Decoder, dump_tensors, initialize
 
 WARM_UP = 2

@@ -19,9 +19,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from pipeline.columns import table
-from pipeline.console import exit_codes, note, printable
-from pipeline.formats.errors import Differs, EverystepError, how_to_install, well_shaped
+from pipeline.base.columns import table
+from pipeline.base.console import exit_codes, note, printable
+from pipeline.base.errors import Differs, EverystepError, how_to_install, well_shaped
 
 app = typer.Typer(
     help="Rebuild, publish and prove open language models.",
@@ -238,7 +238,7 @@ def init(
     as_json: Json = False,
 ) -> None:
     """Create a release repository from an example, or list the examples."""
-    from pipeline import init as starting
+    from pipeline.build import init as starting
 
     root = starting.checkout()
     examples = starting.list_examples(root)
@@ -302,9 +302,9 @@ def pull(
     follow_links: FollowLinks = False,
 ) -> None:
     """Write verified checkpoints as folders that transformers loads."""
+    from pipeline.audit.pull import pull as pull_checkpoints
     from pipeline.audit.verify import verified_file
-    from pipeline.release.layout import read_root
-    from trainer.pull import pull as pull_checkpoints
+    from pipeline.formats.release import read_root
 
     if everything and step:
         raise EverystepError("pull: give either --step or --all")
@@ -334,9 +334,9 @@ def average(
     follow_links: FollowLinks = False,
 ) -> None:
     """Write the mean of a model's last checkpoints, as `pull` does."""
+    from pipeline.audit.average import average as average_checkpoints
     from pipeline.audit.verify import verified_file
-    from pipeline.release.layout import read_root
-    from trainer.average import average as average_checkpoints
+    from pipeline.formats.release import read_root
 
     root = read_root(release, follow_links)
     verified = cache(partial(verified_file, release, root, follow_links=follow_links))
@@ -372,8 +372,8 @@ def sample(
     _require_torch("sample")
     from dataclasses import asdict
 
-    from pipeline.audit.project import root_of
     from pipeline.audit.verify import verified_file
+    from pipeline.release.project import root_of
     from trainer.sample import ENOUGH, Request
     from trainer.sample import sample as continue_text
 
@@ -409,7 +409,7 @@ def export_tokens(
     steps: Annotated[int | None, typer.Option(min=1, help="Number of steps to write (default: one epoch).")] = None,
 ) -> None:
     """Write the verified training rows as files for MobileLLM's or LLM360's trainer."""
-    from pipeline.audit.tokens import export_llm360, export_mobilellm
+    from pipeline.audit.export_rows import export_llm360, export_mobilellm
 
     if (nodes if layout == "mobilellm" else chunks) is None or (chunks if layout == "mobilellm" else nodes) is not None:
         raise EverystepError("export tokens: give --nodes with --layout mobilellm, --chunks with --layout llm360")
@@ -477,8 +477,8 @@ def replay(
     _require_torch("replay")
     from dataclasses import asdict
 
-    from pipeline.audit.project import root_of
     from pipeline.audit.verify import verified_file
+    from pipeline.release.project import root_of
     from trainer.replay import replay as replay_stretch
 
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # processes talk over sockets
@@ -501,7 +501,7 @@ def _require_torch(command: str) -> None:
 
 
 def _only_model(release: Path, root: dict[str, Any]) -> str:
-    from pipeline.release.layout import members
+    from pipeline.formats.release import members
 
     names = members(root, "models")
     if len(names) != 1:

@@ -8,9 +8,9 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from pipeline.base.paths import PUBLISHED_ROWS, TOKENS
+from pipeline.base.yaml import load_yaml
 from pipeline.formats.manifests import manifest_path
-from pipeline.formats.project import PUBLISHED_ROWS, TOKENS
-from pipeline.formats.yaml import load_yaml
 from tests.imports import ROOT, closure
 from tests.test_layering import says_nothing
 

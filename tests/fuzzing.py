@@ -24,7 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from pipeline.formats.errors import EverystepError
+from pipeline.base.errors import EverystepError
 
 MAX_SECONDS = 10
 MAX_GROWTH = 300 << 10  # KiB

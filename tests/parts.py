@@ -13,8 +13,8 @@ from tests.imports import ROOT
 STAGE = """
 from functools import partial
 from pathlib import Path
-from pipeline.console import run_command
-from pipeline.stages.parallel import ordered_map
+from pipeline.base.console import run_command
+from pipeline.executor.ordered_map import ordered_map
 from tests.parts import wait_for_leave
 
 

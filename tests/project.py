@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline.build import mend
+from pipeline.base.files import sha256_file
+from pipeline.base.yaml import load_yaml
+from pipeline.build.init import copy_code, own_stages
+from pipeline.build.release import mend
 from pipeline.formats.canonical import pretty
-from pipeline.formats.files import sha256_file
 from pipeline.formats.lines import encode_line
-from pipeline.formats.yaml import load_yaml
-from pipeline.init import copy_code, own_stages
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent

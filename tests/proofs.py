@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from xml.etree import ElementTree
 
-from pipeline.formats.files import write_bytes
+from pipeline.base.files import write_bytes
 
 PAGE = Path(__file__).parent.parent / "docs" / "proofs.md"
 OUTPUT = re.compile(r"(?<=<!-- output -->\n).*(?=<!-- /output -->)", re.S)

@@ -12,14 +12,14 @@ from typing import Any
 
 from pipeline import cli
 from pipeline.audit.chain import shipped_folder
+from pipeline.base.files import list_files, sha256_file
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.canonical import canonical, pretty
 from pipeline.formats.digests import tensors_digest
-from pipeline.formats.files import list_files, sha256_file
 from pipeline.formats.lines import LineFile
+from pipeline.formats.log import as_csv
+from pipeline.formats.release import REVISIONS, ROOT, SUMS, content_digest, is_listed, kind_of
 from pipeline.formats.tables import digest_table
-from pipeline.release.layout import REVISIONS, ROOT, SUMS, content_digest, is_listed, kind_of
-from trainer.log import as_csv
 
 ORDER = (
     "sources",

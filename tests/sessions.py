@@ -13,7 +13,7 @@ from pathlib import Path
 from textwrap import dedent, indent
 from typing import NamedTuple
 
-from pipeline.formats.files import write_bytes
+from pipeline.base.files import write_bytes
 from pipeline.formats.manifests import manifest_path, read_manifest
 from pipeline.release.card import models_table
 from tests.project import environment

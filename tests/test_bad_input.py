@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.base.files import list_files, sha256_file
+from pipeline.base.yaml import load_yaml
 from pipeline.formats.canonical import pretty
-from pipeline.formats.files import list_files, sha256_file
-from pipeline.formats.yaml import load_yaml
 from tests.pipeline.sources.test_hostile import zst_of_zeros
 from tests.project import BIN, ROOT, built, environment, params, recipe, repro, run
 from tests.releases import copied, read_json, write_json
@@ -151,7 +151,7 @@ def expect_refusal_in_process(folder: Path, monkeypatch: pytest.MonkeyPatch, of:
     import importlib
     import io
 
-    from pipeline.console import run_command
+    from pipeline.base.console import run_command
 
     name, *arguments = of.split()
     module = importlib.import_module(f"pipeline.stages.{name}")
@@ -510,8 +510,8 @@ find $outputs -type f | sort | xargs sha256sum
     [
         ("pipeline.stages.fetch letters", "data/raw/letters manifests/sources/letters.json", 20_000),
         ("pipeline.stages.extract letters", "data/documents/letters manifests/documents/letters.json", 0),
-        ("pipeline.stages.dedup", "data/deduplicated manifests/deduplicated.json", 40_000),
-        ("pipeline.stages.tokenize", "data/tokens manifests/tokens.json", 40_000),
+        ("pipeline.stages.dedup.stage", "data/deduplicated manifests/deduplicated.json", 40_000),
+        ("pipeline.stages.tokenize.stage", "data/tokens manifests/tokens.json", 40_000),
         ("trainer.train mobilellm", "runs/mobilellm manifests/models/mobilellm.json", 2_000_000),
         ("trainer.train mobilellm", "runs/mobilellm manifests/models/mobilellm.json", 0),
         ("pipeline.stages.release", "release manifests/release.json", 40_000),
@@ -553,7 +553,12 @@ exec "$@"
 
 @pytest.mark.parametrize(
     "command",
-    ["pipeline.stages.extract letters", "pipeline.stages.tokenizer", "pipeline.stages.release", "pipeline.build"],
+    [
+        "pipeline.stages.extract letters",
+        "pipeline.stages.tokenizer",
+        "pipeline.stages.release",
+        "pipeline.build.release",
+    ],
 )
 def test_a_workspace_that_cannot_be_written_is_one_message(project: Path, command: str) -> None:
     arguments = ["sh", "-c", READ_ONLY, "sh", str(project), sys.executable, "-B", "-m", *command.split()]

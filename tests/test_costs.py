@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pytest
 
+from pipeline.base.params import load_section
 from pipeline.blocks import normalize as normalize_block
 from pipeline.blocks import repetition
 from pipeline.blocks.block import Block
@@ -24,7 +25,6 @@ from pipeline.blocks.repetition import MAX_PROBES, bounds
 from pipeline.blocks.shingles import FACTOR
 from pipeline.blocks.steps import make_blocks
 from pipeline.stages.filter import FilterParams
-from pipeline.stages.params import load_section
 from tests.backtracking import alphabet, count_steps
 from tests.project import ROOT
 

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import typer
 
+from pipeline.base.yaml import Section, check, load_yaml
 from pipeline.cli import app
-from pipeline.formats.yaml import Section, check, load_yaml
+from pipeline.executor.ordered_map import EXECUTOR, WORKERS
+from pipeline.formats.model import num_parameters, unrolled
 from pipeline.release.words import Description, RowsDescription
 from pipeline.sources.declaration import (
     Declared,
@@ -24,7 +26,6 @@ from pipeline.sources.declaration import (
 from pipeline.sources.document import Document
 from pipeline.sources.readers import READERS
 from pipeline.stages.filter import FilterParams
-from pipeline.stages.parallel import EXECUTOR, WORKERS
 from tests.pipeline.sources.declared import declared
 from tests.project import environment
 from tests.sessions import (
@@ -41,7 +42,6 @@ from tests.sessions import (
     with_models,
 )
 from trainer import families
-from trainer.description import num_parameters, unrolled
 from trainer.launch import PROCESSES
 from trainer.observe import TENSORBOARD
 from trainer.recipe import DataSection, LossSection, OptimizerSection, Recipe, ScheduleSection

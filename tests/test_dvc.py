@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from pipeline.base.params import OPTIONAL, SECTIONS
+from pipeline.base.yaml import load_yaml
+from pipeline.build.init import plots
 from pipeline.formats.canonical import parse, pretty
 from pipeline.formats.manifests import manifest_path, section_digest
-from pipeline.formats.yaml import load_yaml
-from pipeline.init import plots
-from pipeline.stages.params import OPTIONAL, SECTIONS
 from pipeline.stages.release import lock_before_release
 from tests.imports import ROOT, closure
 from tests.project import MODELS, SOURCES, repro, run

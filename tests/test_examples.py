@@ -9,20 +9,20 @@ from dvc.utils.serialize import dumps_yaml, parse_yaml
 from ruamel.yaml import YAML
 
 from bench.costs import EXAMPLES, TABLE, lines, table
-from pipeline.formats.errors import EverystepError
+from pipeline.base.errors import EverystepError
+from pipeline.base.params import load_params, load_section, model_names, source_names
+from pipeline.base.yaml import load_yaml
+from pipeline.formats.model import num_parameters, num_parameters_if_repeated
 from pipeline.formats.suite import require_one_suite
-from pipeline.formats.yaml import load_yaml
 from pipeline.release.words import ReleaseParams, check_words
-from pipeline.sources.declaration import HuggingfaceSource, TokenizedSource
-from pipeline.stages.dedup import DedupParams
+from pipeline.sources.declaration import HuggingfaceSource, TokenizedSource, load_source
+from pipeline.stages.dedup.stage import DedupParams
 from pipeline.stages.evaluation_sets import EvaluationParams
 from pipeline.stages.filter import FilterParams
-from pipeline.stages.params import load_params, load_section, load_source, model_names, source_names
-from pipeline.stages.tokenize import TokenizeParams
+from pipeline.stages.tokenize.stage import TokenizeParams
 from pipeline.stages.tokenizer import TokenizerParams
 from tests.examples import ON_ROWS, stages_on_rows
 from tests.imports import ROOT
-from trainer.description import num_parameters, num_parameters_if_repeated
 from trainer.evaluate import EvaluateParams
 from trainer.recipe import load_recipe
 

@@ -265,7 +265,7 @@ def test_an_argument_that_is_not_utf8_is_said_so(release: Path, command: tuple[s
 
 def test_a_safetensors_file_that_is_cut_off_while_it_is_read_is_an_error(release: Path, tmp_path: Path) -> None:
     """Mapped into memory, it would end the process by SIGBUS."""
-    from pipeline.formats.errors import EverystepError
+    from pipeline.base.errors import EverystepError
     from pipeline.formats.tensors import TensorFile
 
     path = tmp_path / "model.safetensors"

@@ -10,28 +10,25 @@ import pytest
 
 from tests.imports import ROOT, closure, first_party_files, imported_files
 
-# A room may import itself, and these. `formats` and `console` may be imported by everybody.
+# A room may import itself, and these. `base` may be imported by everybody.
 ALLOWED = {
-    "pipeline.formats": set(),
-    "pipeline.console": {"pipeline.formats"},
-    "pipeline.sources": {"pipeline.formats", "pipeline.console"},
-    "pipeline.blocks": {"pipeline.formats", "pipeline.console"},
-    "pipeline.release": {"pipeline.formats", "pipeline.console"},
-    "pipeline.audit": {"pipeline.formats", "pipeline.console", "pipeline.release"},
+    "pipeline.base": set(),
+    "pipeline.formats": {"pipeline.base"},
+    "pipeline.sources": {"pipeline.base", "pipeline.formats"},
+    "pipeline.blocks": {"pipeline.base", "pipeline.formats"},
+    "pipeline.executor": {"pipeline.base"},
+    "pipeline.release": {"pipeline.base", "pipeline.formats"},
+    "pipeline.audit": {"pipeline.base", "pipeline.formats", "pipeline.release"},
     "pipeline.stages": {
+        "pipeline.base",
         "pipeline.formats",
-        "pipeline.console",
         "pipeline.sources",
         "pipeline.blocks",
+        "pipeline.executor",
         "pipeline.release",
     },
-    "pipeline.columns": set(),
-    "pipeline.git": {"pipeline.formats"},
-    "pipeline.install": {"pipeline.console"},
-    "pipeline.build": {"pipeline.formats", "pipeline.console", "pipeline.git"},
-    "pipeline.reproduce": {"pipeline.formats", "pipeline.console", "pipeline.git", "pipeline.build"},
-    "pipeline.init": {"pipeline.formats", "pipeline.git", "pipeline.stages"},
-    "trainer": {"pipeline.formats", "pipeline.console"},
+    "pipeline.build": {"pipeline.base", "pipeline.formats"},
+    "trainer": {"pipeline.base", "pipeline.formats", "pipeline.release"},
 }
 HEAVY = ("torch", "dvc", "datasets", "datatrove", "transformers", "tokenizers")
 

@@ -7,9 +7,9 @@ Reads `recipes/*.yaml`. A config file can say anything about a size; the shapes 
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.formats.errors import EverystepError
-from pipeline.formats.project import RECIPES
-from trainer.description import num_parameters, num_parameters_if_repeated
+from pipeline.base.errors import EverystepError
+from pipeline.base.paths import RECIPES
+from pipeline.formats.model import num_parameters, num_parameters_if_repeated
 from trainer.recipe import load_recipe
 
 

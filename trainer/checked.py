@@ -27,11 +27,11 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.console import progress
-from pipeline.formats.errors import Differs, EverystepError
-from pipeline.formats.files import atomic_writer, write_bytes
+from pipeline.base.console import progress
+from pipeline.base.errors import Differs, EverystepError
+from pipeline.base.files import atomic_writer, write_bytes
+from pipeline.base.paths import WORK
 from pipeline.formats.lines import Shard
-from pipeline.formats.project import WORK
 from pipeline.formats.rows import MAX_OPEN, Row, decode_row
 from trainer.workers import side_by_side
 

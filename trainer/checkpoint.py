@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from pipeline.base.files import write_bytes
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.canonical import Json, pretty
 from pipeline.formats.digests import tensors_digest
-from pipeline.formats.files import write_bytes
-from trainer.description import ModelSpec
-from trainer.log import Entry
+from pipeline.formats.log import Entry
+from pipeline.formats.model import ModelSpec
 from trainer.optimizer import FlatParameters
 from trainer.recipe import Recipe
 

@@ -17,19 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from pipeline.console import progress, run_command
+from pipeline.base.console import progress, run_command
+from pipeline.base.errors import Differs, EverystepError
+from pipeline.base.files import fresh_folder, safe_join, sha256_file, write_bytes
+from pipeline.base.paths import PARAMS, RECIPES, RESULTS, RUNS, TOKENIZER, TOKENS
+from pipeline.base.yaml import Section, check, load_yaml
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.canonical import Json, canonical
-from pipeline.formats.errors import Differs, EverystepError
-from pipeline.formats.files import fresh_folder, safe_join, sha256_file, write_bytes
 from pipeline.formats.lines import Shard
+from pipeline.formats.log import as_csv
 from pipeline.formats.manifests import check_file, manifest_path, read_current, shards_of, take_basis, write_manifest
-from pipeline.formats.project import PARAMS, RECIPES, RESULTS, RUNS, TOKENIZER, TOKENS
+from pipeline.formats.model import ModelSpec
 from pipeline.formats.vocabulary import token_bytes
-from pipeline.formats.yaml import Section, check, load_yaml
-from trainer.description import ModelSpec
 from trainer.launch import default_processes, launch
-from trainer.log import as_csv
 from trainer.recipe import load_recipe
 from trainer.vouched import VouchedRows
 

@@ -12,10 +12,10 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import numpy as np
 from pydantic import Field, PositiveFloat, ValidationInfo, field_validator
 
+from pipeline.base.errors import EverystepError
+from pipeline.base.yaml import Section, check
 from pipeline.formats.bounds import MAX_CONTEXT, MAX_FFN_WIDTH, MAX_LAYERS, MAX_VOCABULARY, MAX_WIDTH
-from pipeline.formats.errors import EverystepError
-from pipeline.formats.yaml import Section, check
-from trainer.description import Initialization, LayerSpec, ModelSpec, nearest_divisor
+from pipeline.formats.model import Initialization, LayerSpec, ModelSpec, nearest_divisor
 
 Vocabulary = Annotated[int, Field(gt=0, le=MAX_VOCABULARY)]
 Context = Annotated[int, Field(gt=0, le=MAX_CONTEXT)]

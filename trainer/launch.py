@@ -12,7 +12,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from pipeline.formats.errors import EverystepError
+from pipeline.base.errors import EverystepError
 from trainer import numerics
 from trainer.startup import Startup, fault_of
 from trainer.workers import end_with_parent

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.digests import tensors_digest
+from pipeline.formats.log import Entry
+from pipeline.formats.model import ModelSpec
 from trainer import numerics
 from trainer.checkpoint import Tensors, moments
 from trainer.data import TrainingData
-from trainer.description import ModelSpec
-from trainer.log import Entry
 from trainer.model import Decoder, initialize
 from trainer.optimizer import BLOCKS, AdamW, FlatParameters, block_norms, clip_factor, learning_rate
 from trainer.parallel import TreeSum, World

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from pipeline.formats.errors import EverystepError
-from trainer.description import LayerSpec, ModelSpec, initial_value, tensor_shapes
+from pipeline.base.errors import EverystepError
+from pipeline.formats.model import LayerSpec, ModelSpec, initial_value, tensor_shapes
 from trainer.exact import normal, rotary_tables
 from trainer.operators import embed, next_token_loss, rms_norm
 from trainer.product import is_portable, linear, matmul

@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline.console import note
-from pipeline.formats.errors import EverystepError
+from pipeline.base.console import note
+from pipeline.base.errors import EverystepError
 from trainer.startup import Startup
 
 ONE_THREAD = {

@@ -10,12 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.console import note, run_command
+from pipeline.base.console import note, run_command
+from pipeline.base.errors import EverystepError, how_to_install
+from pipeline.base.paths import RUNS, WORK
+from pipeline.formats import log
 from pipeline.formats.canonical import Json, canonical
-from pipeline.formats.errors import EverystepError, how_to_install
-from pipeline.formats.project import RUNS, WORK
-from trainer import log
-from trainer.log import Entry
+from pipeline.formats.log import Entry
 
 if TYPE_CHECKING:
     from trainer.loop import Trainer

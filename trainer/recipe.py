@@ -9,13 +9,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from pipeline.base.errors import EverystepError
+from pipeline.base.files import PLAIN_NAME, plain_name
+from pipeline.base.paths import PARAMS, RECIPES
+from pipeline.base.yaml import Section, check, load_yaml
 from pipeline.formats.bounds import MAX_CONTEXT, MAX_GLOBAL_BATCH, MAX_STEPS
 from pipeline.formats.checkpoints import schedule
-from pipeline.formats.errors import EverystepError
-from pipeline.formats.files import PLAIN_NAME, plain_name
-from pipeline.formats.project import PARAMS, RECIPES
-from pipeline.formats.yaml import Section, check, load_yaml
-from trainer.description import ModelSpec
+from pipeline.formats.model import ModelSpec
 from trainer.families import build_spec
 
 Positive = Annotated[int, Field(gt=0)]

@@ -12,16 +12,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from pipeline.console import progress
+from pipeline.base.console import progress
+from pipeline.base.errors import Differs, EverystepError
+from pipeline.base.files import safe_join
 from pipeline.formats import checkpoints as ck
+from pipeline.formats import log
 from pipeline.formats.digests import tensors_digest
-from pipeline.formats.errors import Differs, EverystepError
-from pipeline.formats.files import safe_join
 from pipeline.formats.manifests import manifest_path, read_manifest
+from pipeline.formats.model import ModelSpec, tensor_shapes
 from pipeline.formats.tensors import TensorFile
-from trainer import log, numerics
+from trainer import numerics
 from trainer.data import Checking, EverystepData, TrainingData, training_data
-from trainer.description import ModelSpec, tensor_shapes
 from trainer.launch import default_processes, launch
 from trainer.recipe import Recipe, load_recipe
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.formats.errors import EverystepError, how_to_install
-from pipeline.formats.project import TOKENIZER
+from pipeline.audit.pull import State, Verified, find_state
+from pipeline.base.errors import EverystepError, how_to_install
+from pipeline.base.paths import TOKENIZER
 from pipeline.formats.vocabulary import end_token, token_texts
 from trainer.launch import launch
-from trainer.pull import State, Verified, find_state
 
 if TYPE_CHECKING:
     from trainer.model import Decoder

@@ -14,8 +14,8 @@ from multiprocessing.process import BaseProcess
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from pipeline.console import INTERRUPTED, note
-from pipeline.formats.errors import EverystepError
+from pipeline.base.console import INTERRUPTED, note
+from pipeline.base.errors import EverystepError
 
 
 class Startup:

@@ -17,20 +17,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pipeline.formats
-from pipeline.console import note, progress, run_command
+from pipeline.base.console import note, progress, run_command
+from pipeline.base.errors import Differs, EverystepError
+from pipeline.base.files import list_files, sha256_file, write_bytes
+from pipeline.base.locks import only_one
+from pipeline.base.paths import RECIPES, RUNS, WORK
 from pipeline.formats import checkpoints as ck
+from pipeline.formats import log
 from pipeline.formats.canonical import Json, canonical, parse, pretty
-from pipeline.formats.errors import Differs, EverystepError
-from pipeline.formats.files import list_files, sha256_file, write_bytes
 from pipeline.formats.lines import Shard
-from pipeline.formats.locks import only_one
 from pipeline.formats.manifests import Basis, manifest_path, read_current, take_basis, write_manifest
-from pipeline.formats.project import RECIPES, RUNS, WORK
+from pipeline.formats.model import ModelSpec, num_parameters, num_parameters_if_repeated
 from pipeline.formats.suite import require_one_suite
-from trainer import log, numerics
+from trainer import numerics
 from trainer.checked import CHECKED
 from trainer.data import Checking, TrainingData, training_data
-from trainer.description import ModelSpec, num_parameters, num_parameters_if_repeated
 from trainer.launch import default_processes, launch
 from trainer.observe import RECORDS, board, run_record
 from trainer.recipe import Recipe, load_recipe, suite_of

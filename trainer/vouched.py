@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pipeline.console import Advance
-from pipeline.formats.files import safe_join
+from pipeline.base.console import Advance
+from pipeline.base.files import safe_join
 from pipeline.formats.lines import LineFile, Shard, check_digest
 from pipeline.formats.rows import Rows
 

@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from pipeline.formats.errors import EverystepError
+from pipeline.base.errors import EverystepError
 
 
 def side_by_side(function: Callable[..., Any], parts: Iterable[Any], processes: int) -> Iterator[Any]:

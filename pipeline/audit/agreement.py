@@ -15,15 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.formats import checkpoints as ck
-from pipeline.formats.bounds import MAX_ROWS, whole
-from pipeline.formats.canonical import Json, canonical, parse
-from pipeline.formats.errors import well_shaped
-from pipeline.formats.files import plain_lines, read_small
-from pipeline.formats.lines import LineFile
-from pipeline.formats.manifests import manifest_path, read_manifest, section_digest
-from pipeline.formats.order import permute
-from pipeline.formats.project import (
+from pipeline.base.errors import well_shaped
+from pipeline.base.files import plain_lines, read_small
+from pipeline.base.paths import (
     DEDUPLICATED,
     DOCUMENTS,
     FILTERED,
@@ -35,13 +29,19 @@ from pipeline.formats.project import (
     RUNS,
     TOKENS,
 )
+from pipeline.base.yaml import load_yaml
+from pipeline.formats import checkpoints as ck
+from pipeline.formats.bounds import MAX_ROWS, whole
+from pipeline.formats.canonical import Json, canonical, parse
+from pipeline.formats.lines import LineFile
+from pipeline.formats.manifests import manifest_path, read_manifest, section_digest
+from pipeline.formats.order import permute
+from pipeline.formats.release import CARD, NOTICE, ROOT, members
 from pipeline.formats.tables import PERSONAL_DATA, REMOVALS, REPLACED, column_batches
 from pipeline.formats.tensors import TensorFile
-from pipeline.formats.yaml import load_yaml
 from pipeline.release.card import card_tables, front_matter, write_notice
 from pipeline.release.coverage import count
 from pipeline.release.facts import gather
-from pipeline.release.layout import CARD, NOTICE, ROOT, members
 
 ORDER = TOKENS / "order.jsonl.zst"
 REMOVED = [("extract", DOCUMENTS), ("filter", FILTERED)]

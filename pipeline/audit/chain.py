@@ -7,14 +7,14 @@ and `revisions.jsonl` must list exactly them.
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.base.errors import EverystepError, well_shaped
+from pipeline.base.files import read_small
+from pipeline.base.paths import MANIFESTS
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.canonical import Json
-from pipeline.formats.errors import EverystepError, well_shaped
-from pipeline.formats.files import read_small
 from pipeline.formats.manifests import manifest_path, read_manifest
-from pipeline.formats.project import MANIFESTS
+from pipeline.formats.release import REVISIONS, ROOT, revision_line
 from pipeline.release.gate import check_model
-from pipeline.release.layout import REVISIONS, ROOT, revision_line
 
 # Where the shards that a manifest names lie, by stage; those of other stages are not part of a release, but for the
 # tables that say what happened to documents.

@@ -6,7 +6,7 @@ So only code that this installation has itself is let through, and nothing that 
 import hashlib
 from pathlib import Path, PurePosixPath
 
-from pipeline.formats.errors import Differs
+from pipeline.base.errors import Differs
 
 INSTALLED = Path(__file__).parents[2]
 REMOTE = PurePosixPath("trainer/remote")

@@ -12,13 +12,13 @@ from typing import Any
 import pyarrow.compute as pc
 
 from pipeline.audit.verify import verified_file
+from pipeline.base.errors import EverystepError, well_shaped
+from pipeline.base.files import plain_name
+from pipeline.base.paths import DEDUPLICATED, FILTERED, REMOVALS_FILE
 from pipeline.formats.documents import read_documents
-from pipeline.formats.errors import EverystepError, well_shaped
-from pipeline.formats.files import plain_name
 from pipeline.formats.manifests import manifest_path, read_manifest, shards_of
-from pipeline.formats.project import DEDUPLICATED, FILTERED, REMOVALS_FILE
+from pipeline.formats.release import ROOT, read_root
 from pipeline.formats.tables import REMOVALS, check_table, read_table
-from pipeline.release.layout import ROOT, read_root
 
 TABLE = DEDUPLICATED / REMOVALS_FILE
 

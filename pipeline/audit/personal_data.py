@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.audit.verify import verified_file
-from pipeline.formats.errors import EverystepError, well_shaped
+from pipeline.base.errors import EverystepError, well_shaped
+from pipeline.base.paths import FILTERED, MANIFESTS, REPLACED_FILE
 from pipeline.formats.manifests import read_manifest, shards_of
-from pipeline.formats.project import FILTERED, MANIFESTS, REPLACED_FILE
+from pipeline.formats.release import ROOT, members, read_root
 from pipeline.formats.tables import PERSONAL_DATA, REPLACED, check_table, column_batches
-from pipeline.release.layout import ROOT, members, read_root
 
 
 class Replaced(NamedTuple):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.audit.code import is_code
-from pipeline.formats.errors import Differs, Linked
+from pipeline.base.errors import Differs, Linked
 
 OTHER_FILES = 3
 SHOWN = 20

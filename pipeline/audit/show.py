@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.audit.verify import verified_file
-from pipeline.formats.errors import well_shaped
-from pipeline.formats.files import safe_join
-from pipeline.formats.project import MANIFESTS, PARAMS
+from pipeline.base.errors import well_shaped
+from pipeline.base.files import safe_join
+from pipeline.base.paths import MANIFESTS, PARAMS
+from pipeline.formats.release import ROOT, SUMS, members, read_root
 from pipeline.release.facts import gather
-from pipeline.release.layout import ROOT, SUMS, members, read_root
 
 
 def summarize(release: Path, follow_links: bool = False) -> dict[str, Any]:

@@ -16,16 +16,16 @@ import pyarrow.compute as pc
 
 from pipeline.audit.suggest import CANDIDATES, NAMED, did_you_mean
 from pipeline.audit.verify import model_manifest, verified_file, verified_manifest
+from pipeline.base.errors import EverystepError, well_shaped
+from pipeline.base.parquet import batches, damage_named, open_parquet
+from pipeline.base.paths import REMOVALS_FILE, SPLITS, TOKENS
 from pipeline.formats.bounds import MAX_CONTEXT, MAX_GLOBAL_BATCH, MAX_PASSES, MAX_READS, MAX_ROWS, MAX_STEPS, whole
 from pipeline.formats.canonical import Json
-from pipeline.formats.errors import EverystepError, well_shaped
 from pipeline.formats.manifests import manifest_path
 from pipeline.formats.order import rows_of_step, steps_of_rows
-from pipeline.formats.parquet import batches, damage_named, open_parquet
-from pipeline.formats.project import REMOVALS_FILE, SPLITS, TOKENS
+from pipeline.formats.release import read_root
 from pipeline.formats.rows import IDS_AT_ONCE, DocumentIndex
 from pipeline.formats.tables import stored_batches
-from pipeline.release.layout import read_root
 
 
 @dataclass(frozen=True)

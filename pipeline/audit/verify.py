@@ -25,13 +25,13 @@ from pipeline.audit.code import refuse_foreign_code
 from pipeline.audit.leftovers import is_left_by_tools, is_tool_folder
 from pipeline.audit.report import Report
 from pipeline.audit.suggest import did_you_mean
-from pipeline.console import progress
+from pipeline.base.console import progress
+from pipeline.base.errors import Differs, EverystepError, Linked
+from pipeline.base.files import list_folder, read_small, safe_join, sha256_file
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.canonical import Json
-from pipeline.formats.errors import Differs, EverystepError, Linked
-from pipeline.formats.files import list_folder, read_small, safe_join, sha256_file
 from pipeline.formats.manifests import manifest_path, parse_manifest
-from pipeline.release.layout import (
+from pipeline.formats.release import (
     ROOT,
     SIGNATURES,
     SUMS,

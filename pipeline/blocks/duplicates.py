@@ -18,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.base.yaml import Section
 from pipeline.blocks.shingles import compiled, similarity
-from pipeline.formats.yaml import Section
 
 SEED = 1
 MAX_COMPARED = 128

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from pipeline.base.yaml import Section
 from pipeline.blocks.block import Block, Fault, Outcome
-from pipeline.formats.yaml import Section
 
 MAX_CHARACTERS = 2000  # of one line; enough to be sure of, and a bound on the cost
 

@@ -8,8 +8,8 @@ and where each of its copies stands, depends on its id, the number of the copy a
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from pipeline.base.errors import EverystepError
 from pipeline.formats.documents import id_hash
-from pipeline.formats.errors import EverystepError
 
 ONE = 10**9
 """One pass over a source, in billionths."""

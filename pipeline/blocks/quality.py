@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.base.yaml import Section
 from pipeline.blocks.block import Block, Fault, Outcome, Rewritten
 from pipeline.blocks.repetition import bounds
 from pipeline.blocks.words import split_sentences, split_words
-from pipeline.formats.yaml import Section
 
 
 class GopherQuality(Section):

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from pipeline.base.yaml import Section
 from pipeline.blocks.block import Block
 from pipeline.blocks.contamination import EvaluationIndex, contamination
 from pipeline.blocks.encoding import repaired
@@ -20,7 +21,6 @@ from pipeline.blocks.quality import (
     gopher_quality,
     gopher_repetition,
 )
-from pipeline.formats.yaml import Section
 
 Step = Literal[
     "encoding",

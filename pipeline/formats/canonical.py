@@ -14,7 +14,7 @@ from typing import Any
 
 import rfc8785
 
-from pipeline.formats.errors import EverystepError
+from pipeline.base.errors import EverystepError
 
 Json = Any  # dict, list, str, int, float, bool or None, nested
 SAFE_DIGITS = 15  # an integer of so many digits is below 2^53

@@ -22,11 +22,11 @@ from typing import IO, get_args, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.base.errors import Differs, EverystepError
+from pipeline.base.files import TEMPORARY_SUFFIX, atomic_writer, read_small, write_bytes
 from pipeline.formats.bounds import MAX_CHECKPOINTS
 from pipeline.formats.canonical import Json, canonical, parse, pretty
 from pipeline.formats.digests import dtype_name, little_endian, tensors_digest
-from pipeline.formats.errors import Differs, EverystepError
-from pipeline.formats.files import TEMPORARY_SUFFIX, atomic_writer, read_small, write_bytes
 from pipeline.formats.tensors import METADATA, TensorFile
 
 FORMAT = "everystep/checkpoint/1"

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.base.errors import EverystepError
 from pipeline.formats.canonical import canonical
-from pipeline.formats.errors import EverystepError
 
 Tensor = NDArray[np.generic]
 DTYPES = {"float32": "F32", "float64": "F64", "int64": "I64", "int32": "I32", "uint8": "U8", "float16": "F16"}

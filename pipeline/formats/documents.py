@@ -12,7 +12,7 @@ from pathlib import Path
 
 import orjson
 
-from pipeline.formats.errors import EverystepError
+from pipeline.base.errors import EverystepError
 from pipeline.formats.lines import LineFile, Shard, encode_line, write_lines
 
 DOCUMENTS_PER_SHARD = 8192

@@ -24,10 +24,10 @@ import orjson
 import zstandard
 from numpy.typing import NDArray
 
-from pipeline.formats.batches import batched
+from pipeline.base.batches import batched
+from pipeline.base.errors import Differs, EverystepError
+from pipeline.base.files import atomic_writer
 from pipeline.formats.canonical import Json, canonical
-from pipeline.formats.errors import Differs, EverystepError
-from pipeline.formats.files import atomic_writer
 
 LINES_PER_FRAME = 64
 LEVEL = 3

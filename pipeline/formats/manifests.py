@@ -16,12 +16,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline.base.errors import Differs, EverystepError, well_shaped
+from pipeline.base.files import plain_name, read_small, safe_join, sha256_file, write_bytes
+from pipeline.base.paths import MANIFESTS, PARAMS, RECIPES
+from pipeline.base.yaml import load_yaml
 from pipeline.formats.canonical import Json, canonical, parse, pretty
-from pipeline.formats.errors import Differs, EverystepError, well_shaped
-from pipeline.formats.files import plain_name, read_small, safe_join, sha256_file, write_bytes
 from pipeline.formats.lines import Shard
-from pipeline.formats.project import MANIFESTS, PARAMS, RECIPES
-from pipeline.formats.yaml import load_yaml
 
 FORMAT = "everystep/manifest/2"
 

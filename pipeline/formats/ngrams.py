@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.formats.errors import EverystepError
+from pipeline.base.errors import EverystepError
 from pipeline.formats.lines import Shard
 from pipeline.formats.tables import read_table, write_table
 

@@ -12,7 +12,7 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.formats.errors import EverystepError
+from pipeline.base.errors import EverystepError
 
 Numbers = NDArray[np.uint64]
 

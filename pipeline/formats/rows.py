@@ -19,13 +19,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.formats.batches import batched
+from pipeline.base.batches import batched
+from pipeline.base.errors import Differs, EverystepError
+from pipeline.base.files import safe_join
+from pipeline.base.parquet import batches, damage_named, open_parquet
 from pipeline.formats.documents import shard_name
-from pipeline.formats.errors import Differs, EverystepError
-from pipeline.formats.files import safe_join
 from pipeline.formats.lines import LINES_PER_FRAME, LineFile, Shard, write_frames, write_lines
 from pipeline.formats.order import permute
-from pipeline.formats.parquet import batches, damage_named, open_parquet
 from pipeline.formats.tables import BATCH, DOCUMENT_INDEX, open_table, read_columns, text_of
 
 ROWS_PER_SHARD = 4096

@@ -1,7 +1,7 @@
 """What makes models a suite: the same rows in the same order, so that they can be compared step by step."""
 
+from pipeline.base.errors import EverystepError
 from pipeline.formats.canonical import Json
-from pipeline.formats.errors import EverystepError
 
 SHARED = ("data", "schedule.steps", "model.context", "model.vocabulary")
 

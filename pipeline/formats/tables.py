@@ -17,13 +17,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.formats.arrow import arrow_strings
-from pipeline.formats.batches import batched
+from pipeline.base.arrow import arrow_strings
+from pipeline.base.batches import batched
+from pipeline.base.errors import Differs, EverystepError
+from pipeline.base.files import atomic_writer
+from pipeline.base.parquet import batches, damage_named, open_parquet
 from pipeline.formats.canonical import Json
-from pipeline.formats.errors import Differs, EverystepError
-from pipeline.formats.files import atomic_writer
 from pipeline.formats.lines import Shard, encode_line
-from pipeline.formats.parquet import batches, damage_named, open_parquet
 
 BATCH = 4096  # rows of a row group: what is read of the index for one document
 REPEATED = ("source", "license", "stage", "reason")  # few values; a dictionary of ids would only be read twice

@@ -16,9 +16,9 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.base.errors import EverystepError
 from pipeline.formats.canonical import Json, parse
 from pipeline.formats.digests import DTYPES, combine_leaves, leaf_digest
-from pipeline.formats.errors import EverystepError
 
 MAX_HEADER_BYTES = 16 << 20
 PIECE = 1 << 20

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.base.errors import EverystepError
+from pipeline.base.files import read_small
 from pipeline.formats.canonical import Json, parse
-from pipeline.formats.errors import EverystepError
-from pipeline.formats.files import read_small
 
 END_OF_TEXT = "<|endoftext|>"
 FILL_PREFIX, FILL_SUFFIX, FILL_MIDDLE = "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"

@@ -11,11 +11,11 @@ row (measured on 3 million documents): eight minutes on one core and 6 GB for th
 from pathlib import Path
 from typing import Any
 
+from pipeline.base.errors import EverystepError
+from pipeline.base.paths import TOKENS
 from pipeline.formats.canonical import Json
-from pipeline.formats.errors import EverystepError
 from pipeline.formats.manifests import manifest_path, read_manifest, take_basis, write_manifest
 from pipeline.formats.order import rows_read
-from pipeline.formats.project import TOKENS
 from pipeline.formats.rows import DocumentIndex
 
 INDEX = TOKENS / "train.parquet"

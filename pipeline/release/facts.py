@@ -8,11 +8,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from pipeline.base.errors import EverystepError
+from pipeline.base.files import read_small
+from pipeline.base.paths import PARAMS
 from pipeline.formats.canonical import Json, parse
-from pipeline.formats.errors import EverystepError
-from pipeline.formats.files import read_small
 from pipeline.formats.manifests import manifest_path, read_manifest
-from pipeline.formats.project import PARAMS
 from pipeline.release.words import Words, check_words
 
 

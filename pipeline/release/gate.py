@@ -11,14 +11,14 @@ from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
+from pipeline.base.errors import Differs, EverystepError, well_shaped
+from pipeline.base.files import plain_lines, read_small, safe_join
+from pipeline.base.paths import RECIPES, RUNS
+from pipeline.base.yaml import load_yaml
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.bounds import MAX_STEPS, whole
 from pipeline.formats.canonical import Json, parse
-from pipeline.formats.errors import Differs, EverystepError, well_shaped
-from pipeline.formats.files import plain_lines, read_small, safe_join
 from pipeline.formats.manifests import manifest_path
-from pipeline.formats.project import RECIPES, RUNS
-from pipeline.formats.yaml import load_yaml
 
 LOG = "log.jsonl"
 LOG_KEYS = {"step", "tokens", "loss", "gradient_norm", "learning_rate", "weights_digest"}

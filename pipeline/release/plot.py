@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from pipeline.base.files import write_bytes
 from pipeline.formats.canonical import Json
-from pipeline.formats.files import write_bytes
 
 WIDTH, HEIGHT = 7.0, 4.0  # inches
 

@@ -12,11 +12,11 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+from pipeline.base.errors import EverystepError
+from pipeline.base.files import PLAIN_NAME
+from pipeline.base.spdx import License
+from pipeline.base.yaml import Section, check
 from pipeline.formats.canonical import Json
-from pipeline.formats.errors import EverystepError
-from pipeline.formats.files import PLAIN_NAME
-from pipeline.formats.spdx import License
-from pipeline.formats.yaml import Section, check
 
 MAX_LINE, MAX_TEXT = 1000, 20_000  # characters
 REFUSED = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufeff\ufffe\uffff]")

@@ -28,8 +28,8 @@ from typing import IO, Any
 
 import zstandard
 
-from pipeline.formats.errors import EverystepError
-from pipeline.formats.files import list_files, safe_join
+from pipeline.base.errors import EverystepError
+from pipeline.base.files import list_files, safe_join
 from pipeline.sources.decoders import CODECS, MAGIC_BYTES, PIECE, UNREAD, Member, Packed
 from pipeline.sources.document import is_key, printable
 

@@ -6,15 +6,18 @@ digest or an address with a password in it is refused here, before anything touc
 
 import re
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator, BaseModel, Field, RootModel, field_validator, model_validator
 
-from pipeline.formats.errors import EverystepError
-from pipeline.formats.files import plain_name
-from pipeline.formats.spdx import License
-from pipeline.formats.yaml import Section, check
+from pipeline.base.errors import EverystepError
+from pipeline.base.files import plain_name
+from pipeline.base.params import load_params, source_names
+from pipeline.base.paths import PARAMS
+from pipeline.base.spdx import License
+from pipeline.base.yaml import Section, check
 
 SCHEMES = ("http", "https", "s3", "gs", "file")
 SECRET_QUERY_KEY = re.compile(r"(^|[-_])(signature|sig|credential|token|secret|password|api[-_]?key)$", re.I)
@@ -208,3 +211,11 @@ def parse_source(name: str, tree: dict[str, Any], where: str) -> PackageSource |
     checked: Any = check(_KINDS[kind], {"sources": {name: tree}}, where)
     source: PackageSource | UrlSource | HuggingfaceSource = checked.root["sources"][name]
     return source
+
+
+def load_source(name: str, path: Path = PARAMS) -> Source:
+    """One declared source."""
+    names = source_names(path)
+    if name not in names:
+        raise EverystepError(f"{path}: sources.{name}: not declared; there are {', '.join(names)}")
+    return parse_source(name, load_params(path)["sources"][name], str(path))

@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 
 import orjson
 
-from pipeline.formats.errors import NOT_THE_DOCUMENTS, EverystepError, failure
+from pipeline.base.errors import NOT_THE_DOCUMENTS, EverystepError, failure
 
 MAX_TEXT_BYTES = 15 << 20
 """A longer text is taken for a dump or a mistake: the largest novel is about 4 MiB.

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.formats.errors import EverystepError
-from pipeline.formats.files import list_files, sha256_file
+from pipeline.base.errors import EverystepError
+from pipeline.base.files import list_files, sha256_file
 from pipeline.sources import huggingface, package, url
 from pipeline.sources.declaration import Artefact, HuggingfaceSource, Package, Source, Url
 

@@ -22,9 +22,9 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
+from pipeline.base.errors import Differs, EverystepError
+from pipeline.base.files import safe_join, sha256_file, write_bytes
 from pipeline.formats.canonical import Json, canonical, parse
-from pipeline.formats.errors import Differs, EverystepError
-from pipeline.formats.files import safe_join, sha256_file, write_bytes
 from pipeline.sources import archives, records
 from pipeline.sources.declaration import AtCommit, HuggingfaceSource, TokenizedSource
 from pipeline.sources.document import printable

@@ -11,8 +11,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.formats.errors import Differs, EverystepError
-from pipeline.formats.files import sha256_file
+from pipeline.base.errors import Differs, EverystepError
+from pipeline.base.files import sha256_file
 from pipeline.sources.declaration import Package
 
 FLAGS = (

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.formats.errors import EverystepError
+from pipeline.base.errors import EverystepError
 from pipeline.sources import archives
 from pipeline.sources.document import MAX_DETAIL, MAX_TEXT_BYTES, printable
 from pipeline.sources.rows import parse_row
@@ -97,7 +97,7 @@ def parquet_rows(path: Path, name: str, wanted: Sequence[str], groups: Iterable[
 
     `name` stands for the file in errors. What Python has no value for (a year 20,000) is None.
     """
-    from pipeline.formats.parquet import MAX_TEXTS_PAGE_BYTES, batches, damage_named, open_parquet
+    from pipeline.base.parquet import MAX_TEXTS_PAGE_BYTES, batches, damage_named, open_parquet
 
     with open_parquet(path) as file:
         with damage_named(path):
@@ -115,7 +115,7 @@ def parquet_rows(path: Path, name: str, wanted: Sequence[str], groups: Iterable[
 
 def check_parquet_columns(path: Path, name: str, text: str, needed: Iterable[str]) -> None:
     """Raise unless the file has the columns, and that of the text holds strings."""
-    from pipeline.formats.parquet import damage_named, open_parquet
+    from pipeline.base.parquet import damage_named, open_parquet
 
     with open_parquet(path) as file, damage_named(path):
         schema = file.schema_arrow

@@ -15,8 +15,8 @@ from math import isfinite
 from typing import Any
 from uuid import UUID
 
+from pipeline.base.errors import EverystepError
 from pipeline.formats.canonical import Json, canonical, parse, parse_foreign
-from pipeline.formats.errors import EverystepError
 from pipeline.sources.declaration import Declared
 from pipeline.sources.document import Document, Rejected, document, is_key, rejected
 

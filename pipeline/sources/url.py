@@ -22,8 +22,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
-from pipeline.formats.errors import Differs, EverystepError, how_to_install
-from pipeline.formats.files import sha256_file
+from pipeline.base.errors import Differs, EverystepError, how_to_install
+from pipeline.base.files import sha256_file
 from pipeline.sources.declaration import Url
 
 MAX_BYTES = 256 << 30

@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.base.console import progress, run_command
+from pipeline.base.errors import EverystepError
+from pipeline.base.files import fresh_folder
+from pipeline.base.params import load_section
+from pipeline.base.paths import EVALUATION_NGRAMS, EVALUATION_SETS
 from pipeline.blocks.contamination import ngram_hashes
 from pipeline.blocks.shingles import Hashes
-from pipeline.console import progress, run_command
 from pipeline.formats.canonical import parse
-from pipeline.formats.errors import EverystepError
-from pipeline.formats.files import fresh_folder
 from pipeline.formats.manifests import manifest_path, take_basis, write_manifest
 from pipeline.formats.ngrams import write_ngrams
-from pipeline.formats.project import EVALUATION_NGRAMS, EVALUATION_SETS
 from pipeline.sources import archives
 from pipeline.sources.rows import as_text, column
 from pipeline.stages.evaluation_sets import EvaluationParams, EvaluationSet
-from pipeline.stages.params import load_section
 from pipeline.stages.upstream import check_fetched
 
 END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"

@@ -8,14 +8,14 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pipeline.console import progress, run_command, total_of
-from pipeline.formats.files import fresh_folder
+from pipeline.base.console import progress, run_command, total_of
+from pipeline.base.files import fresh_folder
+from pipeline.base.params import Positive, load_section
+from pipeline.base.paths import EVALUATION_SETS, WORK
+from pipeline.base.yaml import Section
 from pipeline.formats.manifests import take_basis, write_manifest
-from pipeline.formats.project import EVALUATION_SETS, WORK
-from pipeline.formats.yaml import Section
 from pipeline.sources.declaration import Artefact, Text
 from pipeline.sources.fetch import fetch
-from pipeline.stages.params import Positive, load_section
 
 
 class EvaluationSet(Section):

@@ -20,7 +20,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.console import progress, run_command
+from pipeline.base.console import progress, run_command
+from pipeline.base.errors import EverystepError
+from pipeline.base.files import fresh_folder
+from pipeline.base.paths import DOCUMENTS, RAW, REMOVALS_FILE, WORK
+from pipeline.executor.ordered_map import ordered_map
 from pipeline.formats.documents import (
     DOCUMENTS_PER_SHARD,
     Document,
@@ -30,17 +34,12 @@ from pipeline.formats.documents import (
     shard_name,
     text_sha256,
 )
-from pipeline.formats.errors import EverystepError
-from pipeline.formats.files import fresh_folder
 from pipeline.formats.lines import LineFile, Shard, write_lines
 from pipeline.formats.manifests import manifest_path, take_basis, write_manifest
-from pipeline.formats.project import DOCUMENTS, RAW, REMOVALS_FILE, WORK
 from pipeline.formats.tables import REMOVALS, removal, stored_batches, table_writer
-from pipeline.sources.declaration import Source
+from pipeline.sources.declaration import Source, load_source
 from pipeline.sources.document import Rejected
 from pipeline.sources.readers import READERS
-from pipeline.stages.parallel import ordered_map
-from pipeline.stages.params import load_source
 from pipeline.stages.removals import gather_removals, stop_if_too_many_failed
 from pipeline.stages.upstream import check_fetched
 

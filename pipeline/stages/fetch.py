@@ -4,13 +4,14 @@ Reads the world and `sources.SOURCE` of `params.yaml`; writes the raw artefact a
 `manifests/sources/SOURCE.json`. What is not the pinned bytes never reaches the output folder.
 """
 
-from pipeline.console import progress, run_command, total_of
-from pipeline.formats.files import fresh_folder
+from pipeline.base.console import progress, run_command, total_of
+from pipeline.base.files import fresh_folder
+from pipeline.base.params import load_params, source_names
+from pipeline.base.paths import PARAMS, RAW, WORK
 from pipeline.formats.manifests import take_basis, write_manifest
-from pipeline.formats.project import PARAMS, RAW, WORK
 from pipeline.release.words import check_words
+from pipeline.sources.declaration import load_source
 from pipeline.sources.fetch import fetch as fetch_source
-from pipeline.stages.params import load_params, load_source, source_names
 
 
 def fetch(name: str) -> None:

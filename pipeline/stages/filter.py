@@ -33,22 +33,23 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 from pydantic import Field, model_validator
 
+from pipeline.base.console import progress, run_command
+from pipeline.base.errors import NOT_THE_DOCUMENTS, EverystepError, failure
+from pipeline.base.files import fresh_folder
+from pipeline.base.params import load_section, source_names
+from pipeline.base.paths import DOCUMENTS, EVALUATION_NGRAMS, FILTERED, REMOVALS_FILE, REPLACED_FILE, WORK
+from pipeline.base.spdx import License, is_satisfied, parse_expression
 from pipeline.blocks.block import Block, Fault, Outcome, Rewritten
 from pipeline.blocks.contamination import EvaluationIndex
 from pipeline.blocks.steps import Steps, make_blocks
-from pipeline.console import progress, run_command
+from pipeline.executor.ordered_map import ordered_map
 from pipeline.formats.canonical import Json
 from pipeline.formats.documents import Document, decode_document, encode_document, id_hash
-from pipeline.formats.errors import NOT_THE_DOCUMENTS, EverystepError, failure
-from pipeline.formats.files import fresh_folder
 from pipeline.formats.lines import Shard, promised_lines, write_lines
 from pipeline.formats.manifests import manifest_path, read_current, shards_of, take_basis, write_manifest
 from pipeline.formats.ngrams import read_ngrams
-from pipeline.formats.project import DOCUMENTS, EVALUATION_NGRAMS, FILTERED, REMOVALS_FILE, REPLACED_FILE, WORK
-from pipeline.formats.spdx import License, is_satisfied, parse_expression
 from pipeline.formats.tables import REMOVALS, REPLACED, check_table, removal, replacement, table_writer
-from pipeline.stages.parallel import ordered_map
-from pipeline.stages.params import load_section, load_source, source_names
+from pipeline.sources.declaration import load_source
 from pipeline.stages.removals import (
     gather_removals,
     gather_replaced,

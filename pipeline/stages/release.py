@@ -1,6 +1,6 @@
 """Assemble the release: one folder that holds all that reading, tracing and replaying it needs.
 
-Reads the manifests and outputs of every stage before it; writes `release/` (see `pipeline.release.layout`)
+Reads the manifests and outputs of every stage before it; writes `release/` (see `pipeline.formats.release`)
 and `manifests/release.json`. Large files are linked, not copied. Nothing enters before the gate has passed.
 """
 
@@ -9,12 +9,11 @@ import os
 import shutil
 from pathlib import Path
 
-from pipeline.console import progress, run_command
-from pipeline.formats.canonical import Json, pretty
-from pipeline.formats.errors import EverystepError
-from pipeline.formats.files import atomic_writer, fresh_folder, list_files, sha256_file, write_bytes
-from pipeline.formats.manifests import manifest_path, read_all_current, take_basis, write_manifest
-from pipeline.formats.project import (
+from pipeline.base.console import progress, run_command
+from pipeline.base.errors import EverystepError
+from pipeline.base.files import atomic_writer, fresh_folder, list_files, sha256_file, write_bytes
+from pipeline.base.params import OPTIONAL, SECTIONS, load_params, model_names, source_names
+from pipeline.base.paths import (
     DEDUPLICATED,
     DOCUMENTS,
     FILTERED,
@@ -28,13 +27,10 @@ from pipeline.formats.project import (
     TOKENIZER,
     TOKENS,
 )
-from pipeline.formats.suite import require_one_suite
-from pipeline.formats.yaml import load_yaml
-from pipeline.release.card import write_card, write_notice
-from pipeline.release.coverage import write_coverage
-from pipeline.release.facts import gather
-from pipeline.release.gate import check_model
-from pipeline.release.layout import (
+from pipeline.base.yaml import load_yaml
+from pipeline.formats.canonical import Json, pretty
+from pipeline.formats.manifests import manifest_path, read_all_current, take_basis, write_manifest
+from pipeline.formats.release import (
     CARD,
     FORMAT,
     NOTICE,
@@ -46,9 +42,13 @@ from pipeline.release.layout import (
     kind_of,
     revision_line,
 )
+from pipeline.formats.suite import require_one_suite
+from pipeline.release.card import write_card, write_notice
+from pipeline.release.coverage import write_coverage
+from pipeline.release.facts import gather
+from pipeline.release.gate import check_model
 from pipeline.release.plot import draw_losses
 from pipeline.release.words import ReleaseParams, check_words
-from pipeline.stages.params import OPTIONAL, SECTIONS, load_params, model_names, source_names
 
 LOCK = Path("dvc.lock")
 REMOTE_CODE = Path("trainer/remote/modeling_everystep_openelm.py")

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from pipeline.formats.errors import EverystepError
+from pipeline.base.errors import EverystepError
+from pipeline.base.paths import REMOVALS_FILE, REPLACED_FILE
 from pipeline.formats.lines import Shard
-from pipeline.formats.project import REMOVALS_FILE, REPLACED_FILE
 from pipeline.formats.tables import REMOVALS, REPLACED, stored_batches, write_batches
 
 EXAMPLES = 3  # ids a reason that a manifest lists

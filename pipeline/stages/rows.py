@@ -5,14 +5,14 @@ world and `rows` of `params.yaml`; writes the files under their own names and `m
 checked, row by row, when a training begins.
 """
 
-from pipeline.console import progress, run_command
-from pipeline.formats.files import fresh_folder
+from pipeline.base.console import progress, run_command
+from pipeline.base.files import fresh_folder
+from pipeline.base.params import load_params, load_section
+from pipeline.base.paths import PARAMS, PUBLISHED_ROWS, WORK
 from pipeline.formats.manifests import take_basis, write_manifest
-from pipeline.formats.project import PARAMS, PUBLISHED_ROWS, WORK
 from pipeline.release.words import check_words_on_rows
 from pipeline.sources.declaration import TokenizedSource
 from pipeline.sources.huggingface import fetch_files
-from pipeline.stages.params import load_params, load_section
 
 
 def rows() -> None:

@@ -13,15 +13,16 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pipeline.console import progress, run_command
+from pipeline.base.console import progress, run_command
+from pipeline.base.files import fresh_folder, sha256_file, write_bytes
+from pipeline.base.params import Positive, load_section
+from pipeline.base.paths import DEDUPLICATED, TOKENIZER
+from pipeline.base.yaml import Section
 from pipeline.formats.documents import read_documents
-from pipeline.formats.files import fresh_folder, sha256_file, write_bytes
 from pipeline.formats.lines import check_shard
 from pipeline.formats.manifests import manifest_path, read_current, shards_of, take_basis, write_manifest
-from pipeline.formats.project import DEDUPLICATED, TOKENIZER
 from pipeline.formats.vocabulary import END_OF_TEXT, FILL_MIDDLE, FILL_PREFIX, FILL_SUFFIX, token_bytes
-from pipeline.formats.yaml import Section
-from pipeline.stages.params import Positive, TokenizeParams, load_section
+from pipeline.stages.tokenize.params import TokenizeParams
 
 
 class TokenizerParams(Section):

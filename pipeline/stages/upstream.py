@@ -8,11 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.console import progress
-from pipeline.formats.errors import Differs, EverystepError, well_shaped
-from pipeline.formats.files import list_files, safe_join, sha256_file
+from pipeline.base.console import progress
+from pipeline.base.errors import Differs, EverystepError, well_shaped
+from pipeline.base.files import list_files, safe_join, sha256_file
+from pipeline.executor.ordered_map import ordered_map
 from pipeline.formats.manifests import manifest_path, read_current
-from pipeline.stages.parallel import ordered_map
 
 
 def check_fetched(stage: str, of: str | None, folder: Path) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.base.paths import TOKENS
 from pipeline.formats.canonical import pretty
 from pipeline.formats.lines import Shard
-from pipeline.formats.project import TOKENS
 from pipeline.formats.rows import write_rows
 from tests.project import environment, recipe
 from trainer.checked import CHECKED

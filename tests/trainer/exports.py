@@ -5,15 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.formats.project import TOKENIZER
+from pipeline.audit.pull import write_folder
+from pipeline.base.paths import TOKENIZER
+from pipeline.base.yaml import load_yaml
+from pipeline.formats.model import ModelSpec, tensor_shapes
 from pipeline.formats.vocabulary import END_OF_TEXT
-from pipeline.formats.yaml import load_yaml
 from tests.project import ROOT, WORDS
-from trainer.description import ModelSpec, tensor_shapes
 from trainer.exact import normal
 from trainer.families import build_spec
 from trainer.model import Decoder, dump_tensors, load_tensors
-from trainer.pull import write_folder
 
 FAMILIES = ["llama", "mobilellm", "mobilellm-ls", "mobillama", "openelm", "pythia"]
 SIZE = {"vocabulary": 2048, "context": 256, "width": 128, "layers": 3}

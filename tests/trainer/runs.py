@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.base.paths import RECIPES, TOKENS, WORK
 from pipeline.formats.canonical import pretty
 from pipeline.formats.manifests import take_basis, write_manifest
-from pipeline.formats.project import RECIPES, TOKENS, WORK
 from pipeline.formats.rows import write_rows
 from tests.project import ROOT, environment, recipe
 

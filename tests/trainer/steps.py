@@ -8,8 +8,8 @@ import json
 import sys
 from pathlib import Path
 
+from pipeline.formats.model import ModelSpec
 from trainer import numerics
-from trainer.description import ModelSpec
 from trainer.families import build_spec
 from trainer.recipe import Recipe
 

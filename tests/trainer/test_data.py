@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from pipeline.base.errors import Differs, EverystepError
 from pipeline.formats import rows as rows_format
-from pipeline.formats.errors import Differs, EverystepError
 from pipeline.formats.lines import LineFile
 from pipeline.formats.order import permute, rows_of_step
 from tests.releases import flip
@@ -604,7 +604,7 @@ def test_our_rows_built_anew_begin_a_new_run_and_say_so(tmp_path: Path) -> None:
 
 
 def test_the_manifest_of_a_run_names_the_files_it_ate(tmp_path: Path) -> None:
-    from pipeline.formats.files import sha256_file
+    from pipeline.base.files import sha256_file
     from pipeline.formats.manifests import read_manifest
 
     base = nodes_of(tmp_path, 9, 10)

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.formats.errors import EverystepError
-from pipeline.formats.yaml import load_yaml
+from pipeline.base.errors import EverystepError
+from pipeline.base.yaml import load_yaml
+from pipeline.formats.model import ModelSpec, initial_value, num_parameters, num_parameters_if_repeated, tensor_shapes
 from tests.trainer.tiny import KEYS, tiny_spec
-from trainer.description import ModelSpec, initial_value, num_parameters, num_parameters_if_repeated, tensor_shapes
 from trainer.families import FAMILIES, build_spec, make_divisible
 
 RECIPES = Path(__file__).parents[2] / "recipes"

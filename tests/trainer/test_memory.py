@@ -8,8 +8,8 @@ import pytest
 
 from bench.memory import FLOAT, kept_behind_layers, kept_by_layers, memory
 from bench.ours import open_trainer, work
+from pipeline.formats.model import ModelSpec
 from tests.trainer.tiny import tiny_spec
-from trainer.description import ModelSpec
 
 ROWS = 2
 

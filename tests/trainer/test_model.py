@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.base.errors import EverystepError
 from pipeline.formats.checkpoints import read_tensors, write_tensors
-from pipeline.formats.errors import EverystepError
-from trainer.description import (
+from pipeline.formats.model import (
     Initialization,
     LayerSpec,
     ModelSpec,

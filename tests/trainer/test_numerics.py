@@ -87,7 +87,7 @@ def test_a_record_of_native_names_the_processor_and_one_of_portable_does_not(
 
 
 def test_unknown_class_is_refused() -> None:
-    from pipeline.formats.errors import EverystepError
+    from pipeline.base.errors import EverystepError
     from trainer.numerics import enter
 
     with pytest.raises(EverystepError, match="'fast' is not a class; there are portable, native"):

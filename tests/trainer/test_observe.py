@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.base.errors import how_to_install
 from pipeline.formats.canonical import parse
-from pipeline.formats.errors import how_to_install
 from tests.project import ROOT, run
 from tests.releases import copied
 from tests.trainer.runs import LIMIT, MODEL, STEPS, killed, make_run, num_logged, reaches, result, start, train
@@ -89,7 +89,7 @@ class Refuse:
             raise ImportError(name)
 sys.meta_path.insert(0, Refuse())
 sys.argv = ["train", "mobilellm"]
-from pipeline.console import run_command
+from pipeline.base.console import run_command
 from trainer.train import train
 run_command(train, "MODEL")
 """

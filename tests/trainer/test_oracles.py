@@ -1,7 +1,7 @@
 """The decoder's logits are those of transformers' own models, built from their own configs and filled by our hand.
 
-Nothing of `trainer.export` is used: two errors there, or one shared with it, could not cancel. Norms and biases are
-random, so that a forgotten one shows.
+Nothing of `pipeline.audit.export_model` is used: two errors there, or one shared with it, could not cancel. Norms and
+biases are random, so that a forgotten one shows.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from trainer.description import ModelSpec, tensor_shapes
+from pipeline.formats.model import ModelSpec, tensor_shapes
 from trainer.exact import normal
 from trainer.families import build_spec
 from trainer.model import Decoder, load_tensors

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 
+from pipeline.base.errors import EverystepError
 from pipeline.formats.canonical import pretty
-from pipeline.formats.errors import EverystepError
+from pipeline.formats.model import ModelSpec, num_parameters, num_parameters_if_repeated, tensor_shapes
 from tests.project import recipe as tiny_recipe
 from trainer.catalog import describe, list_recipes
-from trainer.description import ModelSpec, num_parameters, num_parameters_if_repeated, tensor_shapes
 from trainer.model import Decoder
 from trainer.optimizer import learning_rate
 from trainer.recipe import Recipe, load_recipe

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.formats.errors import EverystepError
-from pipeline.formats.files import sha256_file
+from pipeline.base.errors import EverystepError
+from pipeline.base.files import sha256_file
 from pipeline.formats.lines import LineFile, Shard
 from pipeline.formats.rows import write_rows
 from tests.project import recipe, run

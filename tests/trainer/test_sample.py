@@ -12,8 +12,8 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
+from pipeline.base.errors import EverystepError, how_to_install
 from pipeline.formats import checkpoints as ck
-from pipeline.formats.errors import EverystepError, how_to_install
 from pipeline.formats.vocabulary import token_texts
 from tests.project import run
 from tests.releases import checkpoint, copied, everystep, flip, read_json, reseal, reseal_model, reseal_sums, write_json

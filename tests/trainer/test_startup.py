@@ -28,7 +28,7 @@ def job(world):
 def main():
     print(launch(job, 2, "portable"))
 if __name__ == "__main__":
-    from pipeline.console import run_command
+    from pipeline.base.console import run_command
     run_command(main, "")
 """
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.base.errors import EverystepError
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.canonical import canonical
 from pipeline.formats.digests import tensors_digest
-from pipeline.formats.errors import EverystepError
 from tests.imports import ROOT, closure
 from tests.project import recipe, run
 from tests.trainer.runs import MODEL, end, make_run, num_logged, result, start, train
@@ -56,7 +56,7 @@ def test_files_in_the_fingerprint_are_those_that_the_loop_loads() -> None:
     loaded = closure(ROOT / "trainer" / "loop.py") | closure(ROOT / "trainer" / "checkpoint.py")
     names = {path.relative_to(ROOT).as_posix() for path in loaded if path.name != "__init__.py"}
     others = ("arrow", "bounds", "documents", "errors", "manifests", "project", "tables", "yaml")
-    decide_nothing = {"pipeline/console.py"} | {f"pipeline/formats/{name}.py" for name in others}
+    decide_nothing = {"pipeline/base/console.py"} | {f"pipeline/formats/{name}.py" for name in others}
     assert files_that_train() <= names
     assert names - files_that_train() <= decide_nothing
 
@@ -65,7 +65,7 @@ def test_fingerprint_follows_each_file_that_trains_and_no_other(tmp_path: Path) 
     code = tmp_path / "code"
     for part in ("pipeline", "trainer"):
         shutil.copytree(ROOT / part, code / part, ignore=shutil.ignore_patterns("__pycache__"))
-    others = ["trainer/pull.py", "trainer/observe.py", "trainer/evaluate.py", "pipeline/formats/tables.py"]
+    others = ["pipeline/audit/pull.py", "trainer/observe.py", "trainer/evaluate.py", "pipeline/formats/tables.py"]
     command = [sys.executable, "-c", FINGERPRINTS, str(code), *sorted(files_that_train()), *others]
     folder = make_run(tmp_path / "run")
     found = json.loads(run(folder, *command, PYTHONPATH=str(code)).stdout)

@@ -19,10 +19,10 @@ import torch
 import transformers
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, pipeline
 
+from pipeline.formats.model import num_parameters_if_repeated
 from pipeline.formats.vocabulary import END_OF_TEXT
 from tests.project import ROOT
 from tests.trainer.exports import FAMILIES, build, read_spec, tokenizer_file, write_pulled
-from trainer.description import num_parameters_if_repeated
 from trainer.model import Decoder, dump_tensors
 
 torch.set_num_threads(1)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from trainer.description import ModelSpec
+from pipeline.formats.model import ModelSpec
 from trainer.families import build_spec
 
 GROUPED = {"query_heads": 2, "kv_heads": 1, "ffn_width": 64}

@@ -12,7 +12,7 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
-from pipeline.formats.errors import well_shaped
+from pipeline.base.errors import well_shaped
 from pipeline.sources import archives
 from pipeline.sources.declaration import Declared
 from pipeline.sources.document import Document, Rejected, joined, pages

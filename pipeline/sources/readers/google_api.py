@@ -12,7 +12,7 @@ from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline.formats.errors import EverystepError, well_shaped
+from pipeline.base.errors import EverystepError, well_shaped
 from pipeline.sources import archives
 from pipeline.sources.declaration import Declared
 from pipeline.sources.document import MAX_KEY, Document, Rejected, joined, pages

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from pipeline.formats.files import list_files, safe_join
+from pipeline.base.files import list_files, safe_join
 from pipeline.sources import archives
 from pipeline.sources.declaration import Declared
 from pipeline.sources.document import Document, Rejected, attempted
@@ -42,7 +42,7 @@ def read(folder: Path, part: str, source: Declared) -> Iterator[Document | Rejec
 
 
 def _group_rows(path: Path) -> list[int]:
-    from pipeline.formats.parquet import group_rows, open_parquet
+    from pipeline.base.parquet import group_rows, open_parquet
 
     with open_parquet(path) as file:
         return group_rows(file)

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.formats.errors import EverystepError
+from pipeline.base.errors import EverystepError
 from pipeline.sources import archives
 from pipeline.sources.declaration import Declared
 from pipeline.sources.document import Document, Rejected, attempted, document, rejected

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from pipeline.audit.report import OTHER_FILES
-from pipeline.formats.errors import Linked
-from pipeline.formats.files import list_files
+from pipeline.base.errors import Linked
+from pipeline.base.files import list_files
 from tests.conftest import Once
 from tests.project import run
 from tests.releases import checkpoint, copied, everystep, flip, read_json

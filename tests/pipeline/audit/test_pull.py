@@ -18,12 +18,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.audit.verify import verified_file
-from pipeline.formats.files import list_files
+from pipeline.base.files import list_files
 from pipeline.formats.manifests import manifest_path, read_manifest, shards_of
+from pipeline.formats.model import ModelSpec
 from pipeline.formats.rows import Rows
 from tests.project import MODELS, ROOT
 from tests.releases import checkpoint, copied, everystep, flip, read_json, reseal, reseal_file, reseal_sums, write_json
-from trainer.description import ModelSpec
 from trainer.model import Decoder, load_tensors
 
 WITHOUT = """

@@ -17,7 +17,7 @@ import pytest
 
 from pipeline.audit import verify
 from pipeline.audit.chain import chain_faults
-from pipeline.formats.files import list_files
+from pipeline.base.files import list_files
 from tests.project import ROOT
 from tests.releases import (
     checkpoint,

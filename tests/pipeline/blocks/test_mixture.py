@@ -4,9 +4,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from pipeline.base.errors import EverystepError
 from pipeline.blocks.mixture import ONE, Wish, num_copies, passes, place
 from pipeline.formats.documents import id_hash
-from pipeline.formats.errors import EverystepError
 
 IDS = [f"plays/{i}" for i in range(2000)]
 TOKENS = st.dictionaries(st.sampled_from("abcde"), st.integers(10**6, 10**9), min_size=2)

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.base.errors import EverystepError
 from pipeline.formats.canonical import canonical, parse, pretty
-from pipeline.formats.errors import EverystepError
 from tests.pipeline.formats.second_reader import canonical as canonical_by_hand
 from tests.pipeline.formats.second_reader import indented as indented_by_hand
 from tests.pipeline.formats.values import FLOATS, TEXTS, trees

@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 
+from pipeline.base.errors import Differs, EverystepError
+from pipeline.base.files import list_files
 from pipeline.formats.canonical import pretty
 from pipeline.formats.checkpoints import (
     CONFIG,
@@ -31,8 +33,6 @@ from pipeline.formats.checkpoints import (
     write_tensors,
 )
 from pipeline.formats.digests import Tensor, differing_tensors, tensors_digest
-from pipeline.formats.errors import Differs, EverystepError
-from pipeline.formats.files import list_files
 from tests.pipeline.formats import second_reader as second
 from tests.pipeline.formats.test_digests import SETS, described
 

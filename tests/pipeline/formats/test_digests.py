@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from pipeline.base.errors import EverystepError
 from pipeline.formats.digests import DTYPES, Tensor, combine_leaves, differing_tensors, tensor_leaf, tensors_digest
-from pipeline.formats.errors import EverystepError
 from tests.pipeline.formats.second_reader import tensors_digest as digest_by_hand
 from tests.pipeline.formats.values import TEXTS
 

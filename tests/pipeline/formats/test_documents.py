@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.base.errors import EverystepError
 from pipeline.formats.documents import (
     DOCUMENTS_PER_SHARD,
     Document,
@@ -19,7 +20,6 @@ from pipeline.formats.documents import (
     write_documents,
     write_sharded,
 )
-from pipeline.formats.errors import EverystepError
 from pipeline.formats.lines import encode_line, write_lines
 from tests.pipeline.formats import second_reader as second
 from tests.pipeline.formats.values import TEXTS

@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.base.errors import EverystepError
+from pipeline.base.yaml import load_yaml
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.canonical import canonical, parse, pretty
 from pipeline.formats.digests import tensors_digest
 from pipeline.formats.documents import Document, encode_document, read_documents, text_sha256
-from pipeline.formats.errors import EverystepError
 from pipeline.formats.lines import LineFile, Shard, encode_line, write_lines
 from pipeline.formats.manifests import read_manifest, shards_of
+from pipeline.formats.release import ROOT, kind_of, read_root
 from pipeline.formats.rows import DocumentIndex, Rows, write_rows
 from pipeline.formats.tables import DOCUMENT_INDEX, REMOVALS, digest_table, read_table, removal, write_table
 from pipeline.formats.vocabulary import end_token, token_texts
-from pipeline.formats.yaml import load_yaml
-from pipeline.release.layout import ROOT, kind_of, read_root
 from tests.fuzzing import Artefact, Target, run
 from tests.pipeline.formats.test_checkpoints import MOMENTS, WEIGHT, record
 from tests.pipeline.formats.test_vocabulary import PLAIN

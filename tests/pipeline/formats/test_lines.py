@@ -9,9 +9,9 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.base.errors import Differs, EverystepError
+from pipeline.base.files import list_files
 from pipeline.formats.canonical import canonical, parse
-from pipeline.formats.errors import Differs, EverystepError
-from pipeline.formats.files import list_files
 from pipeline.formats.lines import (
     LINES_PER_FRAME,
     MAX_FRAME_BYTES,

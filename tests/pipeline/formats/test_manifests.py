@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from pipeline.base.errors import EverystepError
 from pipeline.formats.canonical import pretty
-from pipeline.formats.errors import EverystepError
 from pipeline.formats.lines import Shard
 from pipeline.formats.manifests import (
     FORMAT,

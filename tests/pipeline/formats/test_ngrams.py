@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.formats.errors import EverystepError
+from pipeline.base.errors import EverystepError
 from pipeline.formats.ngrams import NGRAMS, NGRAMS_FILE, read_ngrams, write_ngrams
 from pipeline.formats.tables import check_table, write_table
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.formats.errors import EverystepError
+from pipeline.base.errors import EverystepError
 from pipeline.formats.order import permute, rows_of_step, steps_of_row, steps_of_rows, unpermute
 from tests.pipeline.formats import second_reader as second
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.base.errors import Differs, EverystepError
 from pipeline.formats import rows as rows_module
 from pipeline.formats import tables as tables_module
-from pipeline.formats.errors import Differs, EverystepError
 from pipeline.formats.lines import Shard, check_shard, read_lines
 from pipeline.formats.order import permute
 from pipeline.formats.rows import (

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.base.errors import Differs, EverystepError
+from pipeline.base.files import list_files
 from pipeline.formats import tables
-from pipeline.formats.errors import Differs, EverystepError
-from pipeline.formats.files import list_files
 from pipeline.formats.tables import (
     DOCUMENT_INDEX,
     REMOVALS,

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.base.errors import EverystepError
+from pipeline.base.files import safe_join
 from pipeline.blocks import mixture
 from pipeline.blocks.fill_in_the_middle import Filling
 from pipeline.formats import checkpoints, digests, documents, lines, manifests, order, rows, tables, vocabulary
 from pipeline.formats.canonical import canonical, parse, pretty
-from pipeline.formats.errors import EverystepError
-from pipeline.formats.files import safe_join
 from tests.pipeline.formats import second_reader as second
 from tests.pipeline.formats.vectors import DOCUMENT, Case, vectors
 

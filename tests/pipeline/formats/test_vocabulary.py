@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.formats.errors import EverystepError
+from pipeline.base.errors import EverystepError
 from pipeline.formats.vocabulary import END_OF_TEXT, end_token, token_bytes
 
 END = {"id": 0, "content": END_OF_TEXT, "special": True}

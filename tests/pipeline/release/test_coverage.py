@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.formats.errors import EverystepError
+from pipeline.base.errors import EverystepError
 from pipeline.formats.order import rows_of_step, rows_read
 from pipeline.formats.rows import DocumentIndex
 from pipeline.formats.tables import DOCUMENT_INDEX, write_table

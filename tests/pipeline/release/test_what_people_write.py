@@ -18,9 +18,9 @@ from markdown_it.token import Token
 from ruamel.yaml import YAML
 
 from pipeline.audit.agreement import _card, _notice
+from pipeline.base.errors import EverystepError
+from pipeline.base.yaml import load_yaml
 from pipeline.formats.canonical import pretty
-from pipeline.formats.errors import EverystepError
-from pipeline.formats.yaml import load_yaml
 from pipeline.release.card import front_matter, percent, write_card, write_notice
 from pipeline.release.facts import gather
 from pipeline.release.words import MAX_LINE, MAX_TEXT, check_words, check_words_on_rows

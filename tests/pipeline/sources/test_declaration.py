@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.formats.errors import EverystepError
+from pipeline.base.errors import EverystepError
 from pipeline.sources.declaration import Declared, HuggingfaceSource, PackageSource, UrlSource, parse_source
 from pipeline.sources.readers import READERS
 from tests.pipeline.sources.declared import declared, tree

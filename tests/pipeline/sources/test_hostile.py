@@ -26,7 +26,7 @@ import pytest
 import zstandard
 from pyarrow import parquet
 
-from pipeline.formats.errors import EverystepError
+from pipeline.base.errors import EverystepError
 from pipeline.sources.document import Rejected
 from tests.fuzzing import forget_peak, peak
 from tests.pipeline.sources.declared import read_lazily

@@ -30,7 +30,7 @@ ROWS = [{"id": number, "text": f"Text {number}.", "score": 0.5, "about": {"licen
 FETCH_ALL = """
 import json, os, sys
 from pathlib import Path
-from pipeline.formats.errors import EverystepError
+from pipeline.base.errors import EverystepError
 from pipeline.sources.declaration import parse_source
 from pipeline.sources.fetch import fetch
 answers = {}
@@ -363,7 +363,7 @@ FETCH_AND_BREAK = """
 import json, os, sys
 from pathlib import Path
 import datasets
-from pipeline.formats.errors import EverystepError
+from pipeline.base.errors import EverystepError
 from pipeline.sources import huggingface
 from pipeline.sources.declaration import parse_source
 from pipeline.sources.fetch import fetch

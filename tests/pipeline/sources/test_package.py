@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.formats.errors import EverystepError
+from pipeline.base.errors import EverystepError
 from pipeline.sources.fetch import fetch
 from tests.pipeline.sources.declared import declared
 from tests.servers.index import serve_index, wheel

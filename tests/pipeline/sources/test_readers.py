@@ -12,9 +12,9 @@ import pytest
 import zstandard
 from pyarrow import parquet
 
+from pipeline.base.errors import EverystepError
 from pipeline.formats.documents import Document as Stored
 from pipeline.formats.documents import encode_document
-from pipeline.formats.errors import EverystepError
 from pipeline.formats.lines import MAX_FRAME_BYTES
 from pipeline.sources import records
 from pipeline.sources.document import (

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.formats.errors import Differs, EverystepError
+from pipeline.base.errors import Differs, EverystepError
 from pipeline.sources import url
 from pipeline.sources.fetch import fetch
 from tests.pipeline.sources.declared import declared

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.formats.errors import EverystepError
+from pipeline.base.errors import EverystepError
 from pipeline.sources import url
 from pipeline.sources.fetch import fetch
 from tests.imports import ROOT

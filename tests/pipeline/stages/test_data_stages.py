@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer
 
+from pipeline.base.files import sha256_file
 from pipeline.formats.documents import Document, id_hash, is_validation, read_documents
-from pipeline.formats.files import sha256_file
 from pipeline.formats.lines import read_lines
 from pipeline.formats.manifests import manifest_path, read_manifest, shards_of
 from pipeline.formats.order import permute

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.base.errors import EverystepError
+from pipeline.base.paths import FILTERED
 from pipeline.blocks import duplicates
 from pipeline.formats.canonical import pretty
 from pipeline.formats.documents import Document, text_sha256, write_documents
-from pipeline.formats.errors import EverystepError
 from pipeline.formats.lines import Shard
 from pipeline.formats.manifests import manifest_path, read_manifest, take_basis, write_manifest
-from pipeline.formats.project import FILTERED
-from pipeline.stages.dedup import dedup
+from pipeline.stages.dedup.stage import dedup
 from tests.project import ROOT, SOURCES, params
 
 PER_SHARD = 40
@@ -55,7 +55,7 @@ def deduplicated(folder: Path, corpora: Path, order: int, workers: int, monkeypa
             for start, name in zip(range(0, len(own), PER_SHARD), names, strict=True)
         ]
         write_manifest("filter", source, take_basis(), parameters={}, outputs={"documents": shards})
-    command = [sys.executable, "-m", "pipeline.stages.dedup"]
+    command = [sys.executable, "-m", "pipeline.stages.dedup.stage"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "EVERYSTEP_WORKERS": str(workers)}
     subprocess.run(command, check=True, env=environment, capture_output=True)
     outputs = sorted(path for path in Path("data/deduplicated").rglob("*") if path.is_file())

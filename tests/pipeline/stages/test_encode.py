@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.base.errors import EverystepError
 from pipeline.formats.documents import Document, decode_document, encode_document, text_sha256
-from pipeline.formats.errors import EverystepError
-from pipeline.stages import encode
+from pipeline.stages.tokenize import encode
 from tests.pipeline.formats.values import TEXTS
 
 HERE = Path("here.jsonl.zst")

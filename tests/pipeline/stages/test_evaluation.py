@@ -9,12 +9,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from pipeline.base.errors import EverystepError
+from pipeline.base.files import sha256_file
+from pipeline.base.paths import EVALUATION_NGRAMS
+from pipeline.base.yaml import load_yaml
 from pipeline.blocks.contamination import ngram_hashes
-from pipeline.formats.errors import EverystepError
-from pipeline.formats.files import sha256_file
 from pipeline.formats.ngrams import read_ngrams
-from pipeline.formats.project import EVALUATION_NGRAMS
-from pipeline.formats.yaml import load_yaml
 from pipeline.stages.evaluation_ngrams import evaluation_ngrams
 from pipeline.stages.evaluation_sets import evaluation_sets
 from tests.project import ROOT, make_corpora, params

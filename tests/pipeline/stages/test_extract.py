@@ -9,14 +9,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.base.errors import EverystepError
+from pipeline.base.files import list_files, sha256_file
+from pipeline.base.paths import DOCUMENTS, RAW
+from pipeline.executor import processes
 from pipeline.formats.documents import Document, read_documents, text_sha256, write_sharded
-from pipeline.formats.errors import EverystepError
-from pipeline.formats.files import list_files, sha256_file
 from pipeline.formats.lines import Shard
 from pipeline.formats.manifests import manifest_path, read_manifest, shards_of, take_basis, write_manifest
-from pipeline.formats.project import DOCUMENTS, RAW
 from pipeline.stages import extract as stage
-from pipeline.stages import processes
 from pipeline.stages.extract import extract
 from tests.fuzzing import forget_peak, peak
 from tests.pipeline.sources.declared import tree

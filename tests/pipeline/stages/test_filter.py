@@ -9,13 +9,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.base.errors import EverystepError
+from pipeline.base.files import list_files, sha256_file
+from pipeline.base.paths import DOCUMENTS
 from pipeline.blocks.block import Block, Fault, Outcome, Rewritten
 from pipeline.blocks.personal_data import REPLACEMENTS
 from pipeline.formats.documents import Document, read_documents, shard_name, text_sha256, write_documents
-from pipeline.formats.errors import EverystepError
-from pipeline.formats.files import list_files, sha256_file
 from pipeline.formats.manifests import take_basis, write_manifest
-from pipeline.formats.project import DOCUMENTS
 from pipeline.stages import filter as stage
 from pipeline.stages.evaluation_ngrams import evaluation_ngrams
 from pipeline.stages.evaluation_sets import evaluation_sets

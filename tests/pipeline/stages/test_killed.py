@@ -1,7 +1,7 @@
 """A stage that is killed at any instant, and run again at once, writes the bytes of an undisturbed one.
 
-`tests/test_reproduce.py` kills whole builds with all their processes. Here only the stage dies, as when memory runs
-out: its workers are left to end by themselves.
+`tests/pipeline/build/test_reproduce.py` kills whole builds with all their processes. Here only the stage dies, as when
+memory runs out: its workers are left to end by themselves.
 """
 
 import random
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.formats.files import list_files, sha256_file
+from pipeline.base.files import list_files, sha256_file
 from tests.project import environment, run
 
 STAGES = {

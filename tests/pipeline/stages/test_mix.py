@@ -6,12 +6,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from pipeline.base.errors import EverystepError
 from pipeline.blocks.mixture import ONE
 from pipeline.formats.canonical import pretty
-from pipeline.formats.errors import EverystepError
 from pipeline.formats.lines import Shard
-from pipeline.stages.encode import ENCODED, Part
-from pipeline.stages.mix import mix
+from pipeline.stages.tokenize.encode import ENCODED, Part
+from pipeline.stages.tokenize.mix import mix
 from tests.project import params
 
 

@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer
 
+from pipeline.base.errors import EverystepError
+from pipeline.base.yaml import load_yaml
 from pipeline.blocks.mixture import ONE, num_copies, place
 from pipeline.formats.documents import Document, read_documents
-from pipeline.formats.errors import EverystepError
 from pipeline.formats.manifests import manifest_path, read_manifest, shards_of
 from pipeline.formats.rows import DocumentIndex, Rows
-from pipeline.formats.yaml import load_yaml
-from pipeline.stages import encode
+from pipeline.stages.tokenize import encode
 from tests.project import ROOT, environment
 
 MIXTURE = {"letters": {"epochs": 2.5}, "notes": {"share": 0.1}}

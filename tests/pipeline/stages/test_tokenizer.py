@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.base.paths import DEDUPLICATED, TOKENIZER
 from pipeline.formats.canonical import pretty
 from pipeline.formats.documents import Document, write_documents
 from pipeline.formats.manifests import manifest_path, read_manifest, take_basis, write_manifest
-from pipeline.formats.project import DEDUPLICATED, TOKENIZER
 from pipeline.stages.tokenizer import tokenizer
 from tests.project import WORDS, params
 

@@ -1,0 +1,51 @@
+"""Average: the mean of a model's last checkpoints, as a folder that transformers loads.
+
+OpenELM is published so (Mehta et al., 2024): they found the mean of its last checkpoints as good as the last one, or
+slightly better. Sums are float64, in the order of the steps, and the mean is cast to float32 once: the same bytes on
+every machine. Needs numpy, not torch.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.audit.pull import State, Verified, Weights, find_state, write_folder
+from pipeline.base.errors import Differs
+from pipeline.base.files import new_folder
+from pipeline.formats.canonical import Json
+from pipeline.formats.digests import tensors_digest
+from pipeline.formats.model import tensor_shapes
+
+
+def average(verified: Verified, model: str, revisions: list[str], out: Path, origin: dict[str, Json]) -> None:
+    """Write the mean of the states `revisions` of `model`, ascending by step, to the new folder `out`.
+
+    `everystep.json` there names each of them with its digests, and the digest of the mean in the trainer's own form.
+    """
+    with new_folder(out) as scratch:
+        states = [find_state(verified, model, revision) for revision in revisions]
+        weights = mean(states)
+        keys = ("revision", "step", "tokens", "weights_digest", "state_digest")
+        about = {
+            **origin,
+            "model": model,
+            "mean_of": [{key: state.record.to_json()[key] for key in keys} for state in states],
+            "weights_digest": tensors_digest(weights),
+        }
+        write_folder(verified, scratch, states[0].spec, weights, about)
+
+
+def mean(states: list[State]) -> Weights:
+    """The mean of each tensor. One checkpoint is in memory at a time, beside the sums."""
+    sums: dict[str, NDArray[np.float64]] = {}
+    for state in states:
+        weights = state.weights()
+        if {name: tensor.shape for name, tensor in weights.items()} != tensor_shapes(states[0].spec):
+            raise Differs(f"{state.path}: its tensors are not those of {states[0].path}")
+        for name, tensor in weights.items():
+            if name in sums:
+                sums[name] += tensor
+            else:
+                sums[name] = tensor.astype(np.float64)
+    return {name: (tensor / len(states)).astype(np.float32) for name, tensor in sums.items()}

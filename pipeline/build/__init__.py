@@ -1,0 +1,1 @@
+"""What builders run: `make release`, `make reproduce`, a new project, the installation."""

@@ -1,0 +1,86 @@
+"""The training log: one canonical JSON line for each step, and the same as CSV for spreadsheets and `dvc plots`.
+
+A log holds no clock and no speed, so it is part of what must come out again. A line describes the update that
+led to state `step`: the loss of its batch before the update, the gradient norm before clipping, the rate.
+"""
+
+import csv
+import io
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pipeline.base.errors import EverystepError
+from pipeline.base.files import write_bytes
+from pipeline.formats.canonical import Json, canonical, parse
+
+JSONL, CSV = "log.jsonl", "log.csv"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One line. `weights_digest` is null at steps between digests (`digest_every` in the recipe)."""
+
+    step: int
+    tokens: int
+    loss: float
+    gradient_norm: float
+    learning_rate: float
+    weights_digest: str | None
+
+    def to_json(self) -> dict[str, Json]:
+        return asdict(self)
+
+
+def append(path: Path, entry: Entry) -> None:
+    """Add a line while training runs. A half line after a kill is cut off by `read_until`."""
+    with path.open("ab") as file:
+        file.write(canonical(entry.to_json()) + b"\n")
+
+
+def sync(path: Path) -> None:
+    """Have the lines so far on disk, before a checkpoint that will need them."""
+    with path.open("ab") as file:
+        os.fsync(file.fileno())
+
+
+def read(path: Path) -> list[Entry]:
+    """All entries of a finished log."""
+    lines = path.read_bytes().splitlines()
+    return [_decode(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
+
+
+def read_until(path: Path, step: int) -> list[Entry]:
+    """The entries up to `step` of a log that may have been cut anywhere behind it; all of them must be there."""
+    lines = path.read_bytes().split(b"\n")[:-1][:step] if path.exists() else []
+    entries = [_decode(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
+    if [entry.step for entry in entries] != list(range(1, step + 1)):
+        raise EverystepError(f"{path}: does not hold the steps 1 to {step}; remove {path.parent} to train anew")
+    return entries
+
+
+def write(folder: Path, entries: list[Entry]) -> None:
+    """The whole log in both forms."""
+    write_bytes(folder / JSONL, b"".join(canonical(entry.to_json()) + b"\n" for entry in entries))
+    write_bytes(folder / CSV, as_csv([entry.to_json() for entry in entries]))
+
+
+def as_csv(rows: list[dict[str, Json]]) -> bytes:
+    """A table as CSV with LF; numbers are spelled as in the JSON lines."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(rows[0].keys())
+    for row in rows:
+        writer.writerow(["" if value is None else _spelled(value) for value in row.values()])
+    return text.getvalue().encode()
+
+
+def _spelled(value: Json) -> str:
+    return value if isinstance(value, str) else canonical(value).decode()
+
+
+def _decode(line: bytes, where: str) -> Entry:
+    try:
+        return Entry(**parse(line, where))
+    except TypeError as error:
+        raise EverystepError(f"{where}: not a log line: {error}") from error

@@ -1,0 +1,276 @@
+"""One decoder, described by data: which shapes it has, and which stored tensor acts at which depth.
+
+A model is a list of *stored* layers and a list of *applications*: the stored layer that acts at each depth.
+MobileLLM-LS applies every stored layer twice in a row; MobiLlama's layers share the feed-forward network (FFN)
+of one owner; OpenELM's layers differ in width; Pythia's run attention and FFN side by side. A tensor that acts
+twice is stored, counted and trained once.
+
+No torch here: export, cards and audits read descriptions without it. `trainer/model.py` builds the model.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from math import prod, sqrt
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from pipeline.base.errors import EverystepError
+from pipeline.formats.bounds import MAX_CONTEXT, MAX_FFN_WIDTH, MAX_LAYERS, MAX_VOCABULARY, MAX_WIDTH
+from pipeline.formats.canonical import canonical
+
+FORMAT = "everystep-model-2"
+_STRICT = ConfigDict(extra="forbid", strict=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Initialization:
+    """The standard deviation of each matrix before training; norms start at one, biases at zero.
+
+    `normal`: one `std` for every matrix, or `output_std` for the two that write to the residual stream (the output of
+    attention and the down projection of the FFN). `openelm`: inputs^-1/2 for a matrix, width^-1/2 for the embedding,
+    and width^-1/2 * (2 * applications)^-1/2 for the two that write to the residual stream; no `std`.
+    """
+
+    rule: Literal["normal", "openelm"]
+    std: float | None = None
+    output_std: float | None = None
+    __pydantic_config__ = _STRICT
+
+    def __post_init__(self) -> None:
+        if self.rule == "normal":
+            _require(self.std is not None and self.std > 0, f"std must be > 0 under the rule 'normal', got {self.std}")
+            _require(self.output_std is None or self.output_std > 0, f"output_std must be > 0, got {self.output_std}")
+        else:
+            _require(self.std is None, f"std follows from the rule 'openelm'; remove std: {self.std}")
+            _require(self.output_std is None, f"the rule 'openelm' gives it; remove output_std: {self.output_std}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerSpec:
+    """One stored layer: attention and an FFN, each behind a norm, added to the residual stream.
+
+    `residual`: `sequential`, the FFN reads what attention has added to; `parallel`, both read the layer's input.
+    `activation`: `swiglu` has gate, up and down; `gelu` only up and down. `rotary_share` of each head is rotated.
+    """
+
+    query_heads: int
+    kv_heads: int
+    head_width: int
+    ffn_width: int
+    norm: Literal["rms", "layer"] = "rms"
+    activation: Literal["swiglu", "gelu"] = "swiglu"
+    bias: bool = False
+    qk_norm: bool = False
+    residual: Literal["sequential", "parallel"] = "sequential"
+    rotary_share: float = 1.0
+    __pydantic_config__ = _STRICT
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "query_heads", "kv_heads", "head_width", "ffn_width", "rotary_share")
+        _require_at_most(self, query_heads=MAX_WIDTH, head_width=MAX_WIDTH, ffn_width=MAX_FFN_WIDTH)
+        _require(
+            self.query_heads % self.kv_heads == 0,
+            f"kv_heads: {self.kv_heads} does not divide query_heads {self.query_heads}; "
+            f"choose a divisor such as {nearest_divisor(self.query_heads, self.kv_heads)}",
+        )
+        rotated = self.head_width * self.rotary_share
+        _require(
+            self.rotary_share <= 1 and rotated == int(rotated) and int(rotated) % 2 == 0,
+            f"rotary positions need an even number of a head's dimensions; head_width {self.head_width} times "
+            f"rotary_share {self.rotary_share} is {rotated:g}",
+        )
+
+    @property
+    def rotary_width(self) -> int:
+        """Dimensions of a head that rotary positions turn, from the first on."""
+        return int(self.head_width * self.rotary_share)
+
+    @property
+    def ffn_shape(self) -> tuple[int, str, bool]:
+        """What layers that share an FFN must agree on."""
+        return self.ffn_width, self.activation, self.bias
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """Everything that fixes the function a model computes, apart from the values of its tensors."""
+
+    vocabulary: int
+    context: int
+    width: int
+    layers: tuple[LayerSpec, ...]
+    applications: tuple[int, ...]
+    """The stored layer at each depth: (0, 1, 2) for a plain model, (0, 0, 1, 1) for MobileLLM-LS."""
+    ffn_owner: tuple[int, ...]
+    """For each stored layer, the stored layer whose FFN tensors it uses: (0, 1, 2), or (0, 0, 0) for MobiLlama."""
+    tied_embedding: bool
+    rotary_base: float
+    norm_epsilon: float
+    initialization: Initialization
+    __pydantic_config__ = _STRICT
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "vocabulary", "context", "width", "rotary_base", "norm_epsilon")
+        _require_at_most(self, vocabulary=MAX_VOCABULARY, context=MAX_CONTEXT, width=MAX_WIDTH)
+        for name, depth in (("layers", len(self.layers)), ("applications", len(self.applications))):
+            _require(depth <= MAX_LAYERS, f"{name}: {depth} of them; at most {MAX_LAYERS}")
+        stored = range(len(self.layers))
+        _require(len(stored) > 0, "layers must hold at least one layer")
+        _require(
+            set(self.applications) == set(stored),
+            f"applications must use every stored layer 0..{len(stored) - 1} and no other, got {self.applications}",
+        )
+        _require(
+            len(self.ffn_owner) == len(stored) and set(self.ffn_owner) <= set(stored),
+            f"ffn_owner must name a stored layer 0..{len(stored) - 1} for each layer, got {self.ffn_owner}",
+        )
+        for layer, owner in enumerate(self.ffn_owner):
+            _require(self.ffn_owner[owner] == owner, f"ffn_owner: layer {layer} names {owner}, which owns no FFN")
+            _require(
+                self.layers[layer].ffn_shape == self.layers[owner].ffn_shape,
+                f"ffn_width: layer {layer} says {self.layers[layer].ffn_shape}, but uses the FFN of layer {owner}, "
+                f"which is {self.layers[owner].ffn_shape} (width, activation, bias)",
+            )
+
+    @property
+    def final_norm(self) -> str:
+        """The norm before the logits is of the last layer's kind."""
+        return self.layers[self.applications[-1]].norm
+
+    def to_json(self) -> dict[str, Any]:
+        """The model part of a checkpoint's config. Law: `ModelSpec.from_json(spec.to_json()) == spec`."""
+        return {"format": FORMAT, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, tree: Any, where: str = "config.json") -> "ModelSpec":
+        """Read strictly: another format, an unknown key, a missing key or a wrong type names `where` and the key."""
+        version = tree.get("format") if isinstance(tree, dict) else None
+        _require(version == FORMAT, f"{where}: format must be {FORMAT!r}, got {version!r}")
+        body = {key: value for key, value in tree.items() if key != "format"}
+        try:
+            return _MODEL_SPEC.validate_json(canonical(body))
+        except ValidationError as error:
+            lines = [f"{where}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+            raise EverystepError("\n".join(lines)) from error
+        except EverystepError as error:
+            raise EverystepError(f"{where}: {error}") from error
+
+
+def tensor_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every unique tensor, in the order of `Decoder.named_parameters()`.
+
+    A matrix is (outputs, inputs), as torch keeps it: y = x @ W^T.
+    """
+    shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (spec.vocabulary, spec.width)}
+    for index, layer in enumerate(spec.layers):
+        owned = layer_shapes(spec.width, layer, owns_ffn=spec.ffn_owner[index] == index)
+        shapes |= {f"layers.{index}.{name}": shape for name, shape in owned.items()}
+    shapes |= _norm_shapes("final_norm", spec.width, spec.final_norm)
+    if not spec.tied_embedding:
+        shapes["output.weight"] = (spec.vocabulary, spec.width)
+    return shapes
+
+
+def layer_shapes(width: int, layer: LayerSpec, owns_ffn: bool = True) -> dict[str, tuple[int, ...]]:
+    """Name and shape of the tensors of one stored layer.
+
+    The rows of `attention.query_key_value` are the query heads, the key heads, the value heads; those of
+    `ffn.gate_up` the gate, then the up projection. One product is faster than two or three.
+    """
+    query_width, kv_width = layer.query_heads * layer.head_width, layer.kv_heads * layer.head_width
+    shapes = _norm_shapes("attention_norm", width, layer.norm)
+    shapes |= _matrix_shapes("attention.query_key_value", query_width + 2 * kv_width, width, layer.bias)
+    shapes |= _matrix_shapes("attention.output", width, query_width, layer.bias)
+    if layer.qk_norm:
+        shapes |= _norm_shapes("attention.query_norm", layer.head_width, layer.norm)
+        shapes |= _norm_shapes("attention.key_norm", layer.head_width, layer.norm)
+    shapes |= _norm_shapes("ffn_norm", width, layer.norm)
+    if owns_ffn:
+        if layer.activation == "swiglu":
+            shapes |= _matrix_shapes("ffn.gate_up", 2 * layer.ffn_width, width, layer.bias)
+        else:
+            shapes |= _matrix_shapes("ffn.up", layer.ffn_width, width, layer.bias)
+        shapes |= _matrix_shapes("ffn.down", width, layer.ffn_width, layer.bias)
+    return shapes
+
+
+def _norm_shapes(name: str, width: int, norm: str) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {f"{name}.weight": (width,)}
+    return shapes if norm == "rms" else shapes | {f"{name}.bias": (width,)}
+
+
+def _matrix_shapes(name: str, outputs: int, inputs: int, bias: bool) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {f"{name}.weight": (outputs, inputs)}
+    return shapes | {f"{name}.bias": (outputs,)} if bias else shapes
+
+
+def num_parameters(spec: ModelSpec) -> int:
+    """Unique trainable parameters: what a checkpoint stores."""
+    return sum(prod(shape) for shape in tensor_shapes(spec).values())
+
+
+def num_parameters_if_repeated(spec: ModelSpec) -> int:
+    """Parameters if every layer had an FFN of its own: what MobiLlama's published files store (22 copies)."""
+    return num_parameters(replace(spec, ffn_owner=tuple(range(len(spec.layers)))))
+
+
+def initial_value(spec: ModelSpec, name: str) -> tuple[float, float]:
+    """(mean, standard deviation) of the tensor `name` at step 0: norms are one, biases zero, matrices drawn."""
+    if name.endswith(".bias"):
+        return 0.0, 0.0
+    if name.endswith("norm.weight"):
+        return 1.0, 0.0
+    writes_residual = name.endswith(("attention.output.weight", "ffn.down.weight"))
+    rule = spec.initialization
+    if rule.rule == "normal" and rule.std is not None:
+        return 0.0, rule.output_std if writes_residual and rule.output_std is not None else rule.std
+    if name == "embedding.weight":
+        return 0.0, 1 / sqrt(spec.width)
+    if writes_residual:
+        return 0.0, 1 / sqrt(spec.width) / sqrt(2 * len(spec.applications))
+    return 0.0, 1 / sqrt(tensor_shapes(spec)[name][1])
+
+
+def unrolled(spec: ModelSpec) -> tuple[ModelSpec, dict[str, str]]:
+    """The plain twin that stores one layer a depth, and the stored tensor behind each of its tensors.
+
+    Law: with tensors copied along the second result, the twin's logits equal the model's bit for bit.
+    """
+    depths = range(len(spec.applications))
+    twin = replace(
+        spec,
+        layers=tuple(spec.layers[index] for index in spec.applications),
+        applications=tuple(depths),
+        ffn_owner=tuple(depths),
+    )
+    origin = {}
+    for name in tensor_shapes(twin):
+        origin[name] = name
+        if name.startswith("layers."):
+            _, depth, rest = name.split(".", 2)
+            stored = spec.applications[int(depth)]
+            origin[name] = f"layers.{spec.ffn_owner[stored] if rest.startswith('ffn.') else stored}.{rest}"
+    return twin, origin
+
+
+def nearest_divisor(number: int, wanted: int) -> int:
+    """The divisor of `number` closest to `wanted`, the smaller of two."""
+    return min((d for d in range(1, number + 1) if number % d == 0), key=lambda d: (abs(d - wanted), d))
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise EverystepError(message)
+
+
+def _require_positive(spec: LayerSpec | ModelSpec, *names: str) -> None:
+    for name in names:
+        _require(getattr(spec, name) > 0, f"{name} must be > 0, got {getattr(spec, name)}")
+
+
+def _require_at_most(spec: LayerSpec | ModelSpec, **bounds: int) -> None:
+    for name, most in bounds.items():
+        _require(getattr(spec, name) <= most, f"{name} must be <= {most}, got {getattr(spec, name)}")
+
+
+_MODEL_SPEC = TypeAdapter(ModelSpec)

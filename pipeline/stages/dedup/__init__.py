@@ -1,0 +1,1 @@
+"""Deduplicate all sources together."""

@@ -1,0 +1,85 @@
+"""The files of an export: which architecture a model becomes, with which bytes. Others read them in
+test_transformers.py."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from pipeline.audit.export_model import export, write_export
+from pipeline.base.errors import EverystepError
+from pipeline.formats.model import LayerSpec
+from tests.project import ROOT
+from tests.trainer.exports import FAMILIES, build, random_tensors, read_spec
+from trainer.model import dump_tensors
+
+torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_comes_out_as_the_model_that_others_know(family: str) -> None:
+    spec = read_spec(family)
+    known = {"openelm": "EverystepOpenELMForCausalLM", "pythia": "GPTNeoXForCausalLM"}
+    exported = export(spec, random_tensors(spec), eos_token_id=0)
+    assert exported.config["architectures"] == [known.get(family, "LlamaForCausalLM")]
+
+
+def test_a_mixture_that_nobody_knows_is_refused() -> None:
+    spec = read_spec("mobilellm")
+    odd = replace(spec, layers=tuple(replace(layer, activation="gelu") for layer in spec.layers))
+    with pytest.raises(EverystepError, match="no hub form is known"):
+        export(odd, random_tensors(odd), eos_token_id=0)
+
+
+@torch.no_grad()
+def test_openelm_with_equal_layers_is_qwen3(tmp_path: Path) -> None:
+    """An oracle that we did not write: Llama's block with RMSNorm over each query and key head, before rotation."""
+    layer = LayerSpec(query_heads=4, kv_heads=2, head_width=32, ffn_width=192, qk_norm=True)
+    demo = read_spec("openelm")
+    spec = replace(demo, layers=(layer,) * len(demo.layers))
+    ours = build(spec)
+    exported = export(spec, dump_tensors(ours), eos_token_id=0)
+    config = Qwen3Config(
+        **{key: exported.config[key] for key in ("vocab_size", "hidden_size", "num_hidden_layers", "rms_norm_eps")},
+        intermediate_size=192,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": spec.rotary_base},
+    )
+    theirs = Qwen3ForCausalLM(config)
+    missing, unexpected = theirs.load_state_dict(
+        {name: torch.from_numpy(tensor) for name, tensor in exported.tensors.items()}, strict=False
+    )
+    assert (missing, unexpected) == (["lm_head.weight"], [])
+    theirs.tie_weights()
+    tokens_BT = torch.from_numpy(np.random.default_rng(3).integers(1, spec.vocabulary, (2, 200)))
+    torch.testing.assert_close(theirs(tokens_BT).logits, ours(tokens_BT), rtol=1e-5, atol=2e-5)
+
+
+def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
+    spec = read_spec("openelm")
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        write_export(export(spec, random_tensors(spec), eos_token_id=0), folder)
+    names = sorted(path.name for path in folders[0].iterdir())
+    assert all((folders[0] / name).read_bytes() == (folders[1] / name).read_bytes() for name in names)
+
+
+def test_tensors_of_another_model_are_refused() -> None:
+    spec = read_spec("mobilellm")
+    with pytest.raises(EverystepError, match=r"of another shape: .*output\.weight"):
+        export(replace(spec, tied_embedding=False), random_tensors(spec), eos_token_id=0)
+
+
+def test_export_needs_no_torch() -> None:
+    code = "import sys, pipeline.audit.export_model, trainer.families; sys.exit('torch' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0

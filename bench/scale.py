@@ -26,7 +26,8 @@ from pipeline.base.paths import DOCUMENTS, EVALUATION_NGRAMS, FILTERED
 from pipeline.base.yaml import load_yaml
 from pipeline.formats.canonical import pretty
 from pipeline.formats.documents import Document, write_sharded
-from pipeline.formats.manifests import manifest_path, take_basis, write_manifest
+from pipeline.formats.manifests import take_basis, write_manifest
+from pipeline.formats.stages import manifest_path
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ("aws-api", "google-api")

@@ -23,7 +23,8 @@ from pipeline.base.paths import DOCUMENTS, FILTERED
 from pipeline.base.yaml import load_yaml
 from pipeline.formats.canonical import pretty
 from pipeline.formats.documents import Document, id_hash
-from pipeline.formats.manifests import manifest_path, read_manifest, shards_of, take_basis, write_manifest
+from pipeline.formats.manifests import read_manifest, shards_of, take_basis, write_manifest
+from pipeline.formats.stages import manifest_path
 
 OLDER = {
     "aws-api": ("1.35.0", "a3c96fe0b6afe7d00bad6ffbe73f2610953065fcdf0ed697eba4e1e5287cc84f"),

@@ -24,7 +24,8 @@ from bench.turns import middle
 from pipeline.base.yaml import load_yaml
 from pipeline.formats.canonical import pretty
 from pipeline.formats.documents import read_documents
-from pipeline.formats.manifests import manifest_path, shards_of
+from pipeline.formats.manifests import shards_of
+from pipeline.formats.stages import manifest_path
 
 TURNS = 3
 SHARE = 10

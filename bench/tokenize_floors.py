@@ -24,8 +24,9 @@ from tokenizers import Tokenizer
 from pipeline.base.paths import DEDUPLICATED, TOKENIZER
 from pipeline.blocks.token_ids import Encoder
 from pipeline.formats.lines import LineFile, _compressor
-from pipeline.formats.manifests import manifest_path, read_manifest, shards_of
+from pipeline.formats.manifests import read_manifest, shards_of
 from pipeline.formats.rows import _spelled_rows, _spellings, rows_at_once
+from pipeline.formats.stages import manifest_path
 from pipeline.stages.tokenize.encode import _blocks, _columns, id_type
 
 TURNS, WIDTH, EVERY = 3, 257, 10

@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 
 from pipeline.base.paths import PUBLISHED_ROWS, TOKENS
 from pipeline.base.yaml import load_yaml
-from pipeline.formats.manifests import manifest_path
+from pipeline.formats.stages import manifest_path
 from tests.imports import ROOT, closure
 from tests.test_layering import says_nothing
 

@@ -14,7 +14,8 @@ from textwrap import dedent, indent
 from typing import NamedTuple
 
 from pipeline.base.files import write_bytes
-from pipeline.formats.manifests import manifest_path, read_manifest
+from pipeline.formats.manifests import read_manifest
+from pipeline.formats.stages import manifest_path
 from pipeline.release.card import models_table
 from tests.project import environment
 

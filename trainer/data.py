@@ -23,10 +23,11 @@ from pipeline.base.errors import EverystepError
 from pipeline.base.files import safe_join, sha256_file
 from pipeline.formats.canonical import Json
 from pipeline.formats.lines import Shard
-from pipeline.formats.manifests import manifest_path, read_manifest, shards_of
+from pipeline.formats.manifests import read_manifest, shards_of
 from pipeline.formats.model import ModelSpec
 from pipeline.formats.order import permute, rows_of_step
 from pipeline.formats.rows import Row
+from pipeline.formats.stages import manifest_path
 from trainer.checked import PlainRows, check_rows, wait_for_rows
 from trainer.recipe import Recipe
 from trainer.vouched import VouchedRows

@@ -26,8 +26,9 @@ from pipeline.formats import checkpoints as ck
 from pipeline.formats.canonical import Json, canonical
 from pipeline.formats.lines import Shard
 from pipeline.formats.log import as_csv
-from pipeline.formats.manifests import check_file, manifest_path, read_current, shards_of, take_basis, write_manifest
+from pipeline.formats.manifests import check_file, read_current, shards_of, take_basis, write_manifest
 from pipeline.formats.model import ModelSpec
+from pipeline.formats.stages import manifest_path
 from pipeline.formats.vocabulary import token_bytes
 from trainer.launch import default_processes, launch
 from trainer.recipe import load_recipe

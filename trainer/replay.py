@@ -18,8 +18,9 @@ from pipeline.base.files import safe_join
 from pipeline.formats import checkpoints as ck
 from pipeline.formats import log
 from pipeline.formats.digests import tensors_digest
-from pipeline.formats.manifests import manifest_path, read_manifest
+from pipeline.formats.manifests import read_manifest
 from pipeline.formats.model import ModelSpec, tensor_shapes
+from pipeline.formats.stages import manifest_path
 from pipeline.formats.tensors import TensorFile
 from trainer import numerics
 from trainer.data import Checking, EverystepData, TrainingData, training_data

@@ -26,8 +26,9 @@ from pipeline.formats import checkpoints as ck
 from pipeline.formats import log
 from pipeline.formats.canonical import Json, canonical, parse, pretty
 from pipeline.formats.lines import Shard
-from pipeline.formats.manifests import Basis, manifest_path, read_current, take_basis, write_manifest
+from pipeline.formats.manifests import Basis, read_current, take_basis, write_manifest
 from pipeline.formats.model import ModelSpec, num_parameters, num_parameters_if_repeated
+from pipeline.formats.stages import manifest_path
 from pipeline.formats.suite import require_one_suite
 from trainer import numerics
 from trainer.checked import CHECKED

@@ -34,9 +34,10 @@ from pipeline.formats import checkpoints as ck
 from pipeline.formats.bounds import MAX_ROWS, whole
 from pipeline.formats.canonical import Json, canonical, parse
 from pipeline.formats.lines import LineFile
-from pipeline.formats.manifests import manifest_path, read_manifest, section_digest
+from pipeline.formats.manifests import read_manifest, section_digest
 from pipeline.formats.order import permute
 from pipeline.formats.release import CARD, NOTICE, ROOT, members
+from pipeline.formats.stages import manifest_path
 from pipeline.formats.tables import PERSONAL_DATA, REMOVALS, REPLACED, column_batches
 from pipeline.formats.tensors import TensorFile
 from pipeline.release.card import card_tables, front_matter, write_notice

@@ -12,8 +12,9 @@ from pipeline.base.files import read_small
 from pipeline.base.paths import MANIFESTS
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.canonical import Json
-from pipeline.formats.manifests import manifest_path, read_manifest
+from pipeline.formats.manifests import read_manifest
 from pipeline.formats.release import REVISIONS, ROOT, revision_line
+from pipeline.formats.stages import manifest_path
 from pipeline.release.gate import check_model
 
 # Where the shards that a manifest names lie, by stage; those of other stages are not part of a release, but for the

@@ -16,8 +16,9 @@ from pipeline.base.errors import EverystepError, well_shaped
 from pipeline.base.files import plain_name
 from pipeline.base.paths import DEDUPLICATED, FILTERED, REMOVALS_FILE
 from pipeline.formats.documents import read_documents
-from pipeline.formats.manifests import manifest_path, read_manifest, shards_of
+from pipeline.formats.manifests import read_manifest, shards_of
 from pipeline.formats.release import ROOT, read_root
+from pipeline.formats.stages import manifest_path
 from pipeline.formats.tables import REMOVALS, check_table, read_table
 
 TABLE = DEDUPLICATED / REMOVALS_FILE

@@ -24,10 +24,11 @@ from pipeline.base.errors import EverystepError, well_shaped
 from pipeline.base.files import atomic_writer, new_folder
 from pipeline.base.paths import TOKENS
 from pipeline.formats.lines import check_shard
-from pipeline.formats.manifests import manifest_path, read_manifest, shards_of
+from pipeline.formats.manifests import read_manifest, shards_of
 from pipeline.formats.order import rows_of_step, unpermute
 from pipeline.formats.release import ROOT, read_root
 from pipeline.formats.rows import Rows, encode_row
+from pipeline.formats.stages import manifest_path
 
 RANKS = 8
 Numbers = NDArray[np.int64]

@@ -21,10 +21,10 @@ from pipeline.base.parquet import batches, damage_named, open_parquet
 from pipeline.base.paths import REMOVALS_FILE, SPLITS, TOKENS
 from pipeline.formats.bounds import MAX_CONTEXT, MAX_GLOBAL_BATCH, MAX_PASSES, MAX_READS, MAX_ROWS, MAX_STEPS, whole
 from pipeline.formats.canonical import Json
-from pipeline.formats.manifests import manifest_path
 from pipeline.formats.order import rows_of_step, steps_of_rows
 from pipeline.formats.release import read_root
 from pipeline.formats.rows import IDS_AT_ONCE, DocumentIndex
+from pipeline.formats.stages import manifest_path
 from pipeline.formats.tables import stored_batches
 
 

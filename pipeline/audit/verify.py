@@ -30,7 +30,7 @@ from pipeline.base.errors import Differs, EverystepError, Linked
 from pipeline.base.files import list_folder, read_small, safe_join, sha256_file
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.canonical import Json
-from pipeline.formats.manifests import manifest_path, parse_manifest
+from pipeline.formats.manifests import parse_manifest
 from pipeline.formats.release import (
     ROOT,
     SIGNATURES,
@@ -40,6 +40,7 @@ from pipeline.formats.release import (
     parse_root,
     release_root,
 )
+from pipeline.formats.stages import manifest_path
 
 State = tuple[int, ...]
 

@@ -25,7 +25,7 @@ from pipeline.base.files import list_files, plain_name, write_bytes
 from pipeline.base.params import load_params, model_names, source_names
 from pipeline.base.paths import PARAMS, RECIPES, RUNS
 from pipeline.build.git import git, try_git
-from pipeline.formats.manifests import manifest_path
+from pipeline.formats.stages import manifest_path
 
 CODE = ("pipeline", "trainer")
 FILES = (

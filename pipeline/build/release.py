@@ -24,7 +24,8 @@ from pipeline.base.locks import NO_LOCKS
 from pipeline.base.paths import MANIFESTS, PARAMS, RELEASE, WORK
 from pipeline.base.yaml import load_yaml
 from pipeline.build.git import try_git
-from pipeline.formats.manifests import manifest_path, read_manifest
+from pipeline.formats.manifests import read_manifest
+from pipeline.formats.stages import manifest_path
 
 LOCK = Path("dvc.lock")
 READERS = Path(".dvc/tmp/rwlock")

@@ -17,21 +17,9 @@ from pipeline.base.paths import MANIFESTS
 from pipeline.base.yaml import load_yaml
 from pipeline.build.git import git, try_git
 from pipeline.build.release import repro
+from pipeline.formats.stages import BY_NAME
 
 LOCK = "dvc.lock"
-STAGES = (
-    "fetch",
-    "extract",
-    "evaluation_sets",
-    "evaluation_ngrams",
-    "filter",
-    "dedup",
-    "tokenizer",
-    "tokenize",
-    "train",
-    "evaluate",
-    "release",
-)
 
 
 def reproduce() -> None:
@@ -88,7 +76,8 @@ def _differences(where: str, left: Any, right: Any) -> Iterator[str]:
 def _in_order_of_stages(key: str) -> tuple[int, str]:
     """Causes before effects, so that the first line of a report names what to look at."""
     stage = key.partition("@")[0]
-    return STAGES.index(stage) if stage in STAGES else len(STAGES), key
+    names = list(BY_NAME)
+    return names.index(stage) if stage in names else len(names), key
 
 
 def _read(project: Path) -> dict[str, Any]:

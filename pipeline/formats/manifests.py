@@ -17,30 +17,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.base.errors import Differs, EverystepError, well_shaped
-from pipeline.base.files import plain_name, read_small, safe_join, sha256_file, write_bytes
+from pipeline.base.files import read_small, safe_join, sha256_file, write_bytes
 from pipeline.base.paths import MANIFESTS, PARAMS, RECIPES
 from pipeline.base.yaml import load_yaml
 from pipeline.formats.canonical import Json, canonical, parse, pretty
 from pipeline.formats.lines import Shard
+from pipeline.formats.stages import manifest_path
 
 FORMAT = "everystep/manifest/2"
-
-
-def manifest_path(stage: str, of: str | None = None) -> Path:
-    """Where the manifest of a stage is; those of stages that run per source or model have a folder."""
-    folders = {
-        "fetch": "sources",
-        "extract": "documents",
-        "filter": "filtered",
-        "train": "models",
-        "evaluate": "evaluations",
-    }
-    single = {"dedup": "deduplicated", "tokenize": "tokens"}
-    return (
-        MANIFESTS / folders[stage] / f"{plain_name(of, stage)}.json"
-        if of is not None
-        else MANIFESTS / f"{single.get(stage, stage)}.json"
-    )
 
 
 class Basis(NamedTuple):

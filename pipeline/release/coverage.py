@@ -14,9 +14,10 @@ from typing import Any
 from pipeline.base.errors import EverystepError
 from pipeline.base.paths import TOKENS
 from pipeline.formats.canonical import Json
-from pipeline.formats.manifests import manifest_path, read_manifest, take_basis, write_manifest
+from pipeline.formats.manifests import read_manifest, take_basis, write_manifest
 from pipeline.formats.order import rows_read
 from pipeline.formats.rows import DocumentIndex
+from pipeline.formats.stages import manifest_path
 
 INDEX = TOKENS / "train.parquet"
 MOST = 2**53

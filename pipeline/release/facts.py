@@ -12,7 +12,8 @@ from pipeline.base.errors import EverystepError
 from pipeline.base.files import read_small
 from pipeline.base.paths import PARAMS
 from pipeline.formats.canonical import Json, parse
-from pipeline.formats.manifests import manifest_path, read_manifest
+from pipeline.formats.manifests import read_manifest
+from pipeline.formats.stages import manifest_path
 from pipeline.release.words import Words, check_words
 
 

@@ -18,7 +18,7 @@ from pipeline.base.yaml import load_yaml
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.bounds import MAX_STEPS, whole
 from pipeline.formats.canonical import Json, parse
-from pipeline.formats.manifests import manifest_path
+from pipeline.formats.stages import manifest_path
 
 LOG = "log.jsonl"
 LOG_KEYS = {"step", "tokens", "loss", "gradient_norm", "learning_rate", "weights_digest"}

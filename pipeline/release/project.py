@@ -13,8 +13,9 @@ from pipeline.base.files import safe_join, sha256_file
 from pipeline.base.paths import MANIFESTS, RECIPES, RUNS, TOKENIZER, TOKENS
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.canonical import Json
-from pipeline.formats.manifests import manifest_path, read_manifest, shards_of
+from pipeline.formats.manifests import read_manifest, shards_of
 from pipeline.formats.release import ROOT, kind_of, read_root
+from pipeline.formats.stages import manifest_path
 
 
 def root_of(folder: Path, follow_links: bool = False) -> dict[str, Json]:

@@ -19,8 +19,9 @@ from pipeline.base.paths import EVALUATION_NGRAMS, EVALUATION_SETS
 from pipeline.blocks.contamination import ngram_hashes
 from pipeline.blocks.shingles import Hashes
 from pipeline.formats.canonical import parse
-from pipeline.formats.manifests import manifest_path, take_basis, write_manifest
+from pipeline.formats.manifests import take_basis, write_manifest
 from pipeline.formats.ngrams import write_ngrams
+from pipeline.formats.stages import manifest_path
 from pipeline.sources import archives
 from pipeline.sources.rows import as_text, column
 from pipeline.stages.evaluation_sets import EvaluationParams, EvaluationSet

@@ -35,7 +35,8 @@ from pipeline.formats.documents import (
     text_sha256,
 )
 from pipeline.formats.lines import LineFile, Shard, write_lines
-from pipeline.formats.manifests import manifest_path, take_basis, write_manifest
+from pipeline.formats.manifests import take_basis, write_manifest
+from pipeline.formats.stages import manifest_path
 from pipeline.formats.tables import REMOVALS, removal, stored_batches, table_writer
 from pipeline.sources.declaration import Source, load_source
 from pipeline.sources.document import Rejected

@@ -46,8 +46,9 @@ from pipeline.executor.ordered_map import ordered_map
 from pipeline.formats.canonical import Json
 from pipeline.formats.documents import Document, decode_document, encode_document, id_hash
 from pipeline.formats.lines import Shard, promised_lines, write_lines
-from pipeline.formats.manifests import manifest_path, read_current, shards_of, take_basis, write_manifest
+from pipeline.formats.manifests import read_current, shards_of, take_basis, write_manifest
 from pipeline.formats.ngrams import read_ngrams
+from pipeline.formats.stages import manifest_path
 from pipeline.formats.tables import REMOVALS, REPLACED, check_table, removal, replacement, table_writer
 from pipeline.sources.declaration import load_source
 from pipeline.stages.removals import (

@@ -29,7 +29,7 @@ from pipeline.base.paths import (
 )
 from pipeline.base.yaml import load_yaml
 from pipeline.formats.canonical import Json, pretty
-from pipeline.formats.manifests import manifest_path, read_all_current, take_basis, write_manifest
+from pipeline.formats.manifests import read_all_current, take_basis, write_manifest
 from pipeline.formats.release import (
     CARD,
     FORMAT,
@@ -42,6 +42,7 @@ from pipeline.formats.release import (
     kind_of,
     revision_line,
 )
+from pipeline.formats.stages import manifest_path, stages_per
 from pipeline.formats.suite import require_one_suite
 from pipeline.release.card import write_card, write_notice
 from pipeline.release.coverage import write_coverage
@@ -53,8 +54,8 @@ from pipeline.release.words import ReleaseParams, check_words
 LOCK = Path("dvc.lock")
 REMOTE_CODE = Path("trainer/remote/modeling_everystep_openelm.py")
 COPIED = [Path("constraints.txt"), Path("LICENSE"), REMOTE_CODE]
-PER_SOURCE, PER_MODEL = ("fetch", "extract", "filter"), ("train", "evaluate")
-ONCE = ("evaluation_sets", "evaluation_ngrams", "dedup", "tokenizer", "tokenize")  # stages that run once a release
+PER_SOURCE, PER_MODEL = stages_per("source"), stages_per("model")
+ONCE = [name for name in stages_per("release") if name != "release"]
 BUILT = ("data", "runs", "results")
 COPY_SUFFIXES = (".jsonl", ".csv", ".json", ".yaml", ".md")
 

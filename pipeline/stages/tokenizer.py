@@ -20,7 +20,8 @@ from pipeline.base.paths import DEDUPLICATED, TOKENIZER
 from pipeline.base.yaml import Section
 from pipeline.formats.documents import read_documents
 from pipeline.formats.lines import check_shard
-from pipeline.formats.manifests import manifest_path, read_current, shards_of, take_basis, write_manifest
+from pipeline.formats.manifests import read_current, shards_of, take_basis, write_manifest
+from pipeline.formats.stages import manifest_path
 from pipeline.formats.vocabulary import END_OF_TEXT, FILL_MIDDLE, FILL_PREFIX, FILL_SUFFIX, token_bytes
 from pipeline.stages.tokenize.params import TokenizeParams
 

@@ -12,7 +12,8 @@ from pipeline.base.console import progress
 from pipeline.base.errors import Differs, EverystepError, well_shaped
 from pipeline.base.files import list_files, safe_join, sha256_file
 from pipeline.executor.ordered_map import ordered_map
-from pipeline.formats.manifests import manifest_path, read_current
+from pipeline.formats.manifests import read_current
+from pipeline.formats.stages import manifest_path
 
 
 def check_fetched(stage: str, of: str | None, folder: Path) -> None:

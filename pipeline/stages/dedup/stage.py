@@ -54,7 +54,8 @@ from pipeline.blocks.shingles import Hashes
 from pipeline.executor.ordered_map import ordered_map
 from pipeline.formats.documents import shard_name
 from pipeline.formats.lines import Shard, write_lines
-from pipeline.formats.manifests import manifest_path, read_all_current, shards_of, take_basis, write_manifest
+from pipeline.formats.manifests import read_all_current, shards_of, take_basis, write_manifest
+from pipeline.formats.stages import manifest_path
 from pipeline.formats.tables import REMOVALS, write_batches
 from pipeline.sources.declaration import load_source
 from pipeline.stages.dedup.minhash import (

@@ -35,8 +35,9 @@ from pipeline.blocks.fill_in_the_middle import Filling
 from pipeline.blocks.mixture import ONE
 from pipeline.executor.ordered_map import ordered_map
 from pipeline.formats.lines import Shard
-from pipeline.formats.manifests import check_file, manifest_path, read_current, shards_of, take_basis, write_manifest
+from pipeline.formats.manifests import check_file, read_current, shards_of, take_basis, write_manifest
 from pipeline.formats.rows import ROWS_PER_SHARD, row_shard, rows_at_once, write_order, write_row_shard
+from pipeline.formats.stages import manifest_path
 from pipeline.formats.tables import DOCUMENT_INDEX, write_batches
 from pipeline.formats.vocabulary import end_token
 from pipeline.stages.tokenize.encode import Ids, Part, compare, encode_part, id_type

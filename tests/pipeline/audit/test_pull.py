@@ -19,9 +19,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.audit.verify import verified_file
 from pipeline.base.files import list_files
-from pipeline.formats.manifests import manifest_path, read_manifest, shards_of
+from pipeline.formats.manifests import read_manifest, shards_of
 from pipeline.formats.model import ModelSpec
 from pipeline.formats.rows import Rows
+from pipeline.formats.stages import manifest_path
 from tests.project import MODELS, ROOT
 from tests.releases import checkpoint, copied, everystep, flip, read_json, reseal, reseal_file, reseal_sums, write_json
 from trainer.model import Decoder, load_tensors

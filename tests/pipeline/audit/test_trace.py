@@ -9,8 +9,9 @@ import pytest
 from tokenizers import Tokenizer
 
 from pipeline.formats.documents import read_documents
-from pipeline.formats.manifests import manifest_path, read_manifest, shards_of
+from pipeline.formats.manifests import read_manifest, shards_of
 from pipeline.formats.rows import Rows
+from pipeline.formats.stages import manifest_path
 from tests.project import recipe
 from tests.releases import copied, everystep, flip, reseal_sums
 

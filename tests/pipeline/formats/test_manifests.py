@@ -9,7 +9,6 @@ from pipeline.formats.canonical import pretty
 from pipeline.formats.lines import Shard
 from pipeline.formats.manifests import (
     FORMAT,
-    manifest_path,
     read_all_current,
     read_current,
     read_manifest,
@@ -18,6 +17,7 @@ from pipeline.formats.manifests import (
     take_basis,
     write_manifest,
 )
+from pipeline.formats.stages import manifest_path
 
 SHARD = Shard("000000.jsonl.zst", 3, 60, "ab" * 32)
 

@@ -13,7 +13,7 @@ from pipeline.base.errors import EverystepError
 from pipeline.base.files import safe_join
 from pipeline.blocks import mixture
 from pipeline.blocks.fill_in_the_middle import Filling
-from pipeline.formats import checkpoints, digests, documents, lines, manifests, order, rows, tables, vocabulary
+from pipeline.formats import checkpoints, digests, documents, lines, manifests, order, rows, stages, tables, vocabulary
 from pipeline.formats.canonical import canonical, parse, pretty
 from tests.pipeline.formats import second_reader as second
 from tests.pipeline.formats.vectors import DOCUMENT, Case, vectors
@@ -298,7 +298,7 @@ def _(case: Case, folder: Path) -> None:
     path.write_text(case["text"])
     tree: dict[str, Any] = manifests.read_manifest(path)
     assert pretty(tree).decode() == case["text"] == second.indented(json.loads(case["text"])) + "\n"
-    assert case["path"] == manifests.manifest_path(tree["stage"], tree["of"]).as_posix()
+    assert case["path"] == stages.manifest_path(tree["stage"], tree["of"]).as_posix()
     for name, listed in tree["outputs"].items():
         assert [shard.to_json() for shard in manifests.shards_of(tree, name)] == listed
     published = {other["path"]: other["text"] for other in VECTORS["manifest"]}
@@ -308,7 +308,7 @@ def _(case: Case, folder: Path) -> None:
 
 @checks("manifest-paths")
 def _(case: Case, _: Path) -> None:
-    assert manifests.manifest_path(case["stage"], case["of"]).as_posix() == case["path"]
+    assert stages.manifest_path(case["stage"], case["of"]).as_posix() == case["path"]
 
 
 def as_arrays(tensors: list[Case]) -> dict[str, digests.Tensor]:

@@ -13,9 +13,10 @@ from tokenizers import Tokenizer
 from pipeline.base.files import sha256_file
 from pipeline.formats.documents import Document, id_hash, is_validation, read_documents
 from pipeline.formats.lines import read_lines
-from pipeline.formats.manifests import manifest_path, read_manifest, shards_of
+from pipeline.formats.manifests import read_manifest, shards_of
 from pipeline.formats.order import permute
 from pipeline.formats.rows import DocumentIndex, Rows
+from pipeline.formats.stages import manifest_path
 from pipeline.formats.vocabulary import END_OF_TEXT
 from tests.project import SOURCES, commit, make_project, params, run
 

@@ -14,7 +14,8 @@ from pipeline.blocks import duplicates
 from pipeline.formats.canonical import pretty
 from pipeline.formats.documents import Document, text_sha256, write_documents
 from pipeline.formats.lines import Shard
-from pipeline.formats.manifests import manifest_path, read_manifest, take_basis, write_manifest
+from pipeline.formats.manifests import read_manifest, take_basis, write_manifest
+from pipeline.formats.stages import manifest_path
 from pipeline.stages.dedup.stage import dedup
 from tests.project import ROOT, SOURCES, params
 

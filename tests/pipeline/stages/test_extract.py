@@ -15,7 +15,8 @@ from pipeline.base.paths import DOCUMENTS, RAW
 from pipeline.executor import processes
 from pipeline.formats.documents import Document, read_documents, text_sha256, write_sharded
 from pipeline.formats.lines import Shard
-from pipeline.formats.manifests import manifest_path, read_manifest, shards_of, take_basis, write_manifest
+from pipeline.formats.manifests import read_manifest, shards_of, take_basis, write_manifest
+from pipeline.formats.stages import manifest_path
 from pipeline.stages import extract as stage
 from pipeline.stages.extract import extract
 from tests.fuzzing import forget_peak, peak

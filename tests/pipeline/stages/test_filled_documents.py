@@ -6,15 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.pipeline.stages.test_tokenize import MIXTURE, Case, documents, forget, index, tokenized
 from tokenizers import Tokenizer
 
 from pipeline.blocks.fill_in_the_middle import Filling
 from pipeline.formats.documents import Document, write_documents
-from pipeline.formats.manifests import manifest_path, read_manifest, shards_of
+from pipeline.formats.manifests import read_manifest, shards_of
 from pipeline.formats.rows import Rows
+from pipeline.formats.stages import manifest_path
 from pipeline.formats.vocabulary import FILL_MIDDLE, FILL_PREFIX, FILL_SUFFIX, special_token
 from pipeline.stages.tokenize import encode
+from tests.pipeline.stages.test_tokenize import MIXTURE, Case, documents, forget, index, tokenized
 
 RULE = {"share": 0.5, "suffix_first_share": 0.5}
 SENTINELS = (FILL_PREFIX, FILL_SUFFIX, FILL_MIDDLE)

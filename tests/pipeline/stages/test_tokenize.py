@@ -17,8 +17,9 @@ from pipeline.base.errors import EverystepError
 from pipeline.base.yaml import load_yaml
 from pipeline.blocks.mixture import ONE, num_copies, place
 from pipeline.formats.documents import Document, read_documents
-from pipeline.formats.manifests import manifest_path, read_manifest, shards_of
+from pipeline.formats.manifests import read_manifest, shards_of
 from pipeline.formats.rows import DocumentIndex, Rows
+from pipeline.formats.stages import manifest_path
 from pipeline.stages.tokenize import encode
 from tests.project import ROOT, environment
 

@@ -8,7 +8,8 @@ import pytest
 from pipeline.base.paths import DEDUPLICATED, TOKENIZER
 from pipeline.formats.canonical import pretty
 from pipeline.formats.documents import Document, write_documents
-from pipeline.formats.manifests import manifest_path, read_manifest, take_basis, write_manifest
+from pipeline.formats.manifests import read_manifest, take_basis, write_manifest
+from pipeline.formats.stages import manifest_path
 from pipeline.stages.tokenizer import tokenizer
 from tests.project import WORDS, params
 

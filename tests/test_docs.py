@@ -43,7 +43,7 @@ from tests.sessions import (
 )
 from trainer import families
 from trainer.launch import PROCESSES
-from trainer.observe import TENSORBOARD
+from trainer.monitor import TENSORBOARD
 from trainer.recipe import DataSection, LossSection, OptimizerSection, Recipe, ScheduleSection
 
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text("utf-8") for path in documents()}

@@ -28,9 +28,9 @@ from pipeline.formats.model import ModelSpec
 from pipeline.formats.order import permute, rows_of_step
 from pipeline.formats.rows import Row
 from pipeline.formats.stages import manifest_path
-from trainer.checked import PlainRows, check_rows, wait_for_rows
+from trainer.plain_rows import PlainRows, check_rows, wait_for_rows
 from trainer.recipe import Recipe
-from trainer.vouched import VouchedRows
+from trainer.verified_rows import VerifiedRows
 
 RANKS = 8
 """MobileLLM's loader deals the lines of a node to 8 ranks, however many there are."""
@@ -77,7 +77,7 @@ class TrainingData(ABC):
 class EverystepData(TrainingData):
     """Our rows: a step reads the next `global_batch` samples of the order, micro-batch after micro-batch.
 
-    `memory` is the folder in which checked shards are remembered (`trainer.vouched`).
+    `memory` is the folder in which checked shards are remembered (`trainer.verified_rows`).
     """
 
     memory: Path | None = None
@@ -86,12 +86,12 @@ class EverystepData(TrainingData):
         return self._row_numbers(step)[number * self.micro_batch : (number + 1) * self.micro_batch]
 
     def micro_batch_rows(self, rows: Sequence[Row], step: int, number: int) -> NDArray[np.int64]:
-        assert isinstance(rows, VouchedRows)
+        assert isinstance(rows, VerifiedRows)
         rows.check(self.row_numbers(step, number).tolist())
         return super().micro_batch_rows(rows, step, number)
 
-    def open(self) -> VouchedRows:
-        return VouchedRows(self.folder, self.shards, self.width, self.vocabulary, self.memory)
+    def open(self) -> VerifiedRows:
+        return VerifiedRows(self.folder, self.shards, self.width, self.vocabulary, self.memory)
 
     def shards_of_steps(self, start: int, stop: int) -> list[int]:
         """The shards that the steps from state `start` to state `stop` read, by their place in the list."""
@@ -177,7 +177,8 @@ class Checking:
 def training_data(root: Path, recipe: Recipe, spec: ModelSpec, checking: Checking) -> TrainingData:
     """The data a recipe declares, if it is the data that is there.
 
-    Our own rows are checked when they are first read (`trainer.vouched`), those of others now (`trainer.checked`).
+    Our own rows are verified when they are first read (`trainer.verified_rows`); rows of others are validated now
+    (`trainer.plain_rows`).
     """
     if recipe.data.layout == "everystep":
         return _everystep(root, recipe, spec, checking.folder)

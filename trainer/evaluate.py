@@ -32,7 +32,7 @@ from pipeline.formats.stages import manifest_path
 from pipeline.formats.vocabulary import token_bytes
 from trainer.launch import default_processes, launch
 from trainer.recipe import load_recipe
-from trainer.vouched import VouchedRows
+from trainer.verified_rows import VerifiedRows
 
 if TYPE_CHECKING:
     from trainer.parallel import World
@@ -98,7 +98,7 @@ def _promised(folder: Path, entry: dict[str, Json]) -> Path:
 
 def _validation_rows(tokens: dict[str, Json], num_rows: int) -> NDArray[np.int64]:
     """The first `num_rows` held-out rows (fewer if there are fewer), shape (rows, width), digests checked."""
-    rows = VouchedRows(TOKENS, shards_of(tokens, "validation"), tokens["width"], tokens["vocabulary"])
+    rows = VerifiedRows(TOKENS, shards_of(tokens, "validation"), tokens["width"], tokens["vocabulary"])
     numbers = range(min(num_rows, len(rows)))
     rows.check(numbers)
     return np.stack([rows[number] for number in numbers])

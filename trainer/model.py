@@ -22,8 +22,8 @@ from torch.utils.checkpoint import checkpoint
 from pipeline.base.errors import EverystepError
 from pipeline.formats.model import LayerSpec, ModelSpec, initial_value, tensor_shapes
 from trainer.exact import normal, rotary_tables
+from trainer.matmul import is_portable, linear, matmul
 from trainer.operators import embed, next_token_loss, rms_norm
-from trainer.product import is_portable, linear, matmul
 
 QUERY_BLOCK = 128
 

@@ -1,7 +1,7 @@
 """Numerics classes: which processors and kernels give the same bits, and how a process enters a class.
 
 `portable`: the same weights on any x86-64 Linux machine with AVX2 and FMA. Elementwise kernels are capped to
-AVX2, and matrix products are OpenBLAS's with one fixed core type (`trainer.product`); docs/decisions.md has the
+AVX2, and matrix products are OpenBLAS's with one fixed core type (`trainer.matmul`); docs/decisions.md has the
 trials. `native`: torch's fastest kernels for this processor; bits hold on machines of the same processor model and
 library builds.
 
@@ -125,7 +125,7 @@ def _steered() -> dict[str, str]:
 def _settle(name: str) -> None:
     import torch
 
-    from trainer.product import use_portable
+    from trainer.matmul import use_portable
 
     torch.set_num_threads(1)
     if torch.get_num_interop_threads() != 1:

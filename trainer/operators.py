@@ -16,7 +16,7 @@ from torch.autograd import Function
 from torch.nn import functional
 
 from trainer.exact import logarithm
-from trainer.product import accumulate, product
+from trainer.matmul import accumulate, product
 
 LOSS_ROWS = 256
 """Rows whose logits exist at a time. It enters the bits: other blocks, other sums."""

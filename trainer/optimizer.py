@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.exact import cosine_and_sine
-from trainer.product import is_portable
+from trainer.matmul import is_portable
 from trainer.recipe import OptimizerSection, ScheduleSection
 
 ALIGNMENT = 64  # elements; a multiple of every vector width

@@ -31,10 +31,10 @@ from pipeline.formats.model import ModelSpec, num_parameters, num_parameters_if_
 from pipeline.formats.stages import manifest_path
 from pipeline.formats.suite import require_one_suite
 from trainer import numerics
-from trainer.checked import CHECKED
 from trainer.data import Checking, TrainingData, training_data
 from trainer.launch import default_processes, launch
-from trainer.observe import RECORDS, board, run_record
+from trainer.monitor import RECORDS, board, run_record
+from trainer.plain_rows import CHECKED
 from trainer.recipe import Recipe, load_recipe, suite_of
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from tests.trainer.corpora import (
     write_plain,
     write_recipe,
 )
-from trainer import checked
+from trainer import plain_rows
 from trainer.data import Checking, EverystepData, Llm360Data, TrainingData, training_data
 from trainer.recipe import load_recipe
 from trainer.replay import _own_rows
@@ -132,7 +132,7 @@ def test_a_replay_digests_only_the_shards_of_its_stretch_each_once(
     for _ in range(2):  # processes
         step_of(data, 2)
     assert len(read.digested) == len(needed) < SHARDS
-    assert not (many_shards / checked.CHECKED).exists()
+    assert not (many_shards / plain_rows.CHECKED).exists()
 
 
 def test_a_later_start_digests_only_what_changed_or_was_not_read(many_shards: Path, read: Read) -> None:
@@ -383,7 +383,7 @@ def test_a_bad_line_is_refused_by_file_and_line(tmp_path: Path, line: bytes, nam
     write_recipe(tmp_path, "llm360")
     with pytest.raises(EverystepError, match=rf"train_000\.jsonl:17: {named}"):
         load(tmp_path, "llm360")
-    assert not list((tmp_path / checked.CHECKED).glob(f"*/{checked.READY}"))
+    assert not list((tmp_path / plain_rows.CHECKED).glob(f"*/{plain_rows.READY}"))
 
 
 @pytest.mark.parametrize(
@@ -443,13 +443,13 @@ def test_a_line_without_end_is_refused_in_bounded_memory(tmp_path: Path) -> None
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The places of all lines that were parsed by the check, as it goes on."""
     places: list[str] = []
-    decode: Callable[..., checked.Row] = checked.decode_row
+    decode: Callable[..., plain_rows.Row] = plain_rows.decode_row
 
-    def counted(line: bytes, width: int, vocabulary: int, where: str) -> checked.Row:
+    def counted(line: bytes, width: int, vocabulary: int, where: str) -> plain_rows.Row:
         places.append(where)
         return decode(line, width, vocabulary, where)
 
-    monkeypatch.setattr(checked, "decode_row", counted)
+    monkeypatch.setattr(plain_rows, "decode_row", counted)
     return places
 
 
@@ -460,7 +460,7 @@ def test_a_second_start_digests_and_parses_nothing(tmp_path: Path, parsed: list[
     assert len(parsed) == 33
     assert load(tmp_path, "llm360") == first
     assert len(parsed) == 33
-    offsets = [np.load(path) for path in sorted((tmp_path / checked.CHECKED).glob("*.npy"), key=str)]
+    offsets = [np.load(path) for path in sorted((tmp_path / plain_rows.CHECKED).glob("*.npy"), key=str)]
     assert sorted(len(array) - 1 for array in offsets) == [16, 17]
 
 
@@ -484,22 +484,22 @@ def test_only_a_changed_file_is_parsed_again_whatever_it_is_called(tmp_path: Pat
 
 def test_a_check_goes_on_where_it_stopped(tmp_path: Path, parsed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Pieces of a few rows; the check is interrupted in the third one."""
-    monkeypatch.setattr(checked, "PIECE", 1000)
-    monkeypatch.setattr(checked, "_processes", lambda num_bytes: 1)
+    monkeypatch.setattr(plain_rows, "PIECE", 1000)
+    monkeypatch.setattr(plain_rows, "_processes", lambda num_bytes: 1)
     chunks_of(tmp_path, 32)
     write_recipe(tmp_path, "llm360")
-    parse = checked._parse
+    parse = plain_rows._parse
 
-    def interrupted(piece: checked.Piece) -> None:
+    def interrupted(piece: plain_rows.Piece) -> None:
         if piece.first > 10:
             raise KeyboardInterrupt
         parse(piece)
 
-    monkeypatch.setattr(checked, "_parse", interrupted)
+    monkeypatch.setattr(plain_rows, "_parse", interrupted)
     with pytest.raises(KeyboardInterrupt):
         load(tmp_path, "llm360")
     before = len(parsed)
-    monkeypatch.setattr(checked, "_parse", parse)
+    monkeypatch.setattr(plain_rows, "_parse", parse)
     load(tmp_path, "llm360")
     assert 8 < before < 32
     assert len(parsed) == len(set(parsed)) == 32
@@ -511,9 +511,9 @@ def test_files_are_checked_by_several_processes_with_the_same_result(
     chunks_of(tmp_path, 16, 17, 24)
     write_recipe(tmp_path, "llm360")
     alone = load(tmp_path, "llm360").shards
-    shutil.rmtree(tmp_path / checked.CHECKED)
-    monkeypatch.setattr(checked, "PIECE", 1500)
-    monkeypatch.setattr(checked, "_processes", lambda num_bytes: 2)
+    shutil.rmtree(tmp_path / plain_rows.CHECKED)
+    monkeypatch.setattr(plain_rows, "PIECE", 1500)
+    monkeypatch.setattr(plain_rows, "_processes", lambda num_bytes: 2)
     assert load(tmp_path, "llm360").shards == alone
     path = tmp_path / "data" / "llm360" / "train_002.jsonl"
     path.write_bytes(path.read_bytes().replace(b"]}", b",1]}").replace(b'], "source"', b', 1], "source"'))
@@ -527,9 +527,9 @@ def test_a_rank_that_waits_finds_what_another_checked_and_gives_up_when_nothing_
 ) -> None:
     chunks_of(tmp_path, 16, 17)
     recipe = write_recipe(tmp_path, "llm360")
-    checking = Checking(folder=tmp_path / checked.CHECKED, waits=True)
+    checking = Checking(folder=tmp_path / plain_rows.CHECKED, waits=True)
     spec = load_recipe("llm360", tmp_path)[1]
-    monkeypatch.setattr(checked, "SECONDS_TO_WAIT", 0.5)
+    monkeypatch.setattr(plain_rows, "SECONDS_TO_WAIT", 0.5)
     with pytest.raises(EverystepError, match="data/llm360: the process that checks these rows has found nothing"):
         training_data(tmp_path, recipe, spec, checking)
     assert parsed == []

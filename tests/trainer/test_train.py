@@ -22,7 +22,7 @@ from trainer.train import FORMATS_THAT_TRAIN, TRAINS
 FINGERPRINTS = """
 import json, sys
 from pathlib import Path
-from trainer.checked import CHECKED
+from trainer.plain_rows import CHECKED
 from trainer.data import Checking, training_data
 from trainer.recipe import load_recipe
 from trainer.train import fingerprint, identity
@@ -65,7 +65,7 @@ def test_fingerprint_follows_each_file_that_trains_and_no_other(tmp_path: Path) 
     code = tmp_path / "code"
     for part in ("pipeline", "trainer"):
         shutil.copytree(ROOT / part, code / part, ignore=shutil.ignore_patterns("__pycache__"))
-    others = ["pipeline/audit/pull.py", "trainer/observe.py", "trainer/evaluate.py", "pipeline/formats/tables.py"]
+    others = ["pipeline/audit/pull.py", "trainer/monitor.py", "trainer/evaluate.py", "pipeline/formats/tables.py"]
     command = [sys.executable, "-c", FINGERPRINTS, str(code), *sorted(files_that_train()), *others]
     folder = make_run(tmp_path / "run")
     found = json.loads(run(folder, *command, PYTHONPATH=str(code)).stdout)

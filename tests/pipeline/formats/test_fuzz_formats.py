@@ -26,7 +26,7 @@ from tests.pipeline.formats.test_checkpoints import MOMENTS, WEIGHT, record
 from tests.pipeline.formats.test_vocabulary import PLAIN
 from tests.project import ROOT as PROJECT
 from tests.trainer.corpora import VOCABULARY, WIDTH, numbered
-from trainer.checked import PlainRows, check_rows
+from trainer.plain_rows import PlainRows, check_rows
 
 ROWS = numbered(70)
 DIGEST = "0" * 64

@@ -16,7 +16,7 @@ from pipeline.formats.canonical import parse
 from tests.project import ROOT, run
 from tests.releases import copied
 from tests.trainer.runs import LIMIT, MODEL, STEPS, killed, make_run, num_logged, reaches, result, start, train
-from trainer.observe import RECORDS, TENSORBOARD
+from trainer.monitor import RECORDS, TENSORBOARD
 
 CURVES = ("loss", "gradient_norm", "learning_rate")
 
@@ -65,7 +65,7 @@ def test_after_a_kill_the_board_misses_no_step_and_repeats_none(tmp_path: Path) 
 def test_a_run_that_was_complete_is_drawn_from_its_log_once_and_says_so(tmp_path: Path, reference: Path) -> None:
     """DVC starts nothing for it, so the board would stay empty without a word."""
     folder = copied(reference, tmp_path / "run")
-    command = (sys.executable, "-m", "trainer.observe")
+    command = (sys.executable, "-m", "trainer.monitor")
     said = [run(folder, *command, PYTHONPATH=str(ROOT)).stderr for _ in range(2)]
     assert said == [f"{MODEL}: its training was complete, so its curves on board are drawn from its log\n", ""]
     board_agrees_with_log(folder)

@@ -18,7 +18,7 @@ from pipeline.formats.lines import LineFile, Shard, check_digest
 from pipeline.formats.rows import Rows
 
 
-class VouchedRows(Rows):
+class VerifiedRows(Rows):
     """The rows of shards whose digests are known. `memory` is where a checked shard is remembered; None: nowhere."""
 
     def __init__(

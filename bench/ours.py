@@ -33,6 +33,9 @@ SIBLING: dict[str, Any] = {
     "kv_heads": 2,
     "ffn_width": 704,
     "tied_embedding": True,
+    "rotary_base": 10000.0,
+    "norm_epsilon": 1e-5,
+    "initial_std": 0.02,
 }
 """A MobileLLM of 11.6 million parameters, named `sibling`."""
 CAPPED = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"}

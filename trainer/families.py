@@ -24,6 +24,8 @@ Width = Annotated[int, Field(gt=0, le=MAX_WIDTH)]
 """Of anything inside a layer: dimensions, heads, what they are divided by."""
 FfnWidth = Annotated[int, Field(gt=0, le=MAX_FFN_WIDTH)]
 Multiplier = Annotated[float, Field(gt=0, le=64)]
+Ends = Annotated[list[Multiplier], Field(min_length=2, max_length=2)]
+"""Multipliers of the first and of the last layer. A list, because YAML has no tuples and validation is strict."""
 
 
 class LlamaSection(Section):
@@ -35,9 +37,9 @@ class LlamaSection(Section):
     layers: Layers
     query_heads: Width
     ffn_width: FfnWidth
-    rotary_base: PositiveFloat = 10000.0
-    norm_epsilon: PositiveFloat = 1e-5
-    initial_std: PositiveFloat = 0.02
+    rotary_base: PositiveFloat
+    norm_epsilon: PositiveFloat
+    initial_std: PositiveFloat
 
     @field_validator("query_heads")
     @classmethod
@@ -89,8 +91,8 @@ class PythiaSection(Section):
     heads: Width
     initial_std: PositiveFloat | None
     initial_output_std: PositiveFloat | None
-    rotary_base: PositiveFloat = 10000.0
-    norm_epsilon: PositiveFloat = 1e-5
+    rotary_base: PositiveFloat
+    norm_epsilon: PositiveFloat
 
     @field_validator("heads")
     @classmethod
@@ -102,7 +104,7 @@ class PythiaSection(Section):
 
 
 class OpenELMSection(Section):
-    """`family: openelm`. The multipliers are those of the first and of the last layer."""
+    """`family: openelm`."""
 
     family: Literal["openelm"]
     vocabulary: Vocabulary
@@ -110,14 +112,13 @@ class OpenELMSection(Section):
     width: Width
     layers: Layers
     head_width: Width
-    query_heads_per_kv_head: Width = 4
-    ffn_divisor: Width = 256
-    # Lists, not tuples: YAML has only lists, and strict validation does not turn one into the other.
-    attention_multipliers: list[Multiplier] = Field(default=[0.5, 1.0], min_length=2, max_length=2)
-    ffn_multipliers: list[Multiplier] = Field(default=[0.5, 4.0], min_length=2, max_length=2)
+    query_heads_per_kv_head: Width
+    ffn_divisor: Width
+    attention_multipliers: Ends
+    ffn_multipliers: Ends
     tied_embedding: bool
-    rotary_base: PositiveFloat = 10000.0
-    norm_epsilon: PositiveFloat = 1e-6
+    rotary_base: PositiveFloat
+    norm_epsilon: PositiveFloat
 
     @field_validator("head_width")
     @classmethod

@@ -77,11 +77,8 @@ def open_work(folder: Path) -> tuple[Recipe, ModelSpec, TrainingData]:
     data = EverystepData(
         folder=folder,
         shards=tuple(Shard(**shard) for shard in tree["shards"]),
-        width=recipe.data.width,
         vocabulary=spec.vocabulary,
-        seed=recipe.data.seed,
-        global_batch=recipe.data.global_batch,
-        micro_batch=recipe.data.micro_batch,
+        section=recipe.data,
     )
     return recipe, spec, data
 

@@ -25,11 +25,11 @@ from pipeline.formats.canonical import Json
 from pipeline.formats.lines import Shard
 from pipeline.formats.manifests import read_manifest, shards_of
 from pipeline.formats.model import ModelSpec
-from pipeline.formats.order import permute, rows_of_step
+from pipeline.formats.order import permute, rows_of_samples, rows_of_step
 from pipeline.formats.rows import Row
 from pipeline.formats.stages import manifest_path
 from trainer.plain_rows import PlainRows, check_rows, wait_for_rows
-from trainer.recipe import Recipe
+from trainer.recipe import DataSection, Recipe
 from trainer.verified_rows import VerifiedRows
 
 RANKS = 8
@@ -42,11 +42,8 @@ class TrainingData(ABC):
 
     folder: Path
     shards: tuple[Shard, ...]
-    width: int
     vocabulary: int
-    seed: int
-    global_batch: int
-    micro_batch: int
+    section: DataSection
 
     @abstractmethod
     def row_numbers(self, step: int, number: int) -> NDArray[np.int64]:
@@ -83,7 +80,8 @@ class EverystepData(TrainingData):
     memory: Path | None = None
 
     def row_numbers(self, step: int, number: int) -> NDArray[np.int64]:
-        return self._row_numbers(step)[number * self.micro_batch : (number + 1) * self.micro_batch]
+        first = step * self.section.global_batch + number * self.section.micro_batch
+        return rows_of_samples(first, first + self.section.micro_batch, self._num_rows, self.section.seed)
 
     def micro_batch_rows(self, rows: Sequence[Row], step: int, number: int) -> NDArray[np.int64]:
         assert isinstance(rows, VerifiedRows)
@@ -91,20 +89,18 @@ class EverystepData(TrainingData):
         return super().micro_batch_rows(rows, step, number)
 
     def open(self) -> VerifiedRows:
-        return VerifiedRows(self.folder, self.shards, self.width, self.vocabulary, self.memory)
+        return VerifiedRows(self.folder, self.shards, self.section.width, self.vocabulary, self.memory)
 
     def shards_of_steps(self, start: int, stop: int) -> list[int]:
         """The shards that the steps from state `start` to state `stop` read, by their place in the list."""
         ends = np.cumsum([shard.lines for shard in self.shards])
         needed = np.zeros(len(self.shards), dtype=bool)
         for step in range(start, stop):
-            needed[np.searchsorted(ends, self._row_numbers(step), side="right")] = True
+            rows = rows_of_step(step, self.section.global_batch, self._num_rows, self.section.seed)
+            needed[np.searchsorted(ends, rows, side="right")] = True
             if needed.all():
                 break
         return np.flatnonzero(needed).tolist()
-
-    def _row_numbers(self, step: int) -> NDArray[np.int64]:
-        return rows_of_step(step, self.global_batch, self._num_rows, self.seed)
 
     @cached_property
     def _num_rows(self) -> int:
@@ -122,7 +118,7 @@ class PlainData(TrainingData):
     cache: Path
 
     def open(self) -> PlainRows:
-        return PlainRows(self.folder, self.shards, self.width, self.vocabulary, self.cache)
+        return PlainRows(self.folder, self.shards, self.section.width, self.vocabulary, self.cache)
 
 
 class Llm360Data(PlainData):
@@ -136,17 +132,17 @@ class Llm360Data(PlainData):
             raise EverystepError(f"{self.folder}: holds {ends[-1]} steps; there is no step {step}")
         num_rows = self.shards[chunk].lines
         first_step = ends[chunk - 1] if chunk else 0
-        first = (step - first_step) * self.global_batch + number * self.micro_batch
-        positions = np.arange(first, first + self.micro_batch, dtype=np.uint64)
+        first = (step - first_step) * self.section.global_batch + number * self.section.micro_batch
+        positions = np.arange(first, first + self.section.micro_batch, dtype=np.uint64)
         first_row = sum(shard.lines for shard in self.shards[:chunk])
-        return first_row + permute(positions, num_rows, self.seed, chunk).astype(np.int64)
+        return first_row + permute(positions, num_rows, self.section.seed, chunk).astype(np.int64)
 
     def steps_of_chunks(self) -> list[int]:
-        return [shard.lines // self.global_batch for shard in self.shards]
+        return [shard.lines // self.section.global_batch for shard in self.shards]
 
     def counts(self) -> dict[str, Json]:
         rows = sum(shard.lines for shard in self.shards)
-        return {"rows": rows, "dropped_rows": rows - sum(self.steps_of_chunks()) * self.global_batch}
+        return {"rows": rows, "dropped_rows": rows - sum(self.steps_of_chunks()) * self.section.global_batch}
 
 
 class MobilellmData(PlainData):
@@ -157,7 +153,8 @@ class MobilellmData(PlainData):
     def row_numbers(self, step: int, number: int) -> NDArray[np.int64]:
         node, rank = divmod(number, RANKS)
         num_lines = len(range(rank, self.shards[node].lines, RANKS))
-        turns = np.arange(step * self.micro_batch, (step + 1) * self.micro_batch, dtype=np.int64) % num_lines
+        first = step * self.section.micro_batch
+        turns = np.arange(first, first + self.section.micro_batch, dtype=np.int64) % num_lines
         first_row = sum(shard.lines for shard in self.shards[:node])
         return first_row + rank + RANKS * turns
 
@@ -208,7 +205,7 @@ def _everystep(root: Path, recipe: Recipe, spec: ModelSpec, memory: Path) -> Tra
     if missing := _missing(folder, shards):
         raise EverystepError(f"{folder / missing.path}: no such file; {path} lists it as a shard of rows")
     vocabulary = manifest["vocabulary"]
-    return EverystepData(folder=folder, shards=tuple(shards), vocabulary=vocabulary, memory=memory, **_reading(recipe))
+    return EverystepData(folder=folder, shards=tuple(shards), vocabulary=vocabulary, section=recipe.data, memory=memory)
 
 
 def _missing(folder: Path, shards: Sequence[Shard]) -> Shard | None:
@@ -235,14 +232,14 @@ def _llm360(folder: Path, recipe: Recipe, spec: ModelSpec, checking: Checking) -
         raise EverystepError(f"{where}: checkpoints: {recipe.checkpoints!r}, but {folder} holds {len(chunks)} chunks")
     found = _check(recipe, folder, [chunk.name for chunk in chunks], spec.vocabulary, checking)
     data = Llm360Data(
-        folder=folder, shards=found, vocabulary=spec.vocabulary, cache=checking.folder, **_reading(recipe)
+        folder=folder, shards=found, vocabulary=spec.vocabulary, section=recipe.data, cache=checking.folder
     )
     steps = recipe.schedule.steps
     for shard, in_chunk in zip(found, data.steps_of_chunks(), strict=True):
         if rule == "chunks" and in_chunk != steps // len(chunks):
             raise EverystepError(
                 f"{where}: schedule.steps: {steps} steps over {len(chunks)} chunks are {steps // len(chunks)} a chunk, "
-                f"but the {shard.lines} rows of {folder / shard.path} make {in_chunk} steps of {data.global_batch}"
+                f"but the {shard.lines} rows of {folder / shard.path} make {in_chunk} steps of {recipe.data.global_batch}"
             )
     if steps > sum(data.steps_of_chunks()):
         raise EverystepError(
@@ -268,18 +265,8 @@ def _mobilellm(folder: Path, recipe: Recipe, spec: ModelSpec, checking: Checking
         if shard.lines < RANKS:
             raise EverystepError(f"{folder / shard.path}: {shard.lines} rows; each of {RANKS} ranks needs one")
     return MobilellmData(
-        folder=folder, shards=found, vocabulary=spec.vocabulary, cache=checking.folder, **_reading(recipe)
+        folder=folder, shards=found, vocabulary=spec.vocabulary, section=recipe.data, cache=checking.folder
     )
-
-
-def _reading(recipe: Recipe) -> dict[str, int]:
-    data = recipe.data
-    return {
-        "width": data.width,
-        "seed": data.seed,
-        "global_batch": data.global_batch,
-        "micro_batch": data.micro_batch,
-    }
 
 
 def _check(recipe: Recipe, folder: Path, names: list[str], vocabulary: int, checking: Checking) -> tuple[Shard, ...]:

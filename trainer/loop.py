@@ -2,12 +2,11 @@
 
     for each step:  rows of (seed, step) -> gradients of fixed micro-batches -> tree sum -> clip -> AdamW
 
-A `Trainer` holds a state (weights, moments, step); no random state exists. `train_until` is used by training
-and by replay alike, so a replay exercises the very code that trained.
+A `Trainer` holds a state (weights, moments, step); there is no random state. Training and replay call the same
+`train_step`, so a replay runs the very code that trained.
 """
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -118,9 +117,3 @@ class Trainer:
                 losses.append(float(loss.detach()))
             self.sum.add(gradients)
         return losses, self.sum.total()
-
-
-def train_until(trainer: Trainer, last_step: int, after_step: Callable[[Trainer, Entry], None]) -> None:
-    """Steps until `last_step`; `after_step` runs in every process, so it may gather."""
-    while trainer.step < last_step:
-        after_step(trainer, trainer.train_step())

@@ -4,7 +4,7 @@ import os
 import platform
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -57,7 +57,7 @@ def run_record(path: Path, trainer: "Trainer") -> Iterator[None]:
 
 
 @contextmanager
-def board(name: str, kept: list[Entry], quiet: bool = False) -> Iterator[Callable[[Entry], None]]:
+def board(name: str, kept: Iterable[Entry], quiet: bool = False) -> Iterator[Callable[[Entry], None]]:
     """A function that shows an entry: on TensorBoard below the folder `EVERYSTEP_TENSORBOARD`, or nowhere.
 
     A run that goes on is drawn anew from what its log kept. So no step is missing that a kill took from the buffers of
@@ -84,10 +84,12 @@ def board(name: str, kept: list[Entry], quiet: bool = False) -> Iterator[Callabl
 
 def draw_complete() -> None:
     """Draw the runs that have no curves on the board yet, from their logs: nothing trained while it was asked for."""
+    folder = os.environ.get(TENSORBOARD)
+    if not folder:
+        raise EverystepError(f"{TENSORBOARD}: not set; set it to the folder of the curves, such as boards")
     for path in sorted(RUNS.glob(f"*/{log.JSONL}")):
         name = path.parent.name
-        folder = os.environ.get(TENSORBOARD)
-        if folder and not any((Path(folder) / name).glob("events.*")):
+        if not any((Path(folder) / name).glob("events.*")):
             with board(name, log.read(path)):
                 note(f"{name}: its training was complete, so its curves on {folder} are drawn from its log")
 

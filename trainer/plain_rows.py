@@ -7,6 +7,7 @@ many processes as there are processors. What was found stands in a folder of our
     SHA256-BYTES.npy      where each line of this content begins, with the end appended (8 bytes a row)
     SHA256-WIDTH-VOCABULARY-RULE/ready or /FIRST-LAST
                           all lines, or those of a piece, are rows of that width and vocabulary
+    heartbeat             touched while a process checks
 
 So a start after a kill goes on, and one on the same files reads nothing. Nothing holds a file: a line is no longer than
 a row of the declared width can be, and rows are read by offset.
@@ -18,10 +19,12 @@ import time
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
+from threading import Event, Thread
 from typing import IO
 
 import numpy as np
@@ -40,8 +43,10 @@ RULE = "rows-1"  # of what is accepted; what was found by another rule is found 
 OTHER_KEYS = 1 << 16  # bytes of a line that are not its ids: `source`, file names, addresses
 PIECE = 1 << 26  # bytes that one process parses at a time: two seconds of work
 READY = "ready"
+HEARTBEAT = "heartbeat"
+SECONDS_BETWEEN_BEATS = 5.0
 SECONDS_TO_WAIT = 600.0
-"""How long a rank waits for the one that checks while nothing comes of it."""
+"""How long the other ranks wait for a sign of life from the one that checks."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +73,12 @@ def check_rows(
     """
     paths = [folder / name for name in names]
     before = [_key(path) for path in paths]
-    _digest_all(paths, width, vocabulary, cache, title)
-    shards = known_shards(folder, names, cache)
-    assert shards is not None
-    if parse:
-        _parse_all(paths, shards, width, vocabulary, cache, title)
+    with _heartbeat(cache):
+        _digest_all(paths, width, vocabulary, cache, title)
+        shards = known_shards(folder, names, cache)
+        assert shards is not None
+        if parse:
+            _parse_all(paths, shards, width, vocabulary, cache, title)
     for path, key in zip(paths, before, strict=True):
         if _key(path) != key:
             raise Differs(f"{path}: changed while it was checked; start again when nobody writes to it")
@@ -81,21 +87,40 @@ def check_rows(
 
 def wait_for_rows(folder: Path, names: Sequence[str], width: int, vocabulary: int, cache: Path) -> tuple[Shard, ...]:
     """What `check_rows` finds in another process that shares the folder `cache`: one rank checks, the others wait."""
-    seen, since = -1, time.monotonic()
+    seen, since = None, time.monotonic()
     while True:
         shards = known_shards(folder, names, cache)
         if shards and all((_marks(shard, width, vocabulary, cache) / READY).exists() for shard in shards):
             return shards
-        found = sum(1 for path in cache.rglob("*"))
-        if found != seen:
-            seen, since = found, time.monotonic()
+        beat = (cache / HEARTBEAT).stat().st_mtime_ns if (cache / HEARTBEAT).exists() else None
+        if beat != seen:
+            seen, since = beat, time.monotonic()
         if time.monotonic() - since > SECONDS_TO_WAIT:
             raise EverystepError(
-                f"{folder}: the process that checks these rows has found nothing for "
-                f"{SECONDS_TO_WAIT / 60:.0f} minutes; see whether it still runs, and start again: "
+                f"{folder}: the process that checks these rows has shown no sign of life for "
+                f"{SECONDS_TO_WAIT / 60:.0f} minutes; see whether it still runs, then start again: "
                 "what was checked is kept"
             )
         time.sleep(0.2)
+
+
+@contextmanager
+def _heartbeat(cache: Path) -> Iterator[None]:
+    """Touch a file while the block runs: those who wait see that the check goes on, however large a file is."""
+    cache.mkdir(parents=True, exist_ok=True)
+    over = Event()
+
+    def beat() -> None:
+        while not over.wait(SECONDS_BETWEEN_BEATS):
+            (cache / HEARTBEAT).touch()
+
+    thread = Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def known_shards(folder: Path, names: Sequence[str], cache: Path) -> tuple[Shard, ...] | None:

@@ -13,8 +13,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from pipeline.base.console import progress
-from pipeline.base.errors import Differs, EverystepError
-from pipeline.base.files import safe_join
+from pipeline.base.errors import Differs, EverystepError, Linked
+from pipeline.base.files import list_folder, safe_join
 from pipeline.formats import checkpoints as ck
 from pipeline.formats import log
 from pipeline.formats.digests import tensors_digest
@@ -49,13 +49,14 @@ class Outcome:
 def replay(verified: Verified, root: Path, model: str, start: int, stop: int) -> Outcome:
     """Replay the steps from state `start` to state `stop` of `model`."""
     verified(f"recipes/{model}.yaml")
-    entries = {entry.step: entry for entry in log.read(verified(f"runs/{model}/{log.JSONL}"))}
+    released = log.read(verified(f"runs/{model}/{log.JSONL}"))
     recipe, spec = load_recipe(model, root)
     stored = dict(ck.find_checkpoints(root / "runs" / model))
     if start not in stored:
         raise EverystepError(f"--from {start}: no state is stored there; stored steps are {_listed(stored)}")
     if not start < stop <= recipe.schedule.steps:
         raise EverystepError(f"--to {stop}: give a step after {start} and up to {recipe.schedule.steps}")
+    entries = {entry.step: entry for entry in released if start < entry.step <= stop}
     for step in range(start + 1, stop + 1):
         if step not in entries:
             raise Differs(f"{root / 'runs' / model / log.JSONL}: has no entry for step {step}")
@@ -86,7 +87,7 @@ def _own_rows(
 ) -> TrainingData:
     """Our rows, of which the shards that the stretch reads were digested; their manifest is the verified one."""
     verified(manifest_path("tokenize").as_posix())
-    safe_join(root, recipe.data.folder)  # no link leads out of what is audited
+    _require_no_links(root, recipe.data.folder)
     data = training_data(root, recipe, spec, Checking(folder=found))
     assert isinstance(data, EverystepData)
     needed = data.shards_of_steps(start, stop)
@@ -100,6 +101,7 @@ def _rows_of_others(
 ) -> TrainingData:
     """Plain rows: their digests are what the manifest of the run names, or this is no replay of it."""
     manifest = read_manifest(verified(manifest_path("train", recipe.name).as_posix()), "train")
+    _require_no_links(root, recipe.data.folder)
     data = training_data(root, recipe, spec, Checking(folder=found, parse=False))
     digests = {f"{recipe.data.folder}/{shard.path}": shard.sha256 for shard in data.shards}
     promised = {
@@ -109,6 +111,13 @@ def _rows_of_others(
     if others:
         raise Differs(f"{root / others[0]}: missing, or not the rows that {recipe.name} was trained on; fetch it again")
     return data
+
+
+def _require_no_links(root: Path, rows: str) -> None:
+    """Refuse a link on the way to the rows or among them: it could lead out of the folder that is audited."""
+    folder = safe_join(root, rows)
+    for link in list_folder(folder).links:
+        raise Linked(folder / link)
 
 
 def _replay(

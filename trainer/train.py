@@ -38,6 +38,7 @@ from trainer.plain_rows import CHECKED
 from trainer.recipe import Recipe, load_recipe, suite_of
 
 if TYPE_CHECKING:
+    from trainer.checkpoint import Writer
     from trainer.loop import Trainer
     from trainer.parallel import World
 
@@ -95,25 +96,20 @@ def fingerprint(identity: dict[str, Json]) -> str:
 
 
 def _train(world: "World", recipe: Recipe, spec: ModelSpec, data: TrainingData, work: Path) -> None:
-    """What each process does."""
+    """Train in one process among its peers, from the last checkpoint in `work` to the last step."""
     from trainer.checkpoint import Writer
-    from trainer.loop import Trainer, train_until
+    from trainer.loop import Trainer
 
     trainer = Trainer(world, recipe, spec, data)
     leads = world.rank == 0
     work.mkdir(parents=True, exist_ok=True)
     found = ck.find_checkpoints(work)
     parent = trainer.load(found[-1][1]).state_digest if found else None
-    entries_path = work / log.JSONL
-    kept: list[log.Entry] = []
-    last: log.Entry | None = None
-    if leads:
-        if found:
-            complete = trainer.step == recipe.schedule.steps
-            note(f"{recipe.name}: {'was complete' if complete else f'goes on from step {trainer.step}'}")
-        kept = log.read_until(entries_path, trainer.step)
-        write_bytes(entries_path, b"".join(canonical(entry.to_json()) + b"\n" for entry in kept))
-        last = kept[-1] if kept else None
+    if leads and found:
+        complete = trainer.step == recipe.schedule.steps
+        note(f"{recipe.name}: {'was complete' if complete else f'goes on from step {trainer.step}'}")
+    kept = _cut_log(work / log.JSONL, trainer.step) if leads else []
+    last = kept[-1] if kept else None
     steps = set(recipe.checkpoint_steps)
     step_tokens = recipe.data.global_batch * spec.context
     tokens = recipe.schedule.steps * step_tokens
@@ -123,30 +119,36 @@ def _train(world: "World", recipe: Recipe, spec: ModelSpec, data: TrainingData, 
         board(recipe.name, kept, quiet=not leads) as show,
         progress(recipe.name, tokens, "tokens", quiet=not leads, done=trainer.tokens) as advance,
     ):
-
-        def save(entry: log.Entry | None) -> None:
-            state = trainer.state()
-            if leads:
-                log.sync(entries_path)
-                writer.save(trainer.step, trainer.tokens, entry, *state)
-
-        def after_step(trainer: "Trainer", entry: log.Entry) -> None:
-            nonlocal last
+        if not found:
+            _save(trainer, writer, work, None)
+        while trainer.step < recipe.schedule.steps:
+            entry = trainer.train_step()
             if not all(map(math.isfinite, (entry.loss, entry.gradient_norm, entry.learning_rate))):
                 writer.wait()
                 raise EverystepError(_divergence(recipe.name, work, entry, last))
             last = entry
             if leads:
                 writer.check()
-                log.append(entries_path, entry)
+                log.append(work / log.JSONL, entry)
                 show(entry)
                 advance(step_tokens, f"step {entry.step} of {recipe.schedule.steps}, loss {entry.loss:.3f}")
             if entry.step in steps:
-                save(entry)
+                _save(trainer, writer, work, entry)
 
-        if not found:
-            save(None)
-        train_until(trainer, recipe.schedule.steps, after_step)
+
+def _cut_log(path: Path, step: int) -> list[log.Entry]:
+    """Drop the lines of the log after `step`, which will be written again; return those that stay."""
+    kept = log.read_until(path, step)
+    write_bytes(path, b"".join(canonical(entry.to_json()) + b"\n" for entry in kept))
+    return kept
+
+
+def _save(trainer: "Trainer", writer: "Writer", work: Path, entry: log.Entry | None) -> None:
+    """Have rank 0 write the state. Every process takes part, because gathering the moments needs all of them."""
+    state = trainer.state()
+    if trainer.world.rank == 0:
+        log.sync(work / log.JSONL)
+        writer.save(trainer.step, trainer.tokens, entry, *state)
 
 
 def _divergence(name: str, work: Path, entry: log.Entry, last: log.Entry | None) -> str:

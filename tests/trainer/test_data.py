@@ -1,4 +1,4 @@
-"""What the trainer eats: three layouts in their order, and bad rows found before the first step."""
+"""Training data: three layouts read in their order, and bad rows found before the first step."""
 
 import json
 import multiprocessing
@@ -6,9 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from threading import Event
 from typing import NamedTuple
 
 import numpy as np
@@ -39,12 +42,12 @@ from trainer.replay import _own_rows
 def numbers_of(data: TrainingData, step: int, number: int) -> list[int]:
     """The numbers that the rows of a micro-batch tell."""
     rows = data.micro_batch_rows(data.open(), step, number)
-    assert rows.shape == (data.micro_batch, WIDTH) and rows.dtype == np.int64
+    assert rows.shape == (data.section.micro_batch, WIDTH) and rows.dtype == np.int64
     return [int(row[0]) * VOCABULARY + int(row[1]) for row in rows]
 
 
 def step_of(data: TrainingData, step: int) -> list[int]:
-    return [n for number in range(data.global_batch // data.micro_batch) for n in numbers_of(data, step, number)]
+    return [n for number in range(data.section.num_micro_batches) for n in numbers_of(data, step, number)]
 
 
 # Ours
@@ -530,12 +533,36 @@ def test_a_rank_that_waits_finds_what_another_checked_and_gives_up_when_nothing_
     checking = Checking(folder=tmp_path / plain_rows.CHECKED, waits=True)
     spec = load_recipe("llm360", tmp_path)[1]
     monkeypatch.setattr(plain_rows, "SECONDS_TO_WAIT", 0.5)
-    with pytest.raises(EverystepError, match="data/llm360: the process that checks these rows has found nothing"):
+    with pytest.raises(EverystepError, match="data/llm360: the process that checks these rows has shown no sign"):
         training_data(tmp_path, recipe, spec, checking)
     assert parsed == []
     found = load(tmp_path, "llm360")
     assert training_data(tmp_path, recipe, spec, checking) == found
     assert len(parsed) == 33
+
+
+def test_a_rank_waits_as_long_as_the_check_of_another_shows_signs_of_life(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check of one file takes four times as long as a rank would wait without a sign."""
+    chunks_of(tmp_path, 16)
+    recipe = write_recipe(tmp_path, "llm360")
+    spec = load_recipe("llm360", tmp_path)[1]
+    monkeypatch.setattr(plain_rows, "SECONDS_TO_WAIT", 0.5)
+    monkeypatch.setattr(plain_rows, "SECONDS_BETWEEN_BEATS", 0.05)
+    digest, began = plain_rows._digest, Event()
+
+    def slow(task: tuple[Path, int, Path]) -> None:
+        began.set()
+        time.sleep(2)
+        digest(task)
+
+    monkeypatch.setattr(plain_rows, "_digest", slow)
+    with ThreadPoolExecutor(1) as other:
+        checked = other.submit(load, tmp_path, "llm360")
+        assert began.wait(timeout=60)
+        checking = Checking(folder=tmp_path / plain_rows.CHECKED, waits=True)
+        assert training_data(tmp_path, recipe, spec, checking) == checked.result()
 
 
 def test_a_file_that_changes_after_its_check_is_not_read(tmp_path: Path) -> None:

@@ -152,6 +152,21 @@ def test_a_training_on_other_published_rows_is_told(on_published_rows: Path, tmp
     assert named in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("linked", ["the folder", "a file"])
+def test_no_link_is_followed_to_published_rows(on_published_rows: Path, tmp_path: Path, linked: str) -> None:
+    project = copied(on_published_rows, tmp_path / "project")
+    path = project / "data" / "llm360"
+    if linked == "a file":
+        path /= "train_001.jsonl"
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    done = replay(project, 4, 8)
+    assert done.returncode == 4
+    assert (
+        f"{path.relative_to(tmp_path)}: a symbolic link stands where a file of the release is expected" in done.stderr
+    )
+
+
 # What the audited folder says of itself
 
 

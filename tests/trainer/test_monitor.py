@@ -72,9 +72,8 @@ def test_a_run_that_was_complete_is_drawn_from_its_log_once_and_says_so(tmp_path
 
 
 def test_drawing_without_a_folder_for_the_curves_says_what_to_set(tmp_path: Path) -> None:
-    done = run(
-        tmp_path, sys.executable, "-m", "trainer.monitor", check=False, PYTHONPATH=str(ROOT), **{TENSORBOARD: ""}
-    )
+    command = (sys.executable, "-m", "trainer.monitor")
+    done = run(tmp_path, *command, check=False, PYTHONPATH=str(ROOT), **{TENSORBOARD: ""})
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"error: {TENSORBOARD}: not set; set it to the folder of the curves, such as boards\n"
 

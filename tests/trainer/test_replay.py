@@ -162,9 +162,7 @@ def test_no_link_is_followed_to_published_rows(on_published_rows: Path, tmp_path
     path.symlink_to(tmp_path / "elsewhere")
     done = replay(project, 4, 8)
     assert done.returncode == 4
-    assert (
-        f"{path.relative_to(tmp_path)}: a symbolic link stands where a file of the release is expected" in done.stderr
-    )
+    assert f"{path.relative_to(tmp_path)}: a symbolic link" in done.stderr
 
 
 # What the audited folder says of itself

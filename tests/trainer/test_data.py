@@ -545,7 +545,7 @@ def test_a_rank_waits_as_long_as_the_check_of_another_shows_signs_of_life(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The check of one file takes four times as long as a rank would wait without a sign."""
-    chunks_of(tmp_path, 16)
+    chunks_of(tmp_path, 32)
     recipe = write_recipe(tmp_path, "llm360")
     spec = load_recipe("llm360", tmp_path)[1]
     monkeypatch.setattr(plain_rows, "SECONDS_TO_WAIT", 0.5)

@@ -43,9 +43,11 @@ def test_new_repository_is_one_whose_stages_dvc_would_all_run(name: str, tmp_pat
     made = init(tmp_path / "my-release", EXAMPLES / name, ROOT)
     assert (made.folder / ".git").is_dir()
     planned = run(made.folder, "dvc", "repro", "--dry", "--force").stdout
-    modules = [line.removeprefix("> python -m ") for line in planned.splitlines() if line.startswith("> ")]
-    assert set(modules) >= {f"trainer.train {model}" for model in made.models}
-    assert set(modules) >= {f"pipeline.stages.fetch {source}" for source in made.sources}
+    modules = [
+        line.removeprefix("> python -m pipeline.stages ") for line in planned.splitlines() if line.startswith("> ")
+    ]
+    assert set(modules) >= {f"train {model}" for model in made.models}
+    assert set(modules) >= {f"fetch {source}" for source in made.sources}
     listed = run(made.folder, "dvc", "stage", "list", "--name-only").stdout.split()
     changed = json.loads(run(made.folder, "dvc", "status", "--json").stdout)
     assert set(changed) == set(listed) and len(listed) == len(modules)
@@ -482,7 +484,7 @@ def test_published_rows_that_are_not_as_declared_are_refused(
     made = init(tmp_path / "small", on_rows(tmp_path, **{"revision": COMMIT} | changes), ROOT)
     with serve_hub({"owner/rows": REPOSITORY}, manners=manners) as url:
         env = seeing(url, str(tmp_path / "cache"))
-        done = run(made.folder, sys.executable, "-m", "pipeline.stages.rows", check=False, **env)
+        done = run(made.folder, sys.executable, "-m", "pipeline.stages", "rows", check=False, **env)
     assert done.returncode in (1, 2)
     assert message in done.stderr
     assert not list((made.folder / "data/llm360").iterdir())

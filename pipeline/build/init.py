@@ -29,7 +29,7 @@ from pipeline.formats.stages import manifest_path
 CODE = ("pipeline", "trainer")
 FILES = (
     *("LICENSE", "constraints.txt", "pyproject.toml", ".gitattributes", ".gitignore", ".dvcignore"),
-    *(".dvc/config", ".dvc/.gitignore"),
+    *(".dvc/config", ".dvc/.gitignore", manifest_path("code").as_posix()),
 )
 DOCS = "docs"
 LINK = re.compile(r"\[([^\[\]]+)\]\(([^()#\s]+)(#[^()\s]*)?\)")

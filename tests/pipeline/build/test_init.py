@@ -58,7 +58,7 @@ def test_new_repository_names_no_source_and_no_model_of_another(name: str, tmp_p
     made = init(tmp_path / "my-release", EXAMPLES / name, ROOT)
     demo = load_yaml(ROOT / "params.yaml")
     stages = load_yaml(made.folder / "dvc.yaml")
-    paths = [dep for stage in stages["stages"].values() for dep in stage.get("do", stage)["deps"]]
+    paths = [dep for stage in stages["stages"].values() for dep in stage.get("do", stage).get("deps", [])]
     paths += [path for chart in stages.get("plots", []) for lines in chart.values() for path in lines["y"]]
     parts = {part.removesuffix(".json") for path in paths if not path.endswith(".py") for part in path.split("/")}
     assert not parts & {*demo["sources"], *demo["models"]}

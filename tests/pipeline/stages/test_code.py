@@ -183,8 +183,8 @@ def by_hand(tmp_path: Path, corpora: Path) -> Path:
 
 
 def test_code_that_is_not_on_record_does_not_run(by_hand: Path) -> None:
-    language = by_hand / "pipeline/sources/url.py"
-    language.write_bytes(language.read_bytes() + b"# changed\n")
+    loaded = by_hand / "pipeline/sources/url.py"
+    loaded.write_bytes(loaded.read_bytes() + b"# changed\n")
     done = started(by_hand, "fetch", "letters")
     assert done.returncode == 2
     told = "manifests/code.json: out of date: pipeline/sources/url.py has changed since it was written; run `dvc repro`"

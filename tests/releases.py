@@ -22,6 +22,7 @@ from pipeline.formats.release import REVISIONS, ROOT, SUMS, content_digest, is_l
 from pipeline.formats.tables import digest_table
 
 ORDER = (
+    "code",
     "sources",
     "documents",
     "evaluation_sets",

@@ -1,4 +1,4 @@
-"""Families of models, each a function that writes a `ModelSpec` from its published rules.
+"""Model families: each is a function from a section of a recipe to a `ModelSpec`, by its published rules.
 
 `build_spec` reads the `model:` section of a recipe. Every size that MobileLLM, MobiLlama, OpenELM, Amber and Pythia
 published is a file under `recipes/`, and its parameter count is the published one (tests/trainer/test_recipes.py).
@@ -21,7 +21,7 @@ Vocabulary = Annotated[int, Field(gt=0, le=MAX_VOCABULARY)]
 Context = Annotated[int, Field(gt=0, le=MAX_CONTEXT)]
 Layers = Annotated[int, Field(gt=0, le=MAX_LAYERS)]
 Width = Annotated[int, Field(gt=0, le=MAX_WIDTH)]
-"""Of anything inside a layer: dimensions, heads, what they are divided by."""
+"""Size of anything inside a layer: dimensions, heads, divisors."""
 FfnWidth = Annotated[int, Field(gt=0, le=MAX_FFN_WIDTH)]
 Multiplier = Annotated[float, Field(gt=0, le=64)]
 Ends = Annotated[list[Multiplier], Field(min_length=2, max_length=2)]
@@ -29,7 +29,7 @@ Ends = Annotated[list[Multiplier], Field(min_length=2, max_length=2)]
 
 
 class LlamaSection(Section):
-    """The keys that the families with equal layers share; their heads cut the width into equal parts."""
+    """Keys that the families with equal layers share. Their heads divide the width into equal parts."""
 
     vocabulary: Vocabulary
     context: Context
@@ -50,7 +50,7 @@ class LlamaSection(Section):
             raise ValueError(f"{query_heads} does not divide width {width}; choose a divisor such as {choice}")
         if width // query_heads % 2:
             raise ValueError(
-                f"{query_heads} heads of a width of {width} are {width // query_heads} wide; rotary needs even heads"
+                f"{query_heads} heads of a width of {width} are {width // query_heads} wide; rotary needs even widths"
             )
         return query_heads
 
@@ -81,7 +81,8 @@ class MobiLlamaSection(LlamaSection):
 
 
 class PythiaSection(Section):
-    """`family: pythia`. Null deviations are GPT-NeoX's: (2 / (5 width))^1/2, and 2 / (layers width^1/2) for outputs."""
+    """`family: pythia`. A null `initial_std` is (2 / (5 width))^1/2, a null `initial_output_std`
+    2 / (layers width^1/2), as in GPT-NeoX."""
 
     family: Literal["pythia"]
     vocabulary: Vocabulary
@@ -99,7 +100,9 @@ class PythiaSection(Section):
     def _heads_divide_width(cls, heads: int, info: ValidationInfo) -> int:
         width = info.data.get("width", heads)
         if width % heads or width // heads % 8:
-            raise ValueError(f"{heads} heads of a width of {width}: each must be a multiple of 8 to turn a quarter")
+            raise ValueError(
+                f"{heads} heads of a width of {width}: each must be a multiple of 8 wide, since a quarter is rotated"
+            )
         return heads
 
 
@@ -138,7 +141,7 @@ class _Recipe(Section, Generic[FamilySection]):
 
 
 def build_spec(section: dict[str, Any], where: str) -> ModelSpec:
-    """The model that the `model:` section of the recipe `where` describes; errors name file, key and fix."""
+    """Build the model of the `model:` section of the recipe `where`; an error names file, key and fix."""
     family = section.get("family")
     if family not in FAMILIES:
         raise EverystepError(f"{where}: model.family: must be one of {', '.join(FAMILIES)}, got {family!r}")
@@ -227,7 +230,7 @@ def openelm(section: OpenELMSection) -> ModelSpec:
 
 
 def make_divisible(value: float, divisor: int) -> int:
-    """The multiple of `divisor` nearest to `value`, at least one divisor, and at least nine tenths of `value`."""
+    """Round `value` to a multiple of `divisor`: at least one divisor, and at least nine tenths of `value`."""
     nearest = max(divisor, int(value + divisor / 2) // divisor * divisor)
     return nearest + divisor if nearest < 0.9 * value else nearest
 
@@ -253,7 +256,7 @@ def _plain(
     initialization: Initialization,
     tied_embedding: bool,
 ) -> ModelSpec:
-    """Each layer applied once, in order, with an FFN of its own."""
+    """Describe a model that applies each layer once, in order, each with an FFN of its own."""
     depths = tuple(range(len(layers)))
     return ModelSpec(
         vocabulary=section.vocabulary,

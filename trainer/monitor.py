@@ -1,4 +1,4 @@
-"""What there is to see of a run beside its log: speed and host, and curves on a board. Never hashed, never released."""
+"""Monitoring: a record of each run with speed and host, and curves on TensorBoard. Never hashed, never released."""
 
 import os
 import platform
@@ -26,7 +26,7 @@ TENSORBOARD = "EVERYSTEP_TENSORBOARD"
 
 @contextmanager
 def run_record(path: Path, trainer: "Trainer") -> Iterator[None]:
-    """Append one line about this stretch of training, finished or interrupted: when, where, how fast, what memory."""
+    """Append a line about this stretch of training, finished or interrupted: when, where, how fast, how much memory."""
     began, cpu, first_step, first_token = time.time(), time.process_time(), trainer.step, trainer.tokens
     ended = "complete"
     try:
@@ -58,10 +58,10 @@ def run_record(path: Path, trainer: "Trainer") -> Iterator[None]:
 
 @contextmanager
 def board(name: str, kept: Iterable[Entry], quiet: bool = False) -> Iterator[Callable[[Entry], None]]:
-    """A function that shows an entry: on TensorBoard below the folder `EVERYSTEP_TENSORBOARD`, or nowhere.
+    """Give a function that draws an entry on TensorBoard, in the folder `EVERYSTEP_TENSORBOARD`, or does nothing.
 
-    A run that goes on is drawn anew from what its log kept. So no step is missing that a kill took from the buffers of
-    the last writer, and none stands twice: TensorBoard forgets what was drawn before from `purge_step` on.
+    A resumed run is drawn again from the entries that its log `kept`. So no step is missing because a kill took it from
+    the last writer's buffers, and none appears twice: TensorBoard drops what was drawn before, from `purge_step` on.
     """
     folder = os.environ.get(TENSORBOARD)
     if quiet or not folder:
@@ -83,7 +83,7 @@ def board(name: str, kept: Iterable[Entry], quiet: bool = False) -> Iterator[Cal
 
 
 def draw_complete() -> None:
-    """Draw the runs that have no curves on the board yet, from their logs: nothing trained while it was asked for."""
+    """Draw the complete runs that have no curves yet, from their logs: DVC does not start those again."""
     folder = os.environ.get(TENSORBOARD)
     if not folder:
         raise EverystepError(f"{TENSORBOARD}: not set; set it to the folder of the curves, such as boards")

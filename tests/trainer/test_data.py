@@ -612,25 +612,25 @@ def test_a_started_run_is_neither_continued_nor_replaced_on_other_bytes(tmp_path
     done = train(tmp_path, "llm360", check=False)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
-        f"error: data/llm360: other bytes than those of the run that stands at step 2 in {work.relative_to(tmp_path)}: "
-        "train_001.jsonl. Put them back to go on with it, or remove that folder to train anew"
+        f"error: data/llm360: not the bytes of the run that has reached step 2 in {work.relative_to(tmp_path)}: "
+        "train_001.jsonl. Put them back to go on with it, or remove that folder to start over"
     )
     assert sorted(work.rglob("*")) == kept
     path.write_bytes(right)
     assert "llm360: goes on from step 2" in train(tmp_path, "llm360").stderr
 
 
-def test_our_rows_built_anew_begin_a_new_run_and_say_so(tmp_path: Path) -> None:
+def test_rebuilt_rows_of_ours_begin_a_new_run_and_say_so(tmp_path: Path) -> None:
     write_ours(tmp_path, numbered(70))
     write_recipe(tmp_path, "everystep")
     work = cut_after(tmp_path, "everystep", 2)
     write_ours(tmp_path, numbered(71))
     done = train(tmp_path, "everystep")
-    assert f"run at step 2 in {work.relative_to(tmp_path)}, because its data changed" in done.stderr
+    assert f"run at step 2 in {work.relative_to(tmp_path)} is not continued, because its data changed" in done.stderr
     assert not work.exists()
 
 
-def test_the_manifest_of_a_run_names_the_files_it_ate(tmp_path: Path) -> None:
+def test_the_manifest_of_a_run_names_the_files_it_read(tmp_path: Path) -> None:
     from pipeline.base.files import sha256_file
     from pipeline.formats.manifests import read_manifest
 

@@ -115,7 +115,7 @@ def test_a_run_that_diverges_says_when_and_where_its_state_is_and_what_can_be_ch
     found = re.fullmatch(
         r"error: mobilellm: diverged at step (\d+): loss \S+, gradient norm \S+; the last finite loss was \S+ at step "
         r"(\d+); its last checkpoint is (\S+)\. The same recipe would diverge at the same step again: in "
-        r"recipes/mobilellm\.yaml, a lower schedule\.peak, .* trains anew",
+        r"recipes/mobilellm\.yaml, lower schedule\.peak .* starts over",
         message,
     )
     assert found, message

@@ -31,7 +31,8 @@ from pipeline.base.yaml import load_yaml
 from pipeline.blocks.shingles import fold_all, jaccard, shingle_sets
 from pipeline.formats.canonical import pretty
 from pipeline.formats.documents import Document, encode_document, write_sharded
-from pipeline.formats.manifests import take_basis, write_manifest
+from pipeline.formats.manifests import Filtered
+from tests.stubs import write_stub
 
 SOURCES = ("aws-api", "google-api")
 SIMILAR = 0.8
@@ -86,7 +87,7 @@ def contenders(
     os.chdir(ours)
     for source in SOURCES:
         shards = write_sharded(FILTERED / source, (d for d in documents if d.source == source))
-        write_manifest("filter", source, take_basis(), parameters={}, outputs={"documents": shards})
+        write_stub(Filtered, source, outputs={"documents": shards})
     os.chdir(here)
     plain = folder / "plain"
     commands = {"everystep": ([sys.executable, "-m", "pipeline.stages", "dedup"], ours)}

@@ -21,7 +21,8 @@ from pipeline.base.errors import Differs, EverystepError
 from pipeline.formats import rows as rows_format
 from pipeline.formats.lines import LineFile
 from pipeline.formats.order import permute, rows_of_step
-from tests.releases import flip
+from pipeline.release.release import Release
+from tests.releases import flip, read_json
 from tests.trainer.corpora import (
     SEED,
     VOCABULARY,
@@ -129,7 +130,7 @@ def test_a_replay_digests_only_the_shards_of_its_stretch_each_once(
 ) -> None:
     recipe, spec = load_recipe("everystep", many_shards)
     found = tmp_path / "found"
-    data = _own_rows(lambda path: many_shards / path, many_shards, recipe, spec, found, 2, 3)
+    data = _own_rows(Release.open(many_shards), recipe, spec, found, 2, 3)
     needed = sorted({row // 64 for row in rows_of_step(2, 8, 64 * SHARDS, SEED).tolist()})
     assert sorted(read.digested) == [shard_path(many_shards, shard).name for shard in needed]
     for _ in range(2):  # processes
@@ -632,12 +633,11 @@ def test_rebuilt_rows_of_ours_begin_a_new_run_and_say_so(tmp_path: Path) -> None
 
 def test_the_manifest_of_a_run_names_the_files_it_read(tmp_path: Path) -> None:
     from pipeline.base.files import sha256_file
-    from pipeline.formats.manifests import read_manifest
 
     base = nodes_of(tmp_path, 9, 10)
     write_recipe(tmp_path, "mobilellm", global_batch=16, micro_batch=1)
     train(tmp_path, "mobilellm", EVERYSTEP_PROCESSES="2")
-    inputs = read_manifest(tmp_path / "manifests" / "models" / "mobilellm.json")["inputs"]
+    inputs = read_json(tmp_path / "manifests" / "models" / "mobilellm.json")["inputs"]
     assert inputs == {
         path: sha256_file(tmp_path / path)
         for path in (

@@ -13,6 +13,7 @@ from pipeline.base.errors import EverystepError
 from pipeline.base.files import sha256_file
 from pipeline.formats.lines import LineFile, Shard
 from pipeline.formats.rows import write_rows
+from pipeline.release.release import Release
 from tests.project import recipe, run
 from tests.releases import checkpoint, copied, edit_log, read_json, reseal, reseal_model, swap
 from tests.trainer.runs import STEPS, make_run, train
@@ -170,7 +171,7 @@ def test_no_link_is_followed_to_published_rows(on_published_rows: Path, tmp_path
 
 def believe(path: Path, cache: Path, sha256: str) -> None:
     """Have `.work/checked` say that the file at `path` has this digest, in every way in which it could."""
-    shard = Shard("", 0, 0, sha256)
+    shard = Shard(path="", lines=0, bytes=0, sha256=sha256)
     with suppress(EverystepError), LineFile(path) as file:
         key = VerifiedRows(path.parent, [shard], 33, 320)._key(file, shard)
         (cache / key[:2]).mkdir(parents=True, exist_ok=True)
@@ -222,8 +223,7 @@ def test_a_replay_of_published_rows_reads_each_file_once_and_parses_no_other_row
     monkeypatch.setattr(plain_rows, "_digest", lambda task: read.append(task[0].name) or digest(task))
     monkeypatch.setattr(plain_rows, "decode_row", lambda *about: parsed.append(about[-1]) or decode(*about))
     recipe, spec = load_recipe(MODEL, on_published_rows)
-    root = on_published_rows
-    data = trainer_replay._rows_of_others(lambda path: root / path, root, recipe, spec, tmp_path, 4, 5)
+    data = trainer_replay._rows_of_others(Release.open(on_published_rows), recipe, spec, tmp_path, 4, 5)
     assert (read, parsed) == ([f"train_{number:03d}.jsonl" for number in range(CHUNKS)], [])
     rows = data.open()
     for number in range(2):

@@ -18,7 +18,7 @@ def entries(count: int) -> list[log.Entry]:
             loss=1 / i,
             gradient_norm=0.5,
             learning_rate=1e-7 * i,
-            weights_digest=None if i % 2 else f"tensors-v1:{i}",
+            weights_digest=None if i % 2 else f"tensors-v1:{i:064}",
         )
         for i in range(1, count + 1)
     ]
@@ -58,4 +58,4 @@ def test_csv_and_jsonl_hold_the_same(tmp_path: Path) -> None:
     assert list(log.read(tmp_path / log.JSONL)) == entries(4)
     rows = list(csv.DictReader((tmp_path / log.CSV).read_text().splitlines()))
     assert [float(row["loss"]) for row in rows] == [entry.loss for entry in entries(4)]
-    assert [row["weights_digest"] for row in rows] == ["", "tensors-v1:2", "", "tensors-v1:4"]
+    assert [row["weights_digest"] for row in rows] == ["", f"tensors-v1:{2:064}", "", f"tensors-v1:{4:064}"]

@@ -273,5 +273,5 @@ def test_a_safetensors_file_that_is_cut_off_while_it_is_read_is_an_error(release
     with TensorFile(path) as file:
         os.truncate(path, path.stat().st_size // 2)
         for read in (file.digest, lambda: [file.read(name) for name in file.entries]):
-            with pytest.raises(EverystepError, match="it was cut off while it was read"):
+            with pytest.raises(EverystepError, match="it was truncated while it was read"):
                 read()

@@ -1,7 +1,7 @@
 """Upper bounds for the numbers of recipes and manifests, far above any model that was ever published.
 
-A number from outside decides how long something runs or how much memory it takes; one without a bound is a way to
-stop whoever reads it.
+A number from outside decides how long something runs or how much memory it takes; without a bound it could stop any
+reader.
 """
 
 from pipeline.formats.canonical import Json
@@ -12,9 +12,9 @@ MAX_GLOBAL_BATCH = 1 << 20
 MAX_CONTEXT = 1 << 20
 MAX_ROWS = 1 << 40
 MAX_PASSES = 10_000
-"""Times that a training may read all its rows, where the steps that read a document are listed."""
+"""Passes over all rows that a training may make, if the steps that read a document are listed."""
 MAX_READS = 1 << 24
-"""Times that it may read a row of one document."""
+"""Reads of one document's rows that are listed at most."""
 MAX_LAYERS = 1024
 MAX_VOCABULARY = 1 << 24
 MAX_WIDTH = 1 << 20

@@ -17,14 +17,14 @@ import rfc8785
 from pipeline.base.errors import EverystepError
 
 Json = Any  # dict, list, str, int, float, bool or None, nested
-SAFE_DIGITS = 15  # an integer of so many digits is below 2^53
+SAFE_DIGITS = 15  # an integer with this many digits is below 2^53
 MAX_DIGITS = 4000
-MAX_DEPTH = 100  # Python's own limit depends on the place of the call: what one process reads, another would refuse
+MAX_DEPTH = 100  # Python's own limit depends on the call stack: one process would read what another refuses
 ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def canonical(value: Json) -> bytes:
-    """The RFC 8785 bytes of `value`, without a newline. Law: `canonical(parse(canonical(x))) == canonical(x)`."""
+    """Encode `value` as RFC 8785 bytes, without a newline. Law: `canonical(parse(canonical(x))) == canonical(x)`."""
     try:
         return rfc8785.dumps(value)
     except (ValueError, RecursionError) as error:
@@ -32,7 +32,7 @@ def canonical(value: Json) -> bytes:
 
 
 def pretty(value: Json) -> bytes:
-    """The indented form of a small JSON file. Law: `parse(pretty(x)) == parse(canonical(x))`."""
+    """Encode a small JSON file in indented form. Law: `parse(pretty(x)) == parse(canonical(x))`."""
     canonical(value)  # refuses, by one rule, what cannot be written
     return _indent(value, "\n").encode() + b"\n"
 
@@ -62,7 +62,7 @@ def parse(text: bytes | str, where: str | Path = "JSON") -> Json:
 
 
 def parse_foreign(text: str, where: str | Path) -> Json:
-    """Parse a row of a corpus: what JSON forbids of single values is left to whoever takes them.
+    """Parse a row of a corpus leniently: values that JSON forbids are left to the caller.
 
     NaN and numbers past the doubles are floats, integers have any size, half of a surrogate pair stays in its string.
     Refused: a duplicated key, trailing bytes, more than `MAX_DEPTH` levels.
@@ -79,7 +79,7 @@ def parse_foreign(text: str, where: str | Path) -> Json:
 
 
 def _is_too_deep(value: Json) -> bool:
-    """Whether a list or object stands inside more than `MAX_DEPTH` others."""
+    """Tell whether a list or object is nested inside more than `MAX_DEPTH` others."""
     level = [value]
     for _ in range(MAX_DEPTH + 1):
         level = [
@@ -110,7 +110,7 @@ def _unique(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise ValueError(f"key {key!r} stands twice")
+                raise ValueError(f"key {key!r} appears twice")
             seen.add(key)
     return result
 
@@ -123,14 +123,14 @@ def _finite(digits: str) -> float:
 
 
 def _integer(digits: str) -> int | float:
-    """An int, but a float where RFC 8785 spells a double beyond 2^53 without a point, as it does below 1e21."""
+    """Return an int, but a float where RFC 8785 prints a double beyond 2^53 without a point, as it does below 1e21."""
     if len(digits) > SAFE_DIGITS and abs(int(digits)) >= 2**53 and rfc8785.dumps(_finite(digits)) == digits.encode():
         return float(digits)
     return int(digits)
 
 
 def _any_integer(digits: str) -> int | Decimal:
-    """An int, or a `Decimal` of more digits than Python makes an int of."""
+    """Return an int, or a `Decimal` if it has more digits than Python converts to an int."""
     return int(digits) if len(digits) <= MAX_DIGITS else Decimal(digits)
 
 

@@ -7,8 +7,8 @@ A checkpoint is a folder `step{N}-tokens{M}` (step in at least six digits) with
     config.json            the description of the model, generated from the instantiated model
     record.json            step, tokens, learning rate, applied updates, loss, digests, parent
 
-A container is written in one canonical form (tensors in the order of their names, one metadata key) so
-that equal tensors give equal files; the digest of record is nevertheless that of the tensors.
+A container is written in one canonical form (tensors in the order of their names, one metadata key), so
+equal tensors give equal files; still, the digest of record is that of the tensors.
 """
 
 import re
@@ -36,7 +36,7 @@ Tensors = Mapping[str, NDArray[np.generic]]
 
 
 class Numerics(Typed):
-    """What decides the bits of a training beside its data, code and recipe."""
+    """Settings and libraries that decide the bits of a training, besides its data, code and recipe."""
 
     model_config = ConfigDict(protected_namespaces=())
 
@@ -57,7 +57,7 @@ class Numerics(Typed):
 
 
 class Record(Typed):
-    """What is published about a state."""
+    """Published facts about a state."""
 
     format: Literal["everystep/checkpoint/1"]
     """Version of this form."""
@@ -70,7 +70,7 @@ class Record(Typed):
     tokens: Count
     """Tokens read so far."""
     applied_updates: Count
-    """Updates that changed weights, so that a legitimate repeat is told from a wrong upload."""
+    """Updates that changed weights, so that a legitimate repeat can be told from a wrong upload."""
     learning_rate: float | None
     """Rate of the update that led here; null at step 0."""
     loss: float | None
@@ -94,14 +94,14 @@ class Record(Typed):
 
 
 def revision(step: int, tokens: int) -> str:
-    """The one rule for names: `step000064-tokens131072`."""
+    """Name a checkpoint, such as `step000064-tokens131072`."""
     return f"step{step:06d}-tokens{tokens}"
 
 
 def schedule(rule: str, num_steps: int) -> list[int]:
-    """Steps that are published, ascending, always with 0 and the last.
+    """List the steps that are published, ascending, always with 0 and the last.
 
-    `pythia N`: 0, 1, 2, 4 ... 512, then every N (Biderman et al. 2023, section 2.1). `every N`. `chunks K`: one behind
+    `pythia N`: 0, 1, 2, 4 ... 512, then every N (Biderman et al. 2023, section 2.1). `every N`. `chunks K`: one after
     each of K equal parts of the data, as LLM360 publishes them.
     """
     parts = re.fullmatch(r"(pythia|every|chunks) ([1-9][0-9]{0,17})", rule)
@@ -111,7 +111,7 @@ def schedule(rule: str, num_steps: int) -> list[int]:
     if rest or not every:
         raise EverystepError(
             f"checkpoints: {rule!r} is not a schedule for {num_steps} steps: "
-            f"they do not part into {parts[2]} equal chunks"
+            f"they do not divide into {parts[2]} equal chunks"
         )
     if num_steps // every > MAX_CHECKPOINTS:
         raise EverystepError(
@@ -124,25 +124,25 @@ def schedule(rule: str, num_steps: int) -> list[int]:
 
 
 def state_digest(weights: str, optimizer: str, step: int) -> str:
-    """The digest of a whole state: of the two tensor digests and the step, in the same versioned rule."""
+    """Digest a whole state: the two tensor digests and the step, by the same versioned rule."""
     parts = {"optimizer": optimizer, "step": str(step), "weights": weights}
     return tensors_digest({name: np.frombuffer(part.encode(), dtype=np.uint8) for name, part in parts.items()})
 
 
 def write_tensors(path: Path, tensors: Tensors) -> None:
-    """A safetensors file in canonical form."""
+    """Write a safetensors file in canonical form."""
     with atomic_writer(path) as file:
         _write_canonical(file, tensors)
 
 
 def read_tensors(path: Path) -> dict[str, NDArray[np.generic]]:
-    """The tensors of a safetensors file; damage is an error that names the file."""
+    """Read the tensors of a safetensors file; damage is an error that names the file."""
     with TensorFile(path) as file:
         return {name: file.read(name) for name in file.entries}
 
 
 def begin(final: Path) -> Path:
-    """An empty scratch folder beside `final`; fill it, then `rename` it to `final`."""
+    """Make an empty scratch folder next to `final`; fill it, then `rename` it to `final`."""
     partial = final.with_name(f".{final.name}{TEMPORARY_SUFFIX}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -150,7 +150,7 @@ def begin(final: Path) -> Path:
 
 
 def find_checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """(step, folder) of every complete checkpoint below `folder`, ascending."""
+    """List (step, folder) of every complete checkpoint in `folder`, ascending."""
     found = [path for path in folder.glob("step*-tokens*") if (path / RECORD).is_file()]
     return sorted((read_record(path).step, path) for path in found)
 
@@ -160,7 +160,7 @@ def write_record(folder: Path, record: Record) -> None:
 
 
 def read_record(folder: Path) -> Record:
-    """The record of a checkpoint; exactly this version of the format is read."""
+    """Read the record of a checkpoint, in exactly this version of the format."""
     path = folder / RECORD
     if not path.is_file():
         raise EverystepError(f"{path}: no such file; is {folder} a checkpoint?")
@@ -168,7 +168,7 @@ def read_record(folder: Path) -> Record:
 
 
 def parse_record(content: bytes, path: Path) -> Record:
-    """The record in `content`, the bytes of the file `path`."""
+    """Parse a record from `content`, the bytes of the file `path`."""
     tree = parse(content, path)
     if not isinstance(tree, dict) or tree.get("format") != FORMAT:
         raise EverystepError(f"{path}: not a record of format {FORMAT}")
@@ -176,25 +176,25 @@ def parse_record(content: bytes, path: Path) -> Record:
 
 
 def read_verified(folder: Path, name: str) -> dict[str, NDArray[np.generic]]:
-    """Weights or moments of a checkpoint, after their digest was found equal to the record's."""
+    """Read weights or moments of a checkpoint, and compare their digest with the record's."""
     return read_promised(folder / name, promised_digest(read_record(folder), name))
 
 
 def read_promised(path: Path, promised: str) -> dict[str, NDArray[np.generic]]:
-    """The tensors of a file, after their digest was found to be `promised`."""
+    """Read the tensors of a file, whose digest must be `promised`."""
     tensors = read_tensors(path)
     _require_promised(path, promised, tensors_digest(tensors))
     return tensors
 
 
 def check_tensors(path: Path, promised: str) -> None:
-    """Raise `Differs` unless the tensors of a file have this digest; holds a piece of them at a time."""
+    """Raise `Differs` unless the tensors of a file have this digest; holds one piece of them at a time."""
     with TensorFile(path) as file:
         _require_promised(path, promised, file.digest())
 
 
 def promised_digest(record: Record, name: str) -> str:
-    """What a record promises of its weights or moments."""
+    """Return the digest that a record promises for its weights or moments."""
     return {WEIGHTS: record.weights_digest, OPTIMIZER: record.optimizer_digest}[name]
 
 
@@ -210,7 +210,7 @@ def _write_canonical(file: IO[bytes], tensors: Tensors) -> None:
         tensor = tensors[name]
         end = offset + tensor.nbytes
         if name in header:
-            raise EverystepError(f"tensor {name}: the name is taken by the safetensors format itself")
+            raise EverystepError(f"tensor {name}: the safetensors format reserves this name")
         dtype = dtype_name(name, tensor)
         header[name] = {"data_offsets": [offset, end], "dtype": dtype, "shape": list(tensor.shape)}
         offset = end

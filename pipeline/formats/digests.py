@@ -3,10 +3,10 @@
 *Tensors, version 1.* A leaf is SHA-256 over `0x00`, the RFC 8785 header `{"dtype","name","shape"}`, LF,
 and the raw little-endian bytes. Leaves in the order of their names (code points) are combined as in
 RFC 6962 section 2.1: SHA-256 over `0x01`, left, right, where the left part holds the largest power of
-two of leaves that is smaller than all. The digest reads `tensors-v1:<hex>`. The header of a container
-file never enters it, and comparing leaves names the tensor that differs.
+two of leaves that is smaller than their number. The digest is written `tensors-v1:<hex>`. The header of a
+container file never enters it, and comparing leaves names the tensor that differs.
 
-*Tables.* The SHA-256 of the rows as canonical JSONL in the order they stand in.
+*Tables.* The SHA-256 of the rows as canonical JSONL, in the order of the file.
 """
 
 import hashlib
@@ -23,12 +23,12 @@ DTYPES = {"float32": "F32", "float64": "F64", "int64": "I64", "int32": "I32", "u
 
 
 def tensor_leaf(name: str, tensor: Tensor) -> bytes:
-    """The leaf digest of one tensor, 32 bytes."""
+    """Digest one tensor: a leaf of 32 bytes."""
     return leaf_digest(name, dtype_name(name, tensor), tensor.shape, [little_endian(tensor)])
 
 
 def leaf_digest(name: str, dtype: str, shape: Sequence[int], content: Iterable[bytes | memoryview]) -> bytes:
-    """`tensor_leaf` of a tensor whose bytes come in pieces; `dtype` as safetensors writes it."""
+    """Digest a tensor whose bytes come in pieces, as `tensor_leaf` does; `dtype` as safetensors writes it."""
     header = canonical({"dtype": dtype, "name": name, "shape": list(shape)})
     digest = hashlib.sha256(b"\0" + header + b"\n")
     for piece in content:
@@ -37,31 +37,31 @@ def leaf_digest(name: str, dtype: str, shape: Sequence[int], content: Iterable[b
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
-    """The digest of a set of named tensors; independent of the order of the mapping."""
+    """Digest a set of named tensors, whatever the order of the mapping."""
     return combine_leaves([tensor_leaf(name, tensors[name]) for name in sorted(tensors)])
 
 
 def combine_leaves(leaves: list[bytes]) -> str:
-    """The digest from leaf digests that stand in the order of their names."""
+    """Combine leaf digests, in the order of their names, into the digest of a set."""
     return "tensors-v1:" + (_root(leaves) if leaves else hashlib.sha256(b"").digest()).hex()
 
 
 def differing_tensors(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> list[str]:
-    """Names that stand on one side only or whose leaves differ, sorted."""
+    """List names that are on one side only or whose leaves differ, sorted."""
     common = ours.keys() & theirs.keys()
     differing = {name for name in common if tensor_leaf(name, ours[name]) != tensor_leaf(name, theirs[name])}
     return sorted(differing | (ours.keys() ^ theirs.keys()))
 
 
 def dtype_name(name: str, tensor: Tensor) -> str:
-    """The safetensors spelling of a dtype."""
+    """Return the name that safetensors gives to a dtype."""
     if tensor.dtype.name not in DTYPES:
         raise EverystepError(f"tensor {name}: dtype {tensor.dtype} is not one of {', '.join(sorted(DTYPES))}")
     return DTYPES[tensor.dtype.name]
 
 
 def little_endian(tensor: Tensor) -> memoryview:
-    """The raw bytes of a tensor, row-major."""
+    """Return the raw bytes of a tensor, row-major."""
     contiguous = np.ascontiguousarray(tensor, dtype=tensor.dtype.newbyteorder("<"))
     return contiguous.reshape(-1).view(np.uint8).data
 

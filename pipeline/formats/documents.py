@@ -1,8 +1,8 @@
 """Documents: `{"id", "metadata", "text"}` lines, readable by datatrove and by `datasets`.
 
 `id` is `{source}/{natural key}`, stable under cleaning. `metadata` holds at least `license`, `source` and
-`text_sha256` (of the text that stands beside it). Every choice about a document (validation split, caps,
-packing order) is a function of a keyed hash of its id, so it depends on nothing else that was fetched.
+`text_sha256` (of the text next to it). Every choice about a document (validation split, caps,
+packing order) is a function of a keyed hash of its id, so it does not depend on what else was fetched.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ METADATA_KEYS = {"license", "source", "text_sha256"}
 
 @dataclass(frozen=True)
 class Document:
-    """One text with where it came from. `metadata` values are strings."""
+    """One text and its origin. `metadata` values are strings."""
 
     id: str
     text: str
@@ -36,17 +36,17 @@ class Document:
         return self.metadata["license"]
 
     def with_text(self, text: str) -> "Document":
-        """The same document with another text and its digest."""
+        """Return the same document with another text and its digest."""
         return Document(self.id, text, self.metadata | {"text_sha256": text_sha256(text)})
 
 
 def text_sha256(text: str) -> str:
-    """Hex SHA-256 of the UTF-8 bytes of a text."""
+    """Return the hex SHA-256 of the UTF-8 bytes of a text."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def id_hash(id: str, purpose: str, seed: int = 0) -> int:
-    """A 64-bit hash of a document id, independent for each purpose and seed.
+    """Hash a document id to 64 bits, independently for each purpose and seed.
 
     The first 8 bytes, big-endian, of SHA-256 over `everystep-v1`, purpose, seed and id, joined by LF.
     """
@@ -54,7 +54,7 @@ def id_hash(id: str, purpose: str, seed: int = 0) -> int:
 
 
 def id_hashes(ids: Iterable[str], purpose: str, seed: int = 0) -> list[int]:
-    """`id_hash` of each."""
+    """Hash each id as `id_hash` does."""
     prefix = f"everystep-v1\n{purpose}\n{seed}\n".encode()
     digests = (hashlib.sha256(prefix + id.encode()).digest() for id in ids)
     return [int.from_bytes(digest[:8], "big") for digest in digests]
@@ -66,7 +66,7 @@ def is_validation(id: str, share: float, seed: int) -> bool:
 
 
 def share_limit(share: float) -> int:
-    """Of all hashes, this share lies below."""
+    """Return the number below which this share of all hashes lies."""
     return round(share * 10**9) * (2**64 // 10**9)
 
 
@@ -120,7 +120,7 @@ def write_sharded(folder: Path, documents: Iterable[Document]) -> list[Shard]:
 
 
 def read_documents(path: Path) -> Iterator[Document]:
-    """The documents of one shard in order."""
+    """Read the documents of one shard in order."""
     with LineFile(path) as file:
         for line in file:
             yield decode_document(line, path)

@@ -1,4 +1,4 @@
-"""JSONL in zstd frames of a fixed number of lines: plain JSONL to `zstdcat`, line i one seek away.
+"""JSONL in zstd frames of a fixed number of lines: plain JSONL to `zstdcat`, with any line one seek away.
 
 Layout of a file (the public "zstd seekable format", so that other tools find the index too):
 
@@ -6,7 +6,7 @@ Layout of a file (the public "zstd seekable format", so that other tools find th
 
 Each frame is a one-shot zstd compression (no threads, content size and checksum on) of exactly 64 lines; the last
 may hold fewer. Text is compressed at level 3, lines of numbers at level 1. The seek table is a skippable frame, which
-every zstd decoder passes over. The digest of record is the SHA-256 of the lines, never of the compressed bytes.
+every zstd decoder skips. The digest of record is the SHA-256 of the lines, never of the compressed bytes.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ FAST = orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE | orjson.OPT_STRICT_INTE
 
 
 class Shard(Typed):
-    """What a manifest says of one file of lines or rows."""
+    """Entry of a manifest for one file of lines or rows."""
 
     path: str
     """Relative to the folder of the stage."""
@@ -54,10 +54,10 @@ class Shard(Typed):
 
 
 def encode_line(value: Json) -> bytes:
-    """One RFC 8785 line with its LF.
+    """Encode one RFC 8785 line with its LF.
 
-    orjson with sorted keys spells strings, integers, ASCII keys and usual floats exactly as RFC 8785 does and is
-    30 times faster; anything else takes the slow way (tested against each other).
+    orjson with sorted keys writes strings, integers, ASCII keys and usual floats exactly as RFC 8785 does and is
+    30 times faster; anything else takes the slow path (both are tested against each other).
     """
     try:
         try:
@@ -71,7 +71,7 @@ def encode_line(value: Json) -> bytes:
 def write_lines(path: Path, lines: Iterable[bytes], name: str, digits: bool = False) -> Shard:
     """Write lines, each with one LF at its end, to `path`; the returned `Shard` carries `name` as its path.
 
-    `digits`: the lines are of numbers, and compressed accordingly.
+    `digits`: the lines hold numbers, not text; they are compressed at level 1.
     """
     return write_frames(path, (_joined(block, path) for block in batched(lines, LINES_PER_FRAME)), name, digits)
 
@@ -86,7 +86,7 @@ def write_frames(path: Path, frames: Iterable[bytes], name: str, digits: bool = 
         for content in frames:
             lines = len(_ends(content))
             if num_lines % LINES_PER_FRAME or not 0 < lines <= LINES_PER_FRAME or not content.endswith(b"\n"):
-                raise EverystepError(f"{path}: a frame that is written does not hold {LINES_PER_FRAME} whole lines")
+                raise EverystepError(f"{path}: a frame to be written does not hold {LINES_PER_FRAME} whole lines")
             if len(content) > MAX_FRAME_BYTES:
                 raise EverystepError(f"{path}: a frame holds {len(content)} bytes of lines, over {MAX_FRAME_BYTES}")
             digest.update(content)
@@ -139,7 +139,7 @@ class LineFile:
             yield from content[:-1].split(b"\n")
 
     def frames(self) -> Iterator[bytes]:
-        """The lines of each frame in order, LF included."""
+        """Yield the lines of each frame in order, LF included."""
         for frame in range(len(self._sizes)):
             content = self._decompress(frame)
             self._check_whole(frame, content)
@@ -149,11 +149,11 @@ class LineFile:
         self._file.close()
 
     def stat(self) -> os.stat_result:
-        """What the file system says of the file that is open, which may have another name by now."""
+        """Stat the open file, which may have another name by now."""
         return os.fstat(self._file.fileno())
 
     def digest(self) -> tuple[int, int, str]:
-        """(lines, bytes, SHA-256) of the uncompressed content."""
+        """Compute (lines, bytes, SHA-256) of the uncompressed content."""
         digest = hashlib.sha256()
         num_lines = num_bytes = 0
         for content in self.frames():
@@ -163,7 +163,7 @@ class LineFile:
         return num_lines, num_bytes, digest.hexdigest()
 
     def _read_frame(self, frame: int) -> int:
-        """Make a frame the last that was read; the number of its lines."""
+        """Read a frame, unless it was the last one read, and return its number of lines."""
         if frame != self._frame_number:
             content = self._decompress(frame)
             self._ends = [-1, *self._check_whole(frame, content)]
@@ -176,13 +176,13 @@ class LineFile:
         try:
             if zstandard.get_frame_parameters(stored).content_size != self._sizes[frame]:
                 raise EverystepError(f"{self.path}: frame {frame} and the seek table disagree about its size")
-            # Other decoders would show what stands behind the frame, so nothing may.
+            # Other decoders would show what follows the frame, so nothing may.
             return self._decompressor.decompress(stored, allow_extra_data=False)
         except zstandard.ZstdError as error:
             raise EverystepError(f"{self.path}: frame {frame} is damaged: {error}") from error
 
     def _check_whole(self, frame: int, content: bytes) -> list[int]:
-        """Where the lines end."""
+        """Return where the lines end."""
         ends = _ends(content)
         last = frame == len(self._sizes) - 1
         if not content.endswith(b"\n") or len(ends) > LINES_PER_FRAME or (len(ends) < LINES_PER_FRAME and not last):
@@ -197,8 +197,8 @@ def read_lines(path: Path) -> Iterator[bytes]:
 
 
 def promised_frames(folder: Path, shard: Shard) -> Iterator[bytes]:
-    """The frames of a shard, LF included. After the last one, `Differs` is raised unless the lines were those that the
-    manifest promised: what was made of other lines never gets its name."""
+    """Yield the frames of a shard, LF included. After the last, `Differs` is raised unless they were what the manifest
+    promised, so that nothing made from other lines is ever renamed into place."""
     digest = hashlib.sha256()
     num_lines = num_bytes = 0
     with LineFile(folder / shard.path) as file:
@@ -211,7 +211,7 @@ def promised_frames(folder: Path, shard: Shard) -> Iterator[bytes]:
 
 
 def promised_lines(folder: Path, shard: Shard) -> Iterator[bytes]:
-    """The lines of a shard without LF, under the same promise."""
+    """Yield the lines of a shard without LF, under the same promise."""
     for content in promised_frames(folder, shard):
         yield from content[:-1].split(b"\n")
 
@@ -223,7 +223,7 @@ def check_shard(folder: Path, shard: Shard) -> None:
 
 
 def check_digest(file: LineFile, shard: Shard) -> None:
-    """`check_shard` of a file that is open."""
+    """Check a file that is open, as `check_shard` does."""
     _require_promised(file.path, shard, file.digest())
 
 
@@ -235,12 +235,12 @@ def _require_promised(path: Path, shard: Shard, found: tuple[int, int, str]) -> 
         )
 
 
-class _Unusual(Exception):  # noqa: N818  # a sign, not a fault
-    """orjson may spell the value in another way than RFC 8785."""
+class _Unusual(Exception):  # noqa: N818  # a signal, not an error
+    """Value that orjson may write differently from RFC 8785."""
 
 
 def _plain(value: Json) -> Json:
-    """What orjson is to write: `value` with whole floats as the integers that they are spelt as."""
+    """Return `value` with integral floats turned into ints, as RFC 8785 prints them."""
     kind = type(value)
     if kind is str or kind is int or kind is bool or value is None:
         return value
@@ -257,7 +257,7 @@ def _plain(value: Json) -> Json:
 
 
 def _compressor(digits: bool) -> zstandard.ZstdCompressor:
-    """Of ids in decimal, level 1 as for inputs of unknown size takes half the time of level 3 and fewer bytes."""
+    """Make the compressor: for ids in decimal, level 1 for inputs of unknown size takes half the time of level 3."""
     if not digits:
         return zstandard.ZstdCompressor(level=LEVEL, threads=0, write_content_size=True, write_checksum=True)
     long = zstandard.ZstdCompressionParameters.from_level(1, threads=0, write_content_size=True, write_checksum=True)
@@ -265,7 +265,7 @@ def _compressor(digits: bool) -> zstandard.ZstdCompressor:
 
 
 def _ends(content: bytes) -> list[int]:
-    """Where each LF stands, up to one more than a frame may hold. On long lines ten times as fast as `count`."""
+    """Find each LF, up to one more than a frame may hold. On long lines ten times as fast as `count`."""
     ends: list[int] = []
     end = content.find(b"\n")
     while end >= 0 and len(ends) <= LINES_PER_FRAME:
@@ -277,7 +277,7 @@ def _ends(content: bytes) -> list[int]:
 def _joined(block: list[bytes], path: Path) -> bytes:
     content = b"".join(block)
     if len(_ends(content)) != len(block) or not all(line.endswith(b"\n") for line in block):
-        raise EverystepError(f"{path}: what is written is not one line each")
+        raise EverystepError(f"{path}: a line to be written holds no LF at its end, or more than one LF")
     return content
 
 
@@ -287,7 +287,7 @@ def _seek_table(entries: list[tuple[int, int]]) -> bytes:
 
 
 def _read_seek_table(file: io.BufferedReader, path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(frame offsets with the end appended, decompressed sizes); every claim is checked against the file."""
+    """Read (frame offsets with the end appended, decompressed sizes); every claim is checked against the file."""
     end = file.seek(0, io.SEEK_END)
     damaged = EverystepError(f"{path}: not a line file of Everystep: the seek table at its end is missing or damaged")
     if end < 8 + FOOTER.size:
@@ -298,7 +298,7 @@ def _read_seek_table(file: io.BufferedReader, path: Path) -> tuple[NDArray[np.in
     if magic != SEEKABLE_MAGIC or descriptor != 0 or table > end:
         raise damaged
     if frames > MAX_FRAMES:
-        raise EverystepError(f"{path}: {frames} frames; at most {MAX_FRAMES} are read of one file")
+        raise EverystepError(f"{path}: {frames} frames; a file may have at most {MAX_FRAMES}")
     file.seek(end - table)
     content = file.read(table)
     if struct.unpack_from("<II", content) != (SKIPPABLE_MAGIC, table - 8):

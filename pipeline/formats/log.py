@@ -1,6 +1,6 @@
-"""The training log: one canonical JSON line for each step, and the same as CSV for spreadsheets and `dvc plots`.
+"""The training log: one canonical JSON line a step, and the same as CSV for spreadsheets and `dvc plots`.
 
-A log holds no clock and no speed, so it is part of what must come out again. A line describes the update that
+A log holds no clock and no speed, so a rebuild must give the same bytes. A line describes the update that
 led to state `step`: the loss of its batch before the update, the gradient norm before clipping, the rate.
 """
 
@@ -46,41 +46,41 @@ def append(path: Path, entry: Entry) -> None:
 
 
 def sync(path: Path) -> None:
-    """Have the lines so far on disk, before a checkpoint that will need them."""
+    """Flush the lines so far to disk, before a checkpoint that will need them."""
     with path.open("ab") as file:
         os.fsync(file.fileno())
 
 
 def read(path: Path) -> Iterator[Entry]:
-    """The entries of a finished log, one at a time: the log may be larger than memory."""
+    """Read the entries of a finished log, one at a time: the log may be larger than memory."""
     for number, line in enumerate(plain_lines(path), 1):
         yield Entry.parse(line, f"{path}:{number}")
 
 
 def read_until(path: Path, step: int) -> list[Entry]:
-    """The entries up to `step` of a log that a kill may have cut off anywhere after it. All of them must be there."""
+    """Read the entries up to `step`, all of which must be there. A kill may have cut the log anywhere after that."""
     lines = path.read_bytes().split(b"\n")[:-1][:step] if path.exists() else []
     entries = [Entry.parse(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
     if [entry.step for entry in entries] != list(range(1, step + 1)):
-        raise EverystepError(f"{path}: does not hold the steps 1 to {step}; remove {path.parent} to train anew")
+        raise EverystepError(f"{path}: does not hold the steps 1 to {step}; remove {path.parent} to start over")
     return entries
 
 
 def write(folder: Path, entries: list[Entry]) -> None:
-    """The whole log in both forms."""
+    """Write the whole log in both forms."""
     write_bytes(folder / JSONL, b"".join(canonical(entry.to_json()) + b"\n" for entry in entries))
     write_bytes(folder / CSV, as_csv([entry.to_json() for entry in entries]))
 
 
 def as_csv(rows: list[dict[str, Json]]) -> bytes:
-    """A table as CSV with LF; numbers are spelled as in the JSON lines."""
+    """Write a table as CSV with LF; numbers look as in the JSON lines."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(rows[0].keys())
     for row in rows:
-        writer.writerow(["" if value is None else _spelled(value) for value in row.values()])
+        writer.writerow(["" if value is None else _cell(value) for value in row.values()])
     return text.getvalue().encode()
 
 
-def _spelled(value: Json) -> str:
+def _cell(value: Json) -> str:
     return value if isinstance(value, str) else canonical(value).decode()

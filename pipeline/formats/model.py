@@ -1,11 +1,11 @@
-"""One decoder, described by data: which shapes it has, and which stored tensor acts at which depth.
+"""The description of a decoder: its shapes, and which stored tensor acts at which depth.
 
 A model is a list of *stored* layers and a list of *applications*: the stored layer that acts at each depth.
 MobileLLM-LS applies every stored layer twice in a row; MobiLlama's layers share the feed-forward network (FFN)
 of one owner; OpenELM's layers differ in width; Pythia's run attention and FFN side by side. A tensor that acts
 twice is stored, counted and trained once.
 
-No torch here: export, cards and audits read descriptions without it. `trainer/model.py` builds the model.
+This needs no torch: export, cards and audits read descriptions without it. `trainer/model.py` builds the model.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -24,7 +24,7 @@ _STRICT = ConfigDict(extra="forbid", strict=True)
 
 @dataclass(frozen=True, kw_only=True)
 class Initialization:
-    """The standard deviation of each matrix before training; norms start at one, biases at zero.
+    """Standard deviation of each matrix before training; norms start at one, biases at zero.
 
     `normal`: one `std` for every matrix, or `output_std` for the two that write to the residual stream (the output of
     attention and the down projection of the FFN). `openelm`: inputs^-1/2 for a matrix, width^-1/2 for the embedding,
@@ -47,9 +47,9 @@ class Initialization:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerSpec:
-    """One stored layer: attention and an FFN, each behind a norm, added to the residual stream.
+    """One stored layer: attention and an FFN, each after a norm, added to the residual stream.
 
-    `residual`: `sequential`, the FFN reads what attention has added to; `parallel`, both read the layer's input.
+    `residual`: `sequential`, the FFN reads the sum of input and attention; `parallel`, both read the layer's input.
     `activation`: `swiglu` has gate, up and down; `gelu` only up and down. `rotary_share` of each head is rotated.
     """
 
@@ -82,12 +82,12 @@ class LayerSpec:
 
     @property
     def rotary_width(self) -> int:
-        """Dimensions of a head that rotary positions turn, from the first on."""
+        """Number of dimensions of a head that are rotated, from the first on."""
         return int(self.head_width * self.rotary_share)
 
     @property
     def ffn_shape(self) -> tuple[int, str, bool]:
-        """What layers that share an FFN must agree on."""
+        """Facts on which layers that share an FFN must agree."""
         return self.ffn_width, self.activation, self.bias
 
 
@@ -113,7 +113,7 @@ class ModelSpec:
         _require_positive(self, "vocabulary", "context", "width", "rotary_base", "norm_epsilon")
         _require_at_most(self, vocabulary=MAX_VOCABULARY, context=MAX_CONTEXT, width=MAX_WIDTH)
         for name, depth in (("layers", len(self.layers)), ("applications", len(self.applications))):
-            _require(depth <= MAX_LAYERS, f"{name}: {depth} of them; at most {MAX_LAYERS}")
+            _require(depth <= MAX_LAYERS, f"{name}: {depth}, but at most {MAX_LAYERS} are allowed")
         stored = range(len(self.layers))
         _require(len(stored) > 0, "layers must hold at least one layer")
         _require(
@@ -138,7 +138,7 @@ class ModelSpec:
         return self.layers[self.applications[-1]].norm
 
     def to_json(self) -> dict[str, Any]:
-        """The model part of a checkpoint's config. Law: `ModelSpec.from_json(spec.to_json()) == spec`."""
+        """Return the model part of a checkpoint's config. Law: `ModelSpec.from_json(spec.to_json()) == spec`."""
         return {"format": FORMAT, **asdict(self)}
 
     @classmethod
@@ -157,7 +157,7 @@ class ModelSpec:
 
 
 def tensor_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every unique tensor, in the order of `Decoder.named_parameters()`.
+    """Return name and shape of every unique tensor, in the order of `Decoder.named_parameters()`.
 
     A matrix is (outputs, inputs), as torch keeps it: y = x @ W^T.
     """
@@ -172,7 +172,7 @@ def tensor_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
 
 
 def layer_shapes(width: int, layer: LayerSpec, owns_ffn: bool = True) -> dict[str, tuple[int, ...]]:
-    """Name and shape of the tensors of one stored layer.
+    """Return name and shape of the tensors of one stored layer.
 
     The rows of `attention.query_key_value` are the query heads, the key heads, the value heads; those of
     `ffn.gate_up` the gate, then the up projection. One product is faster than two or three.
@@ -205,17 +205,17 @@ def _matrix_shapes(name: str, outputs: int, inputs: int, bias: bool) -> dict[str
 
 
 def num_parameters(spec: ModelSpec) -> int:
-    """Unique trainable parameters: what a checkpoint stores."""
+    """Count unique trainable parameters: what a checkpoint stores."""
     return sum(prod(shape) for shape in tensor_shapes(spec).values())
 
 
 def num_parameters_if_repeated(spec: ModelSpec) -> int:
-    """Parameters if every layer had an FFN of its own: what MobiLlama's published files store (22 copies)."""
+    """Count parameters as if every layer had its own FFN: what MobiLlama's published files store (22 copies)."""
     return num_parameters(replace(spec, ffn_owner=tuple(range(len(spec.layers)))))
 
 
 def initial_value(spec: ModelSpec, name: str) -> tuple[float, float]:
-    """(mean, standard deviation) of the tensor `name` at step 0: norms are one, biases zero, matrices drawn."""
+    """Return (mean, standard deviation) of the tensor `name` at step 0: norms are one, biases zero, matrices drawn."""
     if name.endswith(".bias"):
         return 0.0, 0.0
     if name.endswith("norm.weight"):
@@ -232,7 +232,7 @@ def initial_value(spec: ModelSpec, name: str) -> tuple[float, float]:
 
 
 def unrolled(spec: ModelSpec) -> tuple[ModelSpec, dict[str, str]]:
-    """The plain twin that stores one layer a depth, and the stored tensor behind each of its tensors.
+    """Return the plain twin, which stores one layer a depth, and the stored tensor of each of its tensors.
 
     Law: with tensors copied along the second result, the twin's logits equal the model's bit for bit.
     """
@@ -254,7 +254,7 @@ def unrolled(spec: ModelSpec) -> tuple[ModelSpec, dict[str, str]]:
 
 
 def nearest_divisor(number: int, wanted: int) -> int:
-    """The divisor of `number` closest to `wanted`, the smaller of two."""
+    """Return the divisor of `number` closest to `wanted`, the smaller of two."""
     return min((d for d in range(1, number + 1) if number % d == 0), key=lambda d: (abs(d - wanted), d))
 
 

@@ -1,7 +1,7 @@
-"""Word n-grams of evaluation sets: a table of 64-bit hashes with the item that each was first found in.
+"""Word n-grams of evaluation sets: a table of 64-bit hashes, each with the item in which it was first found.
 
-`ngrams.parquet` is sorted by hash and holds each once. A hash is 16 hex digits, because a table's rows are digested
-as JSON, which has no 64-bit integers. What is hashed stands in `pipeline.blocks.contamination`.
+`ngrams.parquet` is sorted by hash, without repetition. A hash is 16 hex digits, because a table's rows are digested
+as JSON, which has no 64-bit integers. `pipeline.blocks.contamination` defines what is hashed.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +27,7 @@ NGRAMS = pa.schema(
 
 
 def write_ngrams(folder: Path, hashes: NDArray[np.uint64], owners: Sequence[tuple[str, str]]) -> Shard:
-    """Write hashes, shape (N,), sorted and each once, and the (set, item) of each."""
+    """Write hashes, shape (N,), sorted and without repetition, and the (set, item) of each."""
 
     def rows() -> Iterator[dict[str, str]]:
         for value, (name, item) in zip(hashes.tolist(), owners, strict=True):
@@ -37,7 +37,7 @@ def write_ngrams(folder: Path, hashes: NDArray[np.uint64], owners: Sequence[tupl
 
 
 def read_ngrams(folder: Path) -> tuple[NDArray[np.uint64], Callable[[int], tuple[str, str]]]:
-    """The hashes, shape (N,), and a function from the place of a hash to its (set, item)."""
+    """Read the hashes, shape (N,), and return them with a function from the index of a hash to its (set, item)."""
     path = folder / NGRAMS_FILE
     table = read_table(path, NGRAMS)
     try:
@@ -47,6 +47,6 @@ def read_ngrams(folder: Path) -> tuple[NDArray[np.uint64], Callable[[int], tuple
     except (pa.ArrowException, ValueError) as error:
         raise EverystepError(f"{path}: a hash is not 16 hex digits; build it again") from error
     if len(hashes) != table.num_rows or not (hashes[1:] > hashes[:-1]).all():
-        raise EverystepError(f"{path}: its hashes are not sorted, each once; build it again")
+        raise EverystepError(f"{path}: its hashes are not sorted and unique; build it again")
     sets, items = table["set"], table["item"]
     return hashes, lambda place: (sets[place].as_py(), items[place].as_py())

@@ -21,24 +21,24 @@ SAMPLES_AT_ONCE = 1 << 16
 
 
 def permute(numbers: Numbers, num_rows: int, seed: int, epoch: int) -> Numbers:
-    """Row numbers at positions `numbers` (each < num_rows) of an epoch. A bijection on 0..num_rows-1."""
+    """Map positions `numbers` (each < num_rows) of an epoch to row numbers: a bijection on 0..num_rows-1."""
     _check_range(numbers, num_rows)
     return _walk(numbers, num_rows, _round_keys(seed, epoch))
 
 
 def unpermute(rows: Numbers, num_rows: int, seed: int, epoch: int) -> Numbers:
-    """The inverse: at which positions of the epoch these rows stand."""
+    """Map row numbers to positions of the epoch: the inverse of `permute`."""
     _check_range(rows, num_rows)
     return _walk(rows, num_rows, _round_keys(seed, epoch)[::-1], inverse=True)
 
 
 def rows_of_step(step: int, global_batch: int, num_rows: int, seed: int) -> NDArray[np.int64]:
-    """The row numbers that training step `step` (0-based: the step that turns state s into s + 1) reads."""
+    """Return the row numbers that training step `step` reads (0-based: step s turns state s into s + 1)."""
     return rows_of_samples(step * global_batch, (step + 1) * global_batch, num_rows, seed)
 
 
 def rows_of_samples(start: int, stop: int, num_rows: int, seed: int) -> NDArray[np.int64]:
-    """The row numbers that the samples `start` to `stop` (excluded) read."""
+    """Return the row numbers of the samples `start` to `stop` (excluded)."""
     if num_rows < 1:
         raise EverystepError("there are no rows to read")
     parts = []
@@ -52,7 +52,7 @@ def rows_of_samples(start: int, stop: int, num_rows: int, seed: int) -> NDArray[
 
 
 def rows_read(num_samples: int, num_rows: int, seed: int) -> NDArray[np.bool_]:
-    """Which rows the first `num_samples` samples read, shape (num_rows,). An epoch reads each row once."""
+    """Mark the rows that the first `num_samples` samples read, shape (num_rows,). An epoch reads each row once."""
     read = np.zeros(num_rows, dtype=np.bool_)
     if num_samples >= num_rows:
         return ~read
@@ -83,7 +83,7 @@ def steps_of_rows(rows: Numbers, global_batch: int, num_rows: int, seed: int, nu
 
 
 def _check_range(numbers: Numbers, num_rows: int) -> None:
-    """A number outside would come out as the place of another row."""
+    """Refuse a number outside the range, which would come out as the position of another row."""
     if numbers.size and numbers.max() >= num_rows:
         raise EverystepError(f"there is no row {numbers.max()}: rows are 0..{num_rows - 1}")
 

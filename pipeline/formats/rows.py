@@ -1,8 +1,8 @@
 """Rows of token ids: `{"token_ids": [...]}` lines of a declared width, and where documents lie in them.
 
 A row is `context + 1` ids: input is `row[:-1]`, target is `row[1:]`; nobody else shifts. Documents are
-concatenated, each with one end token behind it and none before, and cut into disjoint rows; the tail that
-fills no row is dropped. So token position p of the stream is row p // width, offset p % width.
+concatenated, each followed by one end token, and cut into disjoint rows; the tail that fills no row is
+dropped. So token position p of the stream is row p // width, offset p % width.
 """
 
 from bisect import bisect_right
@@ -29,7 +29,7 @@ from pipeline.formats.order import permute
 from pipeline.formats.tables import BATCH, DOCUMENT_INDEX, open_table, read_columns, text_of
 
 ROWS_PER_SHARD = 4096
-IDS_SPELLED_AT_ONCE = 1 << 17
+IDS_WRITTEN_AT_ONCE = 1 << 17
 SAMPLES_AT_ONCE = 1024 * LINES_PER_FRAME
 IDS_AT_ONCE = 65536
 HEAD = b'{"token_ids":['
@@ -39,7 +39,7 @@ Row = NDArray[np.int64]
 
 
 def encode_row(row: NDArray[np.integer]) -> bytes:
-    """One line; orjson writes numpy integers as the same digits that RFC 8785 asks for."""
+    """Encode one line; orjson writes numpy integers with the digits that RFC 8785 asks for."""
     return orjson.dumps({"token_ids": row}, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
 
 
@@ -66,13 +66,13 @@ def write_rows(folder: Path, rows: Iterable[NDArray[np.integer]], prefix: str) -
 
 def write_row_shard(folder: Path, name: str, blocks: Iterable[NDArray[np.unsignedinteger]], vocabulary: int) -> Shard:
     """What `write_rows` writes, from blocks of the rows of one shard, each but the last of `rows_at_once(width)`."""
-    frames = (frame for block in blocks for frame in _spelled_rows(block, vocabulary))
+    frames = (frame for block in blocks for frame in _written_rows(block, vocabulary))
     return write_frames(folder / name, frames, name, digits=True)
 
 
 def rows_at_once(width: int) -> int:
-    """Rows that are spelled together: whole frames of so many ids as a processor's cache holds."""
-    return LINES_PER_FRAME * max(1, IDS_SPELLED_AT_ONCE // (LINES_PER_FRAME * width))
+    """Return how many rows are written at a time: whole frames, of about as many ids as fit a processor's cache."""
+    return LINES_PER_FRAME * max(1, IDS_WRITTEN_AT_ONCE // (LINES_PER_FRAME * width))
 
 
 def row_shard(prefix: str, number: int) -> str:
@@ -80,7 +80,7 @@ def row_shard(prefix: str, number: int) -> str:
 
 
 def write_order(path: Path, name: str, num_rows: int, seed: int) -> Shard:
-    """Write the epoch 0 of the order as data: line i is `{"row": row of sample i}`."""
+    """Write epoch 0 of the order as data: line i is `{"row": row of sample i}`."""
 
     def frames() -> Iterator[bytes]:
         for start in range(0, num_rows, SAMPLES_AT_ONCE):
@@ -94,7 +94,7 @@ def write_order(path: Path, name: str, num_rows: int, seed: int) -> Shard:
 
 
 class Rows(Sequence[Row]):
-    """The rows of one split by number. Opens shards as they are asked for and keeps `MAX_OPEN` of them open."""
+    """Rows of one split by number. Opens shards on demand and keeps `MAX_OPEN` of them open."""
 
     def __init__(self, folder: Path, shards: Sequence[Shard], width: int, vocabulary: int) -> None:
         self._folder, self._shards = folder, shards
@@ -126,7 +126,7 @@ class Rows(Sequence[Row]):
         return self._files[shard]
 
     def _opened(self, shard: int) -> LineFile:
-        """The file of a shard, which must hold as many rows as promised."""
+        """Open the file of a shard, which must hold as many rows as promised."""
         file = LineFile(safe_join(self._folder, self._shards[shard].path))
         if len(file) != self._shards[shard].lines:
             raise Differs(f"{file.path}: the manifest promises {self._shards[shard].lines} rows, found {len(file)}")
@@ -146,7 +146,7 @@ class Span:
 
 
 class DocumentIndex:
-    """Document -> rows and row -> documents, by arithmetic on the packing order.
+    """An index from documents to rows and from rows to documents, by arithmetic on the packing order.
 
     With `num_rows`, rows that the dropped tail would have filled are left out of every answer. Holds 16 bytes a
     document; names are read from the file when an answer needs them.
@@ -166,7 +166,7 @@ class DocumentIndex:
         self._stops = self._starts + places["num_tokens"].to_numpy()
         expected = np.concatenate([[0], self._stops])[:-1]
         if (self._starts != expected).any() or (self._stops <= self._starts).any():
-            raise EverystepError(f"{path}: its documents do not lie one behind the other")
+            raise EverystepError(f"{path}: its documents do not follow one another without gaps")
         self._group_starts = np.cumsum([0, *groups])
 
     def __len__(self) -> int:
@@ -178,11 +178,11 @@ class DocumentIndex:
         return int(self._stops[-1]) // self.width if len(self) else 0
 
     def documents_of_row(self, row: int) -> list[Span]:
-        """The documents whose tokens (end token included) stand in a row, in their order."""
+        """List the documents whose tokens (end token included) are in a row, in order."""
         return self.documents_of_rows([row])[0]
 
     def documents_of_rows(self, rows: Sequence[int]) -> list[list[Span]]:
-        """`documents_of_row` of each, in one pass over the names."""
+        """List `documents_of_row` for each row, in one pass over the names."""
         last = len(self) and int(self._stops[-1] - 1) // self.width
         limit = last + 1 if self.num_rows is None else self.num_rows
         firsts = np.array([row if 0 <= row < limit else -1 for row in rows], dtype=np.int64) * self.width
@@ -204,7 +204,7 @@ class DocumentIndex:
         ]
 
     def counts_in(self, chosen: NDArray[np.bool_]) -> dict[tuple[str, str], tuple[int, int]]:
-        """For each (source, licence), the documents that have a token in the chosen rows, and the tokens there.
+        """Count, for each (source, licence), the documents with a token in the chosen rows, and those tokens.
 
         `chosen` has shape (rows,). A document that is packed twice counts twice.
         """
@@ -224,7 +224,7 @@ class DocumentIndex:
         return found
 
     def _tokens_in(self, chosen: NDArray[np.bool_], documents: slice) -> NDArray[np.int64]:
-        """How many tokens of each of some neighbouring documents stand in the chosen rows."""
+        """Count the tokens that each of some consecutive documents has in the chosen rows."""
         starts, stops = self._starts[documents], self._stops[documents]
         first = int(starts[0]) // self.width
         rows = np.append(chosen[first : int(stops[-1]) // self.width + 1], False)  # the tail fills no row
@@ -238,9 +238,9 @@ class DocumentIndex:
         return tokens_before(stops) - tokens_before(starts)
 
     def rows_of_document(self, id: str) -> list[range]:
-        """The rows that hold the document, one range for each copy of it in their order; none: not in this split.
+        """List the rows that hold the document: one range for each copy, in order; none if it is not in this split.
 
-        A range is empty if the copy fell with the tail.
+        A range is empty if the copy is in the dropped tail.
         """
         found: list[NDArray[np.int64]] = []
         begin = 0
@@ -255,7 +255,7 @@ class DocumentIndex:
         return range(first, stop if self.num_rows is None else max(first, min(stop, self.num_rows)))
 
     def _about(self, members: NDArray[np.int64]) -> list[dict[str, str]]:
-        """Id, source and licence of each of these documents; reads the row groups in which they stand."""
+        """Read id, source and licence of each of these documents, from the row groups that hold them."""
         wanted, which = np.unique(members, return_inverse=True)
         in_group = np.searchsorted(self._group_starts, wanted, side="right") - 1
         groups, first = np.unique(in_group, return_inverse=True)
@@ -272,27 +272,27 @@ class DocumentIndex:
         return [about[i] for i in which.tolist()]
 
 
-def _spelled_rows(rows: NDArray[np.unsignedinteger], vocabulary: int) -> Iterator[bytes]:
-    """The lines of `encode_row`, `LINES_PER_FRAME` in each piece: a row is its ids' entries of a table of spellings."""
+def _written_rows(rows: NDArray[np.unsignedinteger], vocabulary: int) -> Iterator[bytes]:
+    """Write the lines of `encode_row`, `LINES_PER_FRAME` a piece, by looking ids up in a table of their digits."""
     width = rows.shape[1]
     entries = rows.astype(np.uint32)
     entries[:, -1] += vocabulary
-    text, ends = text_of(pc.take(_spellings(vocabulary), pa.array(entries.ravel())))
+    text, ends = text_of(pc.take(_digits_of_ids(vocabulary), pa.array(entries.ravel())))
     bounds = [*ends[: -1 : LINES_PER_FRAME * width].tolist(), len(text)]
     yield from (HEAD + text[begin : end - len(HEAD)] for begin, end in pairwise(bounds))
 
 
 @lru_cache(2)
-def _spellings(vocabulary: int) -> pa.Array:
-    """What is written for an id; from `vocabulary` on, for the last id of a row: it opens the next row."""
+def _digits_of_ids(vocabulary: int) -> pa.Array:
+    """Tabulate what is written for an id; from `vocabulary` on, for an id that ends a row and opens the next."""
     between = "]}\n" + HEAD.decode()
     return pa.array([f"{id}," for id in range(vocabulary)] + [f"{id}{between}" for id in range(vocabulary)])
 
 
 def _usual_row(line: bytes) -> Row | None:
-    """The ids of a line that begins with them and spells them plainly, as every known writer does.
+    """Parse a line that begins with its ids and writes them plainly, as every known writer does.
 
-    Three times as fast as a list of Python's integers. None: only a parser of JSON can tell.
+    Three times as fast as a list of Python's integers. None: only a JSON parser can tell.
     """
     head, _, rest = line.partition(b"]")
     key, _, ids = head.partition(b"[")

@@ -1,4 +1,4 @@
-"""What makes models a suite: the same rows in the same order, so that they can be compared step by step."""
+"""A suite: models that read the same rows in the same order, so that they can be compared step by step."""
 
 from pipeline.base.errors import EverystepError
 from pipeline.formats.canonical import Json

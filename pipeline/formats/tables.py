@@ -1,4 +1,4 @@
-"""Tables that auditors query: parquet on disk, canonical JSONL in their digest.
+"""Tables that auditors query: Parquet on disk, digested as canonical JSONL.
 
 Parquet bytes change with the writer's version and batching, so a manifest carries the digest of the
 rows: each row as a canonical JSON line with every column, in the order of the file.
@@ -26,7 +26,7 @@ from pipeline.formats.canonical import Json
 from pipeline.formats.lines import Shard, encode_line
 
 BATCH = 4096  # rows of a row group: what is read of the index for one document
-REPEATED = ("source", "license", "stage", "reason")  # few values; a dictionary of ids would only be read twice
+REPEATED = ("source", "license", "stage", "reason")  # few values; a dictionary of ids would only cost a second read
 PLAIN = re.compile(r"[a-z0-9_]+")
 ESCAPED = r'[\x00-\x1f"\\]'
 MAX_INTEGER = 2**53 - 1
@@ -72,13 +72,13 @@ DOCUMENT_INDEX = pa.schema(
 
 
 def removal(stage: str, source: str, id: str, reason: str, **more: Any) -> dict[str, Any]:
-    """One row of `REMOVALS`; `more` may hold detail, kept, similarity, bytes."""
+    """Make one row of `REMOVALS`; `more` may hold detail, kept, similarity, bytes."""
     empty = {"detail": None, "kept": None, "similarity": None, "bytes": None}
     return {"id": id, "source": source, "stage": stage, "reason": reason} | empty | more
 
 
 def replacement(source: str, id: str, counts: Mapping[str, int]) -> dict[str, Any]:
-    """One row of `REPLACED`."""
+    """Make one row of `REPLACED`."""
     return {"id": id, "source": source} | {kind: counts.get(kind, 0) for kind in PERSONAL_DATA}
 
 
@@ -89,7 +89,7 @@ def write_table(path: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema, n
 
 
 def write_batches(path: Path, batches: Iterable[pa.RecordBatch], schema: pa.Schema, name: str) -> Shard:
-    """Write record batches in their order, in row groups of `BATCH` rows; `Shard` as `write_table` gives it."""
+    """Write record batches in their order, in row groups of `BATCH` rows; the `Shard` is that of `write_table`."""
     digest = _Digest()
     with atomic_writer(path) as file, _open_writer(file, schema) as writer:
         for group in _regrouped(batches, schema):
@@ -101,8 +101,8 @@ def write_batches(path: Path, batches: Iterable[pa.RecordBatch], schema: pa.Sche
 
 @contextmanager
 def table_writer(path: Path, schema: pa.Schema) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Around code that comes upon rows one at a time: what it is given writes one, `BATCH` of them together. Where no
-    row comes, there is no file."""
+    """Give a function that writes one row; rows are collected and written `BATCH` at a time. Without rows there is no
+    file."""
     rows: list[dict[str, Any]] = []
     opened: list[pq.ParquetWriter] = []
 
@@ -125,7 +125,7 @@ def table_writer(path: Path, schema: pa.Schema) -> Iterator[Callable[[dict[str, 
 
 
 def open_table(path: Path, schema: pa.Schema) -> pq.ParquetFile:
-    """The file, to be read in parts under `damage_named`; one with another schema is refused."""
+    """Open a file, to be read in parts under `damage_named`; one with another schema is refused."""
     file = open_parquet(path)
     if not file.schema_arrow.equals(schema):
         raise EverystepError(f"{path}: its columns are {file.schema_arrow.names}, expected {schema.names}")
@@ -133,25 +133,25 @@ def open_table(path: Path, schema: pa.Schema) -> pq.ParquetFile:
 
 
 def read_columns(file: pq.ParquetFile, path: Path, columns: Sequence[str], groups: Sequence[int]) -> pa.Table:
-    """Some columns of some row groups of a file that `open_table` opened."""
+    """Read some columns of some row groups of a file that `open_table` opened."""
     schema = pa.schema([file.schema_arrow.field(name) for name in columns])
     return pa.Table.from_batches(batches(file, path, BATCH, columns, groups), schema)
 
 
 def read_table(path: Path, schema: pa.Schema) -> pa.Table:
-    """The whole table; a file with another schema is refused."""
+    """Read a whole table; a file with another schema is refused."""
     with open_table(path, schema) as file, damage_named(path):
         return read_columns(file, path, schema.names, range(file.num_row_groups))
 
 
 def column_batches(path: Path, schema: pa.Schema, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Some columns of a whole table, at most `BATCH` rows at a time; a file with another schema is refused."""
+    """Read some columns of a table, at most `BATCH` rows at a time; a file with another schema is refused."""
     with open_table(path, schema) as file, damage_named(path):
         yield from batches(file, path, BATCH, columns, range(file.num_row_groups))
 
 
 def digest_table(path: Path) -> tuple[int, int, str]:
-    """(rows, bytes, SHA-256) of the rows as canonical JSONL, whatever the schema."""
+    """Compute (rows, bytes, SHA-256) of the rows as canonical JSONL, whatever the schema."""
     digest = _Digest()
     with damage_named(path):
         for batch in stored_batches(path):
@@ -166,22 +166,22 @@ def check_table(folder: Path, shard: Shard) -> None:
 
 
 def as_json(path: Path) -> Iterator[Json]:
-    """The rows of any parquet file as dicts; a column that stands twice is refused, as a key in JSON is."""
+    """Read the rows of any Parquet file as dicts; a repeated column is refused, as a repeated key in JSON is."""
     for batch in stored_batches(path):
         yield from batch.to_pylist()
 
 
 def stored_batches(path: Path) -> Iterator[pa.RecordBatch]:
-    """The rows of any parquet file, at most `BATCH` at a time."""
+    """Read the rows of any Parquet file, at most `BATCH` at a time."""
     with open_parquet(path) as file, damage_named(path):
         names = file.schema_arrow.names
         if len(set(names)) != len(names):
-            raise EverystepError(f"{path}: a column stands twice: {', '.join(names)}")
+            raise EverystepError(f"{path}: a column appears twice: {', '.join(names)}")
         yield from batches(file, path, BATCH, names, range(file.num_row_groups))
 
 
 def _open_writer(file: Any, schema: pa.Schema) -> pq.ParquetWriter:
-    """Columns of few values are stored by dictionary, integers by differences, everything else plainly."""
+    """Open a writer that stores columns of few values by dictionary, integers by differences, the rest plainly."""
     integers = [field.name for field in schema if pa.types.is_integer(field.type)]
     return pq.ParquetWriter(
         file,
@@ -193,7 +193,7 @@ def _open_writer(file: Any, schema: pa.Schema) -> pq.ParquetWriter:
 
 
 class _Digest:
-    """Of rows as canonical JSONL, added up."""
+    """Running digest of rows as canonical JSONL."""
 
     def __init__(self) -> None:
         self._sha256 = hashlib.sha256()
@@ -210,12 +210,12 @@ class _Digest:
 
 
 def _json_lines(rows: pa.RecordBatch) -> bytes:
-    """Each row as a canonical JSON line; a column whose values need no care is spelled 20 times as fast."""
+    """Encode each row as a canonical JSON line; a column whose values need no escaping is 20 times as fast."""
     if not rows.num_rows or not all(map(PLAIN.fullmatch, rows.schema.names)):
         return b"".join(map(encode_line, rows.to_pylist()))
     pieces: list[Any] = []
     for name in sorted(rows.schema.names):
-        pieces += [_scalar(f'{"," if pieces else "{"}"{name}":'), *_spelled(rows.column(name))]
+        pieces += [_scalar(f'{"," if pieces else "{"}"{name}":'), *_in_json(rows.column(name))]
     return bytes(text_of(pc.binary_join_element_wise(*pieces, _scalar("}\n"), _scalar("")))[0])
 
 
@@ -223,8 +223,8 @@ def _scalar(text: str) -> pa.Scalar:
     return arrow_strings([text.encode()]).cast(pa.string())[0]
 
 
-def _spelled(column: pa.Array) -> list[Any]:
-    """Scalars and arrays of strings that, joined, are the values in canonical JSON."""
+def _in_json(column: pa.Array) -> list[Any]:
+    """Return scalars and arrays of strings that, joined, are the values in canonical JSON."""
     if not _is_plain(column):
         return [arrow_strings([encode_line(value)[:-1] for value in column.to_pylist()]).cast(pa.string())]
     text = column.cast(pa.string())
@@ -232,14 +232,14 @@ def _spelled(column: pa.Array) -> list[Any]:
 
 
 def text_of(strings: pa.Array) -> tuple[memoryview, NDArray[np.int32]]:
-    """All characters of an array of strings that was computed, and the offsets of each in them, shape (len + 1,)."""
+    """Return all characters of a computed array of strings, and the offset of each string, shape (len + 1,)."""
     _, offsets, data = strings.buffers()
     ends = np.frombuffer(offsets, dtype=np.int32)[: len(strings) + 1]
     return memoryview(data)[: ends[-1]], ends
 
 
 def _is_plain(column: pa.Array) -> bool:
-    """Whether every value is spelled in canonical JSON as it is: plain strings, small integers."""
+    """Tell whether canonical JSON writes every value as it is: plain strings, small integers."""
     if column.null_count:
         return False
     if pa.types.is_signed_integer(column.type):
@@ -248,14 +248,14 @@ def _is_plain(column: pa.Array) -> bool:
     if not pa.types.is_string(column.type) or pc.any(pc.match_substring_regex(column, ESCAPED)).as_py():
         return False
     try:
-        column.validate(full=True)  # parquet may hold strings that are no UTF-8
+        column.validate(full=True)  # Parquet may hold strings that are not UTF-8
     except pa.ArrowInvalid:
         return False
     return True
 
 
 def _regrouped(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """The same rows in batches of `BATCH` rows, the last may be shorter."""
+    """Regroup rows into batches of `BATCH`; the last may be shorter."""
     rest = pa.Table.from_batches([], schema)
     for batch in batches:
         rest = pa.concat_tables([rest, pa.Table.from_batches([batch], schema)])

@@ -1,8 +1,8 @@
-"""Safetensors files from outside, read tensor by tensor from one open file.
+"""Untrusted safetensors files, read tensor by tensor from one open file.
 
-The library maps a file into memory: one that is cut off meanwhile ends the process by SIGBUS. Here every byte is read,
-a digest holds `PIECE` bytes of it at a time, and the header's claims are checked against the file before memory is
-taken for them. Accepted is what the format allows (https://github.com/huggingface/safetensors), in the dtypes that
+The library maps a file into memory; if the file is truncated meanwhile, SIGBUS kills the process. Here every byte is
+read, a digest holds `PIECE` bytes at a time, and the header's claims are checked against the file before memory is
+allocated for them. Accepted is what the format allows (https://github.com/huggingface/safetensors), in the dtypes that
 have a digest.
 """
 
@@ -26,8 +26,8 @@ METADATA = "__metadata__"
 NUMPY_NAMES = {theirs: ours for ours, theirs in DTYPES.items()}
 
 
-class Entry(NamedTuple):
-    """What the header says of one tensor; `begin` and `end` count from the start of the file."""
+class Place(NamedTuple):
+    """Place of one tensor in the file; `begin` and `end` count from the start of the file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -36,7 +36,7 @@ class Entry(NamedTuple):
 
 
 class TensorFile:
-    """The tensors of a file by name. Holds one open file; damage is an `EverystepError` that names it."""
+    """Tensors of a file by name. Holds one open file; damage is an `EverystepError` that names it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -62,7 +62,7 @@ class TensorFile:
         return {name: entry.shape for name, entry in self.entries.items()}
 
     def read(self, name: str) -> NDArray[np.generic]:
-        """One tensor."""
+        """Read one tensor."""
         entry = self.entries[name]
         try:
             tensor = np.empty(entry.shape, np.dtype(NUMPY_NAMES[entry.dtype]).newbyteorder("<"))
@@ -76,24 +76,24 @@ class TensorFile:
         return tensor
 
     def digest(self) -> str:
-        """The digest of all tensors (`pipeline.formats.digests`)."""
+        """Digest all tensors (`pipeline.formats.digests`)."""
         return combine_leaves([self._leaf(name) for name in sorted(self.entries)])
 
     def _leaf(self, name: str) -> bytes:
         entry = self.entries[name]
         return leaf_digest(name, entry.dtype, entry.shape, self._pieces(entry))
 
-    def _pieces(self, entry: Entry) -> Iterator[bytes]:
+    def _pieces(self, entry: Place) -> Iterator[bytes]:
         self._file.seek(entry.begin)
         left = entry.end - entry.begin
         while left:
             piece = self._file.read(min(left, PIECE))
             if not piece:
-                raise self._broken("it was cut off while it was read")
+                raise self._broken("it was truncated while it was read")
             left -= len(piece)
             yield piece
 
-    def _read_header(self) -> dict[str, Entry]:
+    def _read_header(self) -> dict[str, Place]:
         size = self._file.seek(0, 2)
         self._file.seek(0)
         (length,) = struct.unpack("<Q", self._file.read(8).ljust(8, b"\xff"))
@@ -104,7 +104,7 @@ class TensorFile:
             raise ValueError("its header is not a JSON object")
         tree = parse(header)
         if not all(type(text) is str for text in tree.pop(METADATA, {}).values()):
-            raise ValueError(f"{METADATA} holds something else than texts")
+            raise ValueError(f"{METADATA} holds values that are not text")
         entries = {name: _entry(name, about, 8 + length) for name, about in tree.items()}
         _require_no_gaps(entries, 8 + length, size)
         return entries
@@ -113,7 +113,7 @@ class TensorFile:
         return EverystepError(f"{self.path}: not a readable safetensors file: {what}")
 
 
-def _entry(name: str, about: Json, start: int) -> Entry:
+def _entry(name: str, about: Json, start: int) -> Place:
     dtype, shape, offsets = about["dtype"], about["shape"], about["data_offsets"]
     numbers = [*shape, *offsets]
     if len(about) != 3 or dtype not in NUMPY_NAMES or not all(type(n) is int and n >= 0 for n in numbers):
@@ -121,11 +121,11 @@ def _entry(name: str, about: Json, start: int) -> Entry:
     begin, end = offsets
     if end - begin != prod(shape) * np.dtype(NUMPY_NAMES[dtype]).itemsize:
         raise ValueError(f"{name}: {end - begin} bytes are not those of {dtype} of shape {shape}")
-    return Entry(dtype, tuple(shape), start + begin, start + end)
+    return Place(dtype, tuple(shape), start + begin, start + end)
 
 
-def _require_no_gaps(entries: dict[str, Entry], start: int, size: int) -> None:
-    """Between the header and the end of the file every byte belongs to one tensor."""
+def _require_no_gaps(entries: dict[str, Place], start: int, size: int) -> None:
+    """Require that every byte between the header and the end of the file belongs to one tensor."""
     for entry in sorted(entries.values(), key=lambda entry: (entry.begin, entry.end)):
         if entry.begin != start:
             raise ValueError(f"its tensors overlap or leave a gap at byte {start}")

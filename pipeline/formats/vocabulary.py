@@ -1,7 +1,7 @@
-"""What a `tokenizer.json` says of itself, read without the tokenizer library.
+"""The vocabulary of a `tokenizer.json`, read without the tokenizer library.
 
-Only byte-level BPE is accepted: there every character of a token stands for one byte (Radford et al.
-2019, the byte-to-unicode table).
+Only byte-level BPE is accepted, in which every character of a token encodes one byte (Radford et al. 2019, the
+byte-to-unicode table).
 """
 
 from functools import lru_cache
@@ -16,17 +16,17 @@ from pipeline.formats.canonical import Json, parse
 
 END_OF_TEXT = "<|endoftext|>"
 FILL_PREFIX, FILL_SUFFIX, FILL_MIDDLE = "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"
-"""Sentinels of fill-in-the-middle, where a release asks for it: what stands behind each."""
+"""Sentinels of fill-in-the-middle, for releases that use it: each names the part that follows it."""
 PRINTABLE = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
 OTHERS = (byte for byte in range(0x100) if byte not in PRINTABLE)
 BYTE_OF = {chr(byte): byte for byte in PRINTABLE} | {chr(0x100 + i): byte for i, byte in enumerate(OTHERS)}
-"""The byte for which a character of a token stands: itself if it prints, else they are counted from U+0100 on."""
+"""The byte that a character of a token encodes: its own if printable; the others are counted from U+0100 on."""
 
 
 def token_texts(tokenizer_json: Path) -> list[bytes]:
-    """The bytes of text behind each token id; special tokens stand for none.
+    """Return the bytes of text of each token id; special tokens have none.
 
-    An added token that isn't special stands for its own UTF-8 bytes.
+    An added token that isn't special encodes its own UTF-8 bytes.
     """
     tree = _read(tokenizer_json)
     try:
@@ -43,17 +43,17 @@ def token_texts(tokenizer_json: Path) -> list[bytes]:
 
 
 def token_bytes(tokenizer_json: Path) -> NDArray[np.int64]:
-    """Bytes of text behind each token id, shape (vocabulary,): the lengths of `token_texts`."""
+    """Count the bytes of text of each token id, shape (vocabulary,): the lengths of `token_texts`."""
     return np.array([len(text) for text in token_texts(tokenizer_json)], dtype=np.int64)
 
 
 def end_token(tokenizer_json: Path) -> int:
-    """The id of the end-of-text token."""
+    """Return the id of the end-of-text token."""
     return special_token(tokenizer_json, END_OF_TEXT)
 
 
 def special_token(tokenizer_json: Path, content: str) -> int:
-    """The id of a special token."""
+    """Return the id of a special token."""
     try:
         for special in _read(tokenizer_json)["added_tokens"]:
             if special["content"] == content:
@@ -70,6 +70,6 @@ def _read(tokenizer_json: Path) -> Json:
         raise EverystepError(f"{tokenizer_json}: cannot be read: {error.strerror}") from error
 
 
-@lru_cache(maxsize=1)  # each question reads it anew, and 32,768 tokens take 0.1 s to parse
+@lru_cache(maxsize=1)  # every call reads the file, and 32,768 tokens take 0.1 s to parse
 def _parsed(content: bytes, tokenizer_json: Path) -> Json:
     return parse(content, tokenizer_json)

@@ -125,5 +125,5 @@ def test_parsing_anything_gives_a_value_or_a_clear_error(text: bytes) -> None:
 
 
 def test_a_doubled_key_is_named() -> None:
-    with pytest.raises(EverystepError, match=r"^m\.json: not valid JSON: key 'b' stands twice$"):
+    with pytest.raises(EverystepError, match=r"^m\.json: not valid JSON: key 'b' appears twice$"):
         parse(b'{"a": {"b": 1, "c": 2, "b": 1}}', "m.json")

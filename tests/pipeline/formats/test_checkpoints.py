@@ -274,7 +274,7 @@ def test_what_is_no_schedule_is_refused_with_the_fix(rule: str) -> None:
 
 def test_chunks_part_the_steps_equally_or_are_refused() -> None:
     assert schedule("chunks 360", 274_320)[:3] == [0, 762, 1524] and len(schedule("chunks 360", 274_320)) == 361
-    with pytest.raises(EverystepError, match="for 10 steps: they do not part into 4 equal chunks"):
+    with pytest.raises(EverystepError, match="for 10 steps: they do not divide into 4 equal chunks"):
         schedule("chunks 4", 10)
 
 

@@ -108,7 +108,7 @@ def test_any_lines_come_back(tmp_path_factory: pytest.TempPathFactory, texts: li
 
 @pytest.mark.parametrize("lines", [[b"no end"], [b"two\nlines\n"], [b"a\nb", b"c\n"], [b""], [b"a\n", b"\n\n", b"c"]])
 def test_a_writer_takes_nothing_but_whole_lines(tmp_path: Path, lines: list[bytes]) -> None:
-    with pytest.raises(EverystepError, match="not one line each"):
+    with pytest.raises(EverystepError, match="no LF at its end, or more than one LF"):
         write_lines(tmp_path / "f", lines, "f")
     assert list_files(tmp_path) == []
 

@@ -218,7 +218,7 @@ def test_an_index_whose_documents_do_not_lie_one_behind_the_other_is_refused(
     _, index, _ = second.pack([[1] * (i % 7) for i in range(20)], 0, 4)
     index[10] |= fault
     write_index(tmp_path / "i.parquet", index)
-    with pytest.raises(EverystepError, match=r"i\.parquet: its documents do not lie one behind the other"):
+    with pytest.raises(EverystepError, match=r"i\.parquet: its documents do not follow one another without gaps"):
         DocumentIndex(tmp_path / "i.parquet", 4)
 
 

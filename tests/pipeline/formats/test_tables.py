@@ -121,7 +121,7 @@ def test_a_number_that_json_cannot_hold_is_refused_and_leaves_no_file(tmp_path: 
 def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
     twice = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["id", "id"])
     pq.write_table(twice, tmp_path / "t.parquet")
-    with pytest.raises(EverystepError, match="a column stands twice"):
+    with pytest.raises(EverystepError, match="a column appears twice"):
         digest_table(tmp_path / "t.parquet")
 
 

@@ -90,7 +90,7 @@ class Record(Typed):
     digest_interval: Annotated[int, Field(ge=1, le=MAX_STEPS)]
     """Steps from one digest of all weights in the log to the next."""
     numerics: Numerics
-    """What decides its bits beside data, code and recipe."""
+    """What decides its bits besides data, code and recipe."""
 
 
 def revision(step: int, tokens: int) -> str:

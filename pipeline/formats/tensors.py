@@ -26,8 +26,8 @@ METADATA = "__metadata__"
 NUMPY_NAMES = {theirs: ours for ours, theirs in DTYPES.items()}
 
 
-class Place(NamedTuple):
-    """Place of one tensor in the file; `begin` and `end` count from the start of the file."""
+class TensorInfo(NamedTuple):
+    """Dtype, shape and place of one tensor; `begin` and `end` count from the start of the file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -83,7 +83,7 @@ class TensorFile:
         entry = self.entries[name]
         return leaf_digest(name, entry.dtype, entry.shape, self._pieces(entry))
 
-    def _pieces(self, entry: Place) -> Iterator[bytes]:
+    def _pieces(self, entry: TensorInfo) -> Iterator[bytes]:
         self._file.seek(entry.begin)
         left = entry.end - entry.begin
         while left:
@@ -93,7 +93,7 @@ class TensorFile:
             left -= len(piece)
             yield piece
 
-    def _read_header(self) -> dict[str, Place]:
+    def _read_header(self) -> dict[str, TensorInfo]:
         size = self._file.seek(0, 2)
         self._file.seek(0)
         (length,) = struct.unpack("<Q", self._file.read(8).ljust(8, b"\xff"))
@@ -113,7 +113,7 @@ class TensorFile:
         return EverystepError(f"{self.path}: not a readable safetensors file: {what}")
 
 
-def _entry(name: str, about: Json, start: int) -> Place:
+def _entry(name: str, about: Json, start: int) -> TensorInfo:
     dtype, shape, offsets = about["dtype"], about["shape"], about["data_offsets"]
     numbers = [*shape, *offsets]
     if len(about) != 3 or dtype not in NUMPY_NAMES or not all(type(n) is int and n >= 0 for n in numbers):
@@ -121,10 +121,10 @@ def _entry(name: str, about: Json, start: int) -> Place:
     begin, end = offsets
     if end - begin != prod(shape) * np.dtype(NUMPY_NAMES[dtype]).itemsize:
         raise ValueError(f"{name}: {end - begin} bytes are not those of {dtype} of shape {shape}")
-    return Place(dtype, tuple(shape), start + begin, start + end)
+    return TensorInfo(dtype, tuple(shape), start + begin, start + end)
 
 
-def _require_no_gaps(entries: dict[str, Place], start: int, size: int) -> None:
+def _require_no_gaps(entries: dict[str, TensorInfo], start: int, size: int) -> None:
     """Require that every byte between the header and the end of the file belongs to one tensor."""
     for entry in sorted(entries.values(), key=lambda entry: (entry.begin, entry.end)):
         if entry.begin != start:

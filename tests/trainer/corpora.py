@@ -24,13 +24,13 @@ WIDTH, VOCABULARY, SEED = 33, 320, 7
 
 
 def numbered(count: int, first: int = 0) -> list[list[int]]:
-    """Rows that tell their number: its digits in base 320 stand first."""
+    """Rows that tell their number: its digits in base 320 come first."""
     numbers = range(first, first + count)
     return [[n // VOCABULARY, n % VOCABULARY, *((n + i) % VOCABULARY for i in range(WIDTH - 2))] for n in numbers]
 
 
 def write_plain(path: Path, rows: Sequence[Sequence[int]], **keys: str) -> Path:
-    """A file as the published tools write it: `json.dumps`, so with a space behind commas and colons."""
+    """A file as the published tools write it: `json.dumps`, so with a space after commas and colons."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps({"token_ids": list(row), **keys}) + "\n" for row in rows))
     return path

@@ -52,7 +52,7 @@ def start(folder: Path, processes: int, *command: str, said: str = "said") -> su
             env=environment(
                 PYTHONPATH=str(ROOT),
                 EVERYSTEP_PROCESSES=str(processes),
-                TORCHINDUCTOR_CACHE_DIR=str(folder / "compiled"),  # what is compiled, is compiled anew
+                TORCHINDUCTOR_CACHE_DIR=str(folder / "compiled"),  # every run compiles for itself
             ),
             stdout=subprocess.DEVNULL,
             stderr=file,

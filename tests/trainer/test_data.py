@@ -206,7 +206,7 @@ def test_a_bad_row_that_the_manifest_promises_stops_the_step_that_reads_it(tmp_p
 
 
 def chunks_of(project: Path, *counts: int, name: str = "train_{:03d}.jsonl") -> None:
-    """Chunks of so many rows, numbered through."""
+    """Chunks with these numbers of rows, numbered through."""
     first = 0
     for chunk, count in enumerate(counts):
         write_plain(project / "data" / "llm360" / name.format(chunk), numbered(count, first), source="c4")
@@ -400,7 +400,7 @@ def test_a_bad_line_is_refused_by_file_and_line(tmp_path: Path, line: bytes, nam
         GOOD.replace(b"]}", b'], "source": "\\"]\\u00e9"}'),
     ],
 )
-def test_a_row_is_the_same_however_its_json_is_spelled(tmp_path: Path, line: bytes) -> None:
+def test_a_row_is_the_same_however_its_json_is_written(tmp_path: Path, line: bytes) -> None:
     path = tmp_path / "data" / "llm360" / "train_000.jsonl"
     path.parent.mkdir(parents=True)
     path.write_bytes((line + b"\n") * 32)

@@ -64,7 +64,7 @@ def test_a_killed_peer_ends_the_training_with_a_message_and_the_next_start_goes_
 def test_twenty_kills_at_random_instants_change_nothing(
     tmp_path: Path, reference: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    """The seed is fixed, the instants are the machine's. A run that gets to its end is compared and begun anew."""
+    """The seed is fixed, the instants are the machine's. A run that gets to its end is compared, and begun again."""
     draw = random.Random(20261122)
     kills = runs = in_writing = 0
     while kills < 20:

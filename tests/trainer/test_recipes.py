@@ -110,8 +110,8 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a warm-up as long as the training": ({"schedule": {"warmup_steps": 8}}, "warmup_steps 8 must be < steps 8"),
     "a warm-up downwards": ({"schedule": {"start": 0.5}}, "schedule: start 0.5 is above peak 0.003"),
-    "checkpoints behind the end": ({"checkpoints": "every 9"}, "checkpoints: 'every 9' is more than schedule.steps 8"),
-    "digests behind the end": ({"digest_every": 9}, "digest_every: 9 is more than schedule.steps 8"),
+    "checkpoints after the end": ({"checkpoints": "every 9"}, "checkpoints: 'every 9' is more than schedule.steps 8"),
+    "digests after the end": ({"digest_every": 9}, "digest_every: 9 is more than schedule.steps 8"),
     "a micro-batch larger than the batch": (
         {"data": {"micro_batch": 16}},
         "data: global_batch 8 is not a multiple of micro_batch 16",
@@ -286,7 +286,7 @@ def test_pythia_publishes_154_states() -> None:
 
 
 @pytest.mark.parametrize(("name", "steps_a_chunk"), [("amber-7b", 762), ("mobillama-05b", 1333)])
-def test_llm360_publishes_a_state_behind_each_of_360_chunks(name: str, steps_a_chunk: int) -> None:
+def test_llm360_publishes_a_state_after_each_of_360_chunks(name: str, steps_a_chunk: int) -> None:
     assert recipe_of(name).checkpoint_steps == [chunk * steps_a_chunk for chunk in range(361)]
 
 

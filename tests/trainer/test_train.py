@@ -147,7 +147,7 @@ rm filler
 """
 
 
-def test_a_disk_that_gets_full_behind_the_training_is_told_and_no_half_checkpoint_is_taken(
+def test_a_disk_that_gets_full_during_the_training_is_told_and_no_half_checkpoint_is_taken(
     tmp_path: Path, reference: Path
 ) -> None:
     """Room for some of the six states: each is 0.7 MB here."""

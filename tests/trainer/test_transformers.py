@@ -201,7 +201,7 @@ def test_a_tied_head_is_stored_once_and_stays_tied(pair: Pair) -> None:
 
 def test_the_folder_survives_transformers_own_save(pair: Pair, tmp_path: Path) -> None:
     ours, _, folder = pair
-    theirs = load(folder)  # anew: 4.48 would save the static cache of a generation with the weights
+    theirs = load(folder)  # once more: 4.48 would save the static cache of a generation with the weights
     theirs.save_pretrained(tmp_path)
     tokens_BT = tokens(ours, length=30)
     with torch.no_grad():

@@ -14,7 +14,7 @@ from trainer.recipe import load_recipe
 
 
 @dataclass(frozen=True, kw_only=True)
-class Summary:
+class RecipeSummary:
     """One recipe in numbers. `parameters` are unique; `parameters_if_repeated` counts a shared FFN once a layer.
 
     `tokens` counts the targets of the whole training, `checkpoints` the published states, including step 0.
@@ -32,7 +32,7 @@ class Summary:
     checkpoints: int
 
 
-def list_recipes(folder: Path) -> list[Summary]:
+def list_recipes(folder: Path) -> list[RecipeSummary]:
     """Summarize every recipe in `folder`, by family and size; a wrong one is an error."""
     names = sorted(path.stem for path in (folder / RECIPES).glob("*.yaml"))
     if not names:
@@ -41,10 +41,10 @@ def list_recipes(folder: Path) -> list[Summary]:
     return sorted(entries, key=lambda entry: (entry.family, entry.parameters, entry.name))
 
 
-def describe(folder: Path, name: str) -> Summary:
+def describe(folder: Path, name: str) -> RecipeSummary:
     """Summarize what the recipe `name` trains."""
     recipe, spec = load_recipe(name, folder)
-    return Summary(
+    return RecipeSummary(
         name=name,
         family=recipe.model["family"],
         layers_stored=len(spec.layers),

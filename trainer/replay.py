@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """A stretch compared. `first_difference` is the first step that did not come out the same; None if all did."""
+class Replayed:
+    """A stretch replayed. `first_difference` is the first step that did not come out the same; None if all did."""
 
     model: str
     start: int
@@ -45,7 +45,7 @@ class Comparison:
     digests_compared: int
 
 
-def replay(release: Release, model: str, start: int, stop: int) -> Comparison:
+def replay(release: Release, model: str, start: int, stop: int) -> Replayed:
     """Replay the steps from state `start` to state `stop` of `model`."""
     state = release.state(model, start)
     release.file(RECIPES / f"{model}.yaml")
@@ -63,10 +63,10 @@ def replay(release: Release, model: str, start: int, stop: int) -> Comparison:
         rows = _own_rows if recipe.data.layout == "everystep" else _rows_of_others
         data = rows(release, recipe, spec, Path(found), start, stop)
         checkpoint = release.folder / state.folder
-        comparison: Comparison = launch(
+        replayed: Replayed = launch(
             _replay, processes, recipe.numerics, recipe, spec, data, checkpoint, stop, entries, records
         )
-    return comparison
+    return replayed
 
 
 def _entries(release: Release, model: str, start: int, stop: int) -> dict[int, log.Entry]:
@@ -130,7 +130,7 @@ def _replay(
     stop: int,
     entries: dict[int, log.Entry],
     records: dict[int, ck.Record],
-) -> Comparison:
+) -> Replayed:
     """Replay in one process among its peers. All stop at the same difference, because all see the same entries."""
     from trainer.loop import Trainer
 
@@ -147,8 +147,8 @@ def _replay(
             compared += entry.weights_digest is not None
             advance(step_tokens, f"step {entry.step} of {stop}: {'same' if fault is None else 'differs'}")
             if fault is not None:
-                return Comparison(recipe.name, start, stop, entry.step, fault, compared)
-    return Comparison(recipe.name, start, stop, None, "every step is the same", compared)
+                return Replayed(recipe.name, start, stop, entry.step, fault, compared)
+    return Replayed(recipe.name, start, stop, None, "every step is the same", compared)
 
 
 def _entry_fault(ours: log.Entry, theirs: log.Entry) -> str | None:

@@ -13,7 +13,7 @@ from pipeline.base.params import OPTIONAL, SECTIONS
 from pipeline.base.yaml import load_yaml
 from pipeline.build.init import plots
 from pipeline.formats.canonical import parse, pretty
-from pipeline.formats.manifests import section_digest
+from pipeline.formats.current import section_digest
 from pipeline.formats.stages import manifest_path
 from pipeline.stages.code import code
 from pipeline.stages.release import REMOTE_CODE, lock_before_release

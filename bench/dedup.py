@@ -90,7 +90,7 @@ def contenders(
         write_stub(Filtered, source, outputs={"documents": shards})
     os.chdir(here)
     plain = folder / "plain"
-    commands = {"everystep": ([sys.executable, "-m", "pipeline.stages.dedup.stage"], ours)}
+    commands = {"everystep": ([sys.executable, "-m", "pipeline.stages", "dedup"], ours)}
     write_plain(plain, documents)
     for peer in ("datatrove", "rensa", "rensa-signatures"):
         commands[peer] = ([sys.executable, "-m", "bench.dedup_peers", peer, str(plain), str(folder / peer)], ROOT)

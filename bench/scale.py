@@ -107,7 +107,7 @@ def endless(source: str) -> Iterator[Document]:
 def run_stage(project: Path, stage: str, *of: str) -> dict[str, float]:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.monotonic()
-    command = [sys.executable, "-m", f"pipeline.stages.{stage}", *of]
+    command = [sys.executable, "-m", "pipeline.stages", stage, *of]
     process = subprocess.Popen(command, cwd=project, start_new_session=True, stderr=subprocess.DEVNULL)
     peak = 0.0
     while process.poll() is None:

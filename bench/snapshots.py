@@ -44,7 +44,7 @@ def main() -> None:
         plain, out = folder / "plain", folder / "datatrove"
         write_plain(plain, found)
         seconds = {
-            "everystep": cpu_seconds([sys.executable, "-m", "pipeline.stages.dedup.stage"], project),
+            "everystep": cpu_seconds([sys.executable, "-m", "pipeline.stages", "dedup"], project),
             "datatrove": cpu_seconds(
                 [sys.executable, "-m", "bench.dedup_peers", "datatrove", str(plain), str(out)], ROOT
             ),
@@ -89,7 +89,7 @@ def make_project(project: Path) -> Path:
         shutil.copytree(DOCUMENTS / name, project / DOCUMENTS / name)
     for name in older:
         for stage in ("fetch", "extract"):
-            subprocess.run([sys.executable, "-m", f"pipeline.stages.{stage}", name], cwd=project, check=True)
+            subprocess.run([sys.executable, "-m", "pipeline.stages", stage, name], cwd=project, check=True)
     here = Path.cwd()
     os.chdir(project)
     for name in tree["sources"]:

@@ -104,7 +104,7 @@ def stage(folder: Path, name: str, workers: int) -> dict[str, float]:
     environment = os.environ | {"EVERYSTEP_WORKERS": str(workers), "PYTHONPATH": str(Path.cwd())}
     began = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-m", f"pipeline.stages.{name}"], cwd=folder, env=environment, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "pipeline.stages", name], cwd=folder, env=environment, stderr=subprocess.DEVNULL
     )
     _, status, used = os.wait4(process.pid, 0)
     if status:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from pipeline.base.console import progress, run_command
+from pipeline.base.console import progress
 from pipeline.base.errors import Differs, EverystepError
 from pipeline.base.files import fresh_folder, safe_join, sha256_file, write_bytes
 from pipeline.base.paths import PARAMS, RECIPES, RESULTS, RUNS, TOKENIZER, TOKENS
@@ -145,7 +145,3 @@ def _result(checkpoint: Path, nats: float, num_targets: int, num_bytes: int) -> 
         loss=nats / num_targets,
         bits_per_byte=nats / LN_2 / num_bytes,
     )
-
-
-if __name__ == "__main__":
-    run_command(evaluate, "MODEL")

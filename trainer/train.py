@@ -16,10 +16,10 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pipeline.formats
-from pipeline.base.console import note, progress, run_command
+from pipeline.base.console import note, progress
 from pipeline.base.errors import Differs, EverystepError
 from pipeline.base.files import list_files, sha256_file, write_bytes
+from pipeline.base.imports import closure
 from pipeline.base.locks import only_one
 from pipeline.base.paths import RECIPES, RUNS, WORK
 from pipeline.formats import checkpoints as ck
@@ -44,15 +44,9 @@ if TYPE_CHECKING:
 
 
 IDENTITY = "identity.json"
-
-# The code whose change could change a bit: what `trainer.loop` loads (tests/trainer/test_train.py compares).
-TRAINS = (
-    "checked", "checkpoint", "data", "description", "exact", "families", "log", "loop", "model", "numerics",
-    "operators", "optimizer", "parallel", "product", "recipe", "startup", "vouched", "workers",
-)  # fmt: skip
-FORMATS_THAT_TRAIN = (
-    *("batches", "canonical", "checkpoints", "digests", "files", "lines", "order", "parquet", "rows", "tensors"),
-)
+CODE = Path(__file__).parents[1]
+TRAINS = ("trainer.loop", "trainer.checkpoint")
+"""The modules that, with all that they load, decide the bits of a run."""
 
 
 def train(name: str) -> None:
@@ -85,8 +79,7 @@ def train(name: str) -> None:
 
 def identity(recipe: Recipe, spec: ModelSpec, data: TrainingData) -> dict[str, Json]:
     """Everything that decides the bits of a run: recipe, model, rows, and the code that trains."""
-    folders = [(Path(__file__).parent, TRAINS), (Path(pipeline.formats.__file__).parent, FORMATS_THAT_TRAIN)]
-    code = {name: sha256_file(folder / f"{name}.py") for folder, names in folders for name in names}
+    code = {name: sha256_file(CODE / name) for name in closure(CODE, TRAINS)}
     return {"code": code, "data": data.identity(), "model": spec.to_json(), "recipe": recipe.model_dump()}
 
 
@@ -262,7 +255,3 @@ def _only_one(folder: Path) -> Iterator[None]:
                 "training on another machine would not be noticed"
             )
         yield
-
-
-if __name__ == "__main__":
-    run_command(train, "MODEL")

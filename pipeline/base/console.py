@@ -1,7 +1,7 @@
 """What a person sees of a command: progress with rate and time left, errors without tracebacks, exit codes.
 
-Everything goes to stderr; nothing here is ever hashed. `run_command` is how stages start, `exit_codes` what they share
-with the command `everystep`: which faults are one message, and which exit code each gives.
+Everything goes to stderr; nothing here is ever hashed. `exit_codes` surrounds every program, the stages and
+the command `everystep`: it says which faults are one message, and which exit code each gives.
 """
 
 import errno

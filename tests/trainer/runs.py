@@ -1,4 +1,4 @@
-"""Real trainings without DVC: a folder with made-up rows and one tiny recipe, in which `trainer.train` runs."""
+"""Real trainings without DVC: a folder with made-up rows and one tiny recipe, in which the stage `train` runs."""
 
 import contextlib
 import os
@@ -47,7 +47,7 @@ def start(folder: Path, processes: int, *command: str, said: str = "said") -> su
     """Start a training as the leader of a process group of its own; stderr goes to the file `said`."""
     with (folder / said).open("w") as file:
         return subprocess.Popen(
-            command or (sys.executable, "-m", "trainer.train", MODEL),
+            command or (sys.executable, "-m", "pipeline.stages", "train", MODEL),
             cwd=folder,
             env=environment(
                 PYTHONPATH=str(ROOT),

@@ -84,7 +84,7 @@ def test_what_a_peer_refuses_is_said_as_if_there_were_one_process(tmp_path: Path
 
 def interrupted(folder: Path, processes: int, wait: float, number: int, whole_group: bool) -> None:
     process = start(folder, processes)
-    began = reaches(process, lambda: b"trainer.train" in Path(f"/proc/{process.pid}/cmdline").read_bytes())
+    began = reaches(process, lambda: b"pipeline.stages" in Path(f"/proc/{process.pid}/cmdline").read_bytes())
     assert began
     time.sleep(wait)
     family = children(process.pid)

@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from pipeline.base.arrow import arrow_numbers, arrow_strings
-from pipeline.base.console import note, progress, run_command
+from pipeline.base.console import note, progress
 from pipeline.base.errors import EverystepError
 from pipeline.base.files import fresh_folder
 from pipeline.base.params import Positive, Seed, Share, load_section, source_names
@@ -341,7 +341,3 @@ def _gather(task: tuple[str, int, int], folder: Path, parts: list[Part]) -> Shar
         found += zip(numbers[KEY, places].tolist(), lines_of(part, places), strict=True)
     name = f"{split}/{shard_name(number)}"
     return write_lines(folder / name, (line for _, line in sorted(found)), name)
-
-
-if __name__ == "__main__":
-    run_command(dedup, "")

@@ -219,8 +219,8 @@ def test_a_corrected_title_builds_the_release_again_and_nothing_else(built_proje
     tree["descriptions"]["letters"] |= {"title": "Letters | ${sources} [corrected]", "attribution": "By nobody."}
     tree["release"]["title"] = "Corrected"
     (project / "params.yaml").write_bytes(pretty(tree))
-    assert re.findall(r"^> (.*)$", repro(project, "--dry").stdout, re.M) == ["python -m pipeline.stages.release"]
-    run(project, sys.executable, "-m", "pipeline.stages.release")
+    assert re.findall(r"^> (.*)$", repro(project, "--dry").stdout, re.M) == ["python -m pipeline.stages release"]
+    run(project, sys.executable, "-m", "pipeline.stages", "release")
     changed = run(project, "git", "status", "--porcelain").stdout.split("\n")
     assert changed == [" M manifests/release.json", " M params.yaml", ""]
     after = read_json(project / "release" / "release.json")["files"]

@@ -59,7 +59,7 @@ def deduplicated(folder: Path, corpora: Path, order: int, workers: int, monkeypa
             for start, name in zip(range(0, len(own), PER_SHARD), names, strict=True)
         ]
         write_stub(Filtered, source, take_basis(), parameters={}, outputs={"documents": shards})
-    command = [sys.executable, "-m", "pipeline.stages.dedup.stage"]
+    command = [sys.executable, "-m", "pipeline.stages", "dedup"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "EVERYSTEP_WORKERS": str(workers)}
     subprocess.run(command, check=True, env=environment, capture_output=True)
     outputs = sorted(path for path in Path("data/deduplicated").rglob("*") if path.is_file())

@@ -43,7 +43,7 @@ def tokenized(folder: Path, built: Path, mixture: Case, workers: int = 1, **more
 
 def run_stage(folder: Path, workers: int, stage: str) -> subprocess.CompletedProcess[str]:
     env = environment(EVERYSTEP_WORKERS=str(workers), PYTHONPATH=str(ROOT))
-    command = [sys.executable, "-m", f"pipeline.stages.{stage}"]
+    command = [sys.executable, "-m", "pipeline.stages", stage]
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
 
 

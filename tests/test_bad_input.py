@@ -242,7 +242,7 @@ def trainable(built_project: Path, tmp_path: Path) -> Path:
         (put("name", "other"), "name: the file is called mobilellm, the recipe 'other'"),
         (put("data.seed", 5), "data.seed: 5 is not the seed of the published order"),
         (put("data.global_batch", 7), "global_batch 7 is not a multiple of micro_batch 2"),
-        (put("data.folder", "../rows"), "data.folder: '../rows' is not a folder below the project"),
+        (put("data.folder", "../rows"), "data.folder: '../rows' is not a folder inside the project"),
         (put("compiled", True), "numerics: portable is uncompiled float32"),
         (put("checkpoints", "chunks 3"), "'chunks 3' is not a schedule for 8 steps"),
         (put("optimiser", {}), "optimiser: unknown key"),

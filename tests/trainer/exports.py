@@ -15,6 +15,7 @@ from pipeline.formats.vocabulary import END_OF_TEXT
 from pipeline.release.code import INSTALLED, REMOTE
 from tests.project import ROOT, WORDS
 from tests.releases import unsealed
+from tests.trainer.tiny import LLAMA, PYTHIA
 from trainer.exact import normal
 from trainer.families import build_spec
 from trainer.model import Decoder, dump_tensors, load_tensors
@@ -22,15 +23,15 @@ from trainer.model import Decoder, dump_tensors, load_tensors
 FAMILIES = ["llama", "mobilellm", "mobilellm-ls", "mobillama", "openelm", "pythia"]
 SIZE = {"vocabulary": 2048, "context": 256, "width": 128, "layers": 3}
 SMALL: dict[str, dict[str, Any]] = {
-    "llama": SIZE | {"query_heads": 4, "kv_heads": 2, "ffn_width": 192, "tied_embedding": False, "norm_epsilon": 1e-6},
-    "pythia": SIZE | {"heads": 4, "initial_std": None, "initial_output_std": None},
+    "llama": LLAMA | {"query_heads": 4, "kv_heads": 2, "ffn_width": 192, "tied_embedding": False, "norm_epsilon": 1e-6},
+    "pythia": PYTHIA | {"heads": 4},
 }
 
 
 def read_spec(name: str) -> ModelSpec:
     """The demo's model of a family with fewer layers, or a small one."""
     if name in SMALL:
-        return build_spec({"family": name} | SMALL[name], name)
+        return build_spec({"family": name} | SIZE | SMALL[name], name)
     return build_spec(load_yaml(ROOT / "recipes" / f"{name}.yaml")["model"] | {"layers": 3}, name)
 
 

@@ -27,7 +27,7 @@ from tests.pipeline.formats.test_vocabulary import PLAIN
 from tests.project import ROOT as PROJECT
 from tests.stubs import least_of
 from tests.trainer.corpora import VOCABULARY, WIDTH, numbered
-from trainer.checked import PlainRows, check_rows
+from trainer.plain_rows import PlainRows, check_rows
 
 ROWS = numbered(70)
 DIGEST = "0" * 64

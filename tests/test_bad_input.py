@@ -170,7 +170,7 @@ def expect_refusal_in_process(folder: Path, monkeypatch: pytest.MonkeyPatch, of:
     ("text", "named"),
     [
         (b"models: [a]\nmodels: [b]\n", "params.yaml: not valid YAML"),
-        (b"models: &x [a]\nsources: *x\n", "params.yaml: an alias"),
+        (b"models: &x [a]\nsources: *x\n", "params.yaml: aliases are not supported"),
         (b"dedup: {max_removed_share: .nan}\n", "params.yaml: dedup.max_removed_share"),
         (b"dedup: {max_removed_share: .inf}\n", "params.yaml: dedup.max_removed_share"),
         (b"- a\n- b\n", "params.yaml: expected a mapping"),

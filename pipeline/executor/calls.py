@@ -26,7 +26,7 @@ from pipeline.base.paths import WORK
 
 TRIES = 3  # times in all that a part is begun whose worker dies
 PARTS = WORK / "parts"
-OURS = token_hex(4)  # of this process; the calls of others were left behind by a stage that was killed or failed
+RUN_ID = token_hex(4)  # of this process; the calls of others were left behind by a stage that was killed or failed
 
 
 class Outcome(NamedTuple):
@@ -54,7 +54,7 @@ class Call:
     """A function and its parts in a folder that all machines see."""
 
     def __init__(self, function: Callable[[Any], Any], parts: Sequence[Any]) -> None:
-        self.folder = (_stage_folder() / f"{OURS}-{token_hex(4)}").absolute()
+        self.folder = (_stage_folder() / f"{RUN_ID}-{token_hex(4)}").absolute()
         self.num = len(parts)
         self.main = _name_of_main()
         write_bytes(self.folder / "function", pickle.dumps(function))
@@ -89,7 +89,7 @@ def do_part(folder: Path, main: str, number: int) -> None:
 
 def leftovers() -> list[Path]:
     """The folders of calls of this stage that another process left behind."""
-    return sorted(path for path in _stage_folder().glob("*") if not path.name.startswith(OURS))
+    return sorted(path for path in _stage_folder().glob("*") if not path.name.startswith(RUN_ID))
 
 
 def _stage_folder() -> Path:

@@ -61,7 +61,7 @@ def on_cluster(settings: ExecutorParams, function: Callable[[Any], Any], parts: 
                         raise EverystepError(
                             f"part {other + 1} of {call.num} ({reprlib.repr(parts[other])}): its worker died {TRIES} "
                             f"times; if memory ran out, ask for more in {PARAMS}: executor; "
-                            f"{executor.last_words(other)}"
+                            f"{executor.diagnosis(other)}"
                         )
                 if lost:
                     executor.launch()
@@ -92,7 +92,7 @@ class Ranks(Protocol):
     def lost(self) -> list[int]:
         """Parts that were started since, and are neither done nor under way."""
 
-    def last_words(self, number: int) -> str:
+    def diagnosis(self, number: int) -> str:
         """Where a person finds out why a part was lost."""
 
     def stop(self) -> None:
@@ -171,7 +171,7 @@ class RayRanks:
         now = time.monotonic()
         return now - self._over_since.setdefault(number, now) > SECONDS_UNTIL_SEEN
 
-    def last_words(self, number: int) -> str:
+    def diagnosis(self, number: int) -> str:
         return self._errors.get(
             number, f"it ended well, but no result is in {self._call.folder}; is that folder shared?"
         )
@@ -262,7 +262,7 @@ class SlurmRanks(SlurmPipelineExecutor):  # type: ignore[misc]
         has_failed = bool(states - {"COMPLETED"})
         return self._call.missing() if has_failed or now - self._gone > SECONDS_UNTIL_SEEN else []
 
-    def last_words(self, number: int) -> str:
+    def diagnosis(self, number: int) -> str:
         return f"its log is in {self.slurm_logs_folder}"
 
     def stop(self) -> None:

@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 
 import orjson
 
-from pipeline.base.errors import NOT_THE_DOCUMENTS, EverystepError, failure
+from pipeline.base.errors import ALWAYS_FATAL, EverystepError, error_site
 
 MAX_TEXT_BYTES = 15 << 20
 """A longer text is taken for a dump or a mistake: the largest novel is about 4 MiB.
@@ -82,10 +82,10 @@ def attempted(key: str, make: Callable[[], Made]) -> Made | Rejected:
     """What `make` gives; where it fails, a rejection with the kind of error and the line of code."""
     try:
         return make()
-    except NOT_THE_DOCUMENTS:
+    except ALWAYS_FATAL:
         raise
     except Exception as error:
-        return rejected(key, "failed", failure(error))
+        return rejected(key, "failed", error_site(error))
 
 
 def is_key(key: str) -> bool:

@@ -52,9 +52,9 @@ def fetch(source: HuggingfaceSource, folder: Path, partial: Path, report: Report
     if Path(source.repository).exists():
         raise EverystepError(f"{source.repository}: a local path of that name hides the Hub's; run in another folder")
     download = _Download(partial / "rows.jsonl", partial / "state.json", source)
-    split = _patiently(source, lambda: _split(source))
+    split = _with_retries(source, lambda: _split(source))
     files = partial / "files"
-    _patiently(source, lambda: _append_rows(source, split, files, download, report), lambda: download.saved().bytes)
+    _with_retries(source, lambda: _append_rows(source, split, files, download, report), lambda: download.saved().bytes)
     digest = sha256_file(download.rows)
     if source.sha256 and digest != source.sha256:
         download.forget()
@@ -78,7 +78,7 @@ def fetch_files(
     listed = _listed(source)
     found = []
     for place in sorted(listed):
-        path = _brought(source, place, partial, listed[place])
+        path = _downloaded(source, place, partial, listed[place])
         found.append({"path": path.name, "bytes": path.stat().st_size, "sha256": sha256_file(path)})
         report(path.name)
     digest = hashlib.sha256(canonical(found)).hexdigest()
@@ -94,7 +94,7 @@ def resolve(repository: str, revision: str) -> str:
     from huggingface_hub import HfApi
 
     asked = AtCommit.model_construct(repository=repository, revision=revision)
-    return str(_patiently(asked, lambda: HfApi().dataset_info(repository, revision=revision).sha))
+    return str(_with_retries(asked, lambda: HfApi().dataset_info(repository, revision=revision).sha))
 
 
 class _Saved(NamedTuple):
@@ -148,7 +148,7 @@ def _append_rows(source: HuggingfaceSource, split: _Split, files: Path, download
         for number in range(saved.file, len(split.places)):
             if rows == source.max_documents:
                 break
-            path = _brought(source, split.places[number], files, _kept_digest(source, split.places[number]))
+            path = _downloaded(source, split.places[number], files, _hub_digest(source, split.places[number]))
             done = saved.row if number == saved.file else 0
             left = None if source.max_documents is None else done + source.max_documents - rows
             for row in islice(_rows(source, split, path, split.places[number]), done, left):
@@ -195,12 +195,12 @@ def _split(source: HuggingfaceSource) -> _Split:
     return _Split([place.removeprefix(prefix) for place in found[source.split]], kind, separator)
 
 
-def _brought(source: AtCommit, place: str, folder: Path, expected: str | None) -> Path:
+def _downloaded(source: AtCommit, place: str, folder: Path, expected: str | None) -> Path:
     """A file of the commit in `folder`, compared with the SHA-256 that is `expected`; what is there is not fetched."""
     from huggingface_hub import hf_hub_download
 
     at = {"repo_type": "dataset", "revision": source.revision, "local_dir": folder}
-    _patiently(source, bound(hf_hub_download, source.repository, place, **at))
+    _with_retries(source, bound(hf_hub_download, source.repository, place, **at))
     path = safe_join(folder, place)
     if expected is not None and (digest := sha256_file(path)) != expected:
         path.unlink()
@@ -209,12 +209,12 @@ def _brought(source: AtCommit, place: str, folder: Path, expected: str | None) -
     return path
 
 
-def _kept_digest(source: AtCommit, place: str) -> str | None:
+def _hub_digest(source: AtCommit, place: str) -> str | None:
     """The SHA-256 that the Hub keeps for a file; small ones have none."""
     from huggingface_hub import HfApi
 
     ask = bound(HfApi().get_paths_info, source.repository, [place], repo_type="dataset", revision=source.revision)
-    about: list[Any] = _patiently(source, ask)
+    about: list[Any] = _with_retries(source, ask)
     return about[0].lfs.sha256 if about and about[0].lfs else None
 
 
@@ -289,7 +289,7 @@ def _listed(source: TokenizedSource) -> dict[str, str | None]:
             HfApi().list_repo_tree(source.repository, recursive=True, revision=source.revision, repo_type="dataset")
         )
 
-    tree = _patiently(source, ask)
+    tree = _with_retries(source, ask)
     files = [entry for entry in tree if isinstance(entry, RepoFile) and fnmatchcase(entry.path, source.members)]
     if len(files) != source.files or len({Path(entry.path).name for entry in files}) != len(files):
         wrong = f"{source.files} files of different names are declared, {len(files)} fit {source.members!r}"
@@ -297,7 +297,7 @@ def _listed(source: TokenizedSource) -> dict[str, str | None]:
     return {entry.path: entry.lfs.sha256 if entry.lfs else None for entry in files}
 
 
-def _patiently(source: AtCommit, ask: Callable[[], Answer], reached: Callable[[], int] = lambda: 0) -> Answer:
+def _with_retries(source: AtCommit, ask: Callable[[], Answer], reached: Callable[[], int] = lambda: 0) -> Answer:
     """What `ask` answers, asked again while the Hub is busy or out of reach; `reached` says how far it has come."""
     failures = 0
     while True:
@@ -308,13 +308,13 @@ def _patiently(source: AtCommit, ask: Callable[[], Answer], reached: Callable[[]
             raise
         except Exception as error:  # a library that talks to a network raises anything; the cause stays in the chain
             failures = 1 if reached() > before else failures + 1
-            if failures < ATTEMPTS and _may_pass(error):
+            if failures < ATTEMPTS and _is_transient(error):
                 time.sleep(FIRST_WAIT_SECONDS * 2 ** (failures - 1))
                 continue
-            raise EverystepError(f"{_name(source)}: {_said_plainly(source, error)}") from error
+            raise EverystepError(f"{_name(source)}: {_explained(source, error)}") from error
 
 
-def _may_pass(error: BaseException) -> bool:
+def _is_transient(error: BaseException) -> bool:
     """Whether the Hub was busy, or the way to it broken. Its client names what breaks below it `TransportError`."""
     return any(
         _status(cause) in LATER
@@ -324,7 +324,7 @@ def _may_pass(error: BaseException) -> bool:
     )
 
 
-def _said_plainly(source: AtCommit, error: Exception) -> str:
+def _explained(source: AtCommit, error: Exception) -> str:
     from huggingface_hub import get_token
 
     causes = list(_causes(error))
@@ -341,7 +341,7 @@ def _said_plainly(source: AtCommit, error: Exception) -> str:
         page = f"https://huggingface.co/datasets/{source.repository}"
         allowed = f"accept its terms at {page} and set HF_TOKEN to a token that may read it"
         return f"{told}; it is not there, or not for everybody: correct `repository`, or {allowed}"
-    if _may_pass(error):
+    if _is_transient(error):
         return f"{told}; the Hub was busy or out of reach {ATTEMPTS} times: what came so far is kept, run again later"
     return f"{told}; check repository, revision, config and split, and that the Hub is reached; then run again"
 

@@ -103,14 +103,14 @@ def _opened(url: str, start: int) -> Iterator[tuple[Iterator[bytes], int, int | 
     """(chunks, the byte they begin at, bytes in all if known). It is byte 0 where a range is not supported."""
     if urlsplit(url).scheme in ("http", "https"):
         with _opened_http(url, start) as (answer, begin, total):
-            yield _steadily(answer), begin, total
+            yield _with_min_rate(answer), begin, total
         return
     filesystem, place, size = _located(url)
     begin = min(start, size)
     yield _ranges(url, filesystem, place, begin, size), begin, size
 
 
-def _steadily(answer: Any) -> Iterator[bytes]:
+def _with_min_rate(answer: Any) -> Iterator[bytes]:
     """The bytes of an answer as they come, as long as they come fast enough."""
     began, taken = time.monotonic(), 0
     while chunk := answer.read1(CHUNK_BYTES):
@@ -130,7 +130,7 @@ def _located(url: str) -> tuple[Any, str, int]:
         return _sized(url, str(Path(unquote(urlsplit(url).path)).absolute()))
     try:
         return _sized(url, url, **ANONYMOUS[scheme])
-    except _Refused:  # not public
+    except _AccessDenied:  # not public
         return _sized(url, url)
 
 
@@ -139,7 +139,7 @@ def _sized(url: str, place: str, **options: Any) -> tuple[Any, str, int]:
 
     # gcsfs would ask another service, by gRPC, for the kind of the bucket, and wait a minute where that is not there.
     os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
-    with _said_plainly(url):
+    with _translated_errors(url):
         filesystem = fsspec.filesystem(urlsplit(url).scheme, skip_instance_cache=True, **options)
         about = filesystem.info(place)
         if about["type"] != "file":
@@ -150,7 +150,7 @@ def _sized(url: str, place: str, **options: Any) -> tuple[Any, str, int]:
 def _ranges(url: str, filesystem: Any, place: str, start: int, size: int) -> Iterator[bytes]:
     """The bytes from `start` on, a request each; a library asks again by itself where a connection breaks."""
     while start < size:
-        with _said_plainly(url):
+        with _translated_errors(url):
             chunk = filesystem.cat_file(place, start=start, end=min(start + RANGE_BYTES, size))
         if not chunk:
             return
@@ -159,7 +159,7 @@ def _ranges(url: str, filesystem: Any, place: str, start: int, size: int) -> Ite
 
 
 @contextmanager
-def _said_plainly(url: str) -> Iterator[None]:
+def _translated_errors(url: str) -> Iterator[None]:
     """Around calls of a store's library: whatever it raises becomes an error that names the address and the fix."""
     try:
         yield
@@ -168,18 +168,18 @@ def _said_plainly(url: str) -> Iterator[None]:
     except (FileNotFoundError, IsADirectoryError) as error:
         raise EverystepError(f"{url}: no such file; correct the address") from error
     except Exception as error:  # botocore, aiohttp, requests and google.auth have no kind of error in common
-        if _is_refusal(error):
+        if _is_access_denied(error):
             advice = "give credentials that may read it (docs/add-a-corpus.md, `url`), or correct the address"
-            raise _Refused(f"{url}: not readable with the credentials of this machine ({error}); {advice}") from error
+            raise _AccessDenied(f"{url}: not readable with the credentials of this machine ({error}); {advice}") from error
         advice = "the part so far is kept; run the same command again, or correct the address"
         raise EverystepError(f"{url}: the store failed ({error or repr(error)}); {advice}") from error
 
 
-class _Refused(EverystepError):  # noqa: N818  # reads as the sentence that it is
+class _AccessDenied(EverystepError):  # noqa: N818  # reads as the sentence that it is
     """The store answers, but not to these credentials."""
 
 
-def _is_refusal(error: Exception) -> bool:
+def _is_access_denied(error: Exception) -> bool:
     """s3fs raises `PermissionError`, botocore without any credentials its own kind, gcsfs a code or a sentence."""
     by_kind = isinstance(error, PermissionError) or type(error).__name__ == "NoCredentialsError"
     return by_kind or getattr(error, "code", None) in (401, 403) or str(error).startswith("Forbidden")
@@ -192,7 +192,7 @@ def _opened_http(url: str, start: int) -> Iterator[tuple[IO[bytes], int, int | N
         headers["Range"] = f"bytes={start}-"
     request = urllib.request.Request(url, headers=headers)  # noqa: S310 - http and https only
     try:
-        answer = urllib.request.build_opener(_OnTheWeb(), _Http(), _Https()).open(request, timeout=TIMEOUT_SECONDS)
+        answer = urllib.request.build_opener(_HttpRedirectHandler(), _HttpHandler(), _HttpsHandler()).open(request, timeout=TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
         with error:
             if error.code == 416:  # nothing behind what we have
@@ -214,12 +214,12 @@ def _opened_http(url: str, start: int) -> Iterator[tuple[IO[bytes], int, int | N
             yield answer, 0, int(length[0]) if length else None
 
 
-class _Impatient(http.client.HTTPConnection):
+class _DeadlineHTTPConnection(http.client.HTTPConnection):
     """A connection whose answer must begin, with all its headers, within `TIMEOUT_SECONDS`."""
 
     def getresponse(self) -> http.client.HTTPResponse:
         late = threading.Event()
-        watch = threading.Timer(TIMEOUT_SECONDS, _give_up, [self.sock, late])
+        watch = threading.Timer(TIMEOUT_SECONDS, _shut_down, [self.sock, late])
         watch.daemon = True
         watch.start()
         try:
@@ -231,27 +231,27 @@ class _Impatient(http.client.HTTPConnection):
         return answer
 
 
-class _ImpatientAndSecure(_Impatient, http.client.HTTPSConnection):
+class _DeadlineHTTPSConnection(_DeadlineHTTPConnection, http.client.HTTPSConnection):
     pass
 
 
-class _Http(urllib.request.HTTPHandler):
+class _HttpHandler(urllib.request.HTTPHandler):
     def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_Impatient, req)
+        return self.do_open(_DeadlineHTTPConnection, req)
 
 
-class _Https(urllib.request.HTTPSHandler):
+class _HttpsHandler(urllib.request.HTTPSHandler):
     def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_ImpatientAndSecure, req, context=ssl.create_default_context())
+        return self.do_open(_DeadlineHTTPSConnection, req, context=ssl.create_default_context())
 
 
-def _give_up(connected: socket.socket, late: threading.Event) -> None:
+def _shut_down(connected: socket.socket, late: threading.Event) -> None:
     late.set()
     with suppress(OSError):
         connected.shutdown(socket.SHUT_RDWR)
 
 
-class _OnTheWeb(urllib.request.HTTPRedirectHandler):
+class _HttpRedirectHandler(urllib.request.HTTPRedirectHandler):
     """The library refuses redirects to all but http, https and ftp; this refuses ftp as well."""
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:

@@ -34,7 +34,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from pipeline.base.console import progress, run_command
-from pipeline.base.errors import NOT_THE_DOCUMENTS, EverystepError, failure
+from pipeline.base.errors import ALWAYS_FATAL, EverystepError, error_site
 from pipeline.base.files import fresh_folder
 from pipeline.base.params import load_section, source_names
 from pipeline.base.paths import DOCUMENTS, EVALUATION_NGRAMS, FILTERED, REMOVALS_FILE, REPLACED_FILE, WORK
@@ -280,10 +280,10 @@ def _tried(step: str, block: Block, text: str) -> Outcome:
         return Fault("empty")
     try:
         return block(text)
-    except NOT_THE_DOCUMENTS:
+    except ALWAYS_FATAL:
         raise
     except Exception as error:
-        return Fault("failed", f"{step}: {failure(error)}")
+        return Fault("failed", f"{step}: {error_site(error)}")
 
 
 def _is_blank(text: str) -> bool:

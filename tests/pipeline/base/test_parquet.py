@@ -225,7 +225,7 @@ def test_a_page_of_long_texts_is_read_a_few_rows_at_a_time(tmp_path: Path) -> No
         found = list(batches(file, tmp_path / "rows.parquet", 1000, ["text"], [0], 1 << 30))
         assert max(batch.nbytes for batch in found) < 70 << 20
         assert sum(batch.num_rows for batch in found) == len(texts)
-        with pytest.raises(EverystepError, match="a page of 209715"):
+        with pytest.raises(EverystepError, match="a page has 209715"):
             list(batches(file, tmp_path / "rows.parquet", 1000, ["text"], [0]))
 
 

@@ -142,13 +142,13 @@ def test_too_many_members_are_refused(tmp_path: Path, suffix: str, monkeypatch: 
 
 @pytest.mark.parametrize("suffix", ["zip", "tar.gz"])
 def test_bomb_is_refused(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archives, "MIN_BOUND", 1 << 20)
+    monkeypatch.setattr(files, "MIN_UNPACKED_BYTES", 1 << 20)
     (write_zip if suffix == "zip" else write_tar)(tmp_path / f"corpus.{suffix}", {"zeros.txt": bytes(4 << 20)})
-    assert "absurd size" in refusal(tmp_path)
+    assert "far more bytes" in refusal(tmp_path)
 
 
 def test_stream_that_gives_more_than_its_bound_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archives, "MIN_BOUND", 1 << 20)
+    monkeypatch.setattr(files, "MIN_UNPACKED_BYTES", 1 << 20)
     packed = zstandard.ZstdCompressor().compress(bytes(4 << 20))
     stream = archives.decompressed(io.BufferedReader(io.BytesIO(packed)), "zeros.jsonl.zst", len(packed))
     with pytest.raises(EverystepError, match="more bytes than its size allows"):

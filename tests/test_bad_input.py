@@ -411,7 +411,9 @@ def test_a_corpus_that_unpacks_without_end_stops_the_build_and_leaves_nothing(tm
     source.write_bytes(zst_of_zeros(100 << 30))
     declare(tmp_path, corpora, source, sha256_file(source))
     assert stage(tmp_path, "pipeline.stages.fetch", "letters").returncode == 0
-    expect_refusal(stage(tmp_path, "pipeline.stages.extract", "letters"), "letters.jsonl.zst: gives more bytes than")
+    expect_refusal(
+        stage(tmp_path, "pipeline.stages.extract", "letters"), "letters.jsonl.zst: unpacks to more bytes than"
+    )
     assert list_files(tmp_path / "data" / "documents") == []
     assert not (tmp_path / "manifests" / "documents").exists()
 

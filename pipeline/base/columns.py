@@ -53,7 +53,7 @@ def _least(title: str, cells: Sequence[str]) -> int:
 
 
 def _num_fitting(widths: list[int], width: int) -> int:
-    """Count the columns that fit into `width`, at least two: each split must place a column besides the repeated one."""
+    """Count the columns that fit into `width`, at least two: each split must place a new column."""
     ends = [sum(widths[: i + 1]) + len(GAP) * i for i in range(len(widths))]
     return max(sum(end <= width for end in ends), min(2, len(widths)))
 

@@ -33,7 +33,7 @@ FIXES = {
 
 
 class Advance(Protocol):
-    """Callback for progress: `done` more units are done. `detail` replaces the text after the rate, `total` the total."""
+    """Callback for progress: `done` more units are done. `detail` replaces the text after the rate."""
 
     def __call__(self, done: float, detail: str = "", total: float | None = None) -> None: ...
 

@@ -46,7 +46,7 @@ def well_shaped(where: str | Path) -> Iterator[None]:
 
 
 def how_to_install(extra: str) -> str:
-    """Give the command that installs one of our extras: from a clone, since anybody may register our name on an index."""
+    """Give the command that installs one of our extras: from a clone, as anybody may register our name on an index."""
     return (
         "in a clone of Everystep, run "
         f"pip install --constraint constraints.txt --constraint constraints-dev.txt --editable '.[{extra}]'"

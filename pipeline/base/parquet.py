@@ -145,7 +145,7 @@ def _value_bytes(raw: IO[bytes], column: Fields, where: str, max_page_bytes: int
 
 @lru_cache(maxsize=4)
 def _row_groups(path: Path, size: int, _mtime_ns: int) -> list[Fields]:
-    """Parse the row groups in the footer. The library's own metadata of a column aborts the process on a wrong count."""
+    """Parse the row groups in the footer. The library's own view of a column aborts the process on a wrong count."""
     with path.open("rb") as raw:
         raw.seek(-FOOTER.size, io.SEEK_END)
         length, magic = FOOTER.unpack(raw.read(FOOTER.size))
@@ -157,7 +157,7 @@ def _row_groups(path: Path, size: int, _mtime_ns: int) -> list[Fields]:
 
 
 def _pages(raw: IO[bytes], column: Fields, where: str) -> Iterator[_Page]:
-    """Yield the pages of a column until it has all its values. Its claimed size is ignored: old writers got it wrong."""
+    """Yield the pages of a column until it has all its values. Old writers got its claimed size wrong."""
     left, size = column[5], raw.seek(0, io.SEEK_END)
     start = column[9]
     if 0 < column.get(11, 0) < start:
@@ -186,7 +186,7 @@ def _page(raw: IO[bytes], start: int, most: int) -> _Page:
 
 
 class _Compact:
-    """Parser of Thrift's compact protocol: structs as dicts by field number. `IndexError` if the bytes end too early."""
+    """Parser of Thrift's compact protocol: structs as dicts by field number. `IndexError` if it is cut off."""
 
     MAX_DEPTH = 16
 

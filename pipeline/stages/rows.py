@@ -24,7 +24,7 @@ def rows() -> None:
     partial.mkdir(parents=True, exist_ok=True)
     folder = fresh_folder(PUBLISHED_ROWS)
     with progress("rows", source.files, "files") as advance:
-        files = fetch_files(source, folder, partial, lambda path: advance(1, path))
+        files = fetch_files(source, folder, partial, advance)
     write_manifest("rows", None, basis, parameters=source.model_dump(), outputs={}, files=files)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from pipeline.base import files
 from pipeline.base.errors import EverystepError
 from pipeline.sources import archives
 
@@ -125,12 +126,12 @@ def test_name_that_stands_twice_is_refused(tmp_path: Path) -> None:
     with pytest.warns(UserWarning), zipfile.ZipFile(tmp_path / "corpus.zip", "w") as archive:
         archive.writestr("a.txt", "seen by one reader")
         archive.writestr("a.txt", "seen by another")
-    assert "stands twice" in refusal(tmp_path)
+    assert "is there twice" in refusal(tmp_path)
     (tmp_path / "corpus.zip").unlink()
     with tarfile.open(tmp_path / "corpus.tar", "w") as tar:
         tar.addfile(tarfile.TarInfo("a.txt"))
         tar.addfile(tarfile.TarInfo("./a.txt"))
-    assert "stands twice" in refusal(tmp_path)
+    assert "is there twice" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("suffix", ["zip", "tar"])
@@ -162,7 +163,7 @@ def test_member_that_lies_about_its_size_is_refused(tmp_path: Path) -> None:
         place = raw.index(signature) + offset
         raw[place : place + 4] = (10).to_bytes(4, "little")
     (tmp_path / "corpus.zip").write_bytes(raw)
-    assert "'a.txt': broken (Bad CRC-32" in refusal(tmp_path)
+    assert "'a.txt': damaged (Bad CRC-32" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("suffix", ["zip", "tar.gz", "tar"])

@@ -82,7 +82,7 @@ def band_keys(texts: Texts, size: int, bands: int, rows: int, seed: int) -> Hash
     """
     multipliers_P, increments_P = _permutations(bands * rows, seed)
     keys_DB = np.empty((len(texts.stops), bands), dtype=np.uint64)
-    _sign(texts.words, texts.word_stops, size, multipliers_P, increments_P, rows, keys_DB)
+    _minhash(texts.words, texts.word_stops, size, multipliers_P, increments_P, rows, keys_DB)
     return keys_DB
 
 
@@ -201,7 +201,7 @@ def _shingles_of(words_W: Hashes, size: int, out_S: Hashes) -> int:
 
 
 @compiled
-def _sign(
+def _minhash(
     words_W: Hashes, stops: Stops, size: int, multipliers_P: Any, increments_P: Any, rows: int, keys_DB: Hashes
 ) -> None:
     hashes_S = np.empty(len(words_W) + AT_ONCE, dtype=np.uint64)

@@ -1,7 +1,7 @@
-"""The first half of `tokenize`: shards of documents to scratch files of ids, compared with the reference.
+"""Encode shards of documents to scratch files of ids, and compare them with the reference: first half of `tokenize`.
 
-A shard becomes two files: `.ids`, the ids of its documents one behind the other as plain integers, and `.arrow`, a
-line for each document. Both are scratch: they lie below `.work`, and nothing is promised of them.
+A shard becomes two files: `.ids`, the concatenated ids of its documents as plain integers, and `.arrow`, a
+line for each document. Both are scratch below `.work`, and their format may change.
 """
 
 from collections import Counter
@@ -26,7 +26,7 @@ from pipeline.formats.lines import LineFile, Shard, promised_frames
 from pipeline.formats.tables import DOCUMENT_INDEX
 from pipeline.formats.vocabulary import special_token
 
-BYTES_AT_ONCE = 1 << 21  # of documents, parsed and encoded together
+BYTES_AT_ONCE = 1 << 21  # of lines that are parsed and encoded together
 DOCUMENT = pa.schema(
     [
         ("id", pa.string()),
@@ -37,12 +37,12 @@ DOCUMENT = pa.schema(
 """What is taken of a line of documents."""
 NO_TOKEN = 2**32 - 1
 ENCODED = pa.schema([field for field in DOCUMENT_INDEX if field.name not in ("first_row", "offset")])
-"""What is known of a document before its place is."""
+"""Columns of the document index that are known before the places of documents are."""
 Ids = NDArray[np.unsignedinteger]
 
 
 class Part(NamedTuple):
-    """A shard of documents, and the scratch files of what it becomes: `scratch` with two endings."""
+    """Shard of documents, and its scratch files: `scratch` with two endings."""
 
     folder: Path
     shard: Shard
@@ -54,12 +54,12 @@ class Part(NamedTuple):
         return self.folder / self.shard.path
 
     def ids(self) -> Ids:
-        """The ids, mapped, not read."""
+        """Map the ids, without reading them."""
         path = self.scratch.with_suffix(".ids")
         return np.memmap(path, self.dtype, "r") if path.stat().st_size else np.empty(0, self.dtype)
 
     def table(self) -> pa.Table:
-        """The documents, columns `ENCODED`, mapped."""
+        """Map the table of documents, with the columns `ENCODED`."""
         return pa.ipc.open_file(pa.memory_map(str(self.scratch.with_suffix(".arrow")))).read_all()
 
     def write_table(self, table: pa.Table) -> None:
@@ -68,12 +68,12 @@ class Part(NamedTuple):
 
 
 def id_type(vocabulary: int) -> str:
-    """The smallest type of an id, as numpy names it."""
+    """Name numpy's smallest type that holds every id."""
     return "uint16" if vocabulary <= 2**16 else "uint32"
 
 
 def encode_part(part: Part, filling: Filling | None) -> None:
-    """Encode a shard: each document as ordinary text, with one end token behind it; or in the pieces of `filling`."""
+    """Encode a shard: each document as ordinary text followed by one end token, or in the pieces of `filling`."""
     encoder = _encoder()
     entries: list[pa.RecordBatch] = []
     with part.scratch.with_suffix(".ids").open("wb") as file:
@@ -88,7 +88,7 @@ def encode_part(part: Part, filling: Filling | None) -> None:
 
 
 def _in_pieces(ids: pa.Array, texts: pa.Array, filling: Filling) -> tuple[Ids, NDArray[np.int64]]:
-    """What `Encoder.encode` gives of documents, each encoded piece by piece, a special token or none behind each."""
+    """Encode as `Encoder.encode` does, but each document piece by piece, with a special token or none after each."""
     documents = [filling.pieces(*document) for document in zip(ids.to_pylist(), texts.to_pylist(), strict=True)]
     pieces = [piece for document in documents for piece in document]
     encoded, counts = _encoder().encode(pa.array([text for text, _ in pieces], pa.string()))
@@ -98,10 +98,10 @@ def _in_pieces(ids: pa.Array, texts: pa.Array, filling: Filling) -> tuple[Ids, N
     return encoded[encoded != NO_TOKEN], np.add.reduceat(counts - (marks == NO_TOKEN), firsts)
 
 
-def compare(parts: Sequence[Part], num_documents: int, filling: Filling | None) -> dict[str, int]:
-    """Encode `num_documents` of each source, and its longest, with `tokenizers` too; how many that were.
+def compare_with_reference(parts: Sequence[Part], num_documents: int, filling: Filling | None) -> dict[str, int]:
+    """Encode `num_documents` of each source, and its longest, with `tokenizers` too; return how many, by source.
 
-    Shards are in the order of a keyed hash of the ids, so the first documents of a source are a sample of it.
+    Shards are in the order of a keyed hash of the ids, so the first documents of a source are a random sample.
     """
     reference = _reference()
     compared: Counter[str] = Counter()
@@ -126,12 +126,12 @@ def _check_same(id: str, ours: list[int], theirs: list[int]) -> None:
         first = next((i for i in range(both) if ours[i] != theirs[i]), both)
         raise EverystepError(
             f"{id}: token {first} is {ours[first : first + 1]} from gigatoken and {theirs[first : first + 1]} from "
-            "tokenizers; they must agree on every id, so pin other versions of them in constraints.txt"
+            "tokenizers; they must agree on every id, so pin other versions in constraints.txt"
         )
 
 
 def _sample(parts: Sequence[Part], num_documents: int) -> Iterator[tuple[Part, list[int]]]:
-    """The lines to compare, shard by shard."""
+    """Choose the lines to compare, shard by shard."""
     chosen: dict[int, set[int]] = {}
     found: Counter[str] = Counter()
     longest: dict[str, tuple[int, int, int]] = {}
@@ -167,7 +167,7 @@ def _special(token: str) -> int:
 
 
 def _blocks(frames: Iterable[bytes]) -> Iterator[bytes]:
-    """The frames, joined to blocks of at least `BYTES_AT_ONCE` but for the last."""
+    """Join frames to blocks of at least `BYTES_AT_ONCE`, except for the last."""
     block: list[bytes] = []
     size = 0
     for frame in frames:

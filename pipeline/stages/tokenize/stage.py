@@ -1,4 +1,4 @@
-"""Tokenize: shuffled documents to rows of ids, the index of which document stands where, and the order.
+"""Tokenize: shuffled documents become rows of ids, an index of the documents in them, and the data order.
 
 Reads `data/deduplicated` and `data/tokenizer`; writes `data/tokens` and `manifests/tokens.json`:
 
@@ -6,13 +6,13 @@ Reads `data/deduplicated` and `data/tokenizer`; writes `data/tokens` and `manife
     validation/000000.jsonl.zst ...    rows of held-out documents
     train.parquet, validation.parquet  the document index of each split
     order.jsonl.zst                    epoch 0 of the order as data: line i is {"row": row of sample i}
-    removals.parquet                   documents that the mixture leaves out, where it is not plain
+    removals.parquet                   documents that the mixture leaves out, unless each is taken once
 
-Shards are encoded side by side into scratch files of ids. Where a row begins depends only on counts of ids, so then
-the shards of rows are cut out of these side by side. Of each source a sample and the longest document are compared
-id for id with `tokenizers`; a difference stops the build. What `mixture` asks for is drawn from the encoded documents.
+Workers encode shards to scratch files of ids. Where a row begins depends only on counts of ids, so workers then cut
+the shards of rows from these files. Of each source a sample and the longest document are compared id for id with
+`tokenizers`; a difference stops the build. What `mixture` asks for is drawn from the encoded documents.
 
-A text that spells a special token gets ordinary ids for it; only this stage writes the real ones. With
+The name of a special token in a text gets ordinary ids; only this stage writes the real tokens. With
 `fill_in_the_middle`, some training documents are encoded in pieces, in another order.
 """
 
@@ -40,7 +40,7 @@ from pipeline.formats.rows import ROWS_PER_SHARD, row_shard, rows_at_once, write
 from pipeline.formats.stages import manifest_path
 from pipeline.formats.tables import DOCUMENT_INDEX, write_batches
 from pipeline.formats.vocabulary import end_token
-from pipeline.stages.tokenize.encode import Ids, Part, compare, encode_part, id_type
+from pipeline.stages.tokenize.encode import Ids, Part, compare_with_reference, encode_part, id_type
 from pipeline.stages.tokenize.mix import MixtureParams, mix
 from pipeline.stages.tokenize.params import TokenizeParams
 
@@ -48,14 +48,14 @@ SCRATCH = WORK / "tokenize"
 
 
 class Cut(NamedTuple):
-    """A shard of rows to write, and where its ids lie: parts, with the first and the last + 1 of each."""
+    """Shard of rows to write, and its ids: encoded shards, with the first and the last + 1 position in each."""
 
     name: str
     pieces: list[tuple[Part, int, int]]
 
 
 class Packed(NamedTuple):
-    """One split, written."""
+    """Files and counts of a split."""
 
     rows: list[Shard]
     documents: Shard
@@ -76,7 +76,8 @@ def tokenize() -> None:
     filling = _filling(params)
     fillings = {"train": filling, "validation": None}
     encoded = {split: _encode(split, vocabulary, fillings[split]) for split in SPLITS}
-    compared = {split: compare(parts, params.checked_documents, fillings[split]) for split, parts in encoded.items()}
+    checked = params.checked_documents
+    compared = {split: compare_with_reference(parts, checked, fillings[split]) for split, parts in encoded.items()}
     available = tally(encoded["train"])
     passes = mixture.passes(available["tokens_by_source"], source_names())
     outputs: dict[str, list[Shard]] = {}
@@ -110,7 +111,7 @@ def _filling(params: TokenizeParams) -> Filling | None:
 
 
 def _encode(split: str, vocabulary: int, filling: Filling | None) -> list[Part]:
-    """Encode the shards of a split side by side."""
+    """Encode the shards of a split."""
     scratch = fresh_folder(SCRATCH / split)
     shards = shards_of(read_current("dedup"), split)
     parts = [
@@ -123,7 +124,7 @@ def _encode(split: str, vocabulary: int, filling: Filling | None) -> list[Part]:
 
 
 def _mix(parts: list[Part], passes: dict[str, int], folder: Path) -> tuple[list[Part], list[Shard]]:
-    """Draw and shuffle the training documents, by the seed that shuffled them before."""
+    """Draw and shuffle the training documents, with the seed that shuffled them in `dedup`."""
     seed = read_current("dedup")["parameters"]["seed"]
     mixed, left_out = mix(parts, passes, seed, SCRATCH, folder)
     return mixed, [left_out]
@@ -136,7 +137,7 @@ def _pack(folder: Path, split: str, parts: list[Part], width: int, vocabulary: i
     num_tokens = counts["tokens"]
     if num_tokens < width:
         raise EverystepError(
-            f"params.yaml: the {split} split holds {num_tokens} tokens, less than one row of {width}; "
+            f"params.yaml: the {split} split has {num_tokens} tokens, fewer than a row of {width}; "
             "declare more text, a larger dedup.validation_share, or a smaller tokenize.context"
         )
     cuts = _cuts(split, parts, width, num_tokens // width)
@@ -150,7 +151,7 @@ def _pack(folder: Path, split: str, parts: list[Part], width: int, vocabulary: i
 
 
 def _placed(parts: list[Part], width: int) -> Iterator[pa.RecordBatch]:
-    """The lines of the document index: each document, with the place where the stream of ids reaches it."""
+    """Yield the lines of the document index: each document with its place in the stream of ids."""
     position = 0
     for part in parts:
         table = part.table()
@@ -163,7 +164,7 @@ def _placed(parts: list[Part], width: int) -> Iterator[pa.RecordBatch]:
 
 
 def _cuts(split: str, parts: list[Part], width: int, num_rows: int) -> list[Cut]:
-    """Which pieces of which parts make each shard of rows."""
+    """Choose the pieces of encoded shards for each shard of rows."""
     sizes = [len(part.ids()) for part in parts]
     ends = np.cumsum(sizes, dtype=np.int64)
     cuts = []
@@ -183,7 +184,7 @@ def _write_cut(cut: Cut, folder: Path, width: int, vocabulary: int) -> Shard:
 
 
 def _blocks(cut: Cut, width: int) -> Iterator[Ids]:
-    """The rows of a shard, as many at a time as are spelled together, shape (rows, width)."""
+    """Yield the rows of a shard, as many at a time as are written together, shape (rows, width)."""
     size = rows_at_once(width) * width
     rest: Ids = np.empty(0, dtype=cut.pieces[0][0].dtype)
     for part, begin, end in cut.pieces:
@@ -198,7 +199,7 @@ def _blocks(cut: Cut, width: int) -> Iterator[Ids]:
 
 
 def _count_filled(parts: list[Part], filling: Filling) -> dict[str, int]:
-    """Training documents whose middle stands at their end, by source; one that stands twice counts twice."""
+    """Count the training documents whose middle was moved to their end, by source; each copy counts."""
     found: Counter[str] = Counter()
     for part in parts:
         table = part.table()
@@ -208,7 +209,7 @@ def _count_filled(parts: list[Part], filling: Filling) -> dict[str, int]:
 
 
 def tally(parts: list[Part]) -> dict[str, Any]:
-    """Documents, bytes and tokens, in all, by source and by licence; a document that stands twice counts twice."""
+    """Count documents, bytes and tokens, in total, by source and by licence; each copy of a document counts."""
     found: Counter[tuple[str, str, str]] = Counter()
     for part in parts:
         grouped = part.table().group_by(["source", "license"], use_threads=False)

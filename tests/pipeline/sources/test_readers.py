@@ -496,6 +496,24 @@ def test_row_that_makes_a_reader_fail_is_set_aside_alone_and_without_its_text(tm
     assert SECRET not in bad[2]
 
 
+class Failing:
+    """A column that cannot be converted, through no fault of its values."""
+
+    nbytes = 1
+
+    def __init__(self, error: type[Exception]) -> None:
+        self.error = error
+
+    def to_pylist(self) -> list[str]:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [MemoryError, OSError])
+def test_want_of_memory_is_not_blamed_on_a_value(error: type[Exception]) -> None:
+    with pytest.raises(error):
+        records._values(Failing(error))
+
+
 def test_failing_pages_without_end_are_an_error_of_the_whole(tmp_path: Path) -> None:
     operations = {f"Broken{number}": {"http": {"requestUri": "/x"}} for number in range(30)}
     packed = gzip.compress(json.dumps(SERVICE | {"operations": operations}).encode())

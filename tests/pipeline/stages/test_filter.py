@@ -336,7 +336,7 @@ PAGES = {
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"steps": ["normalize", "normalize"]}, "filter: steps: normalize stands twice"),
+        ({"steps": ["normalize", "normalize"]}, "filter: steps: normalize is listed twice"),
         ({"steps": ["c4"]}, "filter: c4: missing; add its rules"),
         ({"steps": []}, "filter.steps: "),
         ({"steps": ["spelling"]}, "filter.steps.0: "),

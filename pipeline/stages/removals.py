@@ -66,7 +66,7 @@ def gather_replaced(parts: Iterable[Path], folder: Path) -> Shard:
 
 
 def stop_if_too_many_failed(name: str, removals: Removals, documents: int, max_share: float, folder: Path) -> None:
-    """Stop the build if our code failed on more documents than declared: then the code is at fault, not the documents."""
+    """Stop the build if our code failed on more documents than declared: then the code is at fault."""
     failed = removals.removed.get("failed", 0)
     if failed > max_share * documents:
         raise EverystepError(
@@ -84,6 +84,6 @@ def stop_if_nothing_stays(name: str, removals: Removals, kept: int, folder: Path
     licenses = f" ({', '.join(sorted(removals.by_license))})" if removals.by_license else ""
     cure = CURES.get(reasons[0][0] if reasons else "", "change its rules under filter.sources.{name}")
     raise EverystepError(
-        f"params.yaml: sources.{name}: all {removals.table.lines:,} documents were removed: {counted}{licenses}; "
+        f"params.yaml: sources.{name}: none of its {removals.table.lines:,} documents stays: {counted}{licenses}; "
         f"{cure.format(name=name)}, or remove the source; {folder / REMOVALS_FILE} has the reason for each"
     )

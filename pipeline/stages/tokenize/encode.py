@@ -15,33 +15,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pyarrow.json import ParseOptions, ReadOptions, read_json
 
 from pipeline.base.errors import EverystepError
 from pipeline.base.paths import TOKENIZER
 from pipeline.blocks.fill_in_the_middle import Filling, whole
 from pipeline.blocks.token_ids import Encoder, Reference
-from pipeline.formats.documents import METADATA_KEYS, decode_document
+from pipeline.formats.documents import decode_columns, decode_document
 from pipeline.formats.lines import LineFile, Shard, promised_frames
 from pipeline.formats.tables import DOCUMENT_INDEX
 from pipeline.formats.vocabulary import special_token
 
 BYTES_AT_ONCE = 1 << 21  # of lines that are parsed and encoded together
-DOCUMENT = pa.schema(
-    [
-        ("id", pa.string()),
-        ("text", pa.string()),
-        ("metadata", pa.struct([(key, pa.string()) for key in sorted(METADATA_KEYS)])),
-    ]
-)
-"""What is taken of a line of documents."""
 NO_TOKEN = 2**32 - 1
 ENCODED = pa.schema([field for field in DOCUMENT_INDEX if field.name not in ("first_row", "offset")])
 """Columns of the document index that are known before the places of documents are."""
 Ids = NDArray[np.unsignedinteger]
 
 
-class Part(NamedTuple):
+class EncodedShard(NamedTuple):
     """Shard of documents, and its scratch files: `scratch` with two endings."""
 
     folder: Path
@@ -72,13 +63,13 @@ def id_type(vocabulary: int) -> str:
     return "uint16" if vocabulary <= 2**16 else "uint32"
 
 
-def encode_part(part: Part, filling: Filling | None) -> None:
+def encode_shard(part: EncodedShard, filling: Filling | None) -> None:
     """Encode a shard: each document as ordinary text followed by one end token, or in the pieces of `filling`."""
     encoder = _encoder()
     entries: list[pa.RecordBatch] = []
     with part.scratch.with_suffix(".ids").open("wb") as file:
         for lines in _blocks(promised_frames(part.folder, part.shard)):
-            columns = _columns(lines, part.documents)
+            columns = decode_columns(lines, part.documents)
             texts = columns.pop("text")
             ids, counts = _in_pieces(columns["id"], texts, filling) if filling else encoder.encode(texts)
             file.write(ids.astype(part.dtype).data)  # numpy's own writing does not say why it failed
@@ -98,7 +89,9 @@ def _in_pieces(ids: pa.Array, texts: pa.Array, filling: Filling) -> tuple[Ids, N
     return encoded[encoded != NO_TOKEN], np.add.reduceat(counts - (marks == NO_TOKEN), firsts)
 
 
-def compare_with_reference(parts: Sequence[Part], num_documents: int, filling: Filling | None) -> dict[str, int]:
+def compare_with_reference(
+    parts: Sequence[EncodedShard], num_documents: int, filling: Filling | None
+) -> dict[str, int]:
     """Encode `num_documents` of each source, and its longest, with `tokenizers` too; return how many, by source.
 
     Shards are in the order of a keyed hash of the ids, so the first documents of a source are a random sample.
@@ -130,7 +123,7 @@ def _check_same(id: str, ours: list[int], theirs: list[int]) -> None:
         )
 
 
-def _sample(parts: Sequence[Part], num_documents: int) -> Iterator[tuple[Part, list[int]]]:
+def _sample(parts: Sequence[EncodedShard], num_documents: int) -> Iterator[tuple[EncodedShard, list[int]]]:
     """Choose the lines to compare, shard by shard."""
     chosen: dict[int, set[int]] = {}
     found: Counter[str] = Counter()
@@ -178,27 +171,3 @@ def _blocks(frames: Iterable[bytes]) -> Iterator[bytes]:
             block, size = [], 0
     if block:
         yield b"".join(block)
-
-
-def _columns(lines: bytes, where: Path) -> dict[str, pa.Array]:
-    """The documents of these lines, column by column, without an object of Python for each."""
-    options = {
-        "read_options": ReadOptions(use_threads=False, block_size=len(lines) + 1),
-        "parse_options": ParseOptions(explicit_schema=DOCUMENT, unexpected_field_behavior="ignore"),
-    }
-    try:
-        (batch,) = read_json(pa.BufferReader(lines), **options).combine_chunks().to_batches()
-        batch.validate(full=True)  # the parser takes bytes that are no UTF-8
-    except pa.ArrowInvalid:
-        batch = None
-    columns = {}
-    if batch is not None and batch.num_rows == np.count_nonzero(np.frombuffer(lines, np.uint8) == ord("\n")):
-        columns = {"id": batch["id"], "text": batch["text"]}
-        columns |= {
-            field.name: pc.struct_field(batch["metadata"], field.name) for field in DOCUMENT.field("metadata").type
-        }
-    if not columns or any(column.null_count for column in columns.values()):
-        for line in lines[:-1].split(b"\n"):
-            decode_document(line, where)
-        raise EverystepError(f"{where}: a line is not a document")
-    return columns

@@ -27,7 +27,7 @@ from pipeline.blocks.mixture import ONE, Wish, num_copies, passes, place
 from pipeline.executor.ordered_map import ordered_map
 from pipeline.formats.lines import Shard
 from pipeline.formats.tables import REMOVALS, removal, write_table
-from pipeline.stages.tokenize.encode import Ids, Part
+from pipeline.stages.tokenize.encode import EncodedShard, Ids
 
 Places = NDArray[np.uint64]
 
@@ -53,8 +53,8 @@ class MixtureParams(Section):
 
 
 def mix(
-    parts: list[Part], drawn: Mapping[str, int], seed: int, scratch: Path, folder: Path
-) -> tuple[list[Part], Shard]:
+    parts: list[EncodedShard], drawn: Mapping[str, int], seed: int, scratch: Path, folder: Path
+) -> tuple[list[EncodedShard], Shard]:
     """Draw the encoded documents into new shards, ascending by place; record those left out in `folder`.
 
     `drawn` holds the billionths of a pass over each source.
@@ -82,11 +82,11 @@ def mix(
     return buckets, record
 
 
-def _num_documents(parts: list[Part]) -> int:
+def _num_documents(parts: list[EncodedShard]) -> int:
     return sum(part.table().num_rows for part in parts)
 
 
-def _refuse_undrawn(runs: list[Part], drawn: Mapping[str, int]) -> None:
+def _refuse_undrawn(runs: list[EncodedShard], drawn: Mapping[str, int]) -> None:
     """Stop the build if a source takes part in the mixture, but with so few passes that no document was drawn."""
     found = {source for run in runs for source in pc.unique(run.table()["source"]).to_pylist()}
     for source in sorted({source for source, billionths in drawn.items() if billionths} - found):
@@ -96,7 +96,7 @@ def _refuse_undrawn(runs: list[Part], drawn: Mapping[str, int]) -> None:
         )
 
 
-def _draw(task: tuple[Part, Part], drawn: Mapping[str, int], seed: int) -> list[dict[str, Any]]:
+def _draw(task: tuple[EncodedShard, EncodedShard], drawn: Mapping[str, int], seed: int) -> list[dict[str, Any]]:
     """Write the copies of a shard's documents in the order of their places; return the removals of those left out."""
     part, run = task
     table = part.table()
@@ -116,7 +116,7 @@ def _draw(task: tuple[Part, Part], drawn: Mapping[str, int], seed: int) -> list[
     return left_out
 
 
-def _gather(task: tuple[int, Part], runs: list[Part], num_buckets: int) -> None:
+def _gather(task: tuple[int, EncodedShard], runs: list[EncodedShard], num_buckets: int) -> None:
     """Write a bucket: the copies with floor(place * num_buckets / 2^64) = its number, from all runs."""
     number, bucket = task
     first, last = (-(-(edge << 64) // num_buckets) for edge in (number, number + 1))
@@ -135,7 +135,7 @@ def _gather(task: tuple[int, Part], runs: list[Part], num_buckets: int) -> None:
     _write_sorted(bucket, np.concatenate(ids), table, np.arange(table.num_rows), np.concatenate(places))
 
 
-def _write_sorted(part: Part, ids: Ids, table: pa.Table, lines: NDArray[np.int64], places: Places) -> None:
+def _write_sorted(part: EncodedShard, ids: Ids, table: pa.Table, lines: NDArray[np.int64], places: Places) -> None:
     """Write these lines of a table, and the ids of each, sorted by place; the sort is stable."""
     order = np.argsort(places, kind="stable")
     stops = table["num_tokens"].to_numpy().cumsum()
@@ -147,5 +147,5 @@ def _write_sorted(part: Part, ids: Ids, table: pa.Table, lines: NDArray[np.int64
     _places_of(part).write_bytes(places[order].tobytes())
 
 
-def _places_of(part: Part) -> Path:
+def _places_of(part: EncodedShard) -> Path:
     return part.scratch.with_suffix(".places")

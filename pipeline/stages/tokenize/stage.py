@@ -40,7 +40,7 @@ from pipeline.formats.rows import ROWS_PER_SHARD, row_shard, rows_at_once, write
 from pipeline.formats.stages import manifest_path
 from pipeline.formats.tables import DOCUMENT_INDEX, write_batches
 from pipeline.formats.vocabulary import end_token
-from pipeline.stages.tokenize.encode import Ids, Part, compare_with_reference, encode_part, id_type
+from pipeline.stages.tokenize.encode import EncodedShard, Ids, compare_with_reference, encode_shard, id_type
 from pipeline.stages.tokenize.mix import MixtureParams, mix
 from pipeline.stages.tokenize.params import TokenizeParams
 
@@ -51,7 +51,7 @@ class Cut(NamedTuple):
     """Shard of rows to write, and its ids: encoded shards, with the first and the last + 1 position in each."""
 
     name: str
-    pieces: list[tuple[Part, int, int]]
+    pieces: list[tuple[EncodedShard, int, int]]
 
 
 class Packed(NamedTuple):
@@ -110,27 +110,28 @@ def _filling(params: TokenizeParams) -> Filling | None:
     return Filling(rule.share, rule.suffix_first_share, params.seed) if rule else None
 
 
-def _encode(split: str, vocabulary: int, filling: Filling | None) -> list[Part]:
+def _encode(split: str, vocabulary: int, filling: Filling | None) -> list[EncodedShard]:
     """Encode the shards of a split."""
     scratch = fresh_folder(SCRATCH / split)
     shards = shards_of(read_current("dedup"), split)
     parts = [
-        Part(DEDUPLICATED, shard, scratch / f"{number:06d}", id_type(vocabulary)) for number, shard in enumerate(shards)
+        EncodedShard(DEDUPLICATED, shard, scratch / f"{number:06d}", id_type(vocabulary))
+        for number, shard in enumerate(shards)
     ]
     with progress(f"tokenize {split}: encode", sum(shard.lines for shard in shards), "documents") as advance:
-        for shard, _ in zip(shards, ordered_map(partial(encode_part, filling=filling), parts), strict=True):
+        for shard, _ in zip(shards, ordered_map(partial(encode_shard, filling=filling), parts), strict=True):
             advance(shard.lines)
     return parts
 
 
-def _mix(parts: list[Part], passes: dict[str, int], folder: Path) -> tuple[list[Part], list[Shard]]:
+def _mix(parts: list[EncodedShard], passes: dict[str, int], folder: Path) -> tuple[list[EncodedShard], list[Shard]]:
     """Draw and shuffle the training documents, with the seed that shuffled them in `dedup`."""
     seed = read_current("dedup")["parameters"]["seed"]
     mixed, left_out = mix(parts, passes, seed, SCRATCH, folder)
     return mixed, [left_out]
 
 
-def _pack(folder: Path, split: str, parts: list[Part], width: int, vocabulary: int) -> Packed:
+def _pack(folder: Path, split: str, parts: list[EncodedShard], width: int, vocabulary: int) -> Packed:
     """Write the index of a split, and cut its stream of ids into rows."""
     counts = tally(parts)
     index = write_batches(folder / f"{split}.parquet", _placed(parts, width), DOCUMENT_INDEX, f"{split}.parquet")
@@ -150,7 +151,7 @@ def _pack(folder: Path, split: str, parts: list[Part], width: int, vocabulary: i
     return Packed(shards, index, counts | rows)
 
 
-def _placed(parts: list[Part], width: int) -> Iterator[pa.RecordBatch]:
+def _placed(parts: list[EncodedShard], width: int) -> Iterator[pa.RecordBatch]:
     """Yield the lines of the document index: each document with its place in the stream of ids."""
     position = 0
     for part in parts:
@@ -163,7 +164,7 @@ def _placed(parts: list[Part], width: int) -> Iterator[pa.RecordBatch]:
         position = int(stops[-1]) if len(stops) else position
 
 
-def _cuts(split: str, parts: list[Part], width: int, num_rows: int) -> list[Cut]:
+def _cuts(split: str, parts: list[EncodedShard], width: int, num_rows: int) -> list[Cut]:
     """Choose the pieces of encoded shards for each shard of rows."""
     sizes = [len(part.ids()) for part in parts]
     ends = np.cumsum(sizes, dtype=np.int64)
@@ -198,7 +199,7 @@ def _blocks(cut: Cut, width: int) -> Iterator[Ids]:
         yield rest.reshape(-1, width)
 
 
-def _count_filled(parts: list[Part], filling: Filling) -> dict[str, int]:
+def _count_filled(parts: list[EncodedShard], filling: Filling) -> dict[str, int]:
     """Count the training documents whose middle was moved to their end, by source; each copy counts."""
     found: Counter[str] = Counter()
     for part in parts:
@@ -208,7 +209,7 @@ def _count_filled(parts: list[Part], filling: Filling) -> dict[str, int]:
     return dict(sorted(found.items()))
 
 
-def tally(parts: list[Part]) -> dict[str, Any]:
+def tally(parts: list[EncodedShard]) -> dict[str, Any]:
     """Count documents, bytes and tokens, in total, by source and by licence; each copy of a document counts."""
     found: Counter[tuple[str, str, str]] = Counter()
     for part in parts:

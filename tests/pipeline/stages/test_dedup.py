@@ -12,12 +12,13 @@ from pipeline.base.errors import EverystepError
 from pipeline.base.paths import FILTERED
 from pipeline.blocks import duplicates
 from pipeline.formats.canonical import pretty
-from pipeline.formats.documents import Document, text_sha256, write_documents
+from pipeline.formats.documents import Document, text_sha256
 from pipeline.formats.lines import Shard
 from pipeline.formats.manifests import read_manifest, take_basis, write_manifest
 from pipeline.formats.stages import manifest_path
 from pipeline.stages.dedup.stage import dedup
 from tests.project import ROOT, SOURCES, params
+from tests.shards import write_documents
 
 PER_SHARD = 40
 SHARD = "000000.jsonl.zst"

@@ -13,7 +13,7 @@ from pipeline.base.errors import EverystepError
 from pipeline.base.files import list_files, sha256_file
 from pipeline.base.paths import DOCUMENTS, RAW
 from pipeline.executor import processes
-from pipeline.formats.documents import Document, read_documents, text_sha256, write_sharded
+from pipeline.formats.documents import Document, read_documents, text_sha256
 from pipeline.formats.lines import Shard
 from pipeline.formats.manifests import read_manifest, shards_of, take_basis, write_manifest
 from pipeline.formats.stages import manifest_path
@@ -22,6 +22,7 @@ from pipeline.stages.extract import extract
 from tests.fuzzing import forget_peak, peak
 from tests.pipeline.sources.declared import tree
 from tests.project import make_corpora, params
+from tests.shards import write_sharded
 
 NAME = "letters"
 PER_SHARD = 8192

@@ -14,7 +14,7 @@ from pipeline.base.files import list_files, sha256_file
 from pipeline.base.paths import DOCUMENTS
 from pipeline.blocks.block import Block, Fault, Outcome, Rewritten
 from pipeline.blocks.personal_data import REPLACEMENTS
-from pipeline.formats.documents import Document, read_documents, shard_name, text_sha256, write_documents
+from pipeline.formats.documents import Document, read_documents, shard_name, text_sha256
 from pipeline.formats.manifests import take_basis, write_manifest
 from pipeline.stages import filter as stage
 from pipeline.stages.evaluation_ngrams import evaluation_ngrams
@@ -22,6 +22,7 @@ from pipeline.stages.evaluation_sets import evaluation_sets
 from pipeline.stages.filter import Tally, clean, filter
 from tests.project import EVALUATION_SET, make_corpora, params
 from tests.releases import everystep
+from tests.shards import write_documents
 
 GOOD = " ".join(
     """
@@ -305,7 +306,7 @@ def test_a_cap_below_the_first_document_says_what_it_takes(here: Path) -> None:
     tree = json.loads((here / "params.yaml").read_text())
     tree["sources"]["letters"]["cap_bytes"] = 100
     (here / "params.yaml").write_text(json.dumps(tree))
-    message = rf"sources\.letters\.cap_bytes: 100 bytes are less than the first document has, {len(GOOD)}, so"
+    message = rf"sources\.letters\.cap_bytes: 100 bytes is less than the {len(GOOD)} of the first document, so"
     with pytest.raises(EverystepError, match=message):
         filter("letters")
 

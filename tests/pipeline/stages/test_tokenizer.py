@@ -7,11 +7,12 @@ import pytest
 
 from pipeline.base.paths import DEDUPLICATED, TOKENIZER
 from pipeline.formats.canonical import pretty
-from pipeline.formats.documents import Document, write_documents
+from pipeline.formats.documents import Document
 from pipeline.formats.manifests import read_manifest, take_basis, write_manifest
 from pipeline.formats.stages import manifest_path
 from pipeline.stages.tokenizer import tokenizer
 from tests.project import WORDS, params
+from tests.shards import write_documents
 
 SHARD = "train/000000.jsonl.zst"
 

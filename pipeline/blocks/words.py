@@ -18,9 +18,7 @@ MAX_RUN = 1000  # a longer run of non-blank characters is data, not language: on
 LONGEST_SUFFIX = 8
 
 QUOTES = "'\"`´‘’‚“”„«»"
-ICONS = (
-    "©®™\ufffd\u2190-\u2199\u2500-\u27bf\U0001f300-\U0001faff"  # those of Unicode's other symbols that occur in texts
-)
+ICONS = "©®™\ufffd\u2190-\u2199\u2500-\u27bf\U0001f300-\U0001faff"  # Unicode's other symbols in texts
 MARKS = re.escape(",:;!?¿¡()[]{}<>_#*&…·、。，" + QUOTES) + "—–§" + ICONS
 FACES = r"\):|:\)|:\(|\(:|;\)|:-\)|:-\(|;-\)"
 PREFIX = re.compile(rf"{FACES}|['’](?:em|s|bout|cause|nuff)\b|\.\.+|[{MARKS}%=$£€¥]|\+(?!\d)")

@@ -48,9 +48,10 @@ from pipeline.blocks.duplicates import (
 )
 from pipeline.blocks.shingles import Hashes
 from pipeline.executor.ordered_map import ordered_map
+from pipeline.formats.current import read_all_current, take_basis, write_manifest
 from pipeline.formats.documents import shard_name
 from pipeline.formats.lines import Shard, write_lines
-from pipeline.formats.manifests import read_all_current, shards_of, take_basis, write_manifest
+from pipeline.formats.manifests import Deduplicated, Filtered
 from pipeline.formats.stages import manifest_path
 from pipeline.formats.tables import REMOVALS, write_batches
 from pipeline.sources.declaration import load_source
@@ -123,7 +124,7 @@ def dedup() -> None:
     removed = {"exact_duplicate": num_exact, "near_duplicate": len(duplicates.exact) - num_exact}
     partly: dict[str, Any] = {"compared_in_part": in_part} if in_part else {}
     write_manifest(
-        "dedup",
+        Deduplicated,
         None,
         basis,
         parameters=params.model_dump(),
@@ -141,8 +142,8 @@ def dedup() -> None:
 def _sketches(names: list[str]) -> list[Sketch]:
     """Plan a sketch for each shard that holds any document."""
     sketches: list[Sketch] = []
-    for name, manifest in read_all_current("filter", names).items():
-        for shard in shards_of(manifest, "documents"):
+    for name, manifest in read_all_current(Filtered, names).items():
+        for shard in manifest.shards("documents"):
             first = sketches[-1].stop if sketches else 0
             if shard.lines:
                 sketches.append(Sketch(name, shard, first))

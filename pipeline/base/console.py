@@ -139,19 +139,19 @@ def _bar(title: str, total: float | None, unit: str, before: float) -> Iterator[
         TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
         BarColumn(bar_width=None, table_column=Column(min_width=4, ratio=1)),
         TaskProgressColumn(),
-        TextColumn("{task.fields[told]}", markup=False, table_column=Column(no_wrap=True)),
+        TextColumn("{task.fields[status]}", markup=False, table_column=Column(no_wrap=True)),
     )
     pace = _Pace(before, total, unit)
     with Progress(*columns, console=Console(stderr=True), expand=True) as bars:
-        task = bars.add_task(title, total=total, told="")
+        task = bars.add_task(title, total=total, status="")
         bars.update(task, completed=before)
 
         def advance(done: float, detail: str = "", total: float | None = None) -> None:
             if pace.count(done, detail, total, SECONDS_BETWEEN_FRAMES):
-                bars.update(task, completed=pace.done, total=pace.total, told=pace.told())
+                bars.update(task, completed=pace.done, total=pace.total, status=pace.status())
 
         yield advance
-        bars.update(task, completed=pace.done, total=pace.total, told=pace.told_at_end())
+        bars.update(task, completed=pace.done, total=pace.total, status=pace.summary())
 
 
 @contextmanager
@@ -160,10 +160,10 @@ def _lines(title: str, total: float | None, unit: str, before: float) -> Iterato
 
     def advance(done: float, detail: str = "", total: float | None = None) -> None:
         if pace.count(done, detail, total, SECONDS_BETWEEN_LINES):
-            note(f"{title}: {pace.reached()}, {pace.told()}")
+            note(f"{title}: {pace.reached()}, {pace.status()}")
 
     yield advance
-    note(f"{title}: {amount(pace.done - before, unit)} {pace.told_at_end()}")
+    note(f"{title}: {amount(pace.done - before, unit)} {pace.summary()}")
 
 
 class _Pace:
@@ -174,7 +174,7 @@ class _Pace:
         self.total = total
         self._unit = unit
         self._detail = ""
-        self._began = self._told = time.monotonic()
+        self._began = self._shown = time.monotonic()
         self._seen = deque([(self._began, done)])
 
     def count(self, done: float, detail: str, total: float | None, seconds: float) -> bool:
@@ -187,9 +187,9 @@ class _Pace:
             self._seen.append((now, self.done))
         while len(self._seen) > 2 and now - self._seen[1][0] > SECONDS_OF_RATE:
             self._seen.popleft()
-        if now - self._told < seconds:
+        if now - self._shown < seconds:
             return False
-        self._told = now
+        self._shown = now
         return True
 
     def reached(self) -> str:
@@ -200,14 +200,14 @@ class _Pace:
             return f"{in_bytes(self.done)} of {in_bytes(self.total)}"
         return f"{self.done:,.0f} of {amount(self.total, self._unit)}"
 
-    def told(self) -> str:
+    def status(self) -> str:
         """`1,582 tokens/s, step 5 of 128, loss 6.123, 2:45 left`"""
         since, done = self._seen[0]
         rate = (self.done - done) / max(time.monotonic() - since, 1e-6)
         left = clock((self.total - self.done) / rate) + " left" if self.total and rate else ""
         return ", ".join(filter(None, (f"{amount(rate, self._unit)}/s", self._detail, left)))
 
-    def told_at_end(self) -> str:
+    def summary(self) -> str:
         """`in 2:50, 1,540 tokens/s, step 128 of 128, loss 4.321`"""
         seconds = time.monotonic() - self._began
         rate = (self.done - self._before) / max(seconds, 1e-6)

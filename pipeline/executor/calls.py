@@ -123,10 +123,10 @@ def _load(path: Path, old: str, new: str) -> Any:
 
 def _portable(error: Exception) -> Exception:
     """Return the error if it can be pickled, otherwise one with the same message."""
-    told = f"in a worker:\n{traceback.format_exc()}"
+    note = f"in a worker:\n{traceback.format_exc()}"
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301  # bytes of the line itself
     except Exception:
         error = RuntimeError(f"{type(error).__name__}: {error}")
-    error.add_note(told)
+    error.add_note(note)
     return error

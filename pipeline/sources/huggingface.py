@@ -324,21 +324,21 @@ def _explained(source: AtCommit, error: Exception) -> str:
 
     causes = list(_causes(error))
     statuses = {_status(cause) for cause in causes}
-    told = f"{type(error).__name__}: {error}".strip()
+    message = f"{type(error).__name__}: {error}".strip()
     if token := get_token():
-        told = told.replace(token, "(the token)")
+        message = message.replace(token, "(the token)")
     if any("scripts are no longer supported" in str(cause) for cause in causes):
-        return f"{told}; programs of a data set are never run: choose a data set of plain files"
+        return f"{message}; programs of a data set are never run: choose a data set of plain files"
     if any(type(cause).__name__ == "RevisionNotFoundError" for cause in causes):
-        return f"{told}; the data set has no such commit: correct `revision`"
-    hidden = "gated dataset" in told or "cannot be accessed" in told  # `datasets` drops the cause of these
+        return f"{message}; the data set has no such commit: correct `revision`"
+    hidden = "gated dataset" in message or "cannot be accessed" in message  # `datasets` drops the cause of these
     if hidden or statuses & {401, 403}:
         page = f"https://huggingface.co/datasets/{source.repository}"
         allowed = f"accept its terms at {page} and set HF_TOKEN to a token that may read it"
-        return f"{told}; it does not exist or is not public: correct `repository`, or {allowed}"
+        return f"{message}; it does not exist or is not public: correct `repository`, or {allowed}"
     if _is_transient(error):
-        return f"{told}; the Hub was busy or unreachable {ATTEMPTS} times: the rows so far are kept, run again later"
-    return f"{told}; check repository, revision, config and split, and that the Hub is reachable; then run again"
+        return f"{message}; the Hub was busy or unreachable {ATTEMPTS} times: the rows so far are kept, run again later"
+    return f"{message}; check repository, revision, config and split, and that the Hub is reachable; then run again"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

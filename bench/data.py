@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.formats.lines import Shard
-from pipeline.formats.rows import encode_row, write_rows
+from pipeline.formats.rows import encode_row
+from tests.shards import write_rows
 from trainer.data import EverystepData, Llm360Data, MobilellmData, TrainingData
 from trainer.plain_rows import check_rows
 from trainer.verified_rows import VerifiedRows

@@ -165,7 +165,7 @@ def expect_refusal_in_process(folder: Path, monkeypatch: pytest.MonkeyPatch, of:
     ("text", "named"),
     [
         (b"models: [a]\nmodels: [b]\n", "params.yaml: not valid YAML"),
-        (b"models: &x [a]\nsources: *x\n", "params.yaml: an alias"),
+        (b"models: &x [a]\nsources: *x\n", "params.yaml: aliases are not supported"),
         (b"dedup: {max_removed_share: .nan}\n", "params.yaml: dedup.max_removed_share"),
         (b"dedup: {max_removed_share: .inf}\n", "params.yaml: dedup.max_removed_share"),
         (b"- a\n- b\n", "params.yaml: expected a mapping"),
@@ -409,7 +409,7 @@ def test_a_corpus_that_unpacks_without_end_stops_the_build_and_leaves_nothing(tm
     source.write_bytes(zst_of_zeros(100 << 30))
     declare(tmp_path, corpora, source, sha256_file(source))
     assert stage(tmp_path, "fetch", "letters").returncode == 0
-    expect_refusal(stage(tmp_path, "extract", "letters"), "letters.jsonl.zst: gives more bytes than")
+    expect_refusal(stage(tmp_path, "extract", "letters"), "letters.jsonl.zst: unpacks to more bytes than")
     assert list_files(tmp_path / "data" / "documents") == []
     assert not (tmp_path / "manifests" / "documents").exists()
 

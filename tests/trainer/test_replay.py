@@ -12,10 +12,10 @@ import pytest
 from pipeline.base.errors import EverystepError
 from pipeline.base.files import sha256_file
 from pipeline.formats.lines import LineFile, Shard
-from pipeline.formats.rows import write_rows
 from pipeline.release.release import Release
 from tests.project import recipe, run
 from tests.releases import checkpoint, copied, edit_log, read_json, reseal, reseal_model, swap
+from tests.shards import write_rows
 from tests.trainer.runs import STEPS, make_run, train
 from trainer import plain_rows
 from trainer import replay as trainer_replay

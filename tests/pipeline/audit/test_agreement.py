@@ -13,9 +13,10 @@ import pytest
 
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.canonical import canonical
-from pipeline.formats.lines import encode_line, read_lines, write_lines
+from pipeline.formats.lines import encode_line, write_lines
 from pipeline.formats.tables import REMOVALS, removal, write_table
 from tests.releases import checkpoint, copied, everystep, read_json, reseal, write_json
+from tests.shards import read_lines
 
 MODEL = "mobilellm"
 MANIFEST = f"manifests/models/{MODEL}.json"

@@ -18,13 +18,14 @@ from pipeline.formats.documents import Document, encode_document, read_documents
 from pipeline.formats.lines import LineFile, Shard, encode_line, write_lines
 from pipeline.formats.manifests import Tokens, read_any_manifest
 from pipeline.formats.release import ROOT, kind_of, parse_root, release_root
-from pipeline.formats.rows import DocumentIndex, Rows, write_rows
+from pipeline.formats.rows import DocumentIndex, Rows
 from pipeline.formats.tables import DOCUMENT_INDEX, REMOVALS, digest_table, read_table, removal, write_table
 from pipeline.formats.vocabulary import end_token, token_texts
 from tests.fuzzing import Artefact, Target, run
 from tests.pipeline.formats.test_checkpoints import MOMENTS, WEIGHT, record
 from tests.pipeline.formats.test_vocabulary import PLAIN
 from tests.project import ROOT as PROJECT
+from tests.shards import write_rows
 from tests.stubs import least_of
 from tests.trainer.corpora import VOCABULARY, WIDTH, numbered
 from trainer.plain_rows import PlainRows, check_rows

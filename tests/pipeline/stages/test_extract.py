@@ -14,7 +14,7 @@ from pipeline.base.files import list_files, sha256_file
 from pipeline.base.paths import DOCUMENTS, RAW
 from pipeline.executor import processes
 from pipeline.formats.current import take_basis
-from pipeline.formats.documents import Document, read_documents, text_sha256, write_sharded
+from pipeline.formats.documents import Document, read_documents, text_sha256
 from pipeline.formats.lines import Shard
 from pipeline.formats.manifests import Fetched
 from pipeline.formats.stages import manifest_path
@@ -24,6 +24,7 @@ from tests.fuzzing import forget_peak, peak
 from tests.pipeline.sources.declared import tree
 from tests.project import make_corpora, params
 from tests.releases import read_json, shards_of
+from tests.shards import write_sharded
 from tests.stubs import write_stub
 
 NAME = "letters"

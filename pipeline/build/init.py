@@ -29,7 +29,15 @@ from pipeline.formats.stages import manifest_path
 
 CODE = ("pipeline", "trainer")
 FILES = (
-    *("LICENSE", "constraints.txt", "pyproject.toml", ".gitattributes", ".gitignore", ".dvcignore"),
+    *(
+        "LICENSE",
+        "constraints.txt",
+        "requirements.lock",
+        "pyproject.toml",
+        ".gitattributes",
+        ".gitignore",
+        ".dvcignore",
+    ),
     *(".dvc/config", ".dvc/.gitignore"),
 )
 DOCS = "docs"

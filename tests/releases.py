@@ -95,7 +95,7 @@ def reseal(release: Path) -> None:
         for output, shards in tree["outputs"].items():
             folder = shipped_folder(tree, output)
             for shard in shards if folder else []:
-                shard |= _measured(release / folder / shard["path"])
+                shard |= _measured(release / str(folder) / shard["path"])
         write_json(release / path, tree)
     root = read_json(release / ROOT)
     listed = [path for path in list_files(release) if is_listed(path) and not (release / path).is_symlink()]
@@ -129,7 +129,12 @@ def reseal_model(release: Path, model: str) -> None:
         weights, moments = (tensors_digest(ck.read_tensors(checkpoint / name)) for name in (ck.WEIGHTS, ck.OPTIMIZER))
         state = ck.state_digest(weights, moments, step)
         old = ck.read_record(checkpoint)
-        new = {"weights_digest": weights, "optimizer_digest": moments, "state_digest": state, "parent": parent}
+        new: dict[str, Any] = {
+            "weights_digest": weights,
+            "optimizer_digest": moments,
+            "state_digest": state,
+            "parent": parent,
+        }
         records.append(replace(old, **new))
         ck.write_record(checkpoint, records[-1])
         parent = state

@@ -49,7 +49,12 @@ def write_pulled(model: Decoder, folder: Path, scratch: Path) -> None:
     """`folder` as `everystep pull` writes it, with a tokenizer of this moment; `scratch` is an empty folder."""
     released = {TOKENIZER.as_posix(): tokenizer_file(scratch), "NOTICE": scratch / "NOTICE"}
     released["NOTICE"].touch()
-    about = {"model": folder.name, "release": "test", "release_version": "1", "revision": "step000001-tokens1"}
+    about: dict[str, Any] = {
+        "model": folder.name,
+        "release": "test",
+        "release_version": "1",
+        "revision": "step000001-tokens1",
+    }
     about |= {"step": 1, "tokens": 1, "weights_digest": "w", "state_digest": "s"}
     write_folder(lambda path: released.get(path, ROOT / path), folder, model.spec, dump_tensors(model), about)
 

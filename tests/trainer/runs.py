@@ -37,7 +37,7 @@ def make_run(folder: Path, micro_batches: int = 12, **more: Any) -> Path:
     rows = np.random.default_rng(7).integers(0, 320, (100, 33))
     with contextlib.chdir(folder):
         shards = write_rows(TOKENS, rows, "train")
-        counts = {"width": 33, "vocabulary": 320}
+        counts: dict[str, Any] = {"width": 33, "vocabulary": 320}
         seed = {"seed": tree["data"]["seed"]}
         write_manifest("tokenize", None, take_basis(), parameters=seed, outputs={"train": shards}, **counts)
     return folder

@@ -73,7 +73,12 @@ def test_transformers_gives_our_logits(pair: Pair) -> None:
 def test_generation_continues_as_we_do_with_any_cache(pair: Pair, cache: str) -> None:
     ours, theirs, _ = pair
     prompt_BT = tokens(ours, length=20)
-    how = {"dynamic": {}, "none": {"use_cache": False}, "static": {"cache_implementation": "static"}}[cache]
+    ways: dict[str, dict[str, Any]] = {
+        "dynamic": {},
+        "none": {"use_cache": False},
+        "static": {"cache_implementation": "static"},
+    }
+    how = ways[cache]
 
     def generate() -> Any:
         mask_BT = torch.ones_like(prompt_BT)

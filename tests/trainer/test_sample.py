@@ -53,10 +53,7 @@ def test_a_draw_is_a_function_of_its_arguments_and_touches_no_generator() -> Non
     assert drawn == again[::-1]
     assert len(set(drawn)) > 10
     assert drawn != [draw(logits(), position, temperature=0.8, top_k=50, seed=8) for position in range(300)]
-    assert (
-        torch.equal(torch.get_rng_state(), states[0])
-        and (np.random.get_state(legacy=False)["state"]["key"] == states[1]).all()
-    )
+    assert states() == before
 
 
 def test_draws_follow_the_softmax_of_the_likeliest() -> None:

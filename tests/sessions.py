@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from textwrap import dedent, indent
 from typing import NamedTuple
@@ -104,7 +105,7 @@ def main() -> None:
         text = path.read_text("utf-8")
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "release").symlink_to(ROOT / "release")
-            new = with_models(with_sessions(text, lambda block, folder=folder: run_session(block, Path(folder))))
+            new = with_models(with_sessions(text, partial(run_session, folder=Path(folder))))
         if new != text:
             write_bytes(path, new.encode())
             print(f"{path.relative_to(ROOT)}: written anew")

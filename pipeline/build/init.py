@@ -28,8 +28,9 @@ from pipeline.formats.stages import manifest_path
 
 CODE = ("pipeline", "trainer")
 FILES = (
-    *("LICENSE", "constraints.txt", "pyproject.toml", ".gitattributes", ".gitignore", ".dvcignore"),
-    *(".dvc/config", ".dvc/.gitignore", manifest_path("code").as_posix()),
+    *("LICENSE", "constraints.txt", "requirements.lock", "pyproject.toml"),
+    *(".gitattributes", ".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore"),
+    manifest_path("code").as_posix(),
 )
 DOCS = "docs"
 LINK = re.compile(r"\[([^\[\]]+)\]\(([^()#\s]+)(#[^()\s]*)?\)")

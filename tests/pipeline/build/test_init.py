@@ -412,7 +412,7 @@ def test_release_on_a_file_and_a_data_set_of_the_hub_is_built_up_to_its_rows(tmp
     write_example(tmp_path / "example", tree, {"mobilellm": recipe("mobilellm")})
     history = {OLDER: {"train.jsonl": b"{}\n"}, COMMIT: {"train.jsonl": rows_of_text(1)}}
     with serve_hub({"owner/stories": history}) as url:
-        env = seeing(url, str(tmp_path / "cache"))
+        env: dict[str, Any] = seeing(url, str(tmp_path / "cache"))
         done = everystep(tmp_path, "init", "small", "--example", str(tmp_path / "example"), "--pin", "--json", **env)
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["pinned"] == {"sources.stories.revision": COMMIT}
@@ -454,7 +454,7 @@ REPOSITORY = {COMMIT: {"README.md": b"rows", "train/train_000.jsonl": chunk(0), 
 def test_release_on_published_rows_is_pinned_fetched_and_trained(tmp_path: Path) -> None:
     example = on_rows(tmp_path)
     with serve_hub({"owner/rows": REPOSITORY}, manners=Manners(large=(".jsonl",))) as url:
-        env = seeing(url, str(tmp_path / "cache"))
+        env: dict[str, Any] = seeing(url, str(tmp_path / "cache"))
         done = everystep(tmp_path, "init", "small", "--example", str(example), "--pin", **env)
         assert done.returncode == 0, done.stderr
         assert f"rows.revision: {COMMIT}" in done.stdout
@@ -483,7 +483,7 @@ def test_published_rows_that_are_not_as_declared_are_refused(
 ) -> None:
     made = init(tmp_path / "small", on_rows(tmp_path, **{"revision": COMMIT} | changes), ROOT)
     with serve_hub({"owner/rows": REPOSITORY}, manners=manners) as url:
-        env = seeing(url, str(tmp_path / "cache"))
+        env: dict[str, Any] = seeing(url, str(tmp_path / "cache"))
         done = run(made.folder, sys.executable, "-m", "pipeline.stages", "rows", check=False, **env)
     assert done.returncode in (1, 2)
     assert message in done.stderr

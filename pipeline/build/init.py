@@ -205,8 +205,8 @@ def _read(path: Path) -> str:
 
 def _write_texts(made: Path, example: Path, root: Path, name: str) -> None:
     """README.md and the documentation. A link to what the new repository does not hold becomes its words alone."""
-    (made / DOCS).mkdir()
-    texts = {PurePosixPath(DOCS, path.name): (path, _read(path)) for path in sorted((root / DOCS).glob("*.md"))}
+    docs = sorted((root / DOCS).rglob("*.md"))
+    texts = {PurePosixPath(path.relative_to(root).as_posix()): (path, _read(path)) for path in docs}
     own = example / "README.md"
     texts[PurePosixPath("README.md")] = (own, _readme(name, example.name, _read(own) if own.is_file() else ""))
     held = {*texts, *(PurePosixPath(path.relative_to(made).as_posix()) for path in made.rglob("*"))}

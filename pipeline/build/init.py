@@ -243,7 +243,7 @@ make release                 # all of it
 git add --all && git commit --message "First build"
 ```
 
-`docs/` is the documentation of Everystep. The releases, models and steps in its examples are those of its own demo.
+[docs](docs/README.md) is the documentation of Everystep. Its examples show the releases, models and steps of the demo.
 
 {_lowered(own)}"""
 

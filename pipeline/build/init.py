@@ -179,7 +179,7 @@ def _own_params(path: Path, name: str, resolve: Resolve | None) -> tuple[str, di
 
 def _mapping(path: Path, place: str, value: Any) -> Any:
     if not isinstance(value, dict):
-        raise EverystepError(f"{path}: {place}: expected keys and values, got {value!r}; docs/reference/params.md has them")
+        raise EverystepError(f"{path}: {place}: expected keys and values, got {value!r}; see docs/reference/params.md")
     return value
 
 

@@ -12,16 +12,20 @@ import shlex
 import shutil
 import signal
 import sys
-from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from pipeline.base.columns import table
 from pipeline.base.console import exit_codes, note, printable
-from pipeline.base.errors import Differs, EverystepError, how_to_install, well_shaped
+from pipeline.base.errors import EverystepError, how_to_install
+
+if TYPE_CHECKING:
+    from pipeline.audit.show import Summary
+    from pipeline.release.facts import SourceFacts
+    from pipeline.release.release import Release
 
 app = typer.Typer(
     help="Rebuild, publish and prove open language models.",
@@ -31,8 +35,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 export = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-LISTED = 20
-"""Steps that an error lists at most."""
 
 
 def _require_utf8(text: str | None) -> str | None:
@@ -46,7 +48,7 @@ def _require_utf8(text: str | None) -> str | None:
     return text
 
 
-Release = Annotated[Path, typer.Argument(help="Folder of a release.")]
+Address = Annotated[Path, typer.Argument(help="Folder of a release.")]
 Trained = Annotated[Path, typer.Argument(help="Folder of a release, or of a project with trained models.")]
 Folder = Annotated[Path, typer.Argument(help="Folder of a project or a release.")]
 Model = Annotated[str, typer.Option(help="Name of a model; `everystep show` lists them.", callback=_require_utf8)]
@@ -112,16 +114,18 @@ def _show_duplicates(folder: Path, id: str | None, largest: int, follow_links: b
     from dataclasses import asdict
 
     from pipeline.audit.duplicates import clusters, compare
+    from pipeline.release.release import Release
 
+    release = Release.open(folder, follow_links)
     if id is not None:
-        found = compare(folder, id, follow_links)
+        found = compare(release, id)
         if as_json:
             print(json.dumps(asdict(found)))
         else:
             _say("\n".join(found.difference))
             _say(f"\nsimilarity: {found.recorded} when it was removed, {found.measured} measured now on the words")
         sys.exit(0 if found.recorded == found.measured else 1)
-    all_of_them = clusters(folder, follow_links)
+    all_of_them = clusters(release)
     if as_json:
         print(json.dumps({"clusters": [asdict(cluster) for cluster in all_of_them[:largest]]}))
         return
@@ -134,8 +138,9 @@ def _show_duplicates(folder: Path, id: str | None, largest: int, follow_links: b
 def _show_personal_data(folder: Path, largest: int, follow_links: bool, as_json: bool) -> None:
     from pipeline.audit.personal_data import replaced
     from pipeline.formats.tables import PERSONAL_DATA
+    from pipeline.release.release import Release
 
-    found = replaced(folder, largest, follow_links)
+    found = replaced(Release.open(folder, follow_links), largest)
     if as_json:
         print(json.dumps(found._asdict()))
         return
@@ -147,71 +152,80 @@ def _show_personal_data(folder: Path, largest: int, follow_links: bool, as_json:
         _table(["document", *PERSONAL_DATA], rows)
 
 
-def _show_release(release: Path, follow_links: bool, as_json: bool) -> None:
+def _show_release(folder: Path, follow_links: bool, as_json: bool) -> None:
     from pipeline.audit.show import summarize
+    from pipeline.release.release import Release
 
-    facts = summarize(release, follow_links)
+    facts = summarize(Release.open(folder, follow_links))
     if as_json:
-        print(json.dumps(facts))
-        return
-    with well_shaped(release / "manifests"):
+        print(json.dumps(facts.to_json()))
+    else:
         _show_facts(facts)
 
 
-def _show_facts(facts: dict[str, Any]) -> None:
-    from pipeline.release.card import percent, spelled
+def _show_facts(facts: "Summary") -> None:
+    from pipeline.release.card import listed, percent
 
-    rows = facts["rows"]
-    counts, shares = ("documents", "documents_read", "tokens", "tokens_read"), ("share", "share_read")
-    _say(f"{facts['name']} {facts['version']}: {facts['files']:,} files, {facts['bytes'] / 1e6:,.1f} MB")
-    _say(f"rows: {rows['train']:,} to train on, {rows['read']:,} of them read; {rows['validation']:,} held out\n")
+    rows = facts.rows
+    _say(f"{facts.name} {facts.version}: {facts.files:,} files, {facts.bytes / 1e6:,.1f} MB")
+    _say(f"rows: {rows.train:,} to train on, {rows.read:,} of them read; {rows.validation:,} held out\n")
     _table(
         ["model", "parameters", "tokens", "rows read", "checkpoints", "validation loss", "bits per byte", "numerics"],
         [
             [
-                model["name"],
-                f"{model['parameters']:,}",
-                f"{model['tokens']:,}",
-                f"{model['rows_read']:,} ({percent(model['share_read'])})",
-                str(len(model["checkpoints"])),
-                f"{model['validation_loss']:.4f}",
-                f"{model['bits_per_byte']:.4f}",
-                model["numerics"],
+                model.name,
+                f"{model.parameters:,}",
+                f"{model.tokens:,}",
+                f"{model.rows_read:,} ({percent(model.share_read)})",
+                str(len(model.checkpoints)),
+                f"{model.validation_loss:.4f}",
+                f"{model.bits_per_byte:.4f}",
+                model.numerics,
             ]
-            for model in facts["models"]
+            for model in facts.models
         ],
     )
     _table(
         ["source", "licence", "documents found", "kept", "to train on", "read", "tokens", "tokens read", "title"],
         [
-            [
-                s["name"],
-                s["license"],
-                f"{s['documents_found']:,}",
-                f"{s['documents_kept']:,}",
-                *(f"{s[count]:,}" for count in counts),
-                s["title"],
-            ]
-            for s in facts["sources"]
+            [source.name, source.license, *map(_number, _found_to_read(source)), source.title]
+            for source in facts.sources
         ],
     )
     _table(
         ["licence", "documents", "read", "tokens", "tokens read", "share of tokens", "of tokens read"],
         [
-            [row["license"], *(f"{row[count]:,}" for count in counts), *(percent(row[share]) for share in shares)]
-            for row in facts["licenses"]
+            [
+                row.license,
+                *map(_number, (row.documents, row.documents_read, row.tokens, row.tokens_read)),
+                percent(row.share),
+                percent(row.share_read),
+            ]
+            for row in facts.licenses
         ],
     )
-    columns = ("documents", "rewritten", "removed")
     _table(
-        ["step of cleaning", *columns, "found"],
+        ["step of cleaning", "documents", "rewritten", "removed", "found"],
         [
-            [step["step"], *(f"{step[column]:,}" for column in columns), spelled(step["counts"])]
-            for step in facts["cleaning"]
+            [
+                step.step,
+                *map(_number, (step.documents, step.rewritten, sum(step.removed.values()))),
+                listed(step.counts),
+            ]
+            for step in facts.cleaning
         ],
     )
-    removed = [(stage, *pair) for stage, reasons in facts["removed"].items() for pair in sorted(reasons.items())]
+    removed = [(stage, *pair) for stage, reasons in facts.removed.items() for pair in sorted(reasons.items())]
     _table(["stage", "removed because", "documents"], [[stage, reason, f"{n:,}"] for stage, reason, n in removed])
+
+
+def _found_to_read(source: "SourceFacts") -> tuple[int, ...]:
+    found, kept = source.documents_found, source.documents_kept
+    return found, kept, source.documents, source.documents_read, source.tokens, source.tokens_read
+
+
+def _number(number: int) -> str:
+    return f"{number:,}"
 
 
 @app.command()
@@ -272,7 +286,7 @@ def init(
 
 
 @app.command()
-def verify(release: Release, follow_links: FollowLinks = False, as_json: Json = False) -> None:
+def verify(address: Address, follow_links: FollowLinks = False, as_json: Json = False) -> None:
     """Recompute every digest of a release and report what differs.
 
     Exit codes: 0, every byte is what the release promises; 1, a file is changed, missing or unreadable; 2, misuse;
@@ -281,18 +295,18 @@ def verify(release: Release, follow_links: FollowLinks = False, as_json: Json = 
     """
     from pipeline.audit.verify import verify as check_release
 
-    report = check_release(release, follow_links)
+    report = check_release(address, follow_links)
     if as_json:
         print(json.dumps(report.to_json()))
     else:
-        for line in report.lines(release):
+        for line in report.lines(address):
             print(printable(line, keep=""))  # a fault is one line, whatever stands in a name
     sys.exit(report.exit_code)
 
 
 @app.command()
 def pull(
-    release: Release,
+    address: Address,
     out: Annotated[Path, typer.Option(help="Folder to create; several checkpoints get a folder each inside it.")],
     model: OnlyModel = None,
     step: Annotated[
@@ -303,31 +317,26 @@ def pull(
 ) -> None:
     """Write verified checkpoints as folders that transformers loads."""
     from pipeline.audit.pull import pull as pull_checkpoints
-    from pipeline.audit.verify import verified_file
-    from pipeline.formats.release import read_root
+    from pipeline.release.release import Release
 
     if everything and step:
         raise EverystepError("pull: give either --step or --all")
-    root = read_root(release, follow_links)
-    verified = cache(partial(verified_file, release, root, follow_links=follow_links))
-    model = model or _only_model(release, root)
-    stored = sorted(_stored_steps(release, root, model, follow_links))
+    release = Release.open(address, follow_links)
+    model = model or _only_model(release)
+    stored = list(release.states(model))
     steps = stored if everything else sorted({*step}) if step else stored[-1:]
     several = everything or len(steps) > 1
-    revisions = {
-        f"step{each}" if several else ".": _revision(release, root, model, each, follow_links) for each in steps
-    }
-    origin = {"release": root["name"], "release_version": root["version"]}
-    pull_checkpoints(verified, model, revisions, out, origin)
-    for name, revision in revisions.items():
-        _say(f"{out / name}: {model} {revision}" + ("" if several else f"; {_how_to_load(out)}"))
+    states = {f"step{each}" if several else ".": release.state(model, each) for each in steps}
+    pull_checkpoints(release, states, out)
+    for name, state in states.items():
+        _say(f"{out / name}: {model} {state.entry.revision}" + ("" if several else f"; {_how_to_load(out)}"))
     if several:
-        _say(_how_to_load(out / list(revisions)[-1]))
+        _say(_how_to_load(out / list(states)[-1]))
 
 
 @app.command()
 def average(
-    release: Release,
+    address: Address,
     last: Annotated[int, typer.Option(min=2, help="Number of checkpoints to average, counted from the last.")],
     out: Annotated[Path, typer.Option(help="Folder to create.")],
     model: OnlyModel = None,
@@ -335,27 +344,24 @@ def average(
 ) -> None:
     """Write the mean of a model's last checkpoints, as `pull` does."""
     from pipeline.audit.average import average as average_checkpoints
-    from pipeline.audit.verify import verified_file
-    from pipeline.formats.release import read_root
+    from pipeline.release.release import Release
 
-    root = read_root(release, follow_links)
-    verified = cache(partial(verified_file, release, root, follow_links=follow_links))
-    model = model or _only_model(release, root)
-    trained = sorted(step for step in _stored_steps(release, root, model, follow_links) if step > 0)
+    release = Release.open(address, follow_links)
+    model = model or _only_model(release)
+    trained = [state for step, state in release.states(model).items() if step > 0]
     if last > len(trained):
         raise EverystepError(
             f"--last {last}: {model} has {len(trained)} checkpoints after step 0, which is untrained: "
-            f"{', '.join(map(str, trained))}"
+            f"{', '.join(str(state.entry.step) for state in trained)}"
         )
-    revisions = [_revision(release, root, model, step, follow_links) for step in trained[-last:]]
-    origin = {"release": root["name"], "release_version": root["version"]}
-    average_checkpoints(verified, model, revisions, out, origin)
-    _say(f"{out}: {model}, mean of {', '.join(revisions)}; {_how_to_load(out)}")
+    average_checkpoints(release, trained[-last:], out)
+    revisions = ", ".join(state.entry.revision for state in trained[-last:])
+    _say(f"{out}: {model}, mean of {revisions}; {_how_to_load(out)}")
 
 
 @app.command()
 def sample(
-    release: Trained,
+    address: Trained,
     model: Model,
     step: Annotated[int | None, typer.Option(help="Step of a stored checkpoint (default: the last).")] = None,
     prompt: Annotated[
@@ -372,18 +378,15 @@ def sample(
     _require_torch("sample")
     from dataclasses import asdict
 
-    from pipeline.audit.verify import verified_file
-    from pipeline.release.project import root_of
+    from pipeline.release.release import Release
     from trainer.sample import ENOUGH, Request
     from trainer.sample import sample as continue_text
 
-    root = root_of(release, follow_links)
-    stored = _stored_steps(release, root, model, follow_links)
-    revision = _revision(release, root, model, max(stored) if step is None else step, follow_links)
+    release = Release.open(address, follow_links)
+    state = release.state(model, max(release.states(model)) if step is None else step)
     request = Request(prompt=prompt, tokens=tokens, temperature=temperature, top_k=top_k, seed=seed)
     show = (lambda piece: None) if as_json else _show_text
-    verified = partial(verified_file, release, root, follow_links=follow_links)
-    answer = continue_text(verified, model, revision, request, show)
+    answer = continue_text(state, request, show)
     if as_json:
         print(json.dumps(asdict(answer)))
         return
@@ -410,13 +413,15 @@ def export_tokens(
 ) -> None:
     """Write the verified training rows as files for MobileLLM's or LLM360's trainer."""
     from pipeline.audit.export_rows import export_llm360, export_mobilellm
+    from pipeline.release.release import Release
 
     if (nodes if layout == "mobilellm" else chunks) is None or (chunks if layout == "mobilellm" else nodes) is not None:
         raise EverystepError("export tokens: give --nodes with --layout mobilellm, --chunks with --layout llm360")
+    release = Release.open(folder)
     if layout == "mobilellm":
-        done = export_mobilellm(folder, out, nodes or 1, global_batch, steps)
+        done = export_mobilellm(release, out, nodes or 1, global_batch, steps)
     else:
-        done = export_llm360(folder, out, chunks or 1, digits, global_batch, steps)
+        done = export_llm360(release, out, chunks or 1, digits, global_batch, steps)
     _say(
         f"{out}: {done.rows:,} rows in {done.files} files, {done.steps:,} steps of {done.global_batch}; "
         f"{done.left_out:,} rows of the epoch are left out\n"
@@ -432,7 +437,7 @@ def export_tokens(
 
 @app.command()
 def trace(
-    release: Release,
+    address: Address,
     model: Model,
     step: Annotated[int | None, typer.Option(help="Print the documents in the batch of this step.")] = None,
     document: Annotated[
@@ -443,11 +448,13 @@ def trace(
 ) -> None:
     """Print the documents of a step, or the steps of a document."""
     from pipeline.audit import trace as tracing
+    from pipeline.release.release import Release
 
     if (step is None) == (document is None):
         raise EverystepError("trace: give either --step or --document")
+    release = Release.open(address, follow_links)
     if step is not None:
-        spans = tracing.trace_step(release, model, step, follow_links)
+        spans = tracing.trace_step(release, model, step)
         if as_json:
             print(json.dumps(spans))
             return
@@ -458,7 +465,7 @@ def trace(
         ]
         _table(header, rows)
         return
-    found = tracing.trace_document(release, model, str(document), follow_links)
+    found = tracing.trace_document(release, model, str(document))
     if as_json:
         print(json.dumps(found))
     else:
@@ -467,7 +474,7 @@ def trace(
 
 @app.command()
 def replay(
-    release: Trained,
+    address: Trained,
     model: Model,
     start: Annotated[int, typer.Option("--from", help="Step of a stored checkpoint to start from.")],
     stop: Annotated[int, typer.Option("--to", help="Step to train to.")],
@@ -477,15 +484,11 @@ def replay(
     _require_torch("replay")
     from dataclasses import asdict
 
-    from pipeline.audit.verify import verified_file
-    from pipeline.release.project import root_of
+    from pipeline.release.release import Release
     from trainer.replay import replay as replay_stretch
 
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # processes talk over sockets
-
-    root = root_of(release)
-    _revision(release, root, model, start)
-    outcome = replay_stretch(partial(verified_file, release, root), release, model, start, stop)
+    outcome = replay_stretch(Release.open(address), model, start, stop)
     if as_json:
         print(json.dumps(asdict(outcome)))
     elif outcome.first_difference is None:
@@ -500,42 +503,11 @@ def _require_torch(command: str) -> None:
         raise EverystepError(f"{command}: needs torch, which a reader's installation lacks; {how_to_install('train')}")
 
 
-def _only_model(release: Path, root: dict[str, Any]) -> str:
-    from pipeline.formats.release import members
-
-    names = members(root, "models")
+def _only_model(release: "Release") -> str:
+    names = release.models()
     if len(names) != 1:
-        raise EverystepError(f"--model: name one of {', '.join(names)}, the models of {release}")
+        raise EverystepError(f"--model: name one of {', '.join(names)}, the models of {release.folder}")
     return names[0]
-
-
-def _revision(release: Path, root: dict[str, Any], model: str, step: int, follow_links: bool = False) -> str:
-    """The name of a stored state; for an unknown one, the error names the nearest and lists the others."""
-    steps = _stored_steps(release, root, model, follow_links)
-    if step not in steps:
-        known = sorted(steps)
-        near = [*[other for other in known if other < step][-1:], *[other for other in known if other > step][:1]]
-        listed = known if len(known) <= LISTED else [*known[: LISTED // 2], "...", *known[-LISTED // 2 :]]
-        raise EverystepError(
-            f"step {step}: no checkpoint of {model} there; the nearest are {', '.join(map(str, near))}; "
-            f"it has {', '.join(map(str, listed))}"
-        )
-    if not steps[step].startswith(f"step{step:06d}-"):
-        raise Differs(f"{release}: the manifest of {model} gives step {step} the revision {steps[step]!r}")
-    return steps[step]
-
-
-def _stored_steps(release: Path, root: dict[str, Any], model: str, follow_links: bool) -> dict[int, str]:
-    """The steps of a model's stored states, with the revision of each."""
-    from pipeline.audit.verify import model_manifest
-    from pipeline.formats.bounds import MAX_STEPS, whole
-
-    trained = model_manifest(release, root, model, follow_links)
-    with well_shaped(f"{release}: manifest of {model}"):
-        steps = {whole(entry, "step", most=MAX_STEPS): str(entry["revision"]) for entry in trained["checkpoints"]}
-    if not steps:
-        raise EverystepError(f"{release}: the manifest of {model} lists no checkpoint")
-    return steps
 
 
 def _how_to_load(out: Path) -> str:

@@ -27,7 +27,7 @@ ALLOWED = {
         "pipeline.executor",
         "pipeline.release",
     },
-    "pipeline.build": {"pipeline.base", "pipeline.formats"},
+    "pipeline.build": {"pipeline.base", "pipeline.formats", "pipeline.release"},
     "trainer": {"pipeline.base", "pipeline.formats", "pipeline.release"},
 }
 HEAVY = ("torch", "dvc", "datasets", "datatrove", "transformers", "tokenizers")

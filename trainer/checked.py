@@ -110,7 +110,7 @@ def known_shards(folder: Path, names: Sequence[str], cache: Path) -> tuple[Shard
         lines = cache / f"{sha256}-{size}.npy"
         if not lines.is_file():
             return None
-        shards.append(Shard(name, len(_offsets(lines)) - 1, size, sha256))
+        shards.append(Shard(path=name, lines=len(_offsets(lines)) - 1, bytes=size, sha256=sha256))
     return tuple(shards)
 
 

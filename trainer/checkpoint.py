@@ -79,7 +79,7 @@ class Writer:
             storage="stored",
             nearest_stored_step=step,
             digest_interval=self._recipe.digest_every,
-            numerics=self._numerics,
+            numerics=ck.Numerics.from_json(self._numerics, "numerics"),
         )
         final = self._folder / record.revision
         partial = ck.begin(final)

@@ -23,7 +23,7 @@ from pipeline.base.errors import EverystepError
 from pipeline.base.files import safe_join, sha256_file
 from pipeline.formats.canonical import Json
 from pipeline.formats.lines import Shard
-from pipeline.formats.manifests import read_manifest, shards_of
+from pipeline.formats.manifests import Tokens, read_manifest
 from pipeline.formats.model import ModelSpec
 from pipeline.formats.order import permute, rows_of_step
 from pipeline.formats.rows import Row
@@ -188,25 +188,25 @@ def training_data(root: Path, recipe: Recipe, spec: ModelSpec, checking: Checkin
 
 def _everystep(root: Path, recipe: Recipe, spec: ModelSpec, memory: Path) -> TrainingData:
     path = root / manifest_path("tokenize")
-    manifest = read_manifest(path, "tokenize")
+    manifest = read_manifest(Tokens, path)
     where = f"recipes/{recipe.name}.yaml"
-    if manifest["width"] != recipe.data.width:
+    if manifest.width != recipe.data.width:
         raise EverystepError(
-            f"{where}: data.width: {recipe.data.width} ids are declared, the rows of {path} have {manifest['width']}"
+            f"{where}: data.width: {recipe.data.width} ids are declared, the rows of {path} have {manifest.width}"
         )
-    if manifest["vocabulary"] > spec.vocabulary:
+    if manifest.vocabulary > spec.vocabulary:
         raise EverystepError(
-            f"{where}: model.vocabulary: {spec.vocabulary} is smaller than the tokenizer's {manifest['vocabulary']}"
+            f"{where}: model.vocabulary: {spec.vocabulary} is smaller than the tokenizer's {manifest.vocabulary}"
         )
-    if manifest["parameters"]["seed"] != recipe.data.seed:
+    if manifest.parameters.seed != recipe.data.seed:
         raise EverystepError(
             f"{where}: data.seed: {recipe.data.seed} is not the seed of the published order, "
-            f"{manifest['parameters']['seed']} (params.yaml: tokenize.seed)"
+            f"{manifest.parameters.seed} (params.yaml: tokenize.seed)"
         )
-    folder, shards = root / recipe.data.folder, shards_of(manifest, "train")
+    folder, shards = root / recipe.data.folder, manifest.shards("train")
     if missing := _missing(folder, shards):
         raise EverystepError(f"{folder / missing.path}: no such file; {path} lists it as a shard of rows")
-    vocabulary = manifest["vocabulary"]
+    vocabulary = manifest.vocabulary
     return EverystepData(folder=folder, shards=tuple(shards), vocabulary=vocabulary, memory=memory, **_reading(recipe))
 
 

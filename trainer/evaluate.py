@@ -23,10 +23,11 @@ from pipeline.base.files import fresh_folder, safe_join, sha256_file, write_byte
 from pipeline.base.paths import PARAMS, RECIPES, RESULTS, RUNS, TOKENIZER, TOKENS
 from pipeline.base.yaml import Section, check, load_yaml
 from pipeline.formats import checkpoints as ck
-from pipeline.formats.canonical import Json, canonical
+from pipeline.formats.canonical import canonical
+from pipeline.formats.current import read_current, take_basis, write_manifest
 from pipeline.formats.lines import Shard
 from pipeline.formats.log import as_csv
-from pipeline.formats.manifests import check_file, read_current, shards_of, take_basis, write_manifest
+from pipeline.formats.manifests import Checkpoint, Evaluated, Result, TokenizerTrained, Tokens, Trained
 from pipeline.formats.model import ModelSpec
 from pipeline.formats.stages import manifest_path
 from pipeline.formats.vocabulary import token_bytes
@@ -58,10 +59,10 @@ def evaluate(name: str) -> None:
     params = check(_Params, load_yaml(PARAMS), str(PARAMS)).evaluate
     inputs = [manifest_path("train", name), manifest_path("tokenize"), manifest_path("tokenizer")]
     basis = take_basis(inputs, ["evaluate"])
-    tokens = read_current("tokenize")
-    check_file(read_current("tokenizer"), TOKENIZER)
+    tokens = read_current(Tokens)
+    read_current(TokenizerTrained).check_file(TOKENIZER)
     rows = _validation_rows(tokens, params.rows)
-    checkpoints = [_promised(RUNS / name, entry) for entry in read_current("train", name)["checkpoints"]]
+    checkpoints = [_promised(RUNS / name, entry) for entry in read_current(Trained, name).checkpoints]
     processes = default_processes(recipe.data.num_leaves)
     nats = launch(_evaluate, processes, recipe.numerics, name, spec, checkpoints, rows, params.micro_batch)
     targets = rows[:, 1:]
@@ -70,35 +71,37 @@ def evaluate(name: str) -> None:
         _result(checkpoint, total, targets.size, num_bytes) for checkpoint, total in zip(checkpoints, nats, strict=True)
     ]
     folder = fresh_folder(RESULTS / name)
-    content = b"".join(canonical(result) + b"\n" for result in results)
+    content = b"".join(canonical(result.to_json()) + b"\n" for result in results)
     write_bytes(folder / JSONL, content)
-    write_bytes(folder / CSV, as_csv(results))
+    write_bytes(folder / CSV, as_csv([result.to_json() for result in results]))
+    sha256 = hashlib.sha256(content).hexdigest()
+    shard = Shard(path=JSONL, lines=len(results), bytes=len(content), sha256=sha256)
     write_manifest(
-        "evaluate",
+        Evaluated,
         name,
         basis,
         parameters=params.model_dump(),
-        outputs={"evaluation": [Shard(JSONL, len(results), len(content), hashlib.sha256(content).hexdigest())]},
+        outputs={"evaluation": [shard]},
         tokenizer_sha256=sha256_file(TOKENIZER),
         targets=targets.size,
         bytes=num_bytes,
-        results=results,
-        loss=results[-1]["loss"],  # once more, outside of a list: `dvc metrics` reads no lists
-        bits_per_byte=results[-1]["bits_per_byte"],
+        results=[result.to_json() for result in results],
+        loss=results[-1].loss,  # again, outside of a list: `dvc metrics` reads no lists
+        bits_per_byte=results[-1].bits_per_byte,
     )
 
 
-def _promised(folder: Path, entry: dict[str, Json]) -> Path:
+def _promised(folder: Path, entry: Checkpoint) -> Path:
     """The checkpoint of an entry in the model's manifest, whose record says the same."""
-    path = safe_join(folder, entry["revision"])
-    if not entry.items() <= ck.read_record(path).to_json().items():
+    path = safe_join(folder, entry.revision)
+    if Checkpoint.of_record(ck.read_record(path)) != entry:
         raise Differs(f"{path}: not the checkpoint that the manifest of the model lists; run `dvc repro`")
     return path
 
 
-def _validation_rows(tokens: dict[str, Json], num_rows: int) -> NDArray[np.int64]:
+def _validation_rows(tokens: Tokens, num_rows: int) -> NDArray[np.int64]:
     """The first `num_rows` held-out rows (fewer if there are fewer), shape (rows, width), digests checked."""
-    rows = VouchedRows(TOKENS, shards_of(tokens, "validation"), tokens["width"], tokens["vocabulary"])
+    rows = VouchedRows(TOKENS, tokens.shards("validation"), tokens.width, tokens.vocabulary)
     numbers = range(min(num_rows, len(rows)))
     rows.check(numbers)
     return np.stack([rows[number] for number in numbers])
@@ -127,7 +130,7 @@ def _evaluate(
     return [gathered[i % world.size * share + i // world.size] for i in range(len(checkpoints))]
 
 
-def _result(checkpoint: Path, nats: float, num_targets: int, num_bytes: int) -> dict[str, Json]:
+def _result(checkpoint: Path, nats: float, num_targets: int, num_bytes: int) -> Result:
     record = ck.read_record(checkpoint)
     if not math.isfinite(nats):
         raise EverystepError(
@@ -135,13 +138,13 @@ def _result(checkpoint: Path, nats: float, num_targets: int, num_bytes: int) -> 
             f"{record.step}, though the training loss was still finite; a lower schedule.peak in "
             f"{RECIPES}/{record.model}.yaml helps most"
         )
-    return {
-        "revision": record.revision,
-        "step": record.step,
-        "tokens": record.tokens,
-        "loss": nats / num_targets,
-        "bits_per_byte": nats / LN_2 / num_bytes,
-    }
+    return Result(
+        revision=record.revision,
+        step=record.step,
+        tokens=record.tokens,
+        loss=nats / num_targets,
+        bits_per_byte=nats / LN_2 / num_bytes,
+    )
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ class Trainer:
         """Take over the state of a checkpoint, after its digests were found right."""
         record = ck.read_record(folder)
         if self.world.rank == 0:
-            numerics.warn_if_other(record.numerics, self.numerics())
+            numerics.warn_if_other(record.numerics.to_json(), self.numerics())
         self.flat.values.copy_(self.flat.flatten(ck.read_verified(folder, ck.WEIGHTS)))
         tensors = ck.read_verified(folder, ck.OPTIMIZER)
         mine = slice(*self.world.part(self.flat.size))

@@ -10,18 +10,19 @@ this replay alone, and nothing is written beside it.
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.base.console import progress
 from pipeline.base.errors import Differs, EverystepError
 from pipeline.base.files import safe_join
+from pipeline.base.paths import RECIPES, RUNS
 from pipeline.formats import checkpoints as ck
 from pipeline.formats import log
 from pipeline.formats.digests import tensors_digest
-from pipeline.formats.manifests import read_manifest
+from pipeline.formats.manifests import Tokens
 from pipeline.formats.model import ModelSpec, tensor_shapes
-from pipeline.formats.stages import manifest_path
 from pipeline.formats.tensors import TensorFile
+from pipeline.release.release import Release
 from trainer import numerics
 from trainer.data import Checking, EverystepData, TrainingData, training_data
 from trainer.launch import default_processes, launch
@@ -30,8 +31,6 @@ from trainer.recipe import Recipe, load_recipe
 if TYPE_CHECKING:
     from trainer.loop import Trainer
     from trainer.parallel import World
-
-Verified = Any  # a function path -> Path that checks a file of the release first; handed in by `pipeline.cli`
 
 
 @dataclass(frozen=True)
@@ -46,32 +45,38 @@ class Outcome:
     digests_compared: int
 
 
-def replay(verified: Verified, root: Path, model: str, start: int, stop: int) -> Outcome:
+def replay(release: Release, model: str, start: int, stop: int) -> Outcome:
     """Replay the steps from state `start` to state `stop` of `model`."""
-    verified(f"recipes/{model}.yaml")
-    entries = {entry.step: entry for entry in log.read(verified(f"runs/{model}/{log.JSONL}"))}
-    recipe, spec = load_recipe(model, root)
-    stored = dict(ck.find_checkpoints(root / "runs" / model))
-    if start not in stored:
-        raise EverystepError(f"--from {start}: no state is stored there; stored steps are {_listed(stored)}")
+    state = release.state(model, start)
+    release.file(RECIPES / f"{model}.yaml")
+    recipe, spec = load_recipe(model, release.folder)
     if not start < stop <= recipe.schedule.steps:
         raise EverystepError(f"--to {stop}: give a step after {start} and up to {recipe.schedule.steps}")
-    for step in range(start + 1, stop + 1):
-        if step not in entries:
-            raise Differs(f"{root / 'runs' / model / log.JSONL}: has no entry for step {step}")
+    entries = _entries(release, model, start, stop)
     for name in (ck.RECORD, ck.WEIGHTS, ck.OPTIMIZER):
-        verified(f"runs/{model}/{stored[start].name}/{name}")
-    _require_shapes_of(spec, root / "runs" / model / stored[start].name / ck.WEIGHTS, f"recipes/{model}.yaml")
-    records = {step: ck.read_record(folder) for step, folder in stored.items() if start < step <= stop}
-    numerics.enter(recipe.numerics)  # may start this program again, so it stands before the work
+        state.file(name)
+    _require_shapes_of(spec, state.file(ck.WEIGHTS), f"recipes/{model}.yaml")
+    records = {step: other.record for step, other in release.states(model).items() if start < step <= stop}
+    numerics.enter(recipe.numerics)  # may start this program again, so it is called before the work
     processes = default_processes(recipe.data.num_leaves)
     with TemporaryDirectory(prefix="everystep-replay-") as found:
         rows = _own_rows if recipe.data.layout == "everystep" else _rows_of_others
-        data = rows(verified, root, recipe, spec, Path(found), start, stop)
+        data = rows(release, recipe, spec, Path(found), start, stop)
+        checkpoint = release.folder / state.folder
         outcome: Outcome = launch(
-            _replay, processes, recipe.numerics, recipe, spec, data, stored[start], stop, entries, records
+            _replay, processes, recipe.numerics, recipe, spec, data, checkpoint, stop, entries, records
         )
     return outcome
+
+
+def _entries(release: Release, model: str, start: int, stop: int) -> dict[int, log.Entry]:
+    """The log of the stretch; every step has an entry."""
+    path = release.file(RUNS / model / log.JSONL)
+    entries = {entry.step: entry for entry in log.read(path) if start < entry.step <= stop}
+    for step in range(start + 1, stop + 1):
+        if step not in entries:
+            raise Differs(f"{path}: has no entry for step {step}")
+    return entries
 
 
 def _require_shapes_of(spec: ModelSpec, weights: Path, recipe: str) -> None:
@@ -81,13 +86,11 @@ def _require_shapes_of(spec: ModelSpec, weights: Path, recipe: str) -> None:
             raise Differs(f"{weights}: these are not the tensors of the model in {recipe}")
 
 
-def _own_rows(
-    verified: Verified, root: Path, recipe: Recipe, spec: ModelSpec, found: Path, start: int, stop: int
-) -> TrainingData:
+def _own_rows(release: Release, recipe: Recipe, spec: ModelSpec, found: Path, start: int, stop: int) -> TrainingData:
     """Our rows, of which the shards that the stretch reads were digested; their manifest is the verified one."""
-    verified(manifest_path("tokenize").as_posix())
-    safe_join(root, recipe.data.folder)  # no link leads out of what is audited
-    data = training_data(root, recipe, spec, Checking(folder=found))
+    release.manifest(Tokens)
+    safe_join(release.folder, recipe.data.folder)  # no link leads out of what is audited
+    data = training_data(release.folder, recipe, spec, Checking(folder=found))
     assert isinstance(data, EverystepData)
     needed = data.shards_of_steps(start, stop)
     with progress(f"replay {recipe.name}: rows", len(needed), "shards") as advance:
@@ -96,18 +99,17 @@ def _own_rows(
 
 
 def _rows_of_others(
-    verified: Verified, root: Path, recipe: Recipe, spec: ModelSpec, found: Path, start: int, stop: int
+    release: Release, recipe: Recipe, spec: ModelSpec, found: Path, start: int, stop: int
 ) -> TrainingData:
     """Plain rows: their digests are what the manifest of the run names, or this is no replay of it."""
-    manifest = read_manifest(verified(manifest_path("train", recipe.name).as_posix()), "train")
-    data = training_data(root, recipe, spec, Checking(folder=found, parse=False))
-    digests = {f"{recipe.data.folder}/{shard.path}": shard.sha256 for shard in data.shards}
-    promised = {
-        name: sha256 for name, sha256 in manifest["inputs"].items() if name.startswith(f"{recipe.data.folder}/")
-    }
+    inputs, folder = release.model(recipe.name).inputs, recipe.data.folder
+    data = training_data(release.folder, recipe, spec, Checking(folder=found, parse=False))
+    digests = {f"{folder}/{shard.path}": shard.sha256 for shard in data.shards}
+    promised = {name: sha256 for name, sha256 in inputs.items() if name.startswith(f"{folder}/")}
     others = sorted({name for name, _ in digests.items() ^ promised.items()})
     if others:
-        raise Differs(f"{root / others[0]}: missing, or not the rows that {recipe.name} was trained on; fetch it again")
+        where = release.folder / others[0]
+        raise Differs(f"{where}: missing, or not the rows that {recipe.name} was trained on; fetch it again")
     return data
 
 
@@ -158,7 +160,3 @@ def _state_fault(trainer: "Trainer", record: ck.Record) -> str | None:
         if found != promised:
             return f"{what} at {record.revision}: released {promised}, replayed {found}"
     return None
-
-
-def _listed(stored: dict[int, Path]) -> str:
-    return ", ".join(map(str, sorted(stored)))

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.audit.pull import State, Verified, find_state
 from pipeline.base.errors import EverystepError, how_to_install
 from pipeline.base.paths import TOKENIZER
 from pipeline.formats.vocabulary import end_token, token_texts
+from pipeline.release.release import State
 from trainer.launch import launch
 
 if TYPE_CHECKING:
@@ -55,16 +55,15 @@ class Sample:
     ended: str
 
 
-def sample(verified: Verified, model: str, revision: str, request: Request, show: Show) -> Sample:
-    """Continue `request.prompt` with the state `revision` of `model`; `show` gets it, then each piece as it comes."""
-    tokenizer = verified(TOKENIZER.as_posix())
-    state = find_state(verified, model, revision)
+def sample(state: State, request: Request, show: Show) -> Sample:
+    """Continue `request.prompt` with one state of a model; `show` gets it, then each piece as it comes."""
+    tokenizer = state.release.file(TOKENIZER)
     prompt = encode(tokenizer, request.prompt)
     if len(prompt) > state.spec.context:
         raise EverystepError(
-            f"--prompt: {len(prompt)} tokens do not fit the context of {model}, {state.spec.context}; shorten it"
+            f"--prompt: {len(prompt)} tokens do not fit the context of {state.model}, {state.spec.context}; shorten it"
         )
-    told: Sample = launch(_sample, 1, state.record.numerics["class"], state, tokenizer, prompt, request, show)
+    told: Sample = launch(_sample, 1, state.record.numerics.name, state, tokenizer, prompt, request, show)
     return told
 
 

@@ -25,8 +25,9 @@ from pipeline.base.paths import RECIPES, RUNS, WORK
 from pipeline.formats import checkpoints as ck
 from pipeline.formats import log
 from pipeline.formats.canonical import Json, canonical, parse, pretty
+from pipeline.formats.current import Basis, read_current, take_basis, write_manifest
 from pipeline.formats.lines import Shard
-from pipeline.formats.manifests import Basis, read_current, take_basis, write_manifest
+from pipeline.formats.manifests import Checkpoint, PublishedRows, Tokens, Trained
 from pipeline.formats.model import ModelSpec, num_parameters, num_parameters_if_repeated
 from pipeline.formats.stages import manifest_path
 from pipeline.formats.suite import require_one_suite
@@ -63,7 +64,7 @@ def train(name: str) -> None:
     leads = os.environ.get("RANK", "0") == "0"  # under torchrun, one of many
     own = recipe.data.layout == "everystep"
     if own:
-        read_current("tokenize")
+        read_current(Tokens)
     data = training_data(Path(), recipe, spec, Checking(folder=CHECKED, waits=not leads))
     inputs = data.inputs()
     if not own and manifest_path("rows").is_file():  # rows that somebody put there have no manifest
@@ -162,8 +163,8 @@ def _divergence(name: str, work: Path, entry: log.Entry, last: log.Entry | None)
 
 def _require_fetched(recipe: Recipe, inputs: dict[str, str]) -> dict[str, str]:
     """The digest of the manifest of rows that others published, once it lists the files that are read."""
-    files = read_current("rows")["files"]
-    promised = {f"{recipe.data.folder}/{file['path']}": file["sha256"] for file in files}
+    files = read_current(PublishedRows).files
+    promised = {f"{recipe.data.folder}/{file.path}": file.sha256 for file in files}
     for name, sha256 in inputs.items():
         if promised.get(name) != sha256:
             raise Differs(f"{name}: not a file that {manifest_path('rows')} lists; run `dvc repro`")
@@ -191,9 +192,10 @@ def _publish(
     entries = log.read_until(work / log.JSONL, recipe.schedule.steps)
     log.write(folder, entries)
     content = (folder / log.JSONL).read_bytes()
-    shard = Shard(log.JSONL, len(entries), len(content), hashlib.sha256(content).hexdigest())
+    sha256 = hashlib.sha256(content).hexdigest()
+    shard = Shard(path=log.JSONL, lines=len(entries), bytes=len(content), sha256=sha256)
     write_manifest(
-        "train",
+        Trained,
         recipe.name,
         basis,
         digested=inputs,
@@ -203,15 +205,8 @@ def _publish(
         parameters_unique=num_parameters(spec),
         parameters_if_repeated=num_parameters_if_repeated(spec),
         tokens=records[-1].tokens,
-        checkpoints=[
-            {
-                key: value
-                for key, value in record.to_json().items()
-                if key in ("revision", "step", "tokens", "loss", "weights_digest", "state_digest", "parent", "storage")
-            }
-            for record in records
-        ],
-        numerics=records[-1].numerics,
+        checkpoints=[Checkpoint.of_record(record).to_json() for record in records],
+        numerics=records[-1].numerics.to_json(),
         **data.counts(),
     )
 

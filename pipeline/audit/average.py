@@ -10,30 +10,30 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.audit.pull import State, Verified, Weights, find_state, write_folder
+from pipeline.audit.pull import origin, write_folder
 from pipeline.base.errors import Differs
 from pipeline.base.files import new_folder
-from pipeline.formats.canonical import Json
 from pipeline.formats.digests import tensors_digest
 from pipeline.formats.model import tensor_shapes
+from pipeline.release.release import Release, State, Weights
 
 
-def average(verified: Verified, model: str, revisions: list[str], out: Path, origin: dict[str, Json]) -> None:
-    """Write the mean of the states `revisions` of `model`, ascending by step, to the new folder `out`.
+def average(release: Release, states: list[State], out: Path) -> None:
+    """Write the mean of `states` of one model, ascending by step, to the new folder `out`.
 
     `everystep.json` there names each of them with its digests, and the digest of the mean in the trainer's own form.
     """
     with new_folder(out) as scratch:
-        states = [find_state(verified, model, revision) for revision in revisions]
         weights = mean(states)
         keys = ("revision", "step", "tokens", "weights_digest", "state_digest")
+        records = [state.record.to_json() for state in states]
         about = {
-            **origin,
-            "model": model,
-            "mean_of": [{key: state.record.to_json()[key] for key in keys} for state in states],
+            **origin(release),
+            "model": states[0].model,
+            "mean_of": [{key: record[key] for key in keys} for record in records],
             "weights_digest": tensors_digest(weights),
         }
-        write_folder(verified, scratch, states[0].spec, weights, about)
+        write_folder(release, scratch, states[0].spec, weights, about)
 
 
 def mean(states: list[State]) -> Weights:
@@ -42,7 +42,7 @@ def mean(states: list[State]) -> Weights:
     for state in states:
         weights = state.weights()
         if {name: tensor.shape for name, tensor in weights.items()} != tensor_shapes(states[0].spec):
-            raise Differs(f"{state.path}: its tensors are not those of {states[0].path}")
+            raise Differs(f"{state.folder}: its tensors are not those of {states[0].folder}")
         for name, tensor in weights.items():
             if name in sums:
                 sums[name] += tensor

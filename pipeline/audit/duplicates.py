@@ -6,20 +6,17 @@ measured once more, on words, by another rule than the one that removed it (sets
 
 from dataclasses import dataclass
 from difflib import unified_diff
-from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
 
-from pipeline.audit.verify import verified_file
 from pipeline.base.errors import EverystepError, well_shaped
 from pipeline.base.files import plain_name
 from pipeline.base.paths import DEDUPLICATED, FILTERED, REMOVALS_FILE
 from pipeline.formats.documents import read_documents
-from pipeline.formats.manifests import read_manifest, shards_of
-from pipeline.formats.release import ROOT, read_root
-from pipeline.formats.stages import manifest_path
-from pipeline.formats.tables import REMOVALS, check_table, read_table
+from pipeline.formats.manifests import Deduplicated
+from pipeline.formats.tables import REMOVALS, read_table
+from pipeline.release.release import Release
 
 TABLE = DEDUPLICATED / REMOVALS_FILE
 
@@ -47,10 +44,10 @@ class Comparison:
     difference: list[str]
 
 
-def clusters(folder: Path, follow_links: bool = False) -> list[Cluster]:
-    """All clusters of a project or release, the largest first."""
-    table = _removals(folder, follow_links)
-    with well_shaped(folder / TABLE):
+def clusters(release: Release) -> list[Cluster]:
+    """All clusters of a release or a project, the largest first."""
+    table = read_table(release.file(TABLE), REMOVALS)
+    with well_shaped(release.folder / TABLE):
         return _clusters(table)
 
 
@@ -72,14 +69,14 @@ def _clusters(table: Any) -> list[Cluster]:
     return sorted(found, key=lambda cluster: (-cluster.exact - cluster.near, cluster.kept))
 
 
-def compare(project: Path, id: str, follow_links: bool = False) -> Comparison:
+def compare(project: Release, id: str) -> Comparison:
     """Measure the removal of the document `id` again, on the texts that `data/filtered` of a project holds."""
-    table = _removals(project, follow_links)
+    table = read_table(project.file(TABLE), REMOVALS)
     rows = table.filter(pc.equal(table["id"], id)).to_pylist()
     if not rows:
-        raise EverystepError(f"{project / TABLE}: {id} was not removed as a duplicate")
+        raise EverystepError(f"{project.folder / TABLE}: {id} was not removed as a duplicate")
     kept = rows[0]["kept"]
-    size = read_manifest(project / manifest_path("dedup"), "dedup")["parameters"]["near"]["shingle_words"]
+    size = project.manifest(Deduplicated).parameters.near.shingle_words
     removed_text, kept_text = _text(project, id), _text(project, kept)
     return Comparison(
         removed=id,
@@ -100,20 +97,12 @@ def _runs(words: list[str], size: int) -> set[tuple[str, ...]]:
     return {tuple(words[i : i + size]) for i in range(max(1, len(words) - size + 1))}
 
 
-def _removals(folder: Path, follow_links: bool = False) -> Any:
-    """The table of a release or a project, after its digest has been compared."""
-    if (folder / ROOT).exists():
-        root = read_root(folder, follow_links)
-        return read_table(verified_file(folder, root, TABLE.as_posix(), follow_links), REMOVALS)
-    (shard,) = shards_of(read_manifest(folder / manifest_path("dedup"), "dedup"), "removals")
-    check_table(folder / DEDUPLICATED, shard)
-    return read_table(folder / TABLE, REMOVALS)
-
-
-def _text(project: Path, id: str) -> str:
+def _text(project: Release, id: str) -> str:
     source = plain_name(id.partition("/")[0], f"{TABLE}: {id}")
-    for path in sorted((project / FILTERED / source).glob("*.jsonl.zst")):
-        for document in read_documents(path):
-            if document.id == id:
-                return document.text
-    raise EverystepError(f"{project / FILTERED / source}: {id} is not there; texts are compared where they were built")
+    for path in project.files:
+        if path.startswith(f"{(FILTERED / source).as_posix()}/") and path.endswith(".jsonl.zst"):
+            for document in read_documents(project.file(path)):
+                if document.id == id:
+                    return document.text
+    where = project.folder / FILTERED / source
+    raise EverystepError(f"{where}: {id} is not there; texts are compared where they were built")

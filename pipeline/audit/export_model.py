@@ -3,7 +3,7 @@
 What plain Llama or GPT-NeoX can express becomes that: no code travels with the weights. A block that is applied twice
 or an FFN that is shared is written out once a depth, because Llama knows neither; so each application has its own
 slot in the key/value cache. Layers of different widths and normed queries and keys (OpenELM) need the small module
-`remote/modeling_everystep_openelm.py`, which travels with the weights and runs under `trust_remote_code=True`.
+`trainer/remote/modeling_everystep_openelm.py`, which travels with the weights and runs under `trust_remote_code=True`.
 
 No torch here: whoever holds a checkpoint can export it.
 """
@@ -21,6 +21,7 @@ from pipeline.base.errors import EverystepError
 from pipeline.base.files import write_bytes
 from pipeline.formats.canonical import pretty
 from pipeline.formats.model import ModelSpec, tensor_shapes, unrolled
+from pipeline.release.code import INSTALLED, REMOTE
 
 Array = npt.NDArray[Any]
 
@@ -85,7 +86,7 @@ def export(spec: ModelSpec, tensors: Mapping[str, Array], eos_token_id: int) -> 
         return ExportedModel(tensors=named, config=config | _llama_config(twin), extra_files=extra_files)
     if not is_openelm(twin):
         raise EverystepError("no hub form is known for this mixture of norms, activations, biases and residuals")
-    source = Path(__file__).parent / "remote" / f"{REMOTE_MODULE}.py"
+    source = INSTALLED / REMOTE / f"{REMOTE_MODULE}.py"
     extra_files[source.name] = source.read_bytes()
     return ExportedModel(tensors=named, config=config | _openelm_config(twin), extra_files=extra_files)
 

@@ -12,23 +12,20 @@ chunk stand so that the permutation in which our trainer reads a chunk gives the
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.audit.verify import verified_file
 from pipeline.base.console import progress
-from pipeline.base.errors import EverystepError, well_shaped
+from pipeline.base.errors import EverystepError
 from pipeline.base.files import atomic_writer, new_folder
 from pipeline.base.paths import TOKENS
 from pipeline.formats.lines import check_shard
-from pipeline.formats.manifests import read_manifest, shards_of
+from pipeline.formats.manifests import Tokens
 from pipeline.formats.order import rows_of_step, unpermute
-from pipeline.formats.release import ROOT, read_root
 from pipeline.formats.rows import Rows, encode_row
-from pipeline.formats.stages import manifest_path
+from pipeline.release.release import Release
 
 RANKS = 8
 Numbers = NDArray[np.int64]
@@ -48,14 +45,14 @@ class Exported:
     seed: int
 
 
-def export_mobilellm(folder: Path, out: Path, nodes: int, global_batch: int | None, steps: int | None) -> Exported:
+def export_mobilellm(release: Release, out: Path, nodes: int, global_batch: int | None, steps: int | None) -> Exported:
     """Folders 1 to `nodes`. Without `global_batch` each rank reads one row a step, without `steps` it is one epoch."""
     batch = global_batch or nodes * RANKS
     if batch % (nodes * RANKS):
         raise EverystepError(
             f"--global-batch {batch}: not a multiple of {nodes * RANKS}; each rank of {nodes} nodes reads equally many"
         )
-    source = _Source.open(folder)
+    source = _Source.open(release)
     steps = steps or source.steps(batch)
 
     def lines_of(node: int) -> Iterator[Numbers]:
@@ -68,11 +65,11 @@ def export_mobilellm(folder: Path, out: Path, nodes: int, global_batch: int | No
 
 
 def export_llm360(
-    folder: Path, out: Path, chunks: int, digits: int, global_batch: int | None, steps: int | None
+    release: Release, out: Path, chunks: int, digits: int, global_batch: int | None, steps: int | None
 ) -> Exported:
     """`chunks` chunks. Without `global_batch` a step is one row, without `steps` it is one epoch."""
     batch = global_batch or 1
-    source = _Source.open(folder)
+    source = _Source.open(release)
     in_chunk = (steps or source.steps(batch)) // chunks
     if not in_chunk or (steps and steps % chunks):
         raise EverystepError(
@@ -96,17 +93,13 @@ class _Source:
     seed: int
 
     @classmethod
-    def open(cls, folder: Path) -> "_Source":
-        released = (folder / ROOT).exists()
-        verified = partial(verified_file, folder, read_root(folder)) if released else folder.joinpath
-        manifest = read_manifest(verified(manifest_path("tokenize").as_posix()), "tokenize")
-        shards = shards_of(manifest, "train")
+    def open(cls, release: Release) -> "_Source":
+        tokens = release.manifest(Tokens)
+        shards = tokens.shards("train")
         for shard in shards:
-            verified(f"{TOKENS.as_posix()}/{shard.path}")
-            check_shard(folder / TOKENS, shard)
-        with well_shaped(folder / manifest_path("tokenize")):
-            rows = Rows(folder / TOKENS, shards, manifest["width"], manifest["vocabulary"])
-            return cls(rows, manifest["parameters"]["seed"])
+            release.file(TOKENS / shard.path)
+            check_shard(release.folder / TOKENS, shard)
+        return cls(Rows(release.folder / TOKENS, shards, tokens.width, tokens.vocabulary), tokens.parameters.seed)
 
     def step(self, step: int, global_batch: int) -> Numbers:
         return rows_of_step(step, global_batch, len(self.rows), self.seed)

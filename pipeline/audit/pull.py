@@ -5,81 +5,55 @@ of which release they are, and README.md, LICENSE and NOTICE go along. Needs num
 """
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.audit.export_model import export, write_export
 from pipeline.audit.model_card import model_card
-from pipeline.base.errors import Differs, EverystepError, well_shaped
+from pipeline.base.errors import EverystepError, well_shaped
 from pipeline.base.files import new_folder, read_small, write_bytes
-from pipeline.base.paths import PARAMS, RUNS, TOKENIZER
-from pipeline.base.yaml import load_yaml
-from pipeline.formats import checkpoints as ck
-from pipeline.formats.canonical import Json, parse, pretty
+from pipeline.base.paths import TOKENIZER
+from pipeline.formats.canonical import Json, pretty
 from pipeline.formats.model import ModelSpec
 from pipeline.formats.vocabulary import END_OF_TEXT, end_token
+from pipeline.release.code import REMOTE
+from pipeline.release.facts import read_words
+from pipeline.release.release import Release, State, Weights
 
-Verified = Any  # a function path -> Path that checks a file of the release first; handed in by `pipeline.cli`
-Weights = dict[str, NDArray[np.float32]]
 PAPERS = ("LICENSE", "NOTICE")
+"""Papers of the release that every pulled folder carries."""
 
 
-@dataclass(frozen=True)
-class State:
-    """A stored state whose record and description were found right. Its weights are checked when they are read."""
-
-    path: Path
-    record: ck.Record
-    spec: ModelSpec
-
-    def weights(self) -> Weights:
-        """Read once, and compared with the digest in the record."""
-        tensors = ck.read_verified(self.path, ck.WEIGHTS)
-        return {name: np.asarray(tensor, dtype=np.float32) for name, tensor in tensors.items()}
-
-
-def find_state(verified: Verified, model: str, revision: str) -> State:
-    """The stored state `revision` of `model`."""
-    folder = f"{RUNS.as_posix()}/{model}/{revision}"
-    path = verified(f"{folder}/{ck.RECORD}").parent
-    record = ck.read_record(path)
-    config = verified(f"{folder}/{ck.CONFIG}")
-    if record.model != model or record.revision != revision:
-        raise Differs(f"{folder}: holds {record.model} {record.revision}")
-    return State(path, record, ModelSpec.from_json(parse(read_small(config), config), str(config)))
-
-
-def pull(verified: Verified, model: str, revisions: dict[str, str], out: Path, origin: dict[str, Json]) -> None:
-    """Write checkpoints of `model` to the new folder `out`: the revision of each name in its folder `out/NAME`.
+def pull(release: Release, states: dict[str, State], out: Path) -> None:
+    """Write checkpoints to the new folder `out`: the state of each name in its folder `out/NAME`.
 
     The name `.` is `out` itself.
     """
     with new_folder(out) as scratch:
-        for name, revision in revisions.items():
-            state = find_state(verified, model, revision)
-            about = {**origin, **state.record.to_json()}
-            write_folder(verified, scratch / name, state.spec, state.weights(), about)
+        for name, state in states.items():
+            about = {**origin(release), **state.record.to_json()}
+            write_folder(release, scratch / name, state.spec, state.weights(), about)
 
 
-def write_folder(verified: Verified, folder: Path, spec: ModelSpec, weights: Weights, about: dict[str, Json]) -> None:
+def origin(release: Release) -> dict[str, Json]:
+    """Which release a folder comes from, for its `everystep.json`."""
+    return {"release": release.name, "release_version": release.version}
+
+
+def write_folder(release: Release, folder: Path, spec: ModelSpec, weights: Weights, about: dict[str, Json]) -> None:
     """Weights with their config, the release's tokenizer and papers, and `about` as `everystep.json`."""
-    tokenizer = verified(TOKENIZER.as_posix())
+    tokenizer = release.file(TOKENIZER)
     exported = export(spec, weights, eos_token_id=end_token(tokenizer))
     code = [name for name in exported.extra_files if name.endswith(".py")]
     for name in code:
-        verified(f"trainer/remote/{name}")  # a release with other code than the copy that is written is refused
+        release.file(f"{REMOTE}/{name}")  # a release with other code than the copy that is written is refused
     write_export(exported, folder)
-    about = {**about, "license": _license(verified)}
+    about = {**about, "license": read_words(release).release.license}
     write_bytes(folder / "tokenizer.json", portable_tokenizer(tokenizer))
     write_bytes(folder / "tokenizer_config.json", pretty(_tokenizer_config(spec)))
     write_bytes(folder / "everystep.json", pretty(about))
     write_bytes(folder / "README.md", model_card(about, spec.context, remote_code=bool(code)).encode())
     for name in PAPERS:
-        write_bytes(folder / name, read_small(verified(name)))
+        write_bytes(folder / name, release.read(name))
 
 
 def portable_tokenizer(tokenizer_json: Path) -> bytes:
@@ -97,13 +71,6 @@ def portable_tokenizer(tokenizer_json: Path) -> bytes:
                 )
         tree["model"]["merges"] = [" ".join(pair) for pair in pairs]
     return json.dumps(tree, ensure_ascii=False, indent=2).encode() + b"\n"
-
-
-def _license(verified: Verified) -> str:
-    """The licence of the models, in the word of whoever published them."""
-    path = verified(PARAMS.as_posix())
-    with well_shaped(path):
-        return str(load_yaml(path)["release"]["license"])
 
 
 def _tokenizer_config(spec: ModelSpec) -> dict[str, Json]:

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.audit.code import is_code
 from pipeline.base.errors import Differs, Linked
+from pipeline.release.code import is_code
 
 OTHER_FILES = 3
 SHOWN = 20

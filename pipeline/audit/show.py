@@ -1,34 +1,39 @@
 """Show: what is in a release, from its manifests, for a person or (as one JSON object) for a program.
 
-Each manifest and `params.yaml` are compared with the root manifest first: what is shown is what the release promises.
+What is shown is what the release promises: each manifest and `params.yaml` are compared with the root manifest first.
 Files beside the promised ones are not counted.
 """
 
-from pathlib import Path
-from typing import Any
-
-from pipeline.audit.verify import verified_file
-from pipeline.base.errors import well_shaped
 from pipeline.base.files import safe_join
-from pipeline.base.paths import MANIFESTS, PARAMS
-from pipeline.formats.release import ROOT, SUMS, members, read_root
-from pipeline.release.facts import gather
+from pipeline.formats.manifests import Coverage
+from pipeline.formats.release import ROOT, SUMS
+from pipeline.formats.typed import Count
+from pipeline.release.facts import Facts, gather
+from pipeline.release.release import Release
 
 
-def summarize(release: Path, follow_links: bool = False) -> dict[str, Any]:
+class Summary(Facts):
     """The facts that `everystep show` prints."""
-    root = read_root(release, follow_links)
-    manifests = [path for path in root["files"] if path.startswith(f"{MANIFESTS}/")]
-    for path in [PARAMS.as_posix(), *manifests]:
-        verified_file(release, root, path, follow_links)
-    with well_shaped(release / MANIFESTS):
-        facts = gather(release, members(root, "sources"), members(root, "models"))
-    files = [safe_join(release, path, follow_links) for path in (ROOT, SUMS, *root["files"])]
+
+    name: str
+    """Name of the release."""
+    version: str | None
+    """Version of the release."""
+    files: Count
+    """Promised files that are there, the two lists included."""
+    bytes: Count
+    """Their bytes."""
+
+
+def summarize(release: Release) -> Summary:
+    """What `everystep show` prints of a release."""
+    facts = gather(release, release.manifest(Coverage))
+    files = [safe_join(release.folder, path, release.follow_links) for path in (ROOT, SUMS, *release.files)]
     present = [file for file in files if file.is_file()]
-    return {
-        "name": root["name"],
-        "version": root["version"],
-        "files": len(present),
-        "bytes": sum(file.stat().st_size for file in present),
-        **facts,
-    }
+    return Summary(
+        name=release.name,
+        version=release.version,
+        files=len(present),
+        bytes=sum(file.stat().st_size for file in present),
+        **dict(facts),
+    )

@@ -14,103 +14,71 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.audit.suggest import CANDIDATES, NAMED, did_you_mean
-from pipeline.audit.verify import model_manifest, verified_file, verified_manifest
-from pipeline.base.errors import EverystepError, well_shaped
+from pipeline.base.errors import EverystepError
 from pipeline.base.parquet import batches, damage_named, open_parquet
 from pipeline.base.paths import REMOVALS_FILE, SPLITS, TOKENS
-from pipeline.formats.bounds import MAX_CONTEXT, MAX_GLOBAL_BATCH, MAX_PASSES, MAX_READS, MAX_ROWS, MAX_STEPS, whole
-from pipeline.formats.canonical import Json
+from pipeline.base.suggest import CANDIDATES, NAMED, did_you_mean
+from pipeline.formats.bounds import MAX_PASSES, MAX_READS
+from pipeline.formats.manifests import Checkpoint, Tokens
 from pipeline.formats.order import rows_of_step, steps_of_rows
-from pipeline.formats.release import read_root
 from pipeline.formats.rows import IDS_AT_ONCE, DocumentIndex
-from pipeline.formats.stages import manifest_path
 from pipeline.formats.tables import stored_batches
+from pipeline.release.release import Release
 
 
 @dataclass(frozen=True)
-class _Traced:
-    """What is read of a release: each file after its digest was found right."""
+class _Training:
+    """The order in which a model read its rows, and its checkpoints."""
 
-    release: Path
-    root: dict[str, Json]
-    follow_links: bool
+    seed: int
+    global_batch: int
+    steps: int
+    rows: int
+    checkpoints: list[Checkpoint]
 
-    def file(self, path: str) -> Path:
-        return verified_file(self.release, self.root, path, self.follow_links)
-
-    def order(self, model: str) -> dict[str, Any]:
-        """Seed, batch, steps and rows of a training, and its checkpoints."""
-        trained = model_manifest(self.release, self.root, model, self.follow_links)
-        tokens = verified_manifest(self.release, self.root, "tokenize", follow_links=self.follow_links)
-        with well_shaped(self.release / manifest_path("train", model)):
-            steps = whole(trained, "parameters", "schedule", "steps", least=1, most=MAX_STEPS)
-            rows = whole(tokens, "splits", "train", "rows", least=1, most=MAX_ROWS)
-            global_batch = whole(trained, "parameters", "data", "global_batch", least=1, most=MAX_GLOBAL_BATCH)
-            if global_batch > rows * MAX_PASSES:
-                raise EverystepError(
-                    f"{self.release}: a step of {global_batch:,} samples passes over the {rows:,} rows more than "
-                    f"{MAX_PASSES:,} times; no training does"
-                )
-            return {
-                "seed": trained["parameters"]["data"]["seed"],
-                "global_batch": global_batch,
-                "steps": steps,
-                "rows": rows,
-                "checkpoints": [
-                    {"step": whole(entry, "step", most=steps), "revision": str(entry["revision"])}
-                    for entry in trained["checkpoints"]
-                ],
-            }
-
-    def index(self, split: str) -> DocumentIndex:
-        """The document index of a split."""
-        tokens = verified_manifest(self.release, self.root, "tokenize", follow_links=self.follow_links)
-        path = self.file(_index_path(split))
-        with well_shaped(self.release / manifest_path("tokenize")):
-            width = whole(tokens, "width", least=2, most=MAX_CONTEXT + 1)
-            return DocumentIndex(path, width, whole(tokens, "splits", split, "rows", most=MAX_ROWS))
-
-    def tables(self) -> list[Path]:
-        """The files in which every known id stands: the index of each split, and what each stage removed."""
-        removals = sorted(path for path in self.root["files"] if path.endswith(f"/{REMOVALS_FILE}"))
-        return [self.file(path) for path in [*map(_index_path, SPLITS), *removals]]
+    @classmethod
+    def of(cls, release: Release, model: str) -> "_Training":
+        trained, rows = release.model(model), release.manifest(Tokens).splits.train.rows
+        recipe = trained.parameters
+        if not rows or recipe.data.global_batch > rows * MAX_PASSES:
+            raise EverystepError(
+                f"{release.folder}: a step of {recipe.data.global_batch:,} samples passes over the {rows:,} rows more "
+                f"than {MAX_PASSES:,} times; no training does"
+            )
+        return cls(recipe.data.seed, recipe.data.global_batch, recipe.schedule.steps, rows, trained.checkpoints)
 
 
-def trace_step(release: Path, model: str, step: int, follow_links: bool = False) -> list[dict[str, Any]]:
+def trace_step(release: Release, model: str, step: int) -> list[dict[str, Any]]:
     """Every piece of a document in the batch that led from state `step - 1` to state `step`, in reading order.
 
     `sample` is the position in the batch; `row`, `start` and `stop` say where in the rows the piece lies.
     """
-    traced = _Traced(release, read_root(release, follow_links), follow_links)
-    order = traced.order(model)
-    if not 1 <= step <= order["steps"]:
+    training = _Training.of(release, model)
+    if not 1 <= step <= training.steps:
         raise EverystepError(
-            f"--step {step}: {model} was trained for {order['steps']} steps; give 1 to {order['steps']}"
+            f"--step {step}: {model} was trained for {training.steps} steps; give 1 to {training.steps}"
         )
-    index = traced.index("train")
-    rows = rows_of_step(step - 1, order["global_batch"], order["rows"], order["seed"])
-    documents = index.documents_of_rows(rows.tolist())
+    rows = rows_of_step(step - 1, training.global_batch, training.rows, training.seed)
+    documents = _index(release, "train").documents_of_rows(rows.tolist())
     return [{"sample": sample, **asdict(span)} for sample, spans in enumerate(documents) for span in spans]
 
 
-def trace_document(release: Path, model: str, id: str, follow_links: bool = False) -> dict[str, Any]:
+def trace_document(release: Release, model: str, id: str) -> dict[str, Any]:
     """What became of a document: its rows (a range for each copy), the steps that saw any of them, and the first
     checkpoint after the first of these steps.
 
     A document that was removed is answered from the record of removals, a held-out one as such. For an unknown id the
     error lists ids that begin with it, contain it or resemble it.
     """
-    traced = _Traced(release, read_root(release, follow_links), follow_links)
-    order = traced.order(model)
-    copies = traced.index("train").rows_of_document(id)
+    training = _Training.of(release, model)
+    copies = _index(release, "train").rows_of_document(id)
     if not copies:
-        return {"id": id, **_absent(traced, id)}
-    _require_countable(copies, order)
+        return {"id": id, **_absent(release, id)}
+    _require_countable(copies, training)
     rows = np.unique(np.fromiter(chain.from_iterable(copies), dtype=np.uint64))
-    seen = steps_of_rows(rows, order["global_batch"], order["rows"], order["seed"], order["steps"])
+    seen = steps_of_rows(rows, training.global_batch, training.rows, training.seed, training.steps)
     steps = [step + 1 for step in seen]
-    after = [entry["revision"] for entry in order["checkpoints"] if steps and entry["step"] >= steps[0]]
+    after = [entry.revision for entry in training.checkpoints if steps and entry.step >= steps[0]]
     return {
         "id": id,
         "split": "train",
@@ -120,9 +88,16 @@ def trace_document(release: Path, model: str, id: str, follow_links: bool = Fals
     }
 
 
-def _require_countable(copies: list[range], order: dict[str, Any]) -> None:
+def _index(release: Release, split: str) -> DocumentIndex:
+    """The document index of a split."""
+    tokens = release.manifest(Tokens)
+    rows = {"train": tokens.splits.train.rows, "validation": tokens.splits.validation.rows}[split]
+    return DocumentIndex(release.file(_index_path(split)), tokens.width, rows)
+
+
+def _require_countable(copies: list[range], training: _Training) -> None:
     """Refuse numbers that would list more steps than anybody can read."""
-    passes = order["steps"] * order["global_batch"] // order["rows"] + 1
+    passes = training.steps * training.global_batch // training.rows + 1
     rows = sum(map(len, copies))
     if passes > MAX_PASSES or passes * rows > MAX_READS:
         raise EverystepError(
@@ -139,17 +114,18 @@ def _index_path(split: str) -> str:
     return (TOKENS / f"{split}.parquet").as_posix()
 
 
-def _absent(traced: _Traced, id: str) -> dict[str, Any]:
+def _absent(release: Release, id: str) -> dict[str, Any]:
     """Why a document is not in the training rows."""
-    held_out = traced.index("validation").rows_of_document(id)
+    held_out = _index(release, "validation").rows_of_document(id)
     if held_out:
         return {"split": "validation", "rows": _bounds(held_out), "steps": [], "first_checkpoint": None}
-    tables = traced.tables()
-    for path in tables[len(SPLITS) :]:
+    removals = [release.file(path) for path in sorted(release.files) if path.endswith(f"/{REMOVALS_FILE}")]
+    for path in removals:
         for batch in stored_batches(path):
             for row in batch.filter(pc.equal(batch.column("id"), id)).to_pylist():
                 return {"split": None, "removed": row, "steps": [], "first_checkpoint": None}
-    raise EverystepError(f"--document {id}: {_nearly(tables, id)}")
+    indexes = [release.file(_index_path(split)) for split in SPLITS]
+    raise EverystepError(f"--document {id}: {_nearly([*indexes, *removals], id)}")
 
 
 def _nearly(tables: list[Path], id: str) -> str:

@@ -1,7 +1,7 @@
 """Verify: recompute every digest of a release, every link of the chain of manifests, and what is said twice.
 
 Faults are: a missing, changed or unreadable file; a stored byte that `SHA256SUMS` does not promise; code that is not
-ours (`pipeline.audit.code`); a manifest whose inputs are not the ones beside it, a shard that its manifest does not
+ours (`pipeline.release.code`); a manifest whose inputs are not the ones beside it, a shard that its manifest does not
 promise, a checkpoint that fails the gate (`pipeline.audit.chain`); a table or a card that tells another story than the
 records (`pipeline.audit.agreement`). Every file is checked whatever is wrong with the others, and a fault is one line.
 Links in place of files and files that are no part of the release are told apart from faults (`pipeline.audit.report`).
@@ -21,26 +21,24 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.audit.agreement import disagreements
 from pipeline.audit.chain import chain_faults
-from pipeline.audit.code import refuse_foreign_code
 from pipeline.audit.leftovers import is_left_by_tools, is_tool_folder
 from pipeline.audit.report import Report
-from pipeline.audit.suggest import did_you_mean
 from pipeline.base.console import progress
-from pipeline.base.errors import Differs, EverystepError, Linked
+from pipeline.base.errors import EverystepError, Linked
 from pipeline.base.files import list_folder, read_small, safe_join, sha256_file
 from pipeline.formats import checkpoints as ck
-from pipeline.formats.canonical import Json
-from pipeline.formats.manifests import parse_manifest
 from pipeline.formats.release import (
     ROOT,
     SIGNATURES,
     SUMS,
+    ListedFile,
+    Root,
     content_digest,
-    members,
     parse_root,
     release_root,
 )
-from pipeline.formats.stages import manifest_path
+from pipeline.release.code import refuse_foreign_code
+from pipeline.release.release import Release
 
 State = tuple[int, ...]
 
@@ -52,14 +50,14 @@ class _Reading:
 
     release: Path
     follow_links: bool
-    root: dict[str, Json]
+    root: Root
     states: dict[str, State] = field(default_factory=dict)
     stored: dict[str, str] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     links: set[str] = field(default_factory=set)
 
     def promised(self) -> list[str]:
-        return sorted({ROOT, SUMS, *self.root["files"]})
+        return sorted({ROOT, SUMS, *self.root.files})
 
 
 def verify(release: Path, follow_links: bool = False) -> Report:
@@ -79,14 +77,17 @@ def verify(release: Path, follow_links: bool = False) -> Report:
     _find_files(reading)
     _digest_files(reading, hashlib.sha256(content).hexdigest())
     if not reading.faults and not reading.links:  # these read the files that were just found to be right
-        reading.faults += chain_faults(release, reading.root, reading.stored, follow_links)
-    if not reading.faults and not reading.links:
-        reading.faults += _agreement(release, reading.root)
+        root = reading.root
+        found = Release(release, root.name, root.version, root.files, follow_links)
+        found.trust(set(reading.stored))
+        reading.faults += chain_faults(found, reading.stored)
+        if not reading.faults:
+            reading.faults += _agreement(found)
     reading.faults += _changed(reading)
     others = _others(reading)
     return Report(
-        name=reading.root["name"],
-        version=reading.root["version"],
+        name=reading.root.name,
+        version=reading.root.version,
         root_sha256=hashlib.sha256(content).hexdigest(),
         files=len(reading.stored),
         bytes=sum(reading.states[path][0] for path in reading.stored),
@@ -97,46 +98,6 @@ def verify(release: Path, follow_links: bool = False) -> Report:
         others=[path for path in others if not is_left_by_tools(path)],
         left_by_tools=[path for path in others if is_left_by_tools(path)],
     )
-
-
-def verified_file(release: Path, root: dict[str, Json], path: str, follow_links: bool = False) -> Path:
-    """One file of a release after its content was found to be what the root manifest promises.
-
-    Code is refused unless it is that of this installation, and a link unless links are followed.
-    """
-    file = safe_join(release, path, follow_links)
-    if path not in root["files"] or not file.is_file():
-        raise EverystepError(f"{file}: the release does not hold this file")
-    entry = root["files"][path]
-    if content_digest(file, entry["kind"]) != entry["digest"]:
-        raise Differs(f"{file}: its content is not what {ROOT} promises; fetch the release again")
-    refuse_foreign_code(path, entry["digest"])
-    return file
-
-
-def verified_manifest(
-    release: Path, root: dict[str, Json], stage: str, of: str | None = None, follow_links: bool = False
-) -> dict[str, Json]:
-    """The manifest of a stage, parsed from the bytes that were found to be what the root manifest promises."""
-    path = manifest_path(stage, of).as_posix()
-    file = safe_join(release, path, follow_links)
-    if path not in root["files"] or not file.is_file():
-        raise EverystepError(f"{file}: the release does not hold this file")
-    content = read_small(file)
-    if hashlib.sha256(content).hexdigest() != root["files"][path]["digest"]:
-        raise Differs(f"{file}: its content is not what {ROOT} promises; fetch the release again")
-    return parse_manifest(content, file, stage)
-
-
-def model_manifest(release: Path, root: dict[str, Json], model: str, follow_links: bool = False) -> dict[str, Json]:
-    """The manifest of a model after its digest was found right; for an unknown model, the error lists those there
-    are."""
-    names = members(root, "models")
-    if model not in names:
-        raise EverystepError(
-            f"--model {model}: not in this release, which has {', '.join(names)}{did_you_mean(model, names)}"
-        )
-    return verified_manifest(release, root, "train", model, follow_links)
 
 
 def _unread(began: float, faults: list[str] | None = None, links: list[str] | None = None) -> Report:
@@ -182,7 +143,7 @@ def _digest_files(reading: _Reading, root_sha256: str) -> None:
             file = reading.release / path
             try:
                 sha256 = sha256_file(file)
-                fault = _fault(reading.root["files"].get(path), file, sha256, sums.get(path, sha256))
+                fault = _fault(reading.root.files.get(path), file, sha256, sums.get(path, sha256))
                 if path == ROOT and sha256 != root_sha256:
                     fault = "changed while it was verified; run verify again"
                 if fault is None:
@@ -195,8 +156,8 @@ def _digest_files(reading: _Reading, root_sha256: str) -> None:
             advance(reading.states[path][0])
 
 
-def _fault(entry: Json, file: Path, sha256: str, in_sums: str) -> str | None:
-    if entry and (sha256 if entry["kind"] == "file" else content_digest(file, entry["kind"])) != entry["digest"]:
+def _fault(entry: ListedFile | None, file: Path, sha256: str, in_sums: str) -> str | None:
+    if entry and (sha256 if entry.kind == "file" else content_digest(file, entry.kind)) != entry.digest:
         return f"its content is not what {ROOT} promises"
     return None if sha256 == in_sums else f"its bytes are not those in {SUMS}"
 
@@ -226,9 +187,9 @@ def _read_sums(reading: _Reading) -> dict[str, str]:
     return sums
 
 
-def _agreement(release: Path, root: dict[str, Json]) -> Iterator[str]:
+def _agreement(release: Release) -> Iterator[str]:
     try:
-        yield from disagreements(release, root)
+        yield from disagreements(release)
     except (EverystepError, OSError) as error:
         yield _told(error)
 

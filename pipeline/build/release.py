@@ -24,8 +24,7 @@ from pipeline.base.locks import NO_LOCKS
 from pipeline.base.paths import MANIFESTS, PARAMS, RELEASE, WORK
 from pipeline.base.yaml import load_yaml
 from pipeline.build.git import try_git
-from pipeline.formats.manifests import read_manifest
-from pipeline.formats.stages import manifest_path
+from pipeline.release.release import Release
 
 LOCK = Path("dvc.lock")
 READERS = Path(".dvc/tmp/rwlock")
@@ -168,8 +167,7 @@ def _run(module: str, *words: str) -> None:
 def _say_what_is_next(project: Path, is_released: bool) -> None:
     """Commands for this project's own models, and what to commit where something is not committed."""
     model = load_yaml(project / PARAMS)["models"][0]
-    checkpoints = read_manifest(project / manifest_path("train", model), "train")["checkpoints"]
-    start, stop = sorted(entry["step"] for entry in checkpoints)[-2:]
+    start, stop = list(Release.open(project).states(model))[-2:]
     folder = RELEASE if is_released else Path()
     lines = [
         ("train the last stretch again and compare", f"replay {folder} --model {model} --from {start} --to {stop}")

@@ -15,53 +15,82 @@ import re
 import shutil
 import struct
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, get_args, get_type_hints
+from typing import IO, Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ConfigDict, Field
 
 from pipeline.base.errors import Differs, EverystepError
 from pipeline.base.files import TEMPORARY_SUFFIX, atomic_writer, read_small, write_bytes
-from pipeline.formats.bounds import MAX_CHECKPOINTS
+from pipeline.formats.bounds import MAX_CHECKPOINTS, MAX_STEPS
 from pipeline.formats.canonical import Json, canonical, parse, pretty
 from pipeline.formats.digests import dtype_name, little_endian, tensors_digest
 from pipeline.formats.tensors import METADATA, TensorFile
+from pipeline.formats.typed import Count, TensorsDigest, Typed
 
-FORMAT = "everystep/checkpoint/1"
+FORMAT: Literal["everystep/checkpoint/1"] = "everystep/checkpoint/1"
 WEIGHTS, OPTIMIZER, CONFIG, RECORD = "model.safetensors", "optimizer.safetensors", "config.json", "record.json"
 Tensors = Mapping[str, NDArray[np.generic]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Record:
-    """What is published about a state. Digests are `tensors-v1:` strings.
+class Numerics(Typed):
+    """What decides the bits of a training beside its data, code and recipe."""
 
-    `learning_rate` and `loss` are those of the update that led here (null at step 0), `applied_updates`
-    counts updates that changed weights, so that a legitimate repeat is told from a wrong upload.
-    `parent` is the `state_digest` of the checkpoint before this one in the schedule.
-    """
+    model_config = ConfigDict(protected_namespaces=())
 
-    format: str
+    name: str = Field(alias="class")
+    """Numerics class: `portable` or `native`."""
+    capability: str
+    """Instruction set that torch reports; in the class `native` with the model of the processor or GPU."""
+    torch: str
+    """Version of torch with its local build tag."""
+    products: str
+    """Libraries that compute matrix products, with their versions."""
+    dtype: str
+    """Number format of the computation."""
+    compiled: bool
+    """Whether torch compiled the model."""
+    threads: Count
+    """Threads of a process."""
+
+
+class Record(Typed):
+    """What is published about a state."""
+
+    format: Literal["everystep/checkpoint/1"]
+    """Version of this form."""
     model: str
+    """Name of the model."""
     revision: str
-    step: int
-    tokens: int
-    applied_updates: int
+    """Name of the checkpoint, from its step and tokens."""
+    step: Annotated[int, Field(ge=0, le=MAX_STEPS)]
+    """Updates so far."""
+    tokens: Count
+    """Tokens read so far."""
+    applied_updates: Count
+    """Updates that changed weights, so that a legitimate repeat is told from a wrong upload."""
     learning_rate: float | None
+    """Rate of the update that led here; null at step 0."""
     loss: float | None
-    weights_digest: str
-    optimizer_digest: str
-    state_digest: str
-    parent: str | None
-    storage: str
-    nearest_stored_step: int
-    digest_interval: int
-    numerics: dict[str, Json]
-
-    def to_json(self) -> dict[str, Json]:
-        return asdict(self)
+    """Loss of its batch before the update; null at step 0."""
+    weights_digest: TensorsDigest
+    """Digest of the weights."""
+    optimizer_digest: TensorsDigest
+    """Digest of the optimizer's moments."""
+    state_digest: TensorsDigest
+    """Digest of weights, moments and step."""
+    parent: TensorsDigest | None
+    """State digest of the checkpoint before it in the schedule; null for the first."""
+    storage: Literal["stored"]
+    """Whether its bytes are there."""
+    nearest_stored_step: Annotated[int, Field(ge=0, le=MAX_STEPS)]
+    """Step of the nearest checkpoint whose bytes are there."""
+    digest_interval: Annotated[int, Field(ge=1, le=MAX_STEPS)]
+    """Steps from one digest of all weights in the log to the next."""
+    numerics: Numerics
+    """What decides its bits beside data, code and recipe."""
 
 
 def revision(step: int, tokens: int) -> str:
@@ -135,42 +164,43 @@ def read_record(folder: Path) -> Record:
     path = folder / RECORD
     if not path.is_file():
         raise EverystepError(f"{path}: no such file; is {folder} a checkpoint?")
-    tree = parse(read_small(path), path)
+    return parse_record(read_small(path), path)
+
+
+def parse_record(content: bytes, path: Path) -> Record:
+    """The record in `content`, the bytes of the file `path`."""
+    tree = parse(content, path)
     if not isinstance(tree, dict) or tree.get("format") != FORMAT:
         raise EverystepError(f"{path}: not a record of format {FORMAT}")
-    kinds = get_type_hints(Record)
-    if tree.keys() != kinds.keys():
-        raise EverystepError(f"{path}: missing or unknown keys: {', '.join(sorted(tree.keys() ^ kinds.keys()))}")
-    for key, value in tree.items():
-        if not _is_a(value, kinds[key]):
-            raise EverystepError(f"{path}: {key}: {value!r} is not of type {kinds[key]}")
-    return Record(**tree)
+    return Record.from_json(tree, path)
 
 
 def read_verified(folder: Path, name: str) -> dict[str, NDArray[np.generic]]:
     """Weights or moments of a checkpoint, after their digest was found equal to the record's."""
-    tensors = read_tensors(folder / name)
-    _require_promised(folder / name, read_record(folder), tensors_digest(tensors))
+    return read_promised(folder / name, promised_digest(read_record(folder), name))
+
+
+def read_promised(path: Path, promised: str) -> dict[str, NDArray[np.generic]]:
+    """The tensors of a file, after their digest was found to be `promised`."""
+    tensors = read_tensors(path)
+    _require_promised(path, promised, tensors_digest(tensors))
     return tensors
 
 
-def check_tensors(folder: Path, record: Record, name: str) -> None:
-    """Raise `Differs` unless weights or moments have the digest in the record; holds a piece of them at a time."""
-    with TensorFile(folder / name) as file:
-        _require_promised(folder / name, record, file.digest())
+def check_tensors(path: Path, promised: str) -> None:
+    """Raise `Differs` unless the tensors of a file have this digest; holds a piece of them at a time."""
+    with TensorFile(path) as file:
+        _require_promised(path, promised, file.digest())
 
 
-def _require_promised(path: Path, record: Record, found: str) -> None:
-    promised = {WEIGHTS: record.weights_digest, OPTIMIZER: record.optimizer_digest}[path.name]
+def promised_digest(record: Record, name: str) -> str:
+    """What a record promises of its weights or moments."""
+    return {WEIGHTS: record.weights_digest, OPTIMIZER: record.optimizer_digest}[name]
+
+
+def _require_promised(path: Path, promised: str, found: str) -> None:
     if found != promised:
         raise Differs(f"{path}: the record promises {promised}, the tensors give {found}")
-
-
-def _is_a(value: Json, kind: type) -> bool:
-    """Whether a JSON value fits a field of `Record`; a whole number is a float too, true is no number."""
-    kinds = get_args(kind) if type(None) in get_args(kind) else (kind,)
-    names = {getattr(kind, "__origin__", kind) for kind in kinds}
-    return type(value) in names or (type(value) is int and float in names)
 
 
 def _write_canonical(file: IO[bytes], tensors: Tensors) -> None:

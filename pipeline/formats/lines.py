@@ -14,7 +14,6 @@ import io
 import os
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -28,6 +27,7 @@ from pipeline.base.batches import batched
 from pipeline.base.errors import Differs, EverystepError
 from pipeline.base.files import atomic_writer
 from pipeline.formats.canonical import Json, canonical
+from pipeline.formats.typed import Count, Sha256, Typed
 
 LINES_PER_FRAME = 64
 LEVEL = 3
@@ -40,17 +40,17 @@ ENTRY = struct.Struct("<II")  # compressed bytes, decompressed bytes
 FAST = orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE | orjson.OPT_STRICT_INTEGER
 
 
-@dataclass(frozen=True)
-class Shard:
-    """What a manifest says of one file of lines. `bytes` and `sha256` are of the uncompressed lines."""
+class Shard(Typed):
+    """What a manifest says of one file of lines or rows."""
 
     path: str
-    lines: int
-    bytes: int
-    sha256: str
-
-    def to_json(self) -> dict[str, Json]:
-        return asdict(self)
+    """Relative to the folder of the stage."""
+    lines: Count
+    """Lines, or rows of a table."""
+    bytes: Count
+    """Bytes of the uncompressed lines."""
+    sha256: Sha256
+    """SHA-256 of the uncompressed lines."""
 
 
 def encode_line(value: Json) -> bytes:

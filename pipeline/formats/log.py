@@ -7,29 +7,35 @@ led to state `step`: the loss of its batch before the update, the gradient norm 
 import csv
 import io
 import os
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from pipeline.base.errors import EverystepError
 from pipeline.base.files import write_bytes
-from pipeline.formats.canonical import Json, canonical, parse
+from pipeline.formats.bounds import MAX_STEPS
+from pipeline.formats.canonical import Json, canonical
+from pipeline.formats.typed import Count, TensorsDigest, Typed
 
 JSONL, CSV = "log.jsonl", "log.csv"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One line. `weights_digest` is null at steps between digests (`digest_every` in the recipe)."""
+class Entry(Typed):
+    """One line: the update that led to state `step`."""
 
-    step: int
-    tokens: int
+    step: Annotated[int, Field(ge=1, le=MAX_STEPS)]
+    """Updates so far."""
+    tokens: Count
+    """Tokens read so far."""
     loss: float
+    """Mean loss of the batch before the update, in nats per token."""
     gradient_norm: float
+    """Norm of the gradient before clipping."""
     learning_rate: float
-    weights_digest: str | None
-
-    def to_json(self) -> dict[str, Json]:
-        return asdict(self)
+    """Rate of the update."""
+    weights_digest: TensorsDigest | None
+    """Digest of the weights after it; null at steps between digests (`digest_every` in the recipe)."""
 
 
 def append(path: Path, entry: Entry) -> None:
@@ -47,13 +53,13 @@ def sync(path: Path) -> None:
 def read(path: Path) -> list[Entry]:
     """All entries of a finished log."""
     lines = path.read_bytes().splitlines()
-    return [_decode(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
+    return [Entry.parse(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
 
 
 def read_until(path: Path, step: int) -> list[Entry]:
     """The entries up to `step` of a log that may have been cut anywhere behind it; all of them must be there."""
     lines = path.read_bytes().split(b"\n")[:-1][:step] if path.exists() else []
-    entries = [_decode(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
+    entries = [Entry.parse(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
     if [entry.step for entry in entries] != list(range(1, step + 1)):
         raise EverystepError(f"{path}: does not hold the steps 1 to {step}; remove {path.parent} to train anew")
     return entries
@@ -77,10 +83,3 @@ def as_csv(rows: list[dict[str, Json]]) -> bytes:
 
 def _spelled(value: Json) -> str:
     return value if isinstance(value, str) else canonical(value).decode()
-
-
-def _decode(line: bytes, where: str) -> Entry:
-    try:
-        return Entry(**parse(line, where))
-    except TypeError as error:
-        raise EverystepError(f"{where}: not a log line: {error}") from error

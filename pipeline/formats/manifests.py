@@ -1,179 +1,664 @@
 """Manifests: what each stage built, in Git, without a clock, a host or a path of a machine.
 
-`manifests/...json` is `{"format", "stage", "of", "inputs", "params", "parameters", "outputs", ...counts}`. `inputs`
-maps the manifests that this one builds on to the SHA-256 of their bytes, so the root manifest of a release
-reaches every byte through a chain that needs no trust. `params` maps the sections of `params.yaml` that the stage read
-to the SHA-256 of their canonical JSON. `outputs` maps a folder or file to its shards.
-
-A stage reads the manifests of the stages before it through `read_current`, which refuses whatever was not built from
-the params, recipes and manifests of today: DVC runs stages in the right order only if it knows every edge, and a stage
-that somebody starts by hand is in no order at all.
+One model for each kind of manifest (`docs/formats.md`, section 11). `inputs` maps the manifests that one builds on to
+the SHA-256 of their bytes, so the root manifest of a release reaches every byte through a chain that needs no trust.
+`pipeline.formats.current` writes manifests and reads those of a project that is being built;
+`pipeline.release.release` reads those of a release.
 """
 
-import hashlib
-import re
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, ClassVar, Literal, TypeVar
 
-from pipeline.base.errors import Differs, EverystepError, well_shaped
-from pipeline.base.files import read_small, safe_join, sha256_file, write_bytes
-from pipeline.base.paths import MANIFESTS, PARAMS, RECIPES
-from pipeline.base.yaml import load_yaml
-from pipeline.formats.canonical import Json, canonical, parse, pretty
+from pydantic import Field
+
+from pipeline.base.errors import Differs, EverystepError
+from pipeline.base.files import read_small, sha256_file
+from pipeline.formats.bounds import (
+    MAX_CONTEXT,
+    MAX_GLOBAL_BATCH,
+    MAX_ROWS,
+    MAX_STEPS,
+    MAX_VOCABULARY,
+)
+from pipeline.formats.canonical import Json, parse
+from pipeline.formats.checkpoints import Numerics, Record
 from pipeline.formats.lines import Shard
-from pipeline.formats.stages import manifest_path
+from pipeline.formats.stages import BY_NAME, manifest_path, output_folder
+from pipeline.formats.typed import Count, Counts, Declared, Sha256, TensorsDigest, Typed
 
 FORMAT = "everystep/manifest/2"
+Bits = Annotated[float, Field(ge=0)]
+Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
+RowCount = Annotated[int, Field(ge=0, le=MAX_ROWS)]
 
 
-class Basis(NamedTuple):
-    """What a stage builds on, by SHA-256: manifests and recipes, and sections of `params.yaml`."""
+class StoredFile(Typed):
+    """A file that a stage keeps whole."""
 
-    inputs: dict[str, str]
-    params: dict[str, str]
-
-
-def take_basis(inputs: Sequence[Path] = (), sections: Sequence[str] = (), root: Path = Path()) -> Basis:
-    """The digests of now, taken when a stage begins. `sections` are written in DVC's way: `filter`, `sources.plays`."""
-    params = load_yaml(PARAMS) if sections else {}
-    return Basis(
-        {path.as_posix(): _digest(root / path) for path in inputs},
-        {name: section_digest(params, name) for name in sections},
-    )
+    path: str
+    """Relative to the folder of the stage."""
+    sha256: Sha256
+    """SHA-256 of the bytes as stored."""
+    bytes: Count | None = None
+    """Bytes as stored."""
 
 
-def write_manifest(
-    stage: str,
-    of: str | None,
-    basis: Basis,
-    *,
-    parameters: Json,
-    outputs: dict[str, list[Shard]],
-    digested: Mapping[str, str] | None = None,
-    root: Path = Path(),
-    **counts: Json,
-) -> None:
-    """Write the manifest of a stage below `root`; `counts` are what auditors ask of it.
+class Manifest(Typed):
+    """What every manifest has."""
 
-    The basis is refused if it changed while the stage ran: what came out belongs to neither. `digested` are further
-    inputs whose SHA-256 is known already: corpora are not read once more for it.
-    """
-    now = take_basis([Path(name) for name in basis.inputs], list(basis.params), root)
-    before, after = basis.inputs | basis.params, now.inputs | now.params
-    if changed := [name for name in before if before[name] != after[name]]:
-        raise EverystepError(f"{changed[0]}: changed while {stage} ran, so its outputs belong to neither; run it again")
-    tree = {
-        "format": FORMAT,
-        "stage": stage,
-        "of": of,
-        "inputs": basis.inputs | dict(digested or {}),
-        "params": basis.params,
-        "parameters": parameters,
-        "outputs": {name: [shard.to_json() for shard in shards] for name, shards in outputs.items()},
-        **counts,
-    }
-    write_bytes(root / manifest_path(stage, of), pretty(tree))
+    shipped: ClassVar[tuple[str, ...]] = ()
+    """Outputs whose files a release holds."""
+
+    format: Literal["everystep/manifest/2"]
+    """Version of this form."""
+    stage: str
+    """Name of the stage."""
+    of: str | None
+    """The source or model that it was run for."""
+    inputs: dict[str, Sha256]
+    """Path of each file that it builds on → SHA-256 of its bytes."""
+    params: dict[str, Sha256]
+    """Section of `params.yaml` that the stage read → SHA-256 of its canonical JSON."""
+    parameters: Declared
+    """What was declared for it, with the defaults filled in."""
+    outputs: dict[str, list[Shard]]
+    """Name of an output → its shards."""
+
+    @property
+    def path(self) -> Path:
+        """Where it belongs."""
+        return manifest_path(self.stage, self.of)
+
+    def shards(self, output: str) -> list[Shard]:
+        """The shards of one output."""
+        if output not in self.outputs:
+            raise EverystepError(f"{self.path}: outputs: lists no {output}")
+        return self.outputs[output]
+
+    def shard(self, output: str) -> Shard:
+        """The only shard of one output."""
+        shards = self.shards(output)
+        if len(shards) != 1:
+            raise EverystepError(f"{self.path}: outputs.{output}: expected one file, got {len(shards)}")
+        return shards[0]
+
+    def promises(self, everything: bool = False) -> dict[str, str]:
+        """Path of each file that a release holds of its outputs, or of every file → digest of its content."""
+        folder = BY_NAME[self.stage].folder
+        if folder is None:
+            return {}
+        names = [name for name in self.outputs if everything or name in self.shipped]
+        folder = output_folder(self.stage, self.of)
+        return {(folder / shard.path).as_posix(): shard.sha256 for name in names for shard in self.outputs[name]}
 
 
-def _digest(path: Path) -> str:
-    if not path.is_file():
-        raise EverystepError(f"{path}: no such file; run `dvc repro` first")
-    return sha256_file(path)
+class WithFiles(Manifest):
+    """A manifest of a stage that keeps whole files."""
+
+    files: list[StoredFile]
+    """The files, as stored."""
+
+    def check_file(self, path: Path) -> None:
+        """Raise `Differs` unless `path` has the bytes that are listed for its name."""
+        promised = {file.path: file.sha256 for file in self.files}
+        if sha256_file(path) != promised.get(path.name):
+            raise Differs(f"{path}: not the file that {self.path} lists; run `dvc repro`")
 
 
-def read_manifest(path: Path, stage: str | None = None) -> dict[str, Json]:
-    """The manifest at `path`, of this version and (when given) this stage."""
+class SourceParameters(Declared):
+    """What decides the bytes and the rights of a source (`docs/add-a-corpus.md`)."""
+
+    license: str
+    """SPDX expression."""
+    languages: list[str]
+    """Codes of its languages."""
+    repository: str | None = None
+    """Data set of the Hub, for a source of kind `huggingface`."""
+
+
+class Fetched(WithFiles):
+    """The raw files of a source."""
+
+    stage: Literal["fetch"]
+    of: str
+    parameters: SourceParameters
+
+
+class PublishedRows(WithFiles):
+    """Rows of token ids that others published."""
+
+    stage: Literal["rows"]
+    of: None
+
+
+class EvaluationSets(WithFiles):
+    """The artefact that holds the evaluation sets."""
+
+    stage: Literal["evaluation_sets"]
+    of: None
+
+
+class NgramCounts(Typed):
+    """One evaluation set as hashes."""
+
+    items: Count
+    """Items of the set."""
+    items_too_short: Count
+    """Items with fewer words than an n-gram has; nothing is compared with them."""
+    ngrams: Count
+    """Different n-grams of the others."""
+
+
+class NgramParameters(Declared):
+    """The sections `evaluation_sets.words` and `evaluation_sets.sets` of `params.yaml`."""
+
+    words: Annotated[int, Field(ge=1)]
+    """Words of an n-gram."""
+
+
+class EvaluationNgrams(Manifest):
+    """The hashed n-grams of the evaluation sets."""
+
+    stage: Literal["evaluation_ngrams"]
+    of: None
+    parameters: NgramParameters
+    sets: dict[str, NgramCounts]
+    """Name of a set → what was found in it."""
+
+
+class Extracted(Manifest):
+    """The documents of a source as its reader found them."""
+
+    shipped = ("removals",)
+
+    stage: Literal["extract"]
+    of: str
+    documents: Count
+    """Documents that it passed on."""
+    bytes: Count
+    """Bytes of their texts, in UTF-8."""
+    removed: Counts
+    """Reason → documents removed."""
+    removed_by_license: Counts
+    """Of the reasons `unknown_license` and `license`, detail → documents; the first 100, then `(others)`."""
+    examples: dict[str, list[str]]
+    """Reason → the first three ids removed for it."""
+
+
+class StepTally(Typed):
+    """What one step of cleaning did."""
+
+    step: str
+    """Name of the step."""
+    documents: Count
+    """Documents that came to it."""
+    rewritten: Count
+    """Texts that it changed."""
+    removed: Counts
+    """Reason → documents that it removed."""
+    counts: Counts
+    """What it counted, by kind."""
+
+
+class Filtered(Manifest):
+    """The documents of a source after cleaning."""
+
+    shipped = ("removals", "replaced")
+
+    stage: Literal["filter"]
+    of: str
+    documents: Count
+    """Documents that it passed on."""
+    bytes: Count
+    """Bytes of their texts, in UTF-8."""
+    removed: Counts
+    """Reason → documents removed."""
+    removed_by_license: Counts
+    """Of the reasons `unknown_license` and `license`, detail → documents; the first 100, then `(others)`."""
+    examples: dict[str, list[str]]
+    """Reason → the first three ids removed for it."""
+    steps: list[StepTally]
+    """Each step of cleaning, in the order in which they ran."""
+
+    def counts_of(self, step: str) -> Counts:
+        """What the step of this name counted; nothing if it did not run."""
+        return next((dict(tally.counts) for tally in self.steps if tally.step == step), {})
+
+
+class NearParameters(Declared):
+    """How near duplicates are found."""
+
+    shingle_words: Annotated[int, Field(ge=1, le=1000)]
+    """Words of a shingle."""
+
+
+class DedupParameters(Declared):
+    """The section `dedup` of `params.yaml`."""
+
+    near: NearParameters
+    """Rules for near duplicates."""
+    seed: Count
+    """Seed of the shuffle."""
+
+
+class Deduplicated(Manifest):
+    """The documents of all sources, each once, shuffled and split."""
+
+    shipped = ("removals",)
+
+    stage: Literal["dedup"]
+    of: None
+    parameters: DedupParameters
+    documents: Count
+    """Documents that it passed on."""
+    bytes: Count
+    """Bytes of their texts, in UTF-8."""
+    documents_by_source: Counts
+    """Source → documents passed on."""
+    documents_by_split: Counts
+    """`train` and `validation` → documents."""
+    removed: Counts
+    """Reason → documents removed."""
+    removed_by_source: Counts
+    """Source → documents removed."""
+    compared_in_part: Count = 0
+    """Documents that share a band with more others than they were compared with; missing if there are none."""
+
+
+class TokenizerTrained(WithFiles):
+    """The tokenizer."""
+
+    stage: Literal["tokenizer"]
+    of: None
+    vocabulary: Annotated[int, Field(ge=1, le=MAX_VOCABULARY)]
+    """Number of tokens."""
+
+    def promises(self, everything: bool = False) -> dict[str, str]:
+        return {(output_folder("tokenizer") / file.path).as_posix(): file.sha256 for file in self.files}
+
+
+class Tally(Typed):
+    """Documents, bytes of text and tokens: in all, by source and by licence."""
+
+    documents: Count
+    """Documents, a repeated one as often as it occurs."""
+    bytes: Count
+    """Bytes of their texts."""
+    tokens: Count
+    """Tokens, with the end token of each document."""
+    documents_by_source: Counts
+    """Source → documents."""
+    bytes_by_source: Counts
+    """Source → bytes of text."""
+    tokens_by_source: Counts
+    """Source → tokens."""
+    documents_by_license: Counts
+    """SPDX expression → documents."""
+    bytes_by_license: Counts
+    """SPDX expression → bytes of text."""
+    tokens_by_license: Counts
+    """SPDX expression → tokens."""
+
+
+class SplitTally(Tally):
+    """A split as rows; the counts include the dropped tail."""
+
+    rows: RowCount
+    """Rows."""
+    dropped_tail_tokens: Count
+    """Tokens at the end that fill no row."""
+    compared_documents: Counts
+    """Source → documents whose ids were compared with the reference tokenizer's."""
+
+
+class Splits(Typed):
+    """Both splits."""
+
+    train: SplitTally
+    """What training reads."""
+    validation: SplitTally
+    """What is held out."""
+
+
+class TokensParameters(Declared):
+    """The sections `tokenize` and `mixture` of `params.yaml`."""
+
+    context: Annotated[int, Field(ge=1, le=MAX_CONTEXT)]
+    """Tokens that a model reads at once."""
+    seed: Count
+    """Seed of the order."""
+
+
+class Tokens(Manifest):
+    """Documents as rows of token ids, the index of documents, and the order."""
+
+    shipped = ("train", "validation", "train_index", "validation_index", "order", "removals")
+
+    stage: Literal["tokenize"]
+    of: None
+    parameters: TokensParameters
+    width: Annotated[int, Field(ge=2, le=MAX_CONTEXT + 1)]
+    """Ids of a row: `context + 1`."""
+    vocabulary: Annotated[int, Field(ge=1, le=MAX_VOCABULARY)]
+    """Number of tokens."""
+    end_token: Annotated[int, Field(ge=0, le=MAX_VOCABULARY)]
+    """Id of the token after each document."""
+    available: Tally
+    """The training documents before the mixture."""
+    passes: dict[str, Annotated[float, Field(ge=0)]]
+    """Source → how often its documents occur in the training rows."""
+    filled_documents_by_source: Counts | None = None
+    """With fill-in-the-middle, source → documents whose middle was moved."""
+    splits: Splits
+    """What each split holds."""
+
+
+class DataParameters(Declared):
+    """The section `data` of a recipe."""
+
+    folder: str
+    """Folder of the rows."""
+    layout: str
+    """Layout of the rows."""
+    global_batch: Annotated[int, Field(ge=1, le=MAX_GLOBAL_BATCH)]
+    """Rows that a step reads."""
+    seed: Count
+    """Seed of the order."""
+
+
+class ScheduleParameters(Declared):
+    """The section `schedule` of a recipe."""
+
+    steps: Steps
+    """Updates of the training."""
+
+
+class RecipeParameters(Declared):
+    """A recipe (`docs/add-a-model.md`)."""
+
+    checkpoints: str
+    """Rule of the steps that are published."""
+    digest_every: Steps
+    """Steps from one digest of all weights in the log to the next."""
+    data: DataParameters
+    """What is read."""
+    schedule: ScheduleParameters
+    """How long and at which rates."""
+
+
+class Checkpoint(Typed):
+    """What the manifest of a model repeats of the record of a checkpoint."""
+
+    revision: str
+    """Name of its folder."""
+    step: Annotated[int, Field(ge=0, le=MAX_STEPS)]
+    """Updates so far."""
+    tokens: Count
+    """Tokens read so far."""
+    loss: float | None
+    """Loss of the last batch before its update; null at step 0."""
+    weights_digest: TensorsDigest
+    """Digest of the weights."""
+    state_digest: TensorsDigest
+    """Digest of the whole state."""
+    parent: TensorsDigest | None
+    """State digest of the checkpoint before it."""
+    storage: Literal["stored"]
+    """Whether its bytes are in the release."""
+
+    @classmethod
+    def of_record(cls, record: Record) -> "Checkpoint":
+        """What is repeated of `record`."""
+        tree = record.to_json()
+        return cls.from_json({key: tree[key] for key in cls.model_fields}, f"record of {record.revision}")
+
+
+class Trained(Manifest):
+    """A trained model: its log and its checkpoints."""
+
+    shipped = ("log",)
+
+    stage: Literal["train"]
+    of: str
+    parameters: RecipeParameters
+    model: dict[str, Json]
+    """The description of the model (section 10.3)."""
+    parameters_unique: Count
+    """Numbers in its weights, shared ones once."""
+    parameters_if_repeated: Count
+    """The same with an FFN that layers share counted for each of them."""
+    tokens: Count
+    """Tokens that it was trained on."""
+    checkpoints: Annotated[list[Checkpoint], Field(min_length=1)]
+    """Its checkpoints, ascending."""
+    numerics: Numerics
+    """What decides its bits beside data, code and recipe."""
+    rows: RowCount | None = None
+    """Rows that others published: how many there are."""
+    dropped_rows: RowCount | None = None
+    """Of these, rows that no step reads."""
+
+
+class Result(Typed):
+    """A checkpoint on the held-out rows: a line of `evaluation.jsonl`."""
+
+    revision: str
+    """Name of the checkpoint."""
+    step: Annotated[int, Field(ge=0, le=MAX_STEPS)]
+    """Its step."""
+    tokens: Count
+    """Tokens that it was trained on."""
+    loss: Bits
+    """Mean loss, in nats per token."""
+    bits_per_byte: Bits
+    """The same per byte of text, in bits."""
+
+
+class Evaluated(Manifest):
+    """Validation loss and bits per byte of every checkpoint of a model."""
+
+    shipped = ("evaluation",)
+
+    stage: Literal["evaluate"]
+    of: str
+    tokenizer_sha256: Sha256
+    """SHA-256 of the tokenizer whose bytes were counted."""
+    targets: Count
+    """Tokens predicted."""
+    bytes: Count
+    """Bytes of text that they stand for."""
+    results: Annotated[list[Result], Field(min_length=1)]
+    """One for each checkpoint, ascending."""
+    loss: Bits
+    """Loss of the last, again, where `dvc metrics` finds it."""
+    bits_per_byte: Bits
+    """Bits per byte of the last, again."""
+
+
+class RowsRead(Typed):
+    """What one model read."""
+
+    samples: Count
+    """Rows, as often as they were read."""
+    rows: RowCount
+    """Different rows."""
+
+
+class ReadCounts(Typed):
+    """How much of the training rows the models of a release read."""
+
+    models: dict[str, RowsRead]
+    """Model → what it read."""
+    rows: RowCount
+    """Different rows that at least one model read."""
+    documents: Count
+    """Documents with a token in these rows."""
+    tokens: Count
+    """Their tokens there."""
+    documents_by_source: Counts
+    """Source → documents; 0 for what was not read."""
+    tokens_by_source: Counts
+    """Source → tokens."""
+    documents_by_license: Counts
+    """SPDX expression → documents."""
+    tokens_by_license: Counts
+    """SPDX expression → tokens."""
+
+
+class Coverage(Manifest, ReadCounts):
+    """How much of the training rows the models of a release read, counted by the stage `release`."""
+
+    stage: Literal["coverage"]
+    of: None
+
+
+class ModelFacts(Typed):
+    """A model, as card and `everystep show` tell it."""
+
+    name: str
+    """Its name."""
+    parameters: Count
+    """Unique parameters."""
+    parameters_if_repeated: Count
+    """Parameters if an FFN that layers share is counted for each of them."""
+    tokens: Count
+    """Tokens that it was trained on."""
+    rows_read: RowCount
+    """Different rows that held them."""
+    share_read: float
+    """These as a share of all training rows."""
+    epochs: float
+    """Rows read, repeated ones included, over all training rows."""
+    global_batch: Count
+    """Rows that a step reads."""
+    checkpoints: list[str]
+    """Names of its checkpoints, ascending."""
+    steps: list[Count]
+    """Their steps."""
+    numerics: str
+    """Its numerics class."""
+    validation_loss: float
+    """Loss of its last checkpoint."""
+    bits_per_byte: float
+    """Bits per byte of its last checkpoint."""
+    validation_tokens: Count
+    """Tokens predicted for these."""
+    losses: list[float]
+    """Loss of each checkpoint."""
+
+
+class LicenseFacts(Typed):
+    """What the training rows hold under one licence."""
+
+    license: str
+    """SPDX expression."""
+    documents: Count
+    """Documents in the training rows."""
+    documents_read: Count
+    """Of these, documents with a token that a model read."""
+    tokens: Count
+    """Tokens in the training rows."""
+    tokens_read: Count
+    """Of these, tokens in rows that a model read."""
+    share: float
+    """Share of all tokens."""
+    share_read: float
+    """Share of all tokens read."""
+
+
+class RowFacts(Typed):
+    """Rows of a release."""
+
+    train: RowCount
+    """Training rows."""
+    validation: RowCount
+    """Held-out rows."""
+    read: RowCount
+    """Different training rows that at least one model read."""
+
+
+class Released(Manifest):
+    """A release, as the project that built it records it."""
+
+    stage: Literal["release"]
+    of: None
+    root_sha256: Sha256
+    """SHA-256 of `release.json`."""
+    lock_sha256: Sha256
+    """SHA-256 of the release's `dvc.lock`."""
+    files: Count
+    """Files of the release."""
+    rows: RowFacts
+    """Its rows."""
+    models: list[ModelFacts]
+    """Its models."""
+    licenses: list[LicenseFacts]
+    """What its training rows hold, by licence."""
+
+
+M = TypeVar("M", bound=Manifest)
+KINDS: dict[str, type[Manifest]] = {
+    "fetch": Fetched,
+    "rows": PublishedRows,
+    "extract": Extracted,
+    "evaluation_sets": EvaluationSets,
+    "evaluation_ngrams": EvaluationNgrams,
+    "filter": Filtered,
+    "dedup": Deduplicated,
+    "tokenizer": TokenizerTrained,
+    "tokenize": Tokens,
+    "train": Trained,
+    "evaluate": Evaluated,
+    "coverage": Coverage,
+    "release": Released,
+}
+"""The kind of manifest that each stage writes."""
+STAGE_OF = {kind: stage for stage, kind in KINDS.items()}
+
+
+def path_of(kind: type[Manifest], of: str | None = None) -> Path:
+    """Where the manifest of this kind is."""
+    return manifest_path(STAGE_OF[kind], of)
+
+
+def read_manifest(kind: type[M], path: Path) -> M:
+    """The manifest of this kind in the file `path`."""
+    return parse_manifest(kind, _content(path), path)
+
+
+def read_any_manifest(path: Path) -> Manifest:
+    """The manifest in the file `path`, of the kind that it says it is."""
+    return parse_any_manifest(_content(path), path)
+
+
+def parse_manifest(kind: type[M], content: bytes, path: Path) -> M:
+    """The manifest of this kind in `content`, the bytes of the file `path`."""
+    tree = parse(content, path)
+    _require_manifest(tree, path, STAGE_OF[kind])
+    return kind.from_json(tree, path)
+
+
+def parse_any_manifest(content: bytes, path: Path) -> Manifest:
+    """The manifest in `content`, of the kind that it says it is."""
+    tree = parse(content, path)
+    _require_manifest(tree, path)
+    stage = tree["stage"]
+    if not isinstance(stage, str) or stage not in KINDS:
+        raise EverystepError(f"{path}: stage: {stage!r:.100} is not a stage that writes manifests")
+    return KINDS[stage].from_json(tree, path)
+
+
+def _require_manifest(tree: Json, path: Path, stage: str | None = None) -> None:
+    if not isinstance(tree, dict) or tree.get("format") != FORMAT or "stage" not in tree:
+        raise EverystepError(f"{path}: not a manifest of format {FORMAT}")
+    if stage and tree["stage"] != stage:
+        raise EverystepError(f"{path}: not a manifest of format {FORMAT} of stage {stage}")
+
+
+def _content(path: Path) -> bytes:
     try:
-        content = read_small(path)
+        return read_small(path)
     except FileNotFoundError as error:
         raise EverystepError(f"{path}: no such file; run `dvc repro` first, or point at a release folder") from error
     except OSError as error:
         raise EverystepError(f"{path}: cannot be read: {error.strerror}") from error
-    return parse_manifest(content, path, stage)
-
-
-def parse_manifest(content: bytes, path: Path, stage: str | None = None) -> dict[str, Json]:
-    """The manifest in `content`, the bytes of the file `path`; the same rules."""
-    tree = parse(content, path)
-    if not isinstance(tree, dict) or tree.get("format") != FORMAT or (stage and tree.get("stage") != stage):
-        raise EverystepError(f"{path}: not a manifest of format {FORMAT}{f' of stage {stage}' if stage else ''}")
-    return tree
-
-
-def read_current(stage: str, of: str | None = None) -> dict[str, Json]:
-    """The manifest that a stage of this project left, if a run today would write the same one: it and each manifest
-    that it builds on were made with the sections of `params.yaml`, the recipes and the manifests as they are now."""
-    path = manifest_path(stage, of)
-    _require_current(path, set())
-    return read_manifest(path, stage)
-
-
-def read_all_current(stage: str, names: Sequence[str]) -> dict[str, dict[str, Json]]:
-    """The current manifest of each source or model. One of another name in their folder is refused: DVC does not
-    delete what it no longer builds."""
-    folder = manifest_path(stage, "any").parent
-    for path in sorted(folder.glob("*.json")):
-        if path.stem not in names:
-            raise EverystepError(f"{path}: {PARAMS} no longer declares {path.stem!r}; delete this file")
-    return {name: read_current(stage, name) for name in names}
-
-
-def section_digest(params: Mapping[str, Json], name: str) -> str:
-    """The SHA-256 of a section's canonical JSON; `a.b` is section b of a, and a missing one is null."""
-    section: Json = params
-    for key in name.split("."):
-        section = section.get(key) if isinstance(section, Mapping) else None
-    return hashlib.sha256(canonical(section)).hexdigest()
-
-
-def _require_current(path: Path, checked: set[Path]) -> None:
-    """Raise unless `path`, and everything below `manifests/` and `recipes/` that it builds on, is up to date."""
-    manifest = read_manifest(path)
-    with well_shaped(path):
-        if manifest_path(manifest["stage"], manifest["of"]) != path:
-            raise EverystepError(f"{path}: is the manifest of {manifest['stage']} of {manifest['of']}; run `dvc repro`")
-        params = load_yaml(PARAMS) if manifest["params"] else {}
-        for section, digest in manifest["params"].items():
-            if section_digest(params, section) != digest:
-                raise _stale(path, f"`{section}` in {PARAMS} has changed")
-        for name, digest in manifest["inputs"].items():
-            file = safe_join(Path(), name)
-            if file.parts[0] not in (MANIFESTS.name, RECIPES.name) or file in checked:
-                continue
-            if not file.is_file() or sha256_file(file) != digest:
-                raise _stale(path, f"{file} has changed")
-            checked.add(file)
-            if file.parts[0] == MANIFESTS.name:
-                _require_current(file, checked)
-
-
-def _stale(path: Path, what: str) -> EverystepError:
-    return EverystepError(f"{path}: out of date: {what} since it was built; run `dvc repro`")
-
-
-def check_file(manifest: dict[str, Json], path: Path) -> None:
-    """Raise `Differs` unless `path` has the bytes that a manifest lists under `files` for its name."""
-    with well_shaped(f"manifest of {manifest['stage']}"):
-        promised = {str(file["path"]): file["sha256"] for file in manifest["files"]}
-    if sha256_file(path) != promised.get(path.name):
-        raise Differs(f"{path}: not the file that the manifest of {manifest['stage']} lists; run `dvc repro`")
-
-
-def shards_of(manifest: dict[str, Json], output: str) -> list[Shard]:
-    """The shards of one output of a manifest."""
-    try:
-        shards = [Shard(**shard) for shard in manifest["outputs"][output]]
-        for shard in shards:
-            if not _is_plausible(shard):
-                raise TypeError(f"{shard} is not a shard")
-        return shards
-    except (KeyError, TypeError) as error:
-        raise EverystepError(f"a manifest of stage {manifest.get('stage')} does not list {output}: {error}") from error
-
-
-def _is_plausible(shard: Shard) -> bool:
-    """Whether the fields hold what they should; that the path stays in its folder is for `safe_join`."""
-    counts = type(shard.lines) is int and type(shard.bytes) is int and shard.lines >= 0 and shard.bytes >= 0
-    texts = isinstance(shard.path, str) and isinstance(shard.sha256, str)
-    return counts and texts and re.fullmatch("[0-9a-f]{64}", shard.sha256) is not None

@@ -13,23 +13,25 @@ its *content* by kind:
 """
 
 from pathlib import Path
+from typing import Literal
 
 from pipeline.base.errors import EverystepError
 from pipeline.base.files import read_small, safe_join, sha256_file
-from pipeline.base.paths import MANIFESTS
-from pipeline.formats.canonical import Json, canonical, parse
+from pipeline.formats.canonical import canonical, parse
 from pipeline.formats.checkpoints import Record
 from pipeline.formats.lines import LineFile
 from pipeline.formats.tables import digest_table
 from pipeline.formats.tensors import TensorFile
+from pipeline.formats.typed import Count, TensorsDigest, Typed
 
-FORMAT = "everystep/release/1"
+FORMAT: Literal["everystep/release/1"] = "everystep/release/1"
+Kind = Literal["file", "lines", "table", "tensors"]
 ROOT, SUMS, SIGNATURES = "release.json", "SHA256SUMS", "signatures"
 REVISIONS = "revisions.jsonl"
 CARD, NOTICE = "README.md", "NOTICE"
 
 
-def kind_of(path: str) -> str:
+def kind_of(path: str) -> Kind:
     """How the content of a file is digested, by its name."""
     if path.endswith(".jsonl.zst"):
         return "lines"
@@ -38,7 +40,7 @@ def kind_of(path: str) -> str:
     return "tensors" if path.endswith(".safetensors") else "file"
 
 
-def content_digest(path: Path, kind: str) -> str:
+def content_digest(path: Path, kind: Kind) -> str:
     """The digest of record of one file, read in pieces."""
     if kind == "file":
         return sha256_file(path)
@@ -47,10 +49,8 @@ def content_digest(path: Path, kind: str) -> str:
             return file.digest()[2]
     if kind == "table":
         return digest_table(path)[2]
-    if kind == "tensors":
-        with TensorFile(path) as tensors:
-            return tensors.digest()
-    raise EverystepError(f"{path}: {kind!r} is not a kind of content")
+    with TensorFile(path) as tensors:
+        return tensors.digest()
 
 
 def is_listed(path: str) -> bool:
@@ -58,21 +58,50 @@ def is_listed(path: str) -> bool:
     return path not in (ROOT, SUMS) and not path.startswith(SIGNATURES + "/")
 
 
-def members(root: dict[str, Json], folder: str) -> list[str]:
-    """Names with a manifest in `manifests/FOLDER/` of a release: its `sources`, its `models`."""
-    prefix = f"{MANIFESTS}/{folder}/"
-    return sorted(path.removeprefix(prefix).removesuffix(".json") for path in root["files"] if path.startswith(prefix))
+class ListedFile(Typed):
+    """A file of a release in its root manifest."""
+
+    kind: Kind
+    """How its content is digested."""
+    digest: str
+    """Digest of its content."""
+
+
+class Root(Typed):
+    """The root manifest, `release.json`."""
+
+    format: Literal["everystep/release/1"]
+    """Version of this form."""
+    name: str
+    """Name of the release."""
+    version: str
+    """Version of the release."""
+    files: dict[str, ListedFile]
+    """Path of every file but this, `SHA256SUMS` and what is below `signatures/` → kind and digest."""
+
+
+class Revision(Typed):
+    """A checkpoint in `revisions.jsonl`."""
+
+    model: str
+    """Name of the model."""
+    revision: str
+    """Name of the checkpoint."""
+    step: Count
+    """Its step."""
+    tokens: Count
+    """Tokens read so far."""
+    weights_digest: TensorsDigest
+    """Digest of the weights."""
+    state_digest: TensorsDigest
+    """Digest of the whole state."""
 
 
 def revision_line(record: Record) -> bytes:
-    """What `revisions.jsonl` says of a checkpoint."""
-    keys = ("model", "revision", "step", "tokens", "weights_digest", "state_digest")
-    return canonical({key: record.to_json()[key] for key in keys}) + b"\n"
-
-
-def read_root(release: Path, follow_links: bool = False) -> dict[str, Json]:
-    """The root manifest; exactly this version of the format is read."""
-    return parse_root(release_root(release, follow_links), release / ROOT)
+    """The line of a checkpoint in `revisions.jsonl`."""
+    tree = record.to_json()
+    line = Revision.from_json({key: tree[key] for key in Revision.model_fields}, record.revision)
+    return canonical(line.to_json()) + b"\n"
 
 
 def release_root(release: Path, follow_links: bool = False) -> bytes:
@@ -83,16 +112,13 @@ def release_root(release: Path, follow_links: bool = False) -> bytes:
     return read_small(path)
 
 
-def parse_root(content: bytes, path: Path) -> dict[str, Json]:
+def parse_root(content: bytes, path: Path) -> Root:
     """The root manifest in `content`, the bytes of the file `path`."""
     tree = parse(content, path)
     if not isinstance(tree, dict) or tree.get("format") != FORMAT:
         raise EverystepError(f"{path}: not a root manifest of format {FORMAT}")
-    texts = isinstance(tree.get("name"), str) and isinstance(tree.get("version"), str)
-    if tree.keys() != {"format", "name", "version", "files"} or not texts or not isinstance(tree["files"], dict):
-        raise EverystepError(f"{path}: does not hold just format, name, version and files")
-    for name, entry in tree["files"].items():
-        is_entry = isinstance(entry, dict) and entry.keys() == {"digest", "kind"}
-        if not is_entry or not isinstance(entry["digest"], str) or entry["kind"] != kind_of(name):
-            raise EverystepError(f"{path}: files: {name!r}: expected a digest and the kind {kind_of(name)!r}")
-    return tree
+    root = Root.from_json(tree, path)
+    for name, file in root.files.items():
+        if file.kind != kind_of(name):
+            raise EverystepError(f"{path}: files: {name!r}: expected the kind {kind_of(name)!r}, got {file.kind!r}")
+    return root

@@ -95,7 +95,8 @@ def write_batches(path: Path, batches: Iterable[pa.RecordBatch], schema: pa.Sche
         for group in _regrouped(batches, schema):
             digest.update(group)
             writer.write_batch(group)
-    return Shard(name, *digest.found())
+    lines, size, sha256 = digest.found()
+    return Shard(path=name, lines=lines, bytes=size, sha256=sha256)
 
 
 @contextmanager

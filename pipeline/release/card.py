@@ -13,6 +13,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from pipeline.formats.canonical import Json
+from pipeline.formats.manifests import LicenseFacts, ModelFacts, StepTally
+from pipeline.release.facts import Facts, SourceFacts
 
 CARD = """# {name} {version}
 
@@ -90,53 +92,56 @@ OTHERWISE_KNOWN = {"AGPL-3.0-only": "agpl-3.0", "GPL-2.0-only": "gpl-2.0", "GPL-
 HUB_LICENSES = {name: name.lower() for name in KNOWN_TO_HUB} | OTHERWISE_KNOWN
 
 
-def write_card(facts: dict[str, Json]) -> str:
-    """The card from the facts of `pipeline.release.facts`."""
-    release, first = facts["release"], facts["models"][0]
-    start, stop = first["steps"][-3:][:2] if len(first["steps"]) > 1 else first["steps"] * 2
-    models, sources, licenses, cleaning, removals = card_tables(facts)
-    return front_matter(facts) + CARD.format(
-        title=_first(f"{release['title']}."),
-        **{key: escaped(release[key]) for key in ("name", "version", "publisher")},
-        limits=_quoted(release["limits"]),
-        num_sources=len(facts["sources"]),
-        rows_a_step=first["global_batch"],
-        context=facts["context"],
-        rows=f"{facts['rows']['train']:,}",
-        rows_read=f"{facts['rows']['read']:,}",
-        share_read=percent(max(model["share_read"] for model in facts["models"])),
+def write_card(facts: Facts) -> bytes:
+    """The card from the facts of a release."""
+    release, first = facts.release, facts.models[0]
+    start, stop = first.steps[-3:][:2] if len(first.steps) > 1 else first.steps * 2
+    models, sources, licenses, cleaning, removals = _tables(facts)
+    text = front_matter(facts) + CARD.format(
+        title=_first(f"{release.title}."),
+        name=escaped(release.name),
+        version=escaped(release.version),
+        publisher=escaped(release.publisher),
+        limits=_quoted(release.limits),
+        num_sources=len(facts.sources),
+        rows_a_step=first.global_batch,
+        context=facts.context,
+        rows=f"{facts.rows.train:,}",
+        rows_read=f"{facts.rows.read:,}",
+        share_read=percent(max(model.share_read for model in facts.models)),
         models=models,
-        targets=f"{first['validation_tokens']:,}",
+        targets=f"{first.validation_tokens:,}",
         sources=sources,
         licenses=licenses,
         cleaning=cleaning,
         removals=removals,
-        model=first["name"],
+        model=first.name,
         stop=stop,
-        questions=_questions(first["name"], start, stop),
+        questions=_questions(first.name, start, stop),
     )
+    return text.encode()
 
 
-def write_notice(facts: dict[str, Json]) -> str:
+def write_notice(facts: Facts) -> bytes:
     """What licences ask a redistributor to say."""
     lines = ["The rows and the tokenizer of this release derive from these texts:", ""]
-    for source in facts["sources"]:
-        lines.append(f"{source['name']}: {source['title']}. {source['issuer']}. {source['license']}.")
-        lines += [f"    {line}".rstrip() for line in (source["attribution"] or "").split("\n") if line.strip()]
-    return "\n".join([*lines, ""])
+    for source in facts.sources:
+        lines.append(f"{source.name}: {source.title}. {source.issuer}. {source.license}.")
+        lines += [f"    {line}".rstrip() for line in (source.attribution or "").split("\n") if line.strip()]
+    return "\n".join([*lines, ""]).encode()
 
 
-def front_matter(facts: dict[str, Json]) -> str:
+def front_matter(facts: Facts) -> str:
     """What the Hub reads of a card. It names no library: nothing can load the folder as a whole.
 
     Every text is quoted, because readers differ in what they take a bare word for: `no` is false in YAML 1.1, `0o10` is
     eight in YAML 1.2.
     """
-    license = facts["release"]["license"]
+    license = facts.release.license
     tag = HUB_LICENSES.get(license)
-    datasets = sorted({source["repository"] for source in facts["sources"] if source["repository"]})
-    metadata = {"license": tag} if tag else {"license": "other", "license_name": license}
-    metadata |= {"language": facts["languages"]} | ({"datasets": datasets} if datasets else {})
+    datasets = sorted({source.repository for source in facts.sources if source.repository})
+    metadata: dict[str, Any] = {"license": tag} if tag else {"license": "other", "license_name": license}
+    metadata |= {"language": facts.languages} | ({"datasets": datasets} if datasets else {})
     written = StringIO()
     dumper = YAML()
     dumper.width = sys.maxsize
@@ -144,52 +149,56 @@ def front_matter(facts: dict[str, Json]) -> str:
     return f"---\n{written.getvalue()}---\n"
 
 
-def card_tables(facts: dict[str, Json]) -> list[str]:
+def _tables(facts: Facts) -> list[str]:
     """Models, sources, licences, cleaning and removals: what the card says in numbers."""
-    counts = ("documents", "documents_read", "tokens", "tokens_read")
-    spoken = [count.replace("_", " ") for count in counts]
-    sources = [[s["name"], s["license"], *(s[count] for count in counts), s["title"]] for s in facts["sources"]]
-    shares = ("share", "share_read")
-    licenses = [
-        [row["license"], *(row[count] for count in counts), *(percent(row[share]) for share in shares)]
-        for row in facts["licenses"]
-    ]
-    removals = [[stage, *pair] for stage, reasons in facts["removed"].items() for pair in sorted(reasons.items())]
+    columns = ["documents", "documents read", "tokens", "tokens read"]
+    sources = [[source.name, source.license, *_counts(source), source.title] for source in facts.sources]
+    licenses = [[row.license, *_counts(row), percent(row.share), percent(row.share_read)] for row in facts.licenses]
+    removals = [[stage, *pair] for stage, reasons in facts.removed.items() for pair in sorted(reasons.items())]
     return [
-        models_table(facts["models"]),
-        table(["source", "licence", *spoken, "title"], sources),
-        table(["licence", *spoken, "share of tokens", "share of tokens read"], licenses),
-        cleaning_table(facts["cleaning"]),
+        models_table(facts.models),
+        table(["source", "licence", *columns, "title"], sources),
+        table(["licence", *columns, "share of tokens", "share of tokens read"], licenses),
+        _cleaning_table(facts.cleaning),
         table(["stage", "reason", "documents"], removals),
     ]
 
 
-def cleaning_table(steps: list[dict[str, Json]]) -> str:
+def _counts(row: SourceFacts | LicenseFacts) -> list[int]:
+    return [row.documents, row.documents_read, row.tokens, row.tokens_read]
+
+
+def _cleaning_table(steps: list[StepTally]) -> str:
     """One line a step of the filter."""
-    keys = ("step", "documents", "rewritten", "removed")
-    return table([*keys, "found"], [[*(step[key] for key in keys), spelled(step["counts"])] for step in steps])
+    rows = [
+        [step.step, step.documents, step.rewritten, sum(step.removed.values()), listed(step.counts)] for step in steps
+    ]
+    return table(["step", "documents", "rewritten", "removed", "found"], rows)
 
 
-def models_table(models: list[dict[str, Json]]) -> str:
+def models_table(models: list[ModelFacts]) -> str:
     """One line a model."""
-    keys = ("name", "parameters", "parameters_if_repeated", "tokens", "rows_read", "share_read", "checkpoints")
     header = ["model", "parameters", "if repeated", "tokens", "rows read", "of all rows", "checkpoints"]
-    rows = [[model[key] for key in (*keys, "validation_loss", "bits_per_byte")] for model in models]
-    for row in rows:
-        row[keys.index("share_read")] = percent(row[keys.index("share_read")])
+    rows = [
+        [
+            *(model.name, model.parameters, model.parameters_if_repeated, model.tokens),
+            *(model.rows_read, percent(model.share_read), len(model.checkpoints)),
+            *(model.validation_loss, model.bits_per_byte),
+        ]
+        for model in models
+    ]
     return table([*header, "validation loss", "bits per byte"], rows)
 
 
 def table(header: list[str], rows: list[list[Any]]) -> str:
-    """A Markdown table; numbers get thousands separators and stand to the right, a list is its length."""
-    rows = [[len(cell) if isinstance(cell, list) else cell for cell in row] for row in rows]
+    """A Markdown table; numbers get thousands separators and are aligned to the right."""
     number = [all(isinstance(row[i], int | float) for row in rows) and bool(rows) for i in range(len(header))]
     lines = [header, ["---:" if right else "---" for right in number]]
     lines += [[_cell(cell) for cell in row] for row in rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def spelled(counts: dict[str, int]) -> str:
+def listed(counts: dict[str, int]) -> str:
     """What was counted, by kind, in one cell."""
     return ", ".join(f"{kind} {number:,}" for kind, number in counts.items())
 

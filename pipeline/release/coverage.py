@@ -8,65 +8,60 @@ It costs 1.2 microseconds a document of the index and 0.4 a sample, with 16 byte
 row (measured on 3 million documents): eight minutes on one core and 6 GB for the 350 billion tokens of FineWeb-Edu.
 """
 
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
 from pipeline.base.errors import EverystepError
 from pipeline.base.paths import TOKENS
-from pipeline.formats.canonical import Json
-from pipeline.formats.manifests import read_manifest, take_basis, write_manifest
+from pipeline.formats.manifests import ReadCounts, RowsRead, Tally, Tokens
 from pipeline.formats.order import rows_read
 from pipeline.formats.rows import DocumentIndex
-from pipeline.formats.stages import manifest_path
+from pipeline.formats.typed import Counts
+from pipeline.release.release import Release
 
 INDEX = TOKENS / "train.parquet"
-MOST = 2**53
 
 
-def write_coverage(root: Path, models: list[str]) -> None:
-    """Count, and write the manifest of it below `root`."""
-    inputs = [manifest_path("tokenize"), *(manifest_path("train", name) for name in models)]
-    basis = take_basis(inputs, root=root)
-    write_manifest("coverage", None, basis, parameters={}, outputs={}, root=root, **count(root, models))
-
-
-def count(root: Path, models: list[str]) -> dict[str, Any]:
+def count(release: Release) -> ReadCounts:
     """What the models read of the training rows: the rows of each; documents and tokens in the rows of all together.
 
     All models follow one order, each for as many samples as it was trained on, so the longest training has read
     whatever any of them has.
     """
-    tokens = read_manifest(root / manifest_path("tokenize"), "tokenize")
-    samples = {name: _samples(root / manifest_path("train", name)) for name in models}
-    num_rows = tokens["splits"]["train"]["rows"]
-    index = DocumentIndex(root / INDEX, tokens["width"])
-    if num_rows != index.num_full_rows:
-        raise EverystepError(f"{root / INDEX}: its documents fill {index.num_full_rows} rows, not {num_rows}")
-    read = rows_read(max(samples.values()), num_rows, tokens["parameters"]["seed"])
+    tokens = release.manifest(Tokens)
+    recipes = {name: release.model(name).parameters for name in release.models()}
+    samples = {name: recipe.schedule.steps * recipe.data.global_batch for name, recipe in recipes.items()}
+    available = tokens.splits.train
+    index = DocumentIndex(release.file(INDEX), tokens.width)
+    if available.rows != index.num_full_rows:
+        where = release.folder / INDEX
+        raise EverystepError(f"{where}: its documents fill {index.num_full_rows} rows, not {available.rows}")
+    read = rows_read(max(samples.values(), default=0), available.rows, tokens.parameters.seed)
+    found = index.counts_in(read)
+    documents = {key: counts[0] for key, counts in found.items()}
+    read_tokens = {key: counts[1] for key, counts in found.items()}
+    return ReadCounts(
+        models={name: RowsRead(samples=number, rows=min(number, available.rows)) for name, number in samples.items()},
+        rows=int(read.sum()),
+        documents=sum(documents.values()),
+        tokens=sum(read_tokens.values()),
+        documents_by_source=_by_source(documents, available),
+        tokens_by_source=_by_source(read_tokens, available),
+        documents_by_license=_by_license(documents, available),
+        tokens_by_license=_by_license(read_tokens, available),
+    )
+
+
+def _by_source(counts: Mapping[tuple[str, str], int], available: Tally) -> Counts:
+    """Sums by source; 0 for what was not read."""
     return {
-        "rows": int(read.sum()),
-        "models": {name: {"samples": number, "rows": min(number, num_rows)} for name, number in samples.items()},
-        **_sums(index.counts_in(read), tokens["splits"]["train"]),
+        name: sum(count for (source, _), count in counts.items() if source == name)
+        for name in available.documents_by_source
     }
 
 
-def _samples(path: Path) -> int:
-    """Rows that a model was trained on, counted as often as they were read."""
-    recipe = read_manifest(path, "train")["parameters"]
-    steps, global_batch = recipe["schedule"]["steps"], recipe["data"]["global_batch"]
-    if not all(type(number) is int and 0 <= number < MOST for number in (steps, global_batch)):
-        raise EverystepError(f"{path}: {steps!r:.50} steps of {global_batch!r:.50} rows are no training")
-    return int(steps * global_batch)
-
-
-def _sums(found: dict[tuple[str, str], tuple[int, int]], available: Json) -> dict[str, Any]:
-    """Documents and tokens in all, by source and by licence, in the form of `splits` in the manifest of the tokens."""
-    sums: dict[str, Any] = {}
-    for place, what in enumerate(("documents", "tokens")):
-        sums[what] = sum(counts[place] for counts in found.values())
-        for part, of in enumerate(("source", "license")):
-            names = available[f"{what}_by_{of}"]
-            sums[f"{what}_by_{of}"] = {
-                name: sum(counts[place] for key, counts in found.items() if key[part] == name) for name in names
-            }
-    return sums
+def _by_license(counts: Mapping[tuple[str, str], int], available: Tally) -> Counts:
+    """Sums by licence; 0 for what was not read."""
+    return {
+        name: sum(count for (_, license), count in counts.items() if license == name)
+        for name in available.documents_by_license
+    }

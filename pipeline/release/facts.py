@@ -1,134 +1,212 @@
-"""What a release says of itself, out of its manifests and words: card, notice, the manifest of the release and `show`
-read this.
+"""The facts of a release, gathered from its manifests and words: what its papers and `everystep show` tell.
 
-Data is counted twice: *available* is what the training rows hold, *read* what of it stands in rows that a model read.
+Every number comes from a manifest of the release; what is somebody's word comes from its `params.yaml`.
 """
 
 from collections import Counter
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable
 
 from pipeline.base.errors import EverystepError
-from pipeline.base.files import read_small
 from pipeline.base.paths import PARAMS
-from pipeline.formats.canonical import Json, parse
-from pipeline.formats.manifests import read_manifest
-from pipeline.formats.stages import manifest_path
-from pipeline.release.words import Words, check_words
+from pipeline.formats.manifests import (
+    Deduplicated,
+    Evaluated,
+    Extracted,
+    Fetched,
+    Filtered,
+    LicenseFacts,
+    ModelFacts,
+    ReadCounts,
+    RowFacts,
+    StepTally,
+    Tally,
+    Tokens,
+    Trained,
+)
+from pipeline.formats.typed import Count, Counts, Typed
+from pipeline.release.release import Release
+from pipeline.release.words import ReleaseParams, Words, check_words
 
 
-def gather(release: Path, sources: list[str], models: list[str]) -> dict[str, Any]:
-    """Facts of the named sources and models; every number comes from a manifest of the release."""
-    words = read_words(release, sources)
-    tokens = read_manifest(release / manifest_path("tokenize"), "tokenize")
-    coverage = read_manifest(release / manifest_path("coverage"), "coverage")
-    available = tokens["splits"]["train"]
-    rows = {split: counts["rows"] for split, counts in tokens["splits"].items()}
-    return {
-        "release": words.release.model_dump(),
-        "models": [_model(release, name, coverage["models"][name], rows["train"]) for name in models],
-        "sources": [_source(release, name, words, available, coverage) for name in sources],
-        "languages": sorted({language for name in sources for language in _fetched(release, name)["languages"]}),
-        "licenses": _licenses(available, coverage),
-        "rows": rows | {"read": coverage["rows"]},
-        "context": tokens["width"] - 1,
-        "cleaning": _cleaning(release, sources),
-        "removed": _removed(release, sources),
-    }
+class SourceFacts(Typed):
+    """A source: what was declared and said of it, and what became of its documents."""
+
+    name: str
+    """Its name."""
+    license: str
+    """SPDX expression, the word of `params.yaml`."""
+    title: str
+    """What it is, the word of `params.yaml`."""
+    issuer: str
+    """Who publishes it."""
+    evidence: str
+    """Where its licence is stated."""
+    attribution: str | None
+    """What its licence asks to be said."""
+    repository: str | None
+    """Data set of the Hub that it came from."""
+    documents_found: Count
+    """Documents that its reader found."""
+    documents_kept: Count
+    """Documents that deduplication passed on."""
+    documents: Count
+    """Documents in the training rows."""
+    documents_read: Count
+    """Of these, documents with a token that a model read."""
+    tokens: Count
+    """Tokens in the training rows."""
+    tokens_read: Count
+    """Of these, tokens in rows that a model read."""
 
 
-def read_words(release: Path, sources: list[str]) -> Words:
-    """The words of a release, from the copy of `params.yaml` that it holds as JSON."""
-    path = release / PARAMS
-    tree = parse(read_small(path), path)
-    if not isinstance(tree, dict):
-        raise EverystepError(f"{path}: expected a mapping at the top, got {type(tree).__name__}")
-    return check_words(tree, sources, str(path))
+class Facts(Typed):
+    """Everything that the papers of a release say."""
+
+    release: ReleaseParams
+    """What its publisher says of it."""
+    models: list[ModelFacts]
+    """Its models."""
+    sources: list[SourceFacts]
+    """Its sources."""
+    languages: list[str]
+    """Languages of its sources, sorted."""
+    licenses: list[LicenseFacts]
+    """What its training rows hold, by licence; the largest first."""
+    rows: RowFacts
+    """Its rows."""
+    context: Count
+    """Tokens that a model reads at once."""
+    cleaning: list[StepTally]
+    """What each step of cleaning did, over all sources."""
+    removed: dict[str, Counts]
+    """Stage → reason → documents removed."""
 
 
-def _model(root: Path, name: str, read: dict[str, int], num_rows: int) -> dict[str, Any]:
-    trained = read_manifest(root / manifest_path("train", name), "train")
-    evaluated = read_manifest(root / manifest_path("evaluate", name), "evaluate")
-    return {
-        "name": name,
-        "parameters": trained["parameters_unique"],
-        "parameters_if_repeated": trained["parameters_if_repeated"],
-        "tokens": trained["tokens"],
-        "rows_read": read["rows"],
-        "share_read": _share(read["rows"], num_rows),
-        "epochs": _share(read["samples"], num_rows),
-        "global_batch": trained["parameters"]["data"]["global_batch"],
-        "checkpoints": [entry["revision"] for entry in trained["checkpoints"]],
-        "steps": [entry["step"] for entry in trained["checkpoints"]],
-        "numerics": trained["numerics"]["class"],
-        "validation_loss": evaluated["results"][-1]["loss"],
-        "bits_per_byte": evaluated["results"][-1]["bits_per_byte"],
-        "validation_tokens": evaluated["targets"],
-        "losses": [result["loss"] for result in evaluated["results"]],
-    }
+def gather(release: Release, read: ReadCounts) -> Facts:
+    """The facts of a release whose models read what `read` counts."""
+    words = read_words(release)
+    tokens = release.manifest(Tokens)
+    train, validation = tokens.splits.train, tokens.splits.validation
+    fetched = [release.manifest(Fetched, name) for name in release.sources()]
+    return Facts(
+        release=words.release,
+        models=[_model(release, name, read, train.rows) for name in _models(release)],
+        sources=[_source(release, manifest, words, train, read) for manifest in fetched],
+        languages=sorted({language for manifest in fetched for language in manifest.parameters.languages}),
+        licenses=_licenses(train, read),
+        rows=RowFacts(train=train.rows, validation=validation.rows, read=read.rows),
+        context=tokens.width - 1,
+        cleaning=_cleaning(release),
+        removed=_removed(release),
+    )
 
 
-def _source(root: Path, name: str, words: Words, available: Json, coverage: Json) -> dict[str, Any]:
-    fetched = _fetched(root, name)
-    kept = read_manifest(root / manifest_path("dedup"), "dedup")["documents_by_source"]
-    return {
-        "name": name,
-        "license": fetched["license"],
-        **words.descriptions[name].model_dump(),
-        "repository": fetched.get("repository"),
-        "documents_found": read_manifest(root / manifest_path("extract", name), "extract")["documents"],
-        "documents_kept": kept.get(name, 0),
-        **_counts(available, coverage, "source", name),
-    }
+def read_words(release: Release) -> Words:
+    """What its publisher says of it."""
+    return check_words(release.params(), release.sources(), str(release.folder / PARAMS))
 
 
-def _counts(available: Json, coverage: Json, by: str, name: str) -> dict[str, int]:
-    """Training documents and tokens of a source or a licence, and how many of them were read."""
-    counts = {}
-    for what in ("documents", "tokens"):
-        counts[what] = available[f"{what}_by_{by}"].get(name, 0)
-        counts[f"{what}_read"] = coverage[f"{what}_by_{by}"].get(name, 0)
-    return counts
+def _models(release: Release) -> list[str]:
+    """Its models in the order of `params.yaml`."""
+    where, declared = release.folder / PARAMS, release.params().get("models")
+    if not isinstance(declared, list) or sorted(map(str, declared)) != release.models():
+        raise EverystepError(f"{where}: models: lists other models than those with a manifest: {release.models()}")
+    return list(map(str, declared))
 
 
-def _fetched(root: Path, name: str) -> dict[str, Json]:
-    """What was declared of a source."""
-    parameters: dict[str, Json] = read_manifest(root / manifest_path("fetch", name), "fetch")["parameters"]
-    return parameters
+def _model(release: Release, name: str, read: ReadCounts, num_rows: int) -> ModelFacts:
+    trained, evaluated = release.manifest(Trained, name), release.manifest(Evaluated, name)
+    if name not in read.models:
+        raise EverystepError(f"{release.folder}: what {name} read was not counted")
+    return ModelFacts(
+        name=name,
+        parameters=trained.parameters_unique,
+        parameters_if_repeated=trained.parameters_if_repeated,
+        tokens=trained.tokens,
+        rows_read=read.models[name].rows,
+        share_read=_share(read.models[name].rows, num_rows),
+        epochs=_share(read.models[name].samples, num_rows),
+        global_batch=trained.parameters.data.global_batch,
+        checkpoints=[entry.revision for entry in trained.checkpoints],
+        steps=[entry.step for entry in trained.checkpoints],
+        numerics=trained.numerics.name,
+        validation_loss=evaluated.results[-1].loss,
+        bits_per_byte=evaluated.results[-1].bits_per_byte,
+        validation_tokens=evaluated.targets,
+        losses=[result.loss for result in evaluated.results],
+    )
 
 
-def _licenses(available: Json, coverage: Json) -> list[dict[str, Any]]:
-    """What the training rows are made of, by the licences of the documents; the largest first."""
-    largest_first = sorted(available["tokens_by_license"].items(), key=lambda pair: (-pair[1], pair[0]))
-    rows = [{"license": license} | _counts(available, coverage, "license", license) for license, _ in largest_first]
-    for row in rows:
-        row["share"] = _share(row["tokens"], available["tokens"])
-        row["share_read"] = _share(row["tokens_read"], coverage["tokens"])
-    return rows
+def _source(release: Release, fetched: Fetched, words: Words, available: Tally, read: ReadCounts) -> SourceFacts:
+    name, said = fetched.of, words.descriptions[fetched.of]
+    return SourceFacts(
+        name=name,
+        license=fetched.parameters.license,
+        title=said.title,
+        issuer=said.issuer,
+        evidence=said.evidence,
+        attribution=said.attribution,
+        repository=fetched.parameters.repository,
+        documents_found=release.manifest(Extracted, name).documents,
+        documents_kept=release.manifest(Deduplicated).documents_by_source.get(name, 0),
+        documents=available.documents_by_source.get(name, 0),
+        documents_read=read.documents_by_source.get(name, 0),
+        tokens=available.tokens_by_source.get(name, 0),
+        tokens_read=read.tokens_by_source.get(name, 0),
+    )
+
+
+def _licenses(available: Tally, read: ReadCounts) -> list[LicenseFacts]:
+    """What the training rows hold, by the licences of the documents; the largest first."""
+    return [
+        LicenseFacts(
+            license=license,
+            documents=available.documents_by_license.get(license, 0),
+            documents_read=read.documents_by_license.get(license, 0),
+            tokens=tokens,
+            tokens_read=read.tokens_by_license.get(license, 0),
+            share=_share(tokens, available.tokens),
+            share_read=_share(read.tokens_by_license.get(license, 0), read.tokens),
+        )
+        for license, tokens in sorted(available.tokens_by_license.items(), key=lambda pair: (-pair[1], pair[0]))
+    ]
 
 
 def _share(part: int, whole: int) -> float:
     return part / whole if whole else 0.0
 
 
-def _cleaning(root: Path, sources: list[str]) -> list[dict[str, Any]]:
+def _cleaning(release: Release) -> list[StepTally]:
     """What each step of the filter saw, changed, removed and counted, over all sources, in the order of the steps."""
-    steps: dict[str, dict[str, Any]] = {}
-    for name in sources:
-        for tally in read_manifest(root / manifest_path("filter", name), "filter")["steps"]:
-            step = steps.setdefault(tally["step"], {"documents": 0, "rewritten": 0, "removed": 0, "counts": Counter()})
-            step["documents"] += tally["documents"]
-            step["rewritten"] += tally["rewritten"]
-            step["removed"] += sum(tally["removed"].values())
-            step["counts"].update(tally["counts"])
-    return [{"step": step, **sums, "counts": dict(sorted(sums["counts"].items()))} for step, sums in steps.items()]
+    by_step: dict[str, list[StepTally]] = {}
+    for name in release.sources():
+        for tally in release.manifest(Filtered, name).steps:
+            by_step.setdefault(tally.step, []).append(tally)
+    return [
+        StepTally(
+            step=step,
+            documents=sum(tally.documents for tally in tallies),
+            rewritten=sum(tally.rewritten for tally in tallies),
+            removed=_sums(tally.removed for tally in tallies),
+            counts=_sums(tally.counts for tally in tallies),
+        )
+        for step, tallies in by_step.items()
+    ]
 
 
-def _removed(root: Path, sources: list[str]) -> dict[str, dict[str, int]]:
+def _removed(release: Release) -> dict[str, Counts]:
     """Documents removed by stage and reason."""
-    removed: dict[str, dict[str, int]] = {}
-    for stage, of in [(stage, name) for stage in ("extract", "filter") for name in sources] + [("dedup", None)]:
-        reasons = removed.setdefault(stage, {})
-        for reason, number in read_manifest(root / manifest_path(stage, of), stage)["removed"].items():
-            reasons[reason] = reasons.get(reason, 0) + number
-    return removed
+    sources = release.sources()
+    return {
+        "extract": _sums(release.manifest(Extracted, name).removed for name in sources),
+        "filter": _sums(release.manifest(Filtered, name).removed for name in sources),
+        "dedup": _sums([release.manifest(Deduplicated).removed]),
+    }
+
+
+def _sums(tallies: Iterable[Counts]) -> Counts:
+    """Counts added up by name, sorted."""
+    total: Counter[str] = Counter()
+    for tally in tallies:
+        total.update(tally)
+    return dict(sorted(total.items()))

@@ -1,59 +1,54 @@
 """The gate: nothing is published before each checkpoint was found to be the one that was trained.
 
-Public suites have carried final weights under early names, repeated shards and missing steps (pythia#205,
-#206, OLMo#915). So for every model: the steps are those of the recipe's schedule, the log holds every step and
-every digest that is due, the tensors give the digests of the record, the record tells what the log tells of its
-step, no weights stand at two steps, each record names the state of the one before it as parent, and the manifest
-and the config say the same.
+Public suites have carried final weights under early names, repeated shards and missing steps (pythia#205, #206,
+OLMo#915). So for every model, the steps are those of the recipe's schedule, the log holds every step and every digest
+that is due, the tensors give the digests of the record, the record says what the log says of its step, no weights occur
+at two steps, each record names the state of the one before it as parent, and the manifest and the config say the same.
 """
 
 from collections.abc import Container
 from pathlib import Path
-from typing import Any
 
-from pipeline.base.errors import Differs, EverystepError, well_shaped
-from pipeline.base.files import plain_lines, read_small, safe_join
+from pipeline.base.errors import Differs
 from pipeline.base.paths import RECIPES, RUNS
 from pipeline.base.yaml import load_yaml
 from pipeline.formats import checkpoints as ck
-from pipeline.formats.bounds import MAX_STEPS, whole
-from pipeline.formats.canonical import Json, parse
-from pipeline.formats.stages import manifest_path
-
-LOG = "log.jsonl"
-LOG_KEYS = {"step", "tokens", "loss", "gradient_norm", "learning_rate", "weights_digest"}
+from pipeline.formats import log
+from pipeline.formats.manifests import Trained
+from pipeline.release.release import Release, State
 
 
-def check_model(root: Path, manifest: dict[str, Json], follow_links: bool = False) -> list[ck.Record]:
+def check_model(release: Release, name: str) -> list[ck.Record]:
     """The records of a model whose every checkpoint passed; else `Differs`, naming the first that did not."""
-    name, parameters = manifest["of"], manifest["parameters"]
-    folder = root / RUNS / name
-    recipe = root / RECIPES / f"{name}.yaml"
-    _require(load_yaml(recipe) == parameters, f"{recipe}: is not the recipe in the manifest")
-    with well_shaped(manifest_path("train", name)):
-        num_steps = whole(parameters, "schedule", "steps", least=1, most=MAX_STEPS)
-        digest_every = whole(parameters, "digest_every", least=1, most=MAX_STEPS)
-    expected = ck.schedule(parameters["checkpoints"], num_steps)
-    log = _read_log(folder / LOG, num_steps, digest_every, {*expected})
-    steps = [entry["step"] for entry in manifest["checkpoints"]]
+    manifest = release.model(name)
+    parameters, folder = manifest.parameters, release.folder / RUNS / name
+    recipe = release.file(RECIPES / f"{name}.yaml")
+    _require(load_yaml(recipe) == parameters.to_json(), f"{recipe}: is not the recipe in the manifest")
+    expected = ck.schedule(parameters.checkpoints, parameters.schedule.steps)
+    entries = _read_log(release.file(RUNS / name / log.JSONL), manifest, {*expected})
+    steps = [entry.step for entry in manifest.checkpoints]
     _require(steps == expected, f"{folder}: checkpoints are missing or extra; expected {expected}, got {steps}")
     records: list[ck.Record] = []
-    for entry in manifest["checkpoints"]:
-        checkpoint = safe_join(root, f"{(RUNS / name).as_posix()}/{entry['revision']}", follow_links)
-        record = ck.read_record(checkpoint)
-        ck.check_tensors(checkpoint, record, ck.WEIGHTS)
-        ck.check_tensors(checkpoint, record, ck.OPTIMIZER)
-        config = checkpoint / ck.CONFIG
-        _require(parse(read_small(config), config) == manifest["model"], f"{config}: is not the model of the manifest")
-        _require(entry.items() <= record.to_json().items(), f"{checkpoint}: its record and the manifest disagree")
-        _require(record.model == name, f"{checkpoint}: is a checkpoint of {record.model}")
-        _check_record(checkpoint, record, log.get(record.step), records)
-        records.append(record)
+    for state in release.states(name).values():
+        _check_files(state, manifest)
+        _check_record(state, entries.get(state.entry.step), records)
+        records.append(state.record)
     return records
 
 
-def _check_record(where: Path, record: ck.Record, logged: dict[str, Json] | None, before: list[ck.Record]) -> None:
+def _check_files(state: State, manifest: Trained) -> None:
+    """The tensors are those of the record, the description is that of the manifest."""
+    for name in (ck.WEIGHTS, ck.OPTIMIZER):
+        file = state.file(name)
+        promised, given = ck.promised_digest(state.record, name), state.release.files[f"{state.folder}/{name}"].digest
+        _require(promised == given, f"{file}: the record promises {promised}, the tensors give {given}")
+    config = state.release.folder / state.folder / ck.CONFIG
+    _require(state.config == manifest.model, f"{config}: is not the model of the manifest")
+
+
+def _check_record(state: State, logged: log.Entry | None, before: list[ck.Record]) -> None:
     """One record against itself, the log and the records before it."""
+    where, record = state.release.folder / state.folder, state.record
     _require(
         record.state_digest == ck.state_digest(record.weights_digest, record.optimizer_digest, record.step),
         f"{where}: its state digest does not follow from its parts",
@@ -69,27 +64,23 @@ def _check_record(where: Path, record: ck.Record, logged: dict[str, Json] | None
     if logged is None:  # step 0 is no update, so it has no line
         return
     for key in ("tokens", "loss", "learning_rate"):
-        ours, theirs = record.to_json()[key], logged[key]
+        ours, theirs = getattr(record, key), getattr(logged, key)
         _require(ours == theirs, f"{where}: its record says {key} {ours}, the log at step {record.step} {theirs}")
     _require(
-        logged["weights_digest"] in (None, record.weights_digest),
+        logged.weights_digest in (None, record.weights_digest),
         f"{where}: its weights are not those that the log has at step {record.step}",
     )
 
 
-def _read_log(path: Path, steps: int, digest_every: int, wanted: Container[int]) -> dict[int, dict[str, Any]]:
+def _read_log(path: Path, manifest: Trained, wanted: Container[int]) -> dict[int, log.Entry]:
     """The lines of a log at the `wanted` steps. Every step has one, and a digest where the recipe asks for one."""
-    if not path.is_file():
-        raise Differs(f"{path}: missing")
-    entries = {}
+    steps, digest_every = manifest.parameters.schedule.steps, manifest.parameters.digest_every
+    entries: dict[int, log.Entry] = {}
     number = 0
-    for number, line in enumerate(plain_lines(path), 1):
-        entry = parse(line, f"{path}:{number}")
-        if not isinstance(entry, dict) or entry.keys() != LOG_KEYS:
-            raise EverystepError(f"{path}:{number}: not a log line")
+    for number, entry in enumerate(log.read(path), 1):
         due = number % digest_every == 0
-        _require(entry["step"] == number, f"{path}:{number}: is about step {entry['step']}")
-        _require((entry["weights_digest"] is not None) == due, f"{path}:{number}: a digest is missing, or not due")
+        _require(entry.step == number, f"{path}:{number}: is about step {entry.step}")
+        _require((entry.weights_digest is not None) == due, f"{path}:{number}: a digest is missing, or not due")
         _require(number <= steps, f"{path}: holds more than the {steps} steps of the recipe")
         if number in wanted:
             entries[number] = entry

@@ -1,71 +1,54 @@
-"""A project seen as a release: its trained models, promised by its own manifests instead of a root manifest.
+"""A project as a release: its own manifests promise what a root manifest would.
 
-So a builder looks at what was trained before anything is released, through the same checks, and so does an auditor of
-a training on rows that others published, which has no release. Listed are the recipe, the log and the files behind
-the checkpoints of every trained model, the tokenizer and the rows; what there is none of is not listed.
+So a builder looks at what was built before anything is released, through the same checks, and so does an auditor of a
+training on rows that others published, which has no release. What has not been built is not promised.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.base.errors import Differs, EverystepError, well_shaped
-from pipeline.base.files import safe_join, sha256_file
-from pipeline.base.paths import MANIFESTS, RECIPES, RUNS, TOKENIZER, TOKENS
+from pipeline.base.errors import Differs, EverystepError
+from pipeline.base.files import list_files, safe_join, sha256_file
+from pipeline.base.paths import MANIFESTS, RECIPES, RUNS
 from pipeline.formats import checkpoints as ck
-from pipeline.formats.canonical import Json
-from pipeline.formats.manifests import read_manifest, shards_of
-from pipeline.formats.release import ROOT, kind_of, read_root
+from pipeline.formats.manifests import Checkpoint, Trained, read_any_manifest
+from pipeline.formats.release import ListedFile, kind_of
 from pipeline.formats.stages import manifest_path
 
 
-def root_of(folder: Path, follow_links: bool = False) -> dict[str, Json]:
-    """The root manifest of a release, or what one would promise of a project's trained models."""
-    if (folder / ROOT).exists():
-        return read_root(folder, follow_links)
-    models = sorted(path.stem for path in (folder / MANIFESTS / "models").glob("*.json"))
-    trained = [model for model in models if (folder / RUNS / model).is_dir()]
-    if not trained:
-        raise EverystepError(f"{folder}: neither a release nor a project that has trained a model (`dvc repro`)")
-    promised = dict([*_tokenizer(folder), *_rows(folder)])
-    for model in trained:
-        promised |= _model(folder, model)
-    files = {path: {"digest": digest, "kind": kind_of(path)} for path, digest in promised.items()}
-    return {"name": folder.resolve().name, "version": None, "files": files}
+def promised_by(project: Path) -> dict[str, ListedFile]:
+    """Every file that the manifests of a project promise, with the manifests themselves."""
+    manifests = [MANIFESTS / path for path in list_files(project / MANIFESTS) if path.endswith(".json")]
+    if not manifests:
+        raise EverystepError(f"{project}: neither a release nor a project that has built anything (`dvc repro`)")
+    promised: dict[str, str] = {}
+    for path in manifests:
+        if path == manifest_path("release"):
+            continue
+        promised[path.as_posix()] = sha256_file(project / path)
+        manifest = read_any_manifest(project / path)
+        if manifest.path != path:
+            raise EverystepError(f"{project / path}: is the manifest of {manifest.stage} of {manifest.of}")
+        promised |= manifest.promises(everything=True)
+        if isinstance(manifest, Trained):
+            promised |= dict(_training(project, manifest))
+    return {path: ListedFile(kind=kind_of(path), digest=digest) for path, digest in promised.items()}
 
 
-def _tokenizer(folder: Path) -> Iterator[tuple[str, str]]:
-    path = folder / manifest_path("tokenizer")
-    if path.is_file():
-        with well_shaped(path):
-            for file in read_manifest(path, "tokenizer")["files"]:
-                yield (TOKENIZER.parent / file["path"]).as_posix(), file["sha256"]
-
-
-def _rows(folder: Path) -> Iterator[tuple[str, str]]:
-    """Our own rows; those of others are promised by the manifests of the models that read them."""
-    path = manifest_path("tokenize")
-    if (folder / path).is_file():
-        yield path.as_posix(), sha256_file(folder / path)
-        for shard in shards_of(read_manifest(folder / path, "tokenize"), "train"):
-            yield (TOKENS / shard.path).as_posix(), shard.sha256
-
-
-def _model(folder: Path, model: str) -> Iterator[tuple[str, str]]:
-    """Weights by the digest in the manifest; a record by its own, once it tells what the manifest tells."""
-    path = manifest_path("train", model)
-    yield path.as_posix(), sha256_file(folder / path)
-    with well_shaped(folder / path):
-        manifest = read_manifest(folder / path, "train")
-        recipe = (RECIPES / f"{model}.yaml").as_posix()
-        yield recipe, manifest["inputs"][recipe]
-        yield from (((RUNS / model / shard.path).as_posix(), shard.sha256) for shard in shards_of(manifest, "log"))
-        for entry in manifest["checkpoints"]:
-            state = RUNS / model / ck.revision(entry["step"], entry["tokens"])
-            record = ck.read_record(safe_join(folder, state.as_posix())).to_json()
-            if {key: record[key] for key in entry} != entry:
-                raise Differs(f"{folder / state}: not the checkpoint that {path} promises; run `dvc repro`")
-            yield (state / ck.WEIGHTS).as_posix(), entry["weights_digest"]
-            yield (state / ck.OPTIMIZER).as_posix(), record["optimizer_digest"]
-            yield from (
-                ((state / name).as_posix(), sha256_file(folder / state / name)) for name in (ck.RECORD, ck.CONFIG)
-            )
+def _training(project: Path, manifest: Trained) -> Iterator[tuple[str, str]]:
+    """The recipe, and the files of the checkpoints that are there; a record has to say what the manifest says."""
+    recipe = (RECIPES / f"{manifest.of}.yaml").as_posix()
+    if recipe in manifest.inputs:
+        yield recipe, manifest.inputs[recipe]
+    for entry in manifest.checkpoints:
+        state = RUNS / manifest.of / entry.revision
+        folder = safe_join(project, state.as_posix())
+        if not folder.is_dir():
+            continue
+        record = ck.read_record(folder)
+        if record.model != manifest.of or Checkpoint.of_record(record) != entry:
+            raise Differs(f"{folder}: not the checkpoint that {manifest.path} promises; run `dvc repro`")
+        yield (state / ck.WEIGHTS).as_posix(), record.weights_digest
+        yield (state / ck.OPTIMIZER).as_posix(), record.optimizer_digest
+        for name in (ck.RECORD, ck.CONFIG):
+            yield (state / name).as_posix(), sha256_file(folder / name)

@@ -19,7 +19,8 @@ from pipeline.base.paths import EVALUATION_NGRAMS, EVALUATION_SETS
 from pipeline.blocks.contamination import ngram_hashes
 from pipeline.blocks.shingles import Hashes
 from pipeline.formats.canonical import parse
-from pipeline.formats.manifests import take_basis, write_manifest
+from pipeline.formats.current import take_basis, write_manifest
+from pipeline.formats.manifests import EvaluationNgrams, EvaluationSets
 from pipeline.formats.ngrams import write_ngrams
 from pipeline.formats.stages import manifest_path
 from pipeline.sources import archives
@@ -35,7 +36,7 @@ def evaluation_ngrams() -> None:
     """Hash the n-grams of all declared sets."""
     params = load_section(EvaluationParams, "evaluation_sets")
     basis = take_basis([manifest_path("evaluation_sets")], ["evaluation_sets.words", "evaluation_sets.sets"])
-    check_fetched("evaluation_sets", None, EVALUATION_SETS)
+    check_fetched(EvaluationSets, None, EVALUATION_SETS)
     folder = fresh_folder(EVALUATION_NGRAMS)
     found: list[Hashes] = []
     owners: list[tuple[str, str]] = []
@@ -53,7 +54,7 @@ def evaluation_ngrams() -> None:
     owner_of = np.repeat(np.arange(len(owners)), [len(grams) for grams in found])[first]
     table = write_ngrams(folder, hashes, [owners[i] for i in owner_of.tolist()])
     write_manifest(
-        "evaluation_ngrams",
+        EvaluationNgrams,
         None,
         basis,
         parameters={

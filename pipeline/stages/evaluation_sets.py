@@ -13,7 +13,8 @@ from pipeline.base.files import fresh_folder
 from pipeline.base.params import Positive, load_section
 from pipeline.base.paths import EVALUATION_SETS, WORK
 from pipeline.base.yaml import Section
-from pipeline.formats.manifests import take_basis, write_manifest
+from pipeline.formats.current import take_basis, write_manifest
+from pipeline.formats.manifests import EvaluationSets
 from pipeline.sources.declaration import Artefact, Text
 from pipeline.sources.fetch import fetch
 
@@ -46,7 +47,7 @@ def evaluation_sets() -> None:
     with progress("evaluation_sets", None, "bytes") as advance:
         files = fetch("evaluation_sets", params.artefact, folder, partial, total_of(advance))
     write_manifest(
-        "evaluation_sets",
+        EvaluationSets,
         None,
         basis,
         parameters=params.artefact.model_dump(),

@@ -25,6 +25,7 @@ from pipeline.base.errors import EverystepError
 from pipeline.base.files import fresh_folder
 from pipeline.base.paths import DOCUMENTS, RAW, REMOVALS_FILE, WORK
 from pipeline.executor.ordered_map import ordered_map
+from pipeline.formats.current import take_basis, write_manifest
 from pipeline.formats.documents import (
     DOCUMENTS_PER_SHARD,
     Document,
@@ -35,7 +36,7 @@ from pipeline.formats.documents import (
     text_sha256,
 )
 from pipeline.formats.lines import LineFile, Shard, write_lines
-from pipeline.formats.manifests import take_basis, write_manifest
+from pipeline.formats.manifests import Extracted, Fetched
 from pipeline.formats.stages import manifest_path
 from pipeline.formats.tables import REMOVALS, removal, stored_batches, table_writer
 from pipeline.sources.declaration import Source, load_source
@@ -68,7 +69,7 @@ def extract(name: str) -> None:
     """Extract the source `name`."""
     source = load_source(name)
     basis = take_basis([manifest_path("fetch", name)], [f"sources.{name}"])
-    check_fetched("fetch", name, RAW / name)
+    check_fetched(Fetched, name, RAW / name)
     folder = fresh_folder(DOCUMENTS / name)
     fresh_folder(SCRATCH / name)
     parts = list(enumerate(READERS[source.reader].parts(RAW / name, source)))
@@ -89,7 +90,7 @@ def extract(name: str) -> None:
             f"its columns fit the data? {folder / REMOVALS_FILE} says what is wrong with each record"
         )
     write_manifest(
-        "extract",
+        Extracted,
         name,
         basis,
         parameters={"reader": source.reader},

@@ -8,7 +8,8 @@ from pipeline.base.console import progress, run_command, total_of
 from pipeline.base.files import fresh_folder
 from pipeline.base.params import load_params, source_names
 from pipeline.base.paths import PARAMS, RAW, WORK
-from pipeline.formats.manifests import take_basis, write_manifest
+from pipeline.formats.current import take_basis, write_manifest
+from pipeline.formats.manifests import Fetched
 from pipeline.release.words import check_words
 from pipeline.sources.declaration import load_source
 from pipeline.sources.fetch import fetch as fetch_source
@@ -25,7 +26,7 @@ def fetch(name: str) -> None:
     with progress(f"fetch {name}", None, "bytes") as advance:
         files = fetch_source(name, source, folder, partial, total_of(advance))
     write_manifest(
-        "fetch",
+        Fetched,
         name,
         basis,
         parameters=source.model_dump(),

@@ -44,9 +44,10 @@ from pipeline.blocks.contamination import EvaluationIndex
 from pipeline.blocks.steps import Steps, make_blocks
 from pipeline.executor.ordered_map import ordered_map
 from pipeline.formats.canonical import Json
+from pipeline.formats.current import read_current, take_basis, write_manifest
 from pipeline.formats.documents import Document, decode_document, encode_document, id_hash
 from pipeline.formats.lines import Shard, promised_lines, write_lines
-from pipeline.formats.manifests import read_current, shards_of, take_basis, write_manifest
+from pipeline.formats.manifests import EvaluationNgrams, Extracted, Filtered
 from pipeline.formats.ngrams import read_ngrams
 from pipeline.formats.stages import manifest_path
 from pipeline.formats.tables import REMOVALS, REPLACED, check_table, removal, replacement, table_writer
@@ -136,14 +137,14 @@ def filter(name: str) -> None:
     if "contamination" in rules.steps:
         upstream.append(manifest_path("evaluation_ngrams"))
     basis = take_basis(upstream, [f"sources.{name}", "filter"])
-    extracted = shards_of(read_current("extract", name), "documents")
+    extracted = read_current(Extracted, name).shards("documents")
     documents = sum(shard.lines for shard in extracted)
     job = Job(name, source.languages, params.licenses, rules)
     if "contamination" in rules.steps:
-        hashed = read_current("evaluation_ngrams")
-        (table,) = shards_of(hashed, "ngrams")
+        hashed = read_current(EvaluationNgrams)
+        table = hashed.shard("ngrams")
         check_table(EVALUATION_NGRAMS, table)
-        job = job._replace(ngrams=(hashed["parameters"]["words"], table.sha256))
+        job = job._replace(ngrams=(hashed.parameters.words, table.sha256))
     job = job._replace(limit=_cap_limit(job, extracted, source.cap_bytes))
     with progress(f"filter {name}", documents, "documents") as advance:
         tallies = [Tally() for _ in rules.steps]
@@ -159,7 +160,7 @@ def filter(name: str) -> None:
     kept = sum(result.shard.lines for result in judged)
     stop_if_nothing_stays(name, removals, kept, folder)
     write_manifest(
-        "filter",
+        Filtered,
         name,
         basis,
         parameters={

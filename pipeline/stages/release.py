@@ -29,14 +29,16 @@ from pipeline.base.paths import (
 )
 from pipeline.base.yaml import load_yaml
 from pipeline.formats.canonical import Json, pretty
-from pipeline.formats.manifests import read_all_current, take_basis, write_manifest
+from pipeline.formats.checkpoints import Record
+from pipeline.formats.current import read_all_current, take_basis, write_manifest
+from pipeline.formats.manifests import KINDS, Coverage, Evaluated, Released, Tokens, Trained, path_of
 from pipeline.formats.release import (
-    CARD,
     FORMAT,
-    NOTICE,
     REVISIONS,
     ROOT,
     SUMS,
+    ListedFile,
+    Root,
     content_digest,
     is_listed,
     kind_of,
@@ -44,11 +46,11 @@ from pipeline.formats.release import (
 )
 from pipeline.formats.stages import manifest_path, stages_per
 from pipeline.formats.suite import require_one_suite
-from pipeline.release.card import write_card, write_notice
-from pipeline.release.coverage import write_coverage
+from pipeline.release.coverage import count
 from pipeline.release.facts import gather
 from pipeline.release.gate import check_model
-from pipeline.release.plot import draw_losses
+from pipeline.release.papers import PAPERS
+from pipeline.release.release import Release
 from pipeline.release.words import ReleaseParams, check_words
 
 LOCK = Path("dvc.lock")
@@ -66,15 +68,16 @@ def release() -> None:
     params = check_words(load_params(), sources, str(PARAMS)).release
     manifests = _manifests(sources, models)
     basis = take_basis(manifests, SECTIONS)
-    trained = read_all_current("train", models)
-    require_one_suite({name: manifest["parameters"] for name, manifest in trained.items()})
-    read_all_current("evaluate", models)
     for stage in PER_SOURCE:
-        read_all_current(stage, sources)
+        read_all_current(KINDS[stage], sources)
+    trained = read_all_current(Trained, models)
+    read_all_current(Evaluated, models)
+    require_one_suite({name: manifest.parameters.to_json() for name, manifest in trained.items()})
+    project = Release.open(Path())
     with progress("release: gate", len(models), "models") as advance:
-        records = {}
+        records: list[Record] = []
         for name in models:
-            records[name] = check_model(Path(), trained[name])
+            records += check_model(project, name)
             advance(1)
     folder = fresh_folder(RELEASE)
     for path in [*COPIED, *manifests, *_data_files(sources), *_model_files(models)]:
@@ -85,15 +88,18 @@ def release() -> None:
     write_bytes(folder / PARAMS, pretty(params_tree))
     lock = pretty(lock_before_release(sources, models, load_yaml(LOCK)))
     write_bytes(folder / LOCK, lock)
-    write_coverage(folder, models)
-    facts = gather(folder, sources, models)
-    write_bytes(folder / CARD, write_card(facts).encode())
-    write_bytes(folder / NOTICE, write_notice(facts).encode())
-    draw_losses(folder / "loss.svg", facts["models"])
-    write_bytes(folder / REVISIONS, b"".join(revision_line(record) for model in models for record in records[model]))
+    read = count(project)
+    inputs = [path_of(Tokens), *(path_of(Trained, name) for name in models)]
+    counted = take_basis(inputs, root=folder)
+    write_manifest(Coverage, None, counted, parameters={}, outputs={}, root=folder, **read.to_json())
+    facts = gather(project, read)
+    for name, render in PAPERS.items():
+        write_bytes(folder / name, render(facts))
+    write_bytes(folder / REVISIONS, b"".join(map(revision_line, records)))
     _write_root(folder, params)
+    told = facts.to_json()
     write_manifest(
-        "release",
+        Released,
         None,
         basis,
         parameters=params.model_dump(),
@@ -101,9 +107,7 @@ def release() -> None:
         root_sha256=sha256_file(folder / ROOT),
         lock_sha256=hashlib.sha256(lock).hexdigest(),
         files=len(list_files(folder)),
-        rows=facts["rows"],
-        models=facts["models"],
-        licenses=facts["licenses"],
+        **{key: told[key] for key in ("rows", "models", "licenses")},
     )
 
 
@@ -158,15 +162,14 @@ def lock_before_release(sources: list[str], models: list[str], lock: dict[str, J
 def _write_root(folder: Path, params: ReleaseParams) -> None:
     """`release.json` by content, then `SHA256SUMS` over the bytes as stored, the root manifest included."""
     listed = [path for path in list_files(folder) if is_listed(path)]
-    files: dict[str, Json] = {}
+    files: dict[str, ListedFile] = {}
     with progress("release: digests", len(listed), "files") as advance:
         for path in listed:
             kind = kind_of(path)
-            files[path] = {"digest": content_digest(folder / path, kind), "kind": kind}
+            files[path] = ListedFile(kind=kind, digest=content_digest(folder / path, kind))
             advance(1)
-
-    tree = {"format": FORMAT, "name": params.name, "version": params.version, "files": files}
-    write_bytes(folder / ROOT, pretty(tree))
+    root = Root(format=FORMAT, name=params.name, version=params.version, files=files)
+    write_bytes(folder / ROOT, pretty(root.to_json()))
     sums = [f"{sha256_file(folder / path)}  {path}\n" for path in list_files(folder)]
     write_bytes(folder / SUMS, "".join(sums).encode())
 

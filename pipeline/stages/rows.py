@@ -9,7 +9,8 @@ from pipeline.base.console import progress, run_command
 from pipeline.base.files import fresh_folder
 from pipeline.base.params import load_params, load_section
 from pipeline.base.paths import PARAMS, PUBLISHED_ROWS, WORK
-from pipeline.formats.manifests import take_basis, write_manifest
+from pipeline.formats.current import take_basis, write_manifest
+from pipeline.formats.manifests import PublishedRows
 from pipeline.release.words import check_words_on_rows
 from pipeline.sources.declaration import TokenizedSource
 from pipeline.sources.huggingface import fetch_files
@@ -25,7 +26,7 @@ def rows() -> None:
     folder = fresh_folder(PUBLISHED_ROWS)
     with progress("rows", source.files, "files") as advance:
         files = fetch_files(source, folder, partial, lambda path: advance(1, path))
-    write_manifest("rows", None, basis, parameters=source.model_dump(), outputs={}, files=files)
+    write_manifest(PublishedRows, None, basis, parameters=source.model_dump(), outputs={}, files=files)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,10 @@ from pipeline.base.files import fresh_folder, sha256_file, write_bytes
 from pipeline.base.params import Positive, load_section
 from pipeline.base.paths import DEDUPLICATED, TOKENIZER
 from pipeline.base.yaml import Section
+from pipeline.formats.current import read_current, take_basis, write_manifest
 from pipeline.formats.documents import read_documents
 from pipeline.formats.lines import check_shard
-from pipeline.formats.manifests import read_current, shards_of, take_basis, write_manifest
+from pipeline.formats.manifests import Deduplicated, TokenizerTrained
 from pipeline.formats.stages import manifest_path
 from pipeline.formats.vocabulary import END_OF_TEXT, FILL_MIDDLE, FILL_PREFIX, FILL_SUFFIX, token_bytes
 from pipeline.stages.tokenize.params import TokenizeParams
@@ -51,12 +52,12 @@ def tokenizer() -> None:
         show_progress=False,
     )
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    manifest = read_current("dedup")
-    with progress("tokenizer: sample", min(params.sample_bytes, manifest["bytes"]), "bytes") as advance:
+    manifest = read_current(Deduplicated)
+    with progress("tokenizer: sample", min(params.sample_bytes, manifest.bytes), "bytes") as advance:
 
         def sample() -> Iterator[str]:
             taken = 0
-            for shard in shards_of(manifest, "train"):
+            for shard in manifest.shards("train"):
                 check_shard(DEDUPLICATED, shard)  # before its texts are used: the sample may end inside it
                 for document in read_documents(DEDUPLICATED / shard.path):
                     size = len(document.text.encode())
@@ -69,7 +70,7 @@ def tokenizer() -> None:
         trained.train_from_iterator(sample(), trainer)
     write_bytes(TOKENIZER, trained.to_str(pretty=True).encode() + b"\n")
     write_manifest(
-        "tokenizer",
+        TokenizerTrained,
         None,
         basis,
         parameters=params.model_dump(),

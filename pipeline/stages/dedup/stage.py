@@ -52,9 +52,10 @@ from pipeline.blocks.duplicates import (
 )
 from pipeline.blocks.shingles import Hashes
 from pipeline.executor.ordered_map import ordered_map
+from pipeline.formats.current import read_all_current, take_basis, write_manifest
 from pipeline.formats.documents import shard_name
 from pipeline.formats.lines import Shard, write_lines
-from pipeline.formats.manifests import read_all_current, shards_of, take_basis, write_manifest
+from pipeline.formats.manifests import Deduplicated, Filtered
 from pipeline.formats.stages import manifest_path
 from pipeline.formats.tables import REMOVALS, write_batches
 from pipeline.sources.declaration import load_source
@@ -128,7 +129,7 @@ def dedup() -> None:
     removed = {"exact_duplicate": num_exact, "near_duplicate": len(duplicates.exact) - num_exact}
     partly: dict[str, Any] = {"compared_in_part": in_part} if in_part else {}
     write_manifest(
-        "dedup",
+        Deduplicated,
         None,
         basis,
         parameters=params.model_dump(),
@@ -146,8 +147,8 @@ def dedup() -> None:
 def _parts(names: list[str]) -> list[Part]:
     """The shards that hold any document."""
     parts: list[Part] = []
-    for name, manifest in read_all_current("filter", names).items():
-        for shard in shards_of(manifest, "documents"):
+    for name, manifest in read_all_current(Filtered, names).items():
+        for shard in manifest.shards("documents"):
             first = parts[-1].stop if parts else 0
             if shard.lines:
                 parts.append(Part(name, shard, first))

@@ -34,8 +34,9 @@ from pipeline.base.paths import DEDUPLICATED, SPLITS, TOKENIZER, TOKENS, WORK
 from pipeline.blocks.fill_in_the_middle import Filling
 from pipeline.blocks.mixture import ONE
 from pipeline.executor.ordered_map import ordered_map
+from pipeline.formats.current import read_current, take_basis, write_manifest
 from pipeline.formats.lines import Shard
-from pipeline.formats.manifests import check_file, read_current, shards_of, take_basis, write_manifest
+from pipeline.formats.manifests import Deduplicated, TokenizerTrained, Tokens
 from pipeline.formats.rows import ROWS_PER_SHARD, row_shard, rows_at_once, write_order, write_row_shard
 from pipeline.formats.stages import manifest_path
 from pipeline.formats.tables import DOCUMENT_INDEX, write_batches
@@ -70,9 +71,9 @@ def tokenize() -> None:
     folder = fresh_folder(TOKENS)
     fresh_folder(SCRATCH)
     width = params.context + 1
-    tokenizer = read_current("tokenizer")
-    check_file(tokenizer, TOKENIZER)
-    vocabulary = tokenizer["vocabulary"]
+    tokenizer = read_current(TokenizerTrained)
+    tokenizer.check_file(TOKENIZER)
+    vocabulary = tokenizer.vocabulary
     filling = _filling(params)
     fillings = {"train": filling, "validation": None}
     encoded = {split: _encode(split, vocabulary, fillings[split]) for split in SPLITS}
@@ -88,7 +89,7 @@ def tokenize() -> None:
     outputs |= {split: packed[split].rows for split in SPLITS}
     outputs |= {f"{split}_index": [packed[split].documents] for split in SPLITS}
     write_manifest(
-        "tokenize",
+        Tokens,
         None,
         basis,
         parameters=params.model_dump(exclude_none=True) | {"mixture": mixture.model_dump()},
@@ -112,7 +113,7 @@ def _filling(params: TokenizeParams) -> Filling | None:
 def _encode(split: str, vocabulary: int, filling: Filling | None) -> list[Part]:
     """Encode the shards of a split side by side."""
     scratch = fresh_folder(SCRATCH / split)
-    shards = shards_of(read_current("dedup"), split)
+    shards = read_current(Deduplicated).shards(split)
     parts = [
         Part(DEDUPLICATED, shard, scratch / f"{number:06d}", id_type(vocabulary)) for number, shard in enumerate(shards)
     ]
@@ -124,7 +125,7 @@ def _encode(split: str, vocabulary: int, filling: Filling | None) -> list[Part]:
 
 def _mix(parts: list[Part], passes: dict[str, int], folder: Path) -> tuple[list[Part], list[Shard]]:
     """Draw and shuffle the training documents, by the seed that shuffled them before."""
-    seed = read_current("dedup")["parameters"]["seed"]
+    seed = read_current(Deduplicated).parameters.seed
     mixed, left_out = mix(parts, passes, seed, SCRATCH, folder)
     return mixed, [left_out]
 

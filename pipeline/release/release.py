@@ -1,0 +1,207 @@
+"""A release, or a project that has built something, opened for reading.
+
+Every file that it hands out was compared with what the release promises, once. What is above it asks for a verified
+local path or for a manifest, never for a place in a folder, so that a release may come from anywhere.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.base.errors import Differs, EverystepError
+from pipeline.base.files import read_small, safe_join
+from pipeline.base.paths import PARAMS, RUNS
+from pipeline.base.suggest import did_you_mean
+from pipeline.base.yaml import load_yaml
+from pipeline.formats import checkpoints as ck
+from pipeline.formats.canonical import Json, parse
+from pipeline.formats.manifests import Checkpoint, Fetched, M, Trained, parse_manifest, path_of
+from pipeline.formats.model import ModelSpec
+from pipeline.formats.release import ROOT, ListedFile, content_digest, parse_root, release_root
+from pipeline.release.code import refuse_foreign_code
+from pipeline.release.project import promised_by
+
+LISTED = 20
+"""Steps that an error lists at most."""
+Weights = dict[str, NDArray[np.float32]]
+
+
+class Release:
+    """A release, or a project that has built something, opened for reading."""
+
+    def __init__(
+        self, folder: Path, name: str, version: str | None, files: Mapping[str, ListedFile], follow_links: bool = False
+    ) -> None:
+        self.folder = folder
+        """Where it is; `file` is the way to what it holds."""
+        self.name = name
+        self.version = version
+        """Null for a project."""
+        self.files = files
+        """Every file that is promised, by its path."""
+        self.follow_links = follow_links
+        self._verified: set[str] = set()
+        self._manifests: dict[Path, Any] = {}
+
+    @classmethod
+    def open(cls, address: str | Path, follow_links: bool = False) -> Self:
+        """The release in the folder `address`; else the project there, as its own manifests promise it."""
+        folder = Path(address)
+        if (folder / ROOT).exists() or (folder / ROOT).is_symlink():
+            root = parse_root(release_root(folder, follow_links), folder / ROOT)
+            return cls(folder, root.name, root.version, root.files, follow_links)
+        return cls(folder, folder.resolve().name, None, promised_by(folder), follow_links)
+
+    def trust(self, paths: set[str]) -> None:
+        """Take these files as verified: `verify` has just compared them."""
+        self._verified |= paths
+
+    def file(self, path: str | Path) -> Path:
+        """The local path of one file, after its content was found to be what is promised.
+
+        Code is refused unless it is that of this installation, and a link unless links are followed.
+        """
+        name = _name(path)
+        file = self._place(name)
+        if name not in self._verified:
+            promised = self.files[name]
+            if content_digest(file, promised.kind) != promised.digest:
+                raise self._differs(file)
+            refuse_foreign_code(name, promised.digest)
+            self._verified.add(name)
+        return file
+
+    def read(self, path: str | Path) -> bytes:
+        """The bytes of a small file; what is returned is what was compared."""
+        name = _name(path)
+        file = self._place(name)
+        content = read_small(file)
+        if hashlib.sha256(content).hexdigest() != self.files[name].digest:
+            raise self._differs(file)
+        return content
+
+    def manifest(self, kind: type[M], of: str | None = None) -> M:
+        """The manifest of this kind, of a source or model where there is one for each."""
+        path = path_of(kind, of)
+        if path not in self._manifests:
+            self._manifests[path] = parse_manifest(kind, self.read(path), self.folder / path)
+        manifest: M = self._manifests[path]
+        if manifest.path != path:
+            raise Differs(f"{self.folder / path}: is the manifest of {manifest.of}")
+        return manifest
+
+    def names(self, kind: type[M]) -> list[str]:
+        """The sources or models that have a manifest of this kind, sorted."""
+        folder = f"{path_of(kind, 'any').parent.as_posix()}/"
+        return sorted(PurePosixPath(path).stem for path in self.files if path.startswith(folder))
+
+    def sources(self) -> list[str]:
+        """Its sources, sorted."""
+        return self.names(Fetched)
+
+    def models(self) -> list[str]:
+        """Its trained models, sorted."""
+        return self.names(Trained)
+
+    def model(self, name: str) -> Trained:
+        """The manifest of a model; for an unknown name, the error lists those there are."""
+        names = self.models()
+        if not names:
+            raise EverystepError(
+                f"{self.folder}: neither a release nor a project that has trained a model (`dvc repro`)"
+            )
+        if name not in names:
+            raise EverystepError(
+                f"--model {name}: not in this release, which has {', '.join(names)}{did_you_mean(name, names)}"
+            )
+        return self.manifest(Trained, name)
+
+    def params(self) -> dict[str, Any]:
+        """Its `params.yaml`."""
+        return load_yaml(self.file(PARAMS) if self.version is not None else self.folder / PARAMS)
+
+    def states(self, model: str) -> dict[int, "State"]:
+        """The stored states of a model by step, ascending."""
+        trained = self.model(model)
+        return {entry.step: State(self, model, entry) for entry in sorted(trained.checkpoints, key=lambda c: c.step)}
+
+    def state(self, model: str, step: int) -> "State":
+        """One stored state; for an unknown step, the error names the nearest and lists the others."""
+        states = self.states(model)
+        if step not in states:
+            known = list(states)
+            near = [*[other for other in known if other < step][-1:], *[other for other in known if other > step][:1]]
+            listed = known if len(known) <= LISTED else [*known[: LISTED // 2], "...", *known[-LISTED // 2 :]]
+            raise EverystepError(
+                f"step {step}: no checkpoint of {model} there; the nearest are {', '.join(map(str, near))}; "
+                f"it has {', '.join(map(str, listed))}"
+            )
+        return states[step]
+
+    def _place(self, name: str) -> Path:
+        file = safe_join(self.folder, name, self.follow_links)
+        if name not in self.files or not file.is_file():
+            raise EverystepError(f"{file}: the release does not hold this file")
+        return file
+
+    def _differs(self, file: Path) -> Differs:
+        promised = f"{ROOT} promises; fetch the release again"
+        if self.version is None:
+            promised = "the manifests of this project promise; run `dvc repro`"
+        return Differs(f"{file}: its content is not what {promised}")
+
+
+class State:
+    """A stored state of a model in a release."""
+
+    def __init__(self, release: Release, model: str, entry: Checkpoint) -> None:
+        self.release = release
+        self.model = model
+        self.entry = entry
+        """What the manifest of the model says of it."""
+        if entry.revision != ck.revision(entry.step, entry.tokens):
+            where = release.folder / path_of(Trained, model)
+            raise Differs(f"{where}: gives step {entry.step} the revision {entry.revision!r}")
+        self.folder = (RUNS / model / entry.revision).as_posix()
+        """Its place in the release."""
+
+    def file(self, name: str) -> Path:
+        """The verified local path of one of its files."""
+        return self.release.file(f"{self.folder}/{name}")
+
+    @cached_property
+    def record(self) -> ck.Record:
+        """Its record, which says what the manifest of the model says."""
+        path = f"{self.folder}/{ck.RECORD}"
+        record = ck.parse_record(self.release.read(path), self.release.folder / path)
+        if record.model != self.model or Checkpoint.of_record(record) != self.entry:
+            raise Differs(
+                f"{self.release.folder / self.folder}: holds {record.model} {record.revision}, or another state"
+            )
+        return record
+
+    @cached_property
+    def config(self) -> Json:
+        """The description of the model as JSON."""
+        path = f"{self.folder}/{ck.CONFIG}"
+        return parse(self.release.read(path), str(self.release.folder / path))
+
+    @cached_property
+    def spec(self) -> ModelSpec:
+        """The description of the model."""
+        return ModelSpec.from_json(self.config, str(self.release.folder / self.folder / ck.CONFIG))
+
+    def weights(self) -> Weights:
+        """The weights as float32, read from the file once and compared with the digest in the record."""
+        path = safe_join(self.release.folder, f"{self.folder}/{ck.WEIGHTS}", self.release.follow_links)
+        tensors = ck.read_promised(path, self.record.weights_digest)
+        return {name: np.asarray(tensor, dtype=np.float32) for name, tensor in tensors.items()}
+
+
+def _name(path: str | Path) -> str:
+    return path if isinstance(path, str) else path.as_posix()

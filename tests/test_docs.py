@@ -54,7 +54,6 @@ from tests.test_layering import ALLOWED
 from trainer import families
 from trainer.evaluate import EvaluateParams
 from trainer.launch import PROCESSES
-from trainer.observe import TENSORBOARD
 from trainer.recipe import Recipe
 
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text("utf-8") for path in documents()}
@@ -186,7 +185,7 @@ def test_variables_of_the_environment_are_documented() -> None:
     """Each constant that names one, and nothing else by our name."""
     code = [path.read_text("utf-8") for room in ("pipeline", "trainer") for path in (ROOT / room).rglob("*.py")]
     ours = {name for text in code for name in re.findall(r"\"(EVERYSTEP_[A-Z]+)\"", text)}
-    assert ours >= {EXECUTOR, WORKERS, PROCESSES, TENSORBOARD}
+    assert ours >= {EXECUTOR, WORKERS, PROCESSES}
     assert {span for span in spans(TEXTS["docs/reference/environment.md"]) if span.startswith("EVERYSTEP_")} == ours
 
 

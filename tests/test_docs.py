@@ -27,7 +27,7 @@ from pipeline.sources.declaration import (
     UrlSource,
     parse_source,
 )
-from pipeline.sources.document import Document
+from pipeline.sources.document import RawDocument
 from pipeline.sources.readers import READERS
 from pipeline.stages.dedup.stage import DedupParams
 from pipeline.stages.evaluation_sets import EvaluationParams
@@ -315,6 +315,6 @@ def test_reader_in_the_documents_reads_its_format(tmp_path: Path, monkeypatch: p
     (tmp_path / "wise.fortunes").write_text("Measure twice.\n%\nCut once,\nthen sweep.")
     (part,) = module.parts(tmp_path, declared("url"))
     assert list(module.read(tmp_path, part, declared("url"))) == [
-        Document("wise.fortunes:1", "Measure twice.", {"member": "wise.fortunes"}),
-        Document("wise.fortunes:2", "Cut once,\nthen sweep.", {"member": "wise.fortunes"}),
+        RawDocument("wise.fortunes:1", "Measure twice.", {"member": "wise.fortunes"}),
+        RawDocument("wise.fortunes:2", "Cut once,\nthen sweep.", {"member": "wise.fortunes"}),
     ]

@@ -114,8 +114,8 @@ def test_release_takes_the_name_of_its_folder_and_nothing_else_of_params_changes
 @pytest.mark.parametrize("name", NAMES)
 def test_every_link_of_the_new_repository_leads_somewhere(name: str, tmp_path: Path) -> None:
     made = init(tmp_path / name, EXAMPLES / name, ROOT)
-    texts = [made.folder / "README.md", *(made.folder / "docs").glob("*.md")]
-    assert len(texts) == 1 + len(list((ROOT / "docs").glob("*.md")))
+    texts = [made.folder / "README.md", *(made.folder / "docs").rglob("*.md")]
+    assert len(texts) == 1 + len(list((ROOT / "docs").rglob("*.md")))
     for text in texts:
         for target in re.findall(r"\]\(([^)#\s]+)", FENCE.sub("", text.read_text())):
             assert "://" in target or (text.parent / target).exists(), f"{text.name}: {target}"
@@ -128,7 +128,7 @@ def test_every_document_that_the_code_names_is_in_the_new_repository(tmp_path: P
         *(made.folder / "trainer").rglob("*.py"),
         made.folder / "Makefile",
     ]
-    named = {name for path in code for name in re.findall(r"docs/[a-z-]+\.md", path.read_text())}
+    named = {name for path in code for name in re.findall(r"docs/[a-z/-]+\.md", path.read_text())}
     assert named
     assert [name for name in sorted(named) if not (made.folder / name).is_file()] == []
 

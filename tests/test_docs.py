@@ -306,7 +306,7 @@ def test_family_in_the_documents_builds_a_model(monkeypatch: pytest.MonkeyPatch)
         "query_heads": 4,
         "ffn_width": 48,
     }
-    rest = {"tied_embedding": True, "rotary_base": 10000.0, "norm_epsilon": 1e-5, "initial_std": 0.02}
+    rest: dict[str, Any] = {"tied_embedding": True, "rotary_base": 10000.0, "norm_epsilon": 1e-5, "initial_std": 0.02}
     spec = families.build_spec({"family": "one-block", **shape, **rest}, "recipes/x.yaml")
     assert len(spec.applications) == 6 and len(unrolled(spec)[0].layers) == 6
     assert num_parameters(spec) == 64 * 32 + (4 * 32 * 32 + 3 * 32 * 48 + 2 * 32) + 32

@@ -278,7 +278,7 @@ def test_a_missing_or_double_or_compressed_chunk_is_refused(tmp_path: Path) -> N
     with pytest.raises(EverystepError, match="data/llm360: no such folder"):
         load(tmp_path, "llm360")
     folder.mkdir(parents=True)
-    with pytest.raises(EverystepError, match=r"the first is train_000\.jsonl"):
+    with pytest.raises(EverystepError, match=r"the first would be train_000\.jsonl"):
         load(tmp_path, "llm360")
     chunks_of(tmp_path, 16, 16, 16)
     (folder / "train_001.jsonl").rename(folder / "train_003.jsonl")

@@ -20,7 +20,8 @@ ELSEWHERE = (Shard, Numerics, Splits)
 
 def keys_of(model: type[Typed]) -> set[str]:
     """The keys of a model's own, as they are written."""
-    base = {name for other in (Manifest, *INSIDE) if other in model.__mro__[1:] for name in other.model_fields}
+    bases: list[type[Typed]] = [other for other in (Manifest, *INSIDE) if other in model.__mro__[1:]]
+    base = {name for other in bases for name in other.model_fields}
     return {field.alias or name for name, field in model.model_fields.items() if name not in base}
 
 

@@ -165,7 +165,7 @@ def expect_refusal_in_process(folder: Path, monkeypatch: pytest.MonkeyPatch, of:
     ("text", "named"),
     [
         (b"models: [a]\nmodels: [b]\n", "params.yaml: not valid YAML"),
-        (b"models: &x [a]\nsources: *x\n", "params.yaml: an alias"),
+        (b"models: &x [a]\nsources: *x\n", "params.yaml: aliases are not supported"),
         (b"dedup: {max_removed_share: .nan}\n", "params.yaml: dedup.max_removed_share"),
         (b"dedup: {max_removed_share: .inf}\n", "params.yaml: dedup.max_removed_share"),
         (b"- a\n- b\n", "params.yaml: expected a mapping"),
@@ -242,7 +242,7 @@ def trainable(built_project: Path, tmp_path: Path) -> Path:
         (put("name", "other"), "name: the file is called mobilellm, the recipe 'other'"),
         (put("data.seed", 5), "data.seed: 5 is not the seed of the published order"),
         (put("data.global_batch", 7), "global_batch 7 is not a multiple of micro_batch 2"),
-        (put("data.folder", "../rows"), "data.folder: '../rows' is not a folder below the project"),
+        (put("data.folder", "../rows"), "data.folder: '../rows' is not a folder inside the project"),
         (put("compiled", True), "numerics: portable is uncompiled float32"),
         (put("checkpoints", "chunks 3"), "'chunks 3' is not a schedule for 8 steps"),
         (put("optimiser", {}), "optimiser: unknown key"),
@@ -409,7 +409,7 @@ def test_a_corpus_that_unpacks_without_end_stops_the_build_and_leaves_nothing(tm
     source.write_bytes(zst_of_zeros(100 << 30))
     declare(tmp_path, corpora, source, sha256_file(source))
     assert stage(tmp_path, "fetch", "letters").returncode == 0
-    expect_refusal(stage(tmp_path, "extract", "letters"), "letters.jsonl.zst: gives more bytes than")
+    expect_refusal(stage(tmp_path, "extract", "letters"), "letters.jsonl.zst: unpacks to more bytes than")
     assert list_files(tmp_path / "data" / "documents") == []
     assert not (tmp_path / "manifests" / "documents").exists()
 

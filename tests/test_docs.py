@@ -23,7 +23,7 @@ from pipeline.sources.declaration import (
     UrlSource,
     parse_source,
 )
-from pipeline.sources.document import Document
+from pipeline.sources.document import RawDocument
 from pipeline.sources.readers import READERS
 from pipeline.stages.filter import FilterParams
 from tests.pipeline.sources.declared import declared
@@ -43,7 +43,7 @@ from tests.sessions import (
 )
 from trainer import families
 from trainer.launch import PROCESSES
-from trainer.observe import TENSORBOARD
+from trainer.monitor import TENSORBOARD
 from trainer.recipe import DataSection, LossSection, OptimizerSection, Recipe, ScheduleSection
 
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text("utf-8") for path in documents()}
@@ -224,6 +224,7 @@ def test_family_in_the_documents_builds_a_model(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(families, "FAMILIES", dict(families.FAMILIES))
     exec(compile(block.text, "docs/add-a-model.md", "exec"), vars(families) | {"FAMILIES": families.FAMILIES})
     recipe = {"vocabulary": 64, "context": 16, "width": 32, "layers": 6, "query_heads": 4, "ffn_width": 48}
+    recipe |= {"tied_embedding": True, "rotary_base": 10000.0, "norm_epsilon": 1e-5, "initial_std": 0.02}
     spec = families.build_spec({"family": "one-block", **recipe}, "recipes/x.yaml")
     assert len(spec.applications) == 6 and len(unrolled(spec)[0].layers) == 6
     assert num_parameters(spec) == 64 * 32 + (4 * 32 * 32 + 3 * 32 * 48 + 2 * 32) + 32
@@ -237,6 +238,6 @@ def test_reader_in_the_documents_reads_its_format(tmp_path: Path, monkeypatch: p
     (tmp_path / "wise.fortunes").write_text("Measure twice.\n%\nCut once,\nthen sweep.")
     (part,) = module.parts(tmp_path, declared("url"))
     assert list(module.read(tmp_path, part, declared("url"))) == [
-        Document("wise.fortunes:1", "Measure twice.", {"member": "wise.fortunes"}),
-        Document("wise.fortunes:2", "Cut once,\nthen sweep.", {"member": "wise.fortunes"}),
+        RawDocument("wise.fortunes:1", "Measure twice.", {"member": "wise.fortunes"}),
+        RawDocument("wise.fortunes:2", "Cut once,\nthen sweep.", {"member": "wise.fortunes"}),
     ]

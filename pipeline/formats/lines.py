@@ -190,12 +190,6 @@ class LineFile:
         return ends
 
 
-def read_lines(path: Path) -> Iterator[bytes]:
-    """All lines in order, without LF."""
-    with LineFile(path) as file:
-        yield from file
-
-
 def promised_frames(folder: Path, shard: Shard) -> Iterator[bytes]:
     """The frames of a shard, LF included. After the last one, `Differs` is raised unless the lines were those that the
     manifest promised: what was made of other lines never gets its name."""

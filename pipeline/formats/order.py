@@ -34,9 +34,13 @@ def unpermute(rows: Numbers, num_rows: int, seed: int, epoch: int) -> Numbers:
 
 def rows_of_step(step: int, global_batch: int, num_rows: int, seed: int) -> NDArray[np.int64]:
     """The row numbers that training step `step` (0-based: the step that turns state s into s + 1) reads."""
+    return rows_of_samples(step * global_batch, (step + 1) * global_batch, num_rows, seed)
+
+
+def rows_of_samples(start: int, stop: int, num_rows: int, seed: int) -> NDArray[np.int64]:
+    """The row numbers that the samples `start` to `stop` (excluded) read."""
     if num_rows < 1:
         raise EverystepError("there are no rows to read")
-    start, stop = step * global_batch, (step + 1) * global_batch
     parts = []
     while start < stop:  # one epoch at a time: its samples are next to each other
         epoch, position = divmod(start, num_rows)
@@ -58,18 +62,11 @@ def rows_read(num_samples: int, num_rows: int, seed: int) -> NDArray[np.bool_]:
     return read
 
 
-def steps_of_row(row: int, global_batch: int, num_rows: int, seed: int, num_steps: int) -> list[int]:
-    """Every step below `num_steps` that reads `row`, each once, ascending.
+def steps_of_rows(rows: Numbers, global_batch: int, num_rows: int, seed: int, num_steps: int) -> list[int]:
+    """List every step below `num_steps` that reads any of `rows`, ascending, without repetition.
 
     A step that straddles two epochs may read a row twice.
     """
-    if not 0 <= row < num_rows:
-        raise EverystepError(f"there is no row {row}: rows are 0..{num_rows - 1}")
-    return steps_of_rows(np.array([row], dtype=np.uint64), global_batch, num_rows, seed, num_steps)
-
-
-def steps_of_rows(rows: Numbers, global_batch: int, num_rows: int, seed: int, num_steps: int) -> list[int]:
-    """Every step below `num_steps` that reads any of `rows`, each once, ascending."""
     num_samples = num_steps * global_batch
     steps: set[int] = set()
     for epoch in range(max(num_samples - 1, 0) // num_rows + 1):

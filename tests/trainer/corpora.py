@@ -12,10 +12,10 @@ import numpy as np
 from pipeline.base.paths import TOKENS
 from pipeline.formats.canonical import pretty
 from pipeline.formats.lines import Shard
-from pipeline.formats.rows import write_rows
 from tests.project import environment, recipe
-from trainer.checked import CHECKED
+from tests.shards import write_rows
 from trainer.data import Checking, TrainingData, training_data
+from trainer.plain_rows import CHECKED
 from trainer.recipe import Recipe, load_recipe
 
 WIDTH, VOCABULARY, SEED = 33, 320, 7

@@ -23,7 +23,7 @@ from trainer.train import TRAINS
 FINGERPRINTS = """
 import json, sys
 from pathlib import Path
-from trainer.checked import CHECKED
+from trainer.plain_rows import CHECKED
 from trainer.data import Checking, training_data
 from trainer.recipe import load_recipe
 from trainer.train import fingerprint, identity
@@ -53,9 +53,9 @@ def test_fingerprint_follows_each_file_that_trains_and_no_other(tmp_path: Path) 
     for part in ("pipeline", "trainer"):
         shutil.copytree(ROOT / part, code / part, ignore=shutil.ignore_patterns("__pycache__"))
     loaded = closure(ROOT, TRAINS)
-    decide = ["loop", "data", "model", "optimizer", "product", "parallel", "recipe", "numerics", "exact"]
+    decide = ["loop", "data", "model", "optimizer", "matmul", "parallel", "recipe", "numerics", "exact"]
     assert {f"trainer/{name}.py" for name in decide} | {"pipeline/formats/order.py"} <= set(loaded)
-    others = ["pipeline/audit/pull.py", "trainer/observe.py", "trainer/evaluate.py", "trainer/train.py"]
+    others = ["pipeline/audit/pull.py", "trainer/monitor.py", "trainer/evaluate.py", "trainer/train.py"]
     command = [sys.executable, "-c", FINGERPRINTS, str(code), *loaded, *others]
     folder = make_run(tmp_path / "run")
     found = json.loads(run(folder, *command, PYTHONPATH=str(code)).stdout)
@@ -115,7 +115,7 @@ def test_a_run_that_diverges_says_when_and_where_its_state_is_and_what_can_be_ch
     found = re.fullmatch(
         r"error: mobilellm: diverged at step (\d+): loss \S+, gradient norm \S+; the last finite loss was \S+ at step "
         r"(\d+); its last checkpoint is (\S+)\. The same recipe would diverge at the same step again: in "
-        r"recipes/mobilellm\.yaml, a lower schedule\.peak, .* trains anew",
+        r"recipes/mobilellm\.yaml, lower schedule\.peak .* starts over",
         message,
     )
     assert found, message

@@ -5,7 +5,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,10 @@ import pytest
 
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.canonical import canonical
-from pipeline.formats.lines import encode_line, read_lines, write_lines
+from pipeline.formats.lines import encode_line, write_lines
 from pipeline.formats.tables import REMOVALS, removal, write_table
 from tests.releases import checkpoint, copied, everystep, read_json, reseal, write_json
+from tests.shards import read_lines
 
 MODEL = "mobilellm"
 MANIFEST = f"manifests/models/{MODEL}.json"
@@ -246,7 +246,7 @@ def relinked(release: Path, step: int, **changes: Any) -> None:
     """Change the record of one checkpoint, and what manifest and revisions say of it."""
     folder = checkpoint(release, MODEL, step)
     old = ck.read_record(folder)
-    new = replace(old, **changes)
+    new = old.model_copy(update=changes)
     ck.write_record(folder, new)
 
     def follow(manifest: Any) -> None:

@@ -17,8 +17,8 @@ from pipeline.base.files import list_files
 from pipeline.base.yaml import load_yaml
 from pipeline.build.init import checkout, init, list_examples, own_stages
 from pipeline.formats.canonical import parse, pretty
-from pipeline.formats.manifests import read_manifest
 from tests.project import ROOT, description, environment, params, recipe, run
+from tests.releases import read_json
 from tests.servers.hub import Manners, serve_hub
 from tests.servers.hub import environment as seeing
 from tests.sessions import FENCE
@@ -417,7 +417,7 @@ def test_release_on_a_file_and_a_data_set_of_the_hub_is_built_up_to_its_rows(tmp
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["pinned"] == {"sources.stories.revision": COMMIT}
         run(tmp_path / "small", "dvc", "repro", "tokenize", **env)
-    tokens = read_manifest(tmp_path / "small/manifests/tokens.json", "tokenize")
+    tokens = read_json(tmp_path / "small/manifests/tokens.json")
     assert tokens["outputs"]["train"]
     fetched = parse((tmp_path / "small/manifests/sources/stories.json").read_bytes())
     assert fetched["parameters"]["revision"] == COMMIT
@@ -461,8 +461,8 @@ def test_release_on_published_rows_is_pinned_fetched_and_trained(tmp_path: Path)
         run(tmp_path / "small", "dvc", "repro", **env)
     small = tmp_path / "small"
     assert (small / "data/llm360/train_001.jsonl").read_bytes() == chunk(1)
-    rows = read_manifest(small / "manifests/rows.json", "rows")
-    trained = read_manifest(small / "manifests/models/mobilellm.json", "train")
+    rows = read_json(small / "manifests/rows.json")
+    trained = read_json(small / "manifests/models/mobilellm.json")
     digests = {f"data/llm360/{file['path']}": file["sha256"] for file in rows["files"]}
     assert len(digests) == 2 and digests.items() <= trained["inputs"].items()
     assert [entry["step"] for entry in trained["checkpoints"]] == [0, 2, 4]

@@ -140,7 +140,7 @@ def test_script_for_slurm_is_written_before_anything_is_sent(tmp_path: Path, mon
     shutil.copy(ROOT / "params.yaml", tmp_path)
     on_slurm(tmp_path, partition="cpu,long", qos="low", cpus=3, memory_gb=5)
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
-    with pytest.raises(EverystepError, match=r"params\.yaml: executor: slurm: there is no `sbatch` on this machine"):
+    with pytest.raises(EverystepError, match=r"params\.yaml: executor: slurm: this machine has no `sbatch`"):
         list(ordered_map(parts.square, range(4)))
     [script] = (tmp_path / ".work" / "parts").glob("*/*/trove/launch_script.slurm")
     subprocess.run(["/bin/bash", "-n", script], check=True)
@@ -163,7 +163,7 @@ def test_slurm_without_its_settings_or_in_a_path_with_a_blank_is_refused(
     with pytest.raises(EverystepError, match=r"params\.yaml: executor\.slurm: missing; add at least"):
         list(ordered_map(parts.square, [1]))
     on_slurm(folder)
-    with pytest.raises(EverystepError, match=r"a blank: a job's script cannot hold this path"):
+    with pytest.raises(EverystepError, match=r"a blank: a job script cannot hold this path"):
         list(ordered_map(parts.square, [1]))
 
 

@@ -14,14 +14,17 @@ from pipeline.base.files import list_files, sha256_file
 from pipeline.base.paths import DOCUMENTS
 from pipeline.blocks.block import Block, Fault, Outcome, Rewritten
 from pipeline.blocks.personal_data import REPLACEMENTS
-from pipeline.formats.documents import Document, read_documents, shard_name, text_sha256, write_documents
-from pipeline.formats.manifests import take_basis, write_manifest
+from pipeline.formats.current import take_basis
+from pipeline.formats.documents import Document, read_documents, shard_name, text_sha256
+from pipeline.formats.manifests import Extracted
 from pipeline.stages import filter as stage
 from pipeline.stages.evaluation_ngrams import evaluation_ngrams
 from pipeline.stages.evaluation_sets import evaluation_sets
 from pipeline.stages.filter import Tally, clean, filter
 from tests.project import EVALUATION_SET, make_corpora, params
 from tests.releases import everystep
+from tests.shards import write_documents
+from tests.stubs import write_stub
 
 GOOD = " ".join(
     """
@@ -78,7 +81,7 @@ def make(
     ]
     names = [shard_name(number) for number in range(shards)]
     parts = [write_documents(DOCUMENTS / "letters" / n, documents[i::shards], n) for i, n in enumerate(names)]
-    write_manifest("extract", "letters", take_basis(), parameters={}, outputs={"documents": parts})
+    write_stub(Extracted, "letters", take_basis(), parameters={}, outputs={"documents": parts})
 
 
 def removed() -> dict[str, tuple[str, str | None]]:
@@ -305,7 +308,7 @@ def test_a_cap_below_the_first_document_says_what_it_takes(here: Path) -> None:
     tree = json.loads((here / "params.yaml").read_text())
     tree["sources"]["letters"]["cap_bytes"] = 100
     (here / "params.yaml").write_text(json.dumps(tree))
-    message = rf"sources\.letters\.cap_bytes: 100 bytes are less than the first document has, {len(GOOD)}, so"
+    message = rf"sources\.letters\.cap_bytes: 100 bytes is less than the {len(GOOD)} of the first document, so"
     with pytest.raises(EverystepError, match=message):
         filter("letters")
 
@@ -336,7 +339,7 @@ PAGES = {
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"steps": ["normalize", "normalize"]}, "filter: steps: normalize stands twice"),
+        ({"steps": ["normalize", "normalize"]}, "filter: steps: normalize is listed twice"),
         ({"steps": ["c4"]}, "filter: c4: missing; add its rules"),
         ({"steps": []}, "filter.steps: "),
         ({"steps": ["spelling"]}, "filter.steps.0: "),

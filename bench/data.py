@@ -22,9 +22,9 @@ import numpy as np
 from pipeline.formats.lines import Shard
 from pipeline.formats.rows import encode_row
 from tests.shards import write_rows
-from trainer.checked import check_rows
 from trainer.data import EverystepData, Llm360Data, MobilellmData, TrainingData
-from trainer.vouched import VouchedRows
+from trainer.plain_rows import check_rows
+from trainer.verified_rows import VerifiedRows
 
 VOCABULARY, BATCH, SEED = 32000, 16, 1
 TOKENS_PER_SECOND_OF_TRAINING = 1000  # one core, the smallest published size
@@ -50,7 +50,7 @@ def measure(name: str, folder: Path, num_rows: int, width: int) -> dict[str, flo
     for _ in range(2):
         began = cpu_seconds()
         if written:
-            VouchedRows(folder, written, width, VOCABULARY, cache).check_shards(range(len(written)))
+            VerifiedRows(folder, written, width, VOCABULARY, cache).check_shards(range(len(written)))
         else:
             found = check_rows(folder, files, width, VOCABULARY, cache, name)
         seconds.append(cpu_seconds() - began)

@@ -31,8 +31,9 @@ from pipeline.base.yaml import load_yaml
 from pipeline.blocks.shingles import fold_all, shingle_sets, similarity
 from pipeline.formats.canonical import pretty
 from pipeline.formats.documents import Document, encode_document
-from pipeline.formats.manifests import take_basis, write_manifest
+from pipeline.formats.manifests import Filtered
 from tests.shards import write_sharded
+from tests.stubs import write_stub
 
 SOURCES = ("aws-api", "google-api")
 SIMILAR = 0.8
@@ -87,10 +88,10 @@ def contenders(
     os.chdir(ours)
     for source in SOURCES:
         shards = write_sharded(FILTERED / source, (d for d in documents if d.source == source))
-        write_manifest("filter", source, take_basis(), parameters={}, outputs={"documents": shards})
+        write_stub(Filtered, source, outputs={"documents": shards})
     os.chdir(here)
     plain = folder / "plain"
-    commands = {"everystep": ([sys.executable, "-m", "pipeline.stages.dedup.stage"], ours)}
+    commands = {"everystep": ([sys.executable, "-m", "pipeline.stages", "dedup"], ours)}
     write_plain(plain, documents)
     for peer in ("datatrove", "rensa", "rensa-signatures"):
         commands[peer] = ([sys.executable, "-m", "bench.dedup_peers", peer, str(plain), str(folder / peer)], ROOT)

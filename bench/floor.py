@@ -32,7 +32,7 @@ def main() -> None:
     import torch
     from torch.nn.functional import scaled_dot_product_attention
 
-    from trainer.product import product
+    from trainer.matmul import product
 
     recipe, spec, _ = open_work(Path(sys.argv[1]))
     B, T = recipe.data.micro_batch, spec.context

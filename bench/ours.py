@@ -33,6 +33,9 @@ SIBLING: dict[str, Any] = {
     "kv_heads": 2,
     "ffn_width": 704,
     "tied_embedding": True,
+    "rotary_base": 10000.0,
+    "norm_epsilon": 1e-5,
+    "initial_std": 0.02,
 }
 """A MobileLLM of 11.6 million parameters, named `sibling`."""
 CAPPED = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
@@ -74,11 +77,8 @@ def open_work(folder: Path) -> tuple[Recipe, ModelSpec, TrainingData]:
     data = EverystepData(
         folder=folder,
         shards=tuple(Shard(**shard) for shard in tree["shards"]),
-        width=recipe.data.width,
         vocabulary=spec.vocabulary,
-        seed=recipe.data.seed,
-        global_batch=recipe.data.global_batch,
-        micro_batch=recipe.data.micro_batch,
+        section=recipe.data,
     )
     return recipe, spec, data
 

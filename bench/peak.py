@@ -2,7 +2,7 @@
 
     python -m bench.peak mkl|onednn
 
-`mkl` is `torch.mm`, which the peers take too; `onednn` what `trainer.product` takes for large products.
+`mkl` is `torch.mm`, which the peers take too; `onednn` what `trainer.matmul` takes for large products.
 """
 
 import sys
@@ -18,7 +18,7 @@ def main() -> None:
     numerics.enter("native")
     import torch
 
-    from trainer.product import product
+    from trainer.matmul import product
 
     a, b, c = (torch.ones(SIZE, SIZE) for _ in "abc")
     if sys.argv[1] == "mkl":

@@ -26,9 +26,10 @@ from pipeline.base.paths import DOCUMENTS, EVALUATION_NGRAMS, FILTERED
 from pipeline.base.yaml import load_yaml
 from pipeline.formats.canonical import pretty
 from pipeline.formats.documents import Document
-from pipeline.formats.manifests import take_basis, write_manifest
+from pipeline.formats.manifests import Extracted, Filtered
 from pipeline.formats.stages import manifest_path
 from tests.shards import write_sharded
+from tests.stubs import write_stub
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ("aws-api", "google-api")
@@ -88,12 +89,12 @@ def make_project(project: Path, megabytes: float, filtered: bool) -> dict[str, f
             made["megabytes"] += len(document.text.encode()) / 1e6
             yield document
 
-    folder, stage = (DOCUMENTS, "extract") if filtered else (FILTERED, "filter")
+    folder, kind = (DOCUMENTS, Extracted) if filtered else (FILTERED, Filtered)
     shards = {source: write_sharded(project / folder / source, counted(source)) for source in SOURCES}
     here = Path.cwd()
     os.chdir(project)
     for source, written in shards.items():
-        write_manifest(stage, source, take_basis(), parameters={}, outputs={"documents": written})
+        write_stub(kind, source, outputs={"documents": written})
     os.chdir(here)
     return {"documents": made["documents"], "megabytes": round(made["megabytes"], 1)}
 
@@ -107,7 +108,7 @@ def endless(source: str) -> Iterator[Document]:
 def run_stage(project: Path, stage: str, *of: str) -> dict[str, float]:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.monotonic()
-    command = [sys.executable, "-m", f"pipeline.stages.{stage}", *of]
+    command = [sys.executable, "-m", "pipeline.stages", stage, *of]
     process = subprocess.Popen(command, cwd=project, start_new_session=True, stderr=subprocess.DEVNULL)
     peak = 0.0
     while process.poll() is None:

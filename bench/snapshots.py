@@ -23,8 +23,9 @@ from pipeline.base.paths import DOCUMENTS, FILTERED
 from pipeline.base.yaml import load_yaml
 from pipeline.formats.canonical import pretty
 from pipeline.formats.documents import Document, id_hash
-from pipeline.formats.manifests import read_manifest, shards_of, take_basis, write_manifest
+from pipeline.formats.manifests import Deduplicated, Extracted, Filtered, read_manifest
 from pipeline.formats.stages import manifest_path
+from tests.stubs import write_stub
 
 OLDER = {
     "aws-api": ("1.35.0", "a3c96fe0b6afe7d00bad6ffbe73f2610953065fcdf0ed697eba4e1e5287cc84f"),
@@ -43,19 +44,19 @@ def main() -> None:
         plain, out = folder / "plain", folder / "datatrove"
         write_plain(plain, found)
         seconds = {
-            "everystep": cpu_seconds([sys.executable, "-m", "pipeline.stages.dedup.stage"], project),
+            "everystep": cpu_seconds([sys.executable, "-m", "pipeline.stages", "dedup"], project),
             "datatrove": cpu_seconds(
                 [sys.executable, "-m", "bench.dedup_peers", "datatrove", str(plain), str(out)], ROOT
             ),
         }
-        manifest = read_manifest(manifest_path("dedup"))
+        manifest = read_manifest(Deduplicated, manifest_path("dedup"))
         removed = {key: removed_by(key, folder, found) for key in seconds}
         report = {
             "documents": len(found),
             "megabytes": round(megabytes(found), 1),
             "megabytes_per_cpu_second": {key: round(megabytes(found) / spent, 2) for key, spent in seconds.items()},
-            "removed": manifest["removed"],
-            "removed_by_source": manifest["removed_by_source"],
+            "removed": manifest.removed,
+            "removed_by_source": manifest.removed_by_source,
             "documents_by_source": dict(Counter(document.source for document in found)),
             "removed_by_datatrove": len(removed["datatrove"]),
             "against_every_pair": every_pair(found, [document for document in found if is_sampled(document)], removed),
@@ -88,14 +89,14 @@ def make_project(project: Path) -> Path:
         shutil.copytree(DOCUMENTS / name, project / DOCUMENTS / name)
     for name in older:
         for stage in ("fetch", "extract"):
-            subprocess.run([sys.executable, "-m", f"pipeline.stages.{stage}", name], cwd=project, check=True)
+            subprocess.run([sys.executable, "-m", "pipeline.stages", stage, name], cwd=project, check=True)
     here = Path.cwd()
     os.chdir(project)
     for name in tree["sources"]:
-        shards = shards_of(read_manifest(manifest_path("extract", name)), "documents")
+        shards = read_manifest(Extracted, manifest_path("extract", name)).shards("documents")
         (FILTERED / name).parent.mkdir(parents=True, exist_ok=True)
         (FILTERED / name).symlink_to((DOCUMENTS / name).absolute())
-        write_manifest("filter", name, take_basis(), parameters={}, outputs={"documents": shards})
+        write_stub(Filtered, name, outputs={"documents": shards})
     os.chdir(here)
     return project
 

@@ -24,7 +24,7 @@ from bench.turns import middle
 from pipeline.base.yaml import load_yaml
 from pipeline.formats.canonical import pretty
 from pipeline.formats.documents import read_documents
-from pipeline.formats.manifests import shards_of
+from pipeline.formats.manifests import Deduplicated, read_manifest
 from pipeline.formats.stages import manifest_path
 
 TURNS = 3
@@ -104,7 +104,7 @@ def stage(folder: Path, name: str, workers: int) -> dict[str, float]:
     environment = os.environ | {"EVERYSTEP_WORKERS": str(workers), "PYTHONPATH": str(Path.cwd())}
     began = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-m", f"pipeline.stages.{name}"], cwd=folder, env=environment, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "pipeline.stages", name], cwd=folder, env=environment, stderr=subprocess.DEVNULL
     )
     _, status, used = os.wait4(process.pid, 0)
     if status:
@@ -142,7 +142,7 @@ def text_bytes(folder: Path) -> int:
 
 
 def shards(folder: Path, split: str) -> list[Any]:
-    return shards_of(json.loads((folder / manifest_path("dedup")).read_bytes()), split)
+    return read_manifest(Deduplicated, folder / manifest_path("dedup")).shards(split)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from pipeline.base.paths import DEDUPLICATED, TOKENIZER
 from pipeline.blocks.token_ids import Encoder
 from pipeline.formats.documents import decode_columns
 from pipeline.formats.lines import LineFile, _compressor
-from pipeline.formats.manifests import read_manifest, shards_of
+from pipeline.formats.manifests import Deduplicated, TokenizerTrained, read_manifest
 from pipeline.formats.rows import _spelled_rows, _spellings, rows_at_once
 from pipeline.formats.stages import manifest_path
 from pipeline.stages.tokenize.encode import _blocks, id_type
@@ -49,8 +49,9 @@ class Clock:
 def main() -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.chdir(sys.argv[1] if len(sys.argv) > 1 else ".")
-    paths = [DEDUPLICATED / shard.path for shard in shards_of(read_manifest(manifest_path("dedup"), "dedup"), "train")]
-    vocabulary = read_manifest(manifest_path("tokenizer"), "tokenizer")["vocabulary"]
+    shards = read_manifest(Deduplicated, manifest_path("dedup")).shards("train")
+    paths = [DEDUPLICATED / shard.path for shard in shards]
+    vocabulary = read_manifest(TokenizerTrained, manifest_path("tokenizer")).vocabulary
     turns = [turn(paths, vocabulary) for _ in range(TURNS)]
     size = turns[0].pop("bytes")
     least = {name: round(min(turn[name] for turn in turns), 3) for name in turns[0]}

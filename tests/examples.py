@@ -1,7 +1,7 @@
 """What is generated in `examples/`: `python -m tests.examples` writes it again.
 
-`examples/amber/dvc.yaml`: the stage `rows`, with the code that it loads, and the checkout's own `train`, which reads
-those rows instead of ours. (The tables of costs are written by `python -m bench.costs --write`.)
+`examples/amber/dvc.yaml`: the stage `rows`, and the checkout's own `code` and `train`; `train` reads those rows instead
+of ours. (The tables of costs are written by `python -m bench.costs --write`.)
 """
 
 from typing import Any
@@ -11,8 +11,7 @@ from ruamel.yaml import YAML
 from pipeline.base.paths import PUBLISHED_ROWS, TOKENS
 from pipeline.base.yaml import load_yaml
 from pipeline.formats.stages import manifest_path
-from tests.imports import ROOT, closure
-from tests.test_layering import says_nothing
+from tests.imports import ROOT
 
 ON_ROWS = ROOT / "examples" / "amber" / "dvc.yaml"
 HEAD = """\
@@ -23,22 +22,21 @@ HEAD = """\
 
 def stages_on_rows() -> dict[str, Any]:
     """The whole `dvc.yaml` as a tree."""
-    code = {path.relative_to(ROOT).as_posix() for path in closure(ROOT / "pipeline/stages/rows.py")}
     rows = {
         "desc": "published rows of token ids",
-        "cmd": "python -m pipeline.stages.rows",
-        "params": ["rows"],
-        "deps": ["constraints.txt", *sorted(path for path in code if not says_nothing(ROOT / path))],
+        "cmd": "python -m pipeline.stages rows",
+        "params": [{manifest_path("code").as_posix(): ["stages.rows.digest"]}, "rows"],
         "outs": [PUBLISHED_ROWS.as_posix()],
         "metrics": [{manifest_path("rows").as_posix(): {"cache": False}}],
     }
-    train = load_yaml(ROOT / "dvc.yaml")["stages"]["train"]
+    ours = load_yaml(ROOT / "dvc.yaml")["stages"]
+    code, train = ours["code"], ours["train"]
     others = {
         manifest_path("tokenize").as_posix(): manifest_path("rows").as_posix(),
         TOKENS.as_posix(): PUBLISHED_ROWS.as_posix(),
     }
     train["do"]["deps"] = [others.get(dep, dep) for dep in train["do"]["deps"]]
-    return {"stages": {"rows": rows, "train": train}}
+    return {"stages": {"code": code, "rows": rows, "train": train}}
 
 
 def main() -> None:

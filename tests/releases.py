@@ -6,34 +6,25 @@ import json
 import shutil
 import signal
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline import cli
-from pipeline.audit.chain import shipped_folder
 from pipeline.base.files import list_files, sha256_file
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.canonical import canonical, pretty
 from pipeline.formats.digests import tensors_digest
-from pipeline.formats.lines import LineFile
+from pipeline.formats.lines import LineFile, Shard
 from pipeline.formats.log import as_csv
-from pipeline.formats.release import REVISIONS, ROOT, SUMS, content_digest, is_listed, kind_of
+from pipeline.formats.manifests import KINDS, Coverage
+from pipeline.formats.release import REVISIONS, ROOT, SUMS, ListedFile, content_digest, is_listed, kind_of
+from pipeline.formats.stages import COUNTED, STAGES, output_folder
 from pipeline.formats.tables import digest_table
+from pipeline.release.facts import Facts, gather
+from pipeline.release.release import Release
 
-ORDER = (
-    "sources",
-    "documents",
-    "evaluation_sets",
-    "evaluation_ngrams",
-    "filtered",
-    "deduplicated",
-    "tokenizer",
-    "tokens",
-    "models",
-    "evaluations",
-    "coverage",
-)
+ORDER = [stage.manifest for stage in (*STAGES, *COUNTED)]
 
 
 @dataclass(frozen=True)
@@ -75,6 +66,26 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_bytes())
 
 
+def unsealed(folder: Path, version: str = "1") -> Release:
+    """A folder as a release of just the files that are there, whatever a root manifest says."""
+    listed = [path for path in list_files(folder) if is_listed(path)]
+    files = {
+        path: ListedFile(kind=kind_of(path), digest=content_digest(folder / path, kind_of(path))) for path in listed
+    }
+    return Release(folder, folder.name, version, files)
+
+
+def facts_of(folder: Path) -> Facts:
+    """The facts of a release."""
+    release = Release.open(folder)
+    return gather(release, release.manifest(Coverage))
+
+
+def shards_of(tree: Any, output: str) -> list[Shard]:
+    """The shards of one output of a manifest."""
+    return [Shard.from_json(shard, output) for shard in tree["outputs"][output]]
+
+
 def write_json(path: Path, tree: Any) -> None:
     path.write_bytes(pretty(tree))
 
@@ -93,9 +104,9 @@ def reseal(release: Path) -> None:
         tree = read_json(release / path)
         tree["inputs"] = {name: _digest(release / name, old) for name, old in tree["inputs"].items()}
         for output, shards in tree["outputs"].items():
-            folder = shipped_folder(tree, output)
-            for shard in shards if folder else []:
-                shard |= _measured(release / folder / shard["path"])
+            if output in KINDS[tree["stage"]].shipped:
+                for shard in shards:
+                    shard |= _measured(release / output_folder(tree["stage"], tree["of"]) / shard["path"])
         write_json(release / path, tree)
     root = read_json(release / ROOT)
     listed = [path for path in list_files(release) if is_listed(path) and not (release / path).is_symlink()]
@@ -130,7 +141,7 @@ def reseal_model(release: Path, model: str) -> None:
         state = ck.state_digest(weights, moments, step)
         old = ck.read_record(checkpoint)
         new = {"weights_digest": weights, "optimizer_digest": moments, "state_digest": state, "parent": parent}
-        records.append(replace(old, **new))
+        records.append(old.model_copy(update=new))
         ck.write_record(checkpoint, records[-1])
         parent = state
     path = release / "manifests" / "models" / f"{model}.json"

@@ -14,10 +14,10 @@ from textwrap import dedent, indent
 from typing import NamedTuple
 
 from pipeline.base.files import write_bytes
-from pipeline.formats.manifests import read_manifest
 from pipeline.formats.stages import manifest_path
 from pipeline.release.card import models_table
 from tests.project import environment
+from tests.releases import read_json
 
 ROOT = Path(__file__).parent.parent
 FENCE = re.compile(r"^( *)```([^\n]*)\n(.*?)^ *```$", re.M | re.S)
@@ -95,7 +95,7 @@ def with_sessions(text: str, printed: Callable[[Block], Iterator[tuple[str, str]
 
 def with_models(text: str) -> str:
     """The text with the table of models between its marks."""
-    table = models_table(read_manifest(ROOT / manifest_path("release"), "release")["models"])
+    table = models_table(read_json(ROOT / manifest_path("release"))["models"])
     return MODELS.sub(lambda _: table + "\n", text)
 
 

@@ -1,6 +1,8 @@
 """Bad input: a message that names file, key and fix, exit code 2 (1 where bytes differ), and nothing half-written."""
 
+import contextlib
 import hashlib
+import io
 import json
 import os
 import random
@@ -15,9 +17,11 @@ from typing import Any
 
 import pytest
 
+from pipeline.base.console import exit_codes
 from pipeline.base.files import list_files, sha256_file
 from pipeline.base.yaml import load_yaml
 from pipeline.formats.canonical import pretty
+from pipeline.stages.programs import run_stage
 from tests.pipeline.sources.test_hostile import zst_of_zeros
 from tests.project import BIN, ROOT, built, environment, params, recipe, repro, run
 from tests.releases import copied, read_json, write_json
@@ -28,10 +32,10 @@ LATE = ("train", "evaluate", "release")
 Change = Callable[[dict[str, Any]], Any]
 
 
-def stage(folder: Path, module: str, *of: str, **env: str) -> subprocess.CompletedProcess[str]:
+def stage(folder: Path, name: str, *of: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Run a stage of this checkout in `folder`, as dvc.yaml does."""
     one = {"PYTHONPATH": str(ROOT), "EVERYSTEP_WORKERS": "1", "EVERYSTEP_PROCESSES": "1"}
-    return run(folder, sys.executable, "-m", module, *of, check=False, **(one | env))
+    return run(folder, sys.executable, "-m", "pipeline.stages", name, *of, check=False, **(one | env))
 
 
 def expect_refusal(done: subprocess.CompletedProcess[str], *named: str, codes: tuple[int, ...] = (2,)) -> None:
@@ -146,21 +150,12 @@ def test_params_that_are_wrong_are_refused_by_file_and_key(
 
 
 def expect_refusal_in_process(folder: Path, monkeypatch: pytest.MonkeyPatch, of: str, named: str) -> None:
-    """The stage's own entry point, without the cost of a process; it never gets as far as to do anything."""
-    import contextlib
-    import importlib
-    import io
-
-    from pipeline.base.console import run_command
-
-    name, *arguments = of.split()
-    module = importlib.import_module(f"pipeline.stages.{name}")
+    """The entry point of the stages, without the cost of a process; it never gets as far as to do anything."""
     before = files_in(folder)
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", [name, *arguments])
     err = io.StringIO()
-    with contextlib.redirect_stderr(err), pytest.raises(SystemExit) as end:
-        run_command(getattr(module, name), "SOURCE" if arguments else "")
+    with contextlib.redirect_stderr(err), pytest.raises(SystemExit) as end, exit_codes():
+        run_stage(*of.split())
     assert end.value.code == 2
     assert named in err.getvalue()
     assert files_in(folder) == before
@@ -199,8 +194,14 @@ def test_a_source_whose_name_is_no_text_is_refused_with_the_fix(
 
 
 def test_a_folder_without_params_says_so(tmp_path: Path) -> None:
-    expect_refusal(stage(tmp_path, "pipeline.stages.fetch", "letters"), "params.yaml: no such file")
-    expect_refusal(stage(tmp_path, "pipeline.stages.fetch"), "usage")
+    expect_refusal(stage(tmp_path, "fetch", "letters"), "params.yaml: no such file")
+    expect_refusal(
+        stage(tmp_path, "fetch"), "stage fetch: runs for each source; usage: ", "pipeline.stages fetch SOURCE"
+    )
+    expect_refusal(stage(tmp_path, "dedup", "letters"), "stage dedup: runs once; usage: ")
+    expect_refusal(
+        stage(tmp_path, "fetsh", "letters"), "usage: python -m pipeline.stages NAME [OF]; NAME is one of code, "
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -241,7 +242,7 @@ def trainable(built_project: Path, tmp_path: Path) -> Path:
         (put("name", "other"), "name: the file is called mobilellm, the recipe 'other'"),
         (put("data.seed", 5), "data.seed: 5 is not the seed of the published order"),
         (put("data.global_batch", 7), "global_batch 7 is not a multiple of micro_batch 2"),
-        (put("data.folder", "../rows"), "data.folder: '../rows' is not a folder below the project"),
+        (put("data.folder", "../rows"), "data.folder: '../rows' is not a folder inside the project"),
         (put("compiled", True), "numerics: portable is uncompiled float32"),
         (put("checkpoints", "chunks 3"), "'chunks 3' is not a schedule for 8 steps"),
         (put("optimiser", {}), "optimiser: unknown key"),
@@ -260,7 +261,7 @@ def test_a_recipe_that_is_wrong_is_refused_before_training(trainable: Path, chan
     change(tree)
     (trainable / "recipes" / "mobilellm.yaml").write_bytes(pretty(tree))
     before = files_in(trainable)
-    expect_refusal(stage(trainable, "trainer.train", "mobilellm"), "recipes/mobilellm.yaml", named)
+    expect_refusal(stage(trainable, "train", "mobilellm"), "recipes/mobilellm.yaml", named)
     assert files_in(trainable) == before
 
 
@@ -282,14 +283,14 @@ def test_a_number_is_the_same_however_it_is_spelled(tmp_path: Path) -> None:
 def test_a_rate_that_is_no_number_is_refused(trainable: Path, spelled: str, named: str) -> None:
     text = pretty(recipe("mobilellm") | {"schedule": recipe("mobilellm")["schedule"] | {"peak": 77}}).decode()
     (trainable / "recipes" / "mobilellm.yaml").write_text(text.replace("77", spelled))
-    expect_refusal(stage(trainable, "trainer.train", "mobilellm"), "recipes/mobilellm.yaml", named)
+    expect_refusal(stage(trainable, "train", "mobilellm"), "recipes/mobilellm.yaml", named)
 
 
 def test_a_missing_recipe_and_changed_rows_are_refused(trainable: Path) -> None:
-    expect_refusal(stage(trainable, "trainer.train", "gpt"), "recipes/gpt.yaml: no such file")
+    expect_refusal(stage(trainable, "train", "gpt"), "recipes/gpt.yaml: no such file")
     rows = trainable / "data" / "tokens" / "train" / "000000.jsonl.zst"
     shutil.copyfile(trainable / "data" / "tokens" / "validation" / "000000.jsonl.zst", rows)
-    expect_refusal(stage(trainable, "trainer.train", "mobilellm"), "data/tokens/train/000000.jsonl.zst", codes=(1,))
+    expect_refusal(stage(trainable, "train", "mobilellm"), "data/tokens/train/000000.jsonl.zst", codes=(1,))
     assert not (trainable / "runs").exists()
 
 
@@ -300,9 +301,7 @@ def test_recipes_of_a_suite_that_disagree_are_refused(project: Path, key: str) -
     put(f"parameters.{key}", 4)(tree)
     write_json(path, tree)
     named = "data" if key.startswith("data") else key
-    expect_refusal(
-        stage(project, "pipeline.stages.release"), f"recipes/openelm.yaml: {named}", "recipes/mobilellm.yaml"
-    )
+    expect_refusal(stage(project, "release"), f"recipes/openelm.yaml: {named}", "recipes/mobilellm.yaml")
     assert not (project / "release").exists()
 
 
@@ -311,7 +310,7 @@ def test_recipes_of_a_suite_that_disagree_are_refused_before_training(trainable:
     tree["schedule"]["steps"] = 9
     (trainable / "params.yaml").write_bytes(pretty({"models": ["mobilellm", "openelm"]}))
     (trainable / "recipes" / "openelm.yaml").write_bytes(pretty(tree))
-    expect_refusal(stage(trainable, "trainer.train", "mobilellm"), "recipes/openelm.yaml: schedule.steps: 9 differs")
+    expect_refusal(stage(trainable, "train", "mobilellm"), "recipes/openelm.yaml: schedule.steps: 9 differs")
     assert not (trainable / "runs").exists()
 
 
@@ -320,7 +319,7 @@ def test_a_checkpoint_that_changed_since_training_is_not_released(project: Path)
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(bytes(content))
-    expect_refusal(stage(project, "pipeline.stages.release"), "step000004-tokens1024/model.safetensors", codes=(1,))
+    expect_refusal(stage(project, "release"), "step000004-tokens1024/model.safetensors", codes=(1,))
     assert not (project / "release").exists()
 
 
@@ -340,7 +339,7 @@ def declare(folder: Path, corpora: Path, source: Path | str, sha256: str) -> Non
 
 def test_a_missing_source_file_is_named(tmp_path: Path, corpora: Path) -> None:
     declare(tmp_path, corpora, tmp_path / "nowhere.jsonl", "0" * 64)
-    expect_refusal(stage(tmp_path, "pipeline.stages.fetch", "letters"), "source letters", "nowhere.jsonl: no such file")
+    expect_refusal(stage(tmp_path, "fetch", "letters"), "source letters", "nowhere.jsonl: no such file")
     assert not any((tmp_path / "data").rglob("*.jsonl"))
     assert not (tmp_path / "manifests").exists()
 
@@ -349,7 +348,7 @@ def test_other_bytes_than_declared_are_refused_before_a_byte_is_used(tmp_path: P
     source = tmp_path / "letters.jsonl"
     source.write_bytes(b'{"id": "1", "text": "changed"}\n')
     declare(tmp_path, corpora, source, "0" * 64)
-    done = stage(tmp_path, "pipeline.stages.fetch", "letters")
+    done = stage(tmp_path, "fetch", "letters")
     expect_refusal(done, "source letters", "expected sha256 " + "0" * 64, sha256_file(source), codes=(1, 2))
     assert files_in(tmp_path) == ["letters.jsonl", PARAMS]
 
@@ -361,7 +360,7 @@ def test_an_address_that_answers_404_is_named(tmp_path: Path, corpora: Path) -> 
 
     with serve(Nothing) as url:
         declare(tmp_path, corpora, f"{url}/letters.jsonl", "0" * 64)
-        done = stage(tmp_path, "pipeline.stages.fetch", "letters", NO_PROXY="127.0.0.1")
+        done = stage(tmp_path, "fetch", "letters", NO_PROXY="127.0.0.1")
     expect_refusal(done, "source letters", "/letters.jsonl: HTTP 404", "correct the address")
     assert files_in(tmp_path) == [PARAMS]
 
@@ -370,8 +369,7 @@ MEASURED = """
 import atexit, pathlib, re, runpy, sys
 status = pathlib.Path("/proc/self/status")
 atexit.register(lambda: print("peak", re.search(r"VmHWM:\\s+(\\d+)", status.read_text())[1], file=sys.stderr))
-module, *sys.argv[1:] = sys.argv[1:]
-runpy.run_module(module, run_name="__main__")
+runpy.run_module("pipeline.stages", run_name="__main__")
 """
 
 
@@ -389,17 +387,17 @@ def test_broken_documents_are_counted_and_the_good_ones_stay(tmp_path: Path, cor
         file.write(b'{"id": "no text"}\n')
         file.write(json.dumps({"id": "last", "text": better}).encode())
     declare(tmp_path, corpora, source, sha256_file(source))
-    assert stage(tmp_path, "pipeline.stages.fetch", "letters").returncode == 0
-    measured = run(tmp_path, sys.executable, "-c", MEASURED, "pipeline.stages.extract", "letters", PYTHONPATH=str(ROOT))
+    assert stage(tmp_path, "fetch", "letters").returncode == 0
+    measured = run(tmp_path, sys.executable, "-c", MEASURED, "extract", "letters", PYTHONPATH=str(ROOT))
     assert (
         int(measured.stderr.split("peak ")[1]) < 400_000
     )  # KiB; the document alone would take 512 MiB to read and decode
     extracted = read_json(tmp_path / "manifests" / "documents" / "letters.json")
     assert extracted["documents"] == 3
     assert extracted["removed"] == {"broken_record": 2, "invalid_utf8": 1, "nul_bytes": 1, "too_large": 1}
-    for module in ("evaluation_sets", "evaluation_ngrams"):
-        assert stage(tmp_path, f"pipeline.stages.{module}").returncode == 0
-    done = stage(tmp_path, "pipeline.stages.filter", "letters")
+    for name in ("evaluation_sets", "evaluation_ngrams"):
+        assert stage(tmp_path, name).returncode == 0
+    done = stage(tmp_path, "filter", "letters")
     assert done.returncode == 0, done.stderr
     filtered = read_json(tmp_path / "manifests" / "filtered" / "letters.json")
     assert filtered["documents"] == 2
@@ -410,10 +408,8 @@ def test_a_corpus_that_unpacks_without_end_stops_the_build_and_leaves_nothing(tm
     source = tmp_path / "letters.jsonl.zst"
     source.write_bytes(zst_of_zeros(100 << 30))
     declare(tmp_path, corpora, source, sha256_file(source))
-    assert stage(tmp_path, "pipeline.stages.fetch", "letters").returncode == 0
-    expect_refusal(
-        stage(tmp_path, "pipeline.stages.extract", "letters"), "letters.jsonl.zst: unpacks to more bytes than"
-    )
+    assert stage(tmp_path, "fetch", "letters").returncode == 0
+    expect_refusal(stage(tmp_path, "extract", "letters"), "letters.jsonl.zst: unpacks to more bytes than")
     assert list_files(tmp_path / "data" / "documents") == []
     assert not (tmp_path / "manifests" / "documents").exists()
 
@@ -422,8 +418,8 @@ def test_a_duplicated_id_is_refused_and_named(tmp_path: Path, corpora: Path) -> 
     source = tmp_path / "letters.jsonl"
     source.write_bytes(b'{"id": "a", "text": "one"}\n{"id": "b", "text": "two"}\n{"id": "a", "text": "three"}\n')
     declare(tmp_path, corpora, source, sha256_file(source))
-    assert stage(tmp_path, "pipeline.stages.fetch", "letters").returncode == 0
-    done = stage(tmp_path, "pipeline.stages.extract", "letters")
+    assert stage(tmp_path, "fetch", "letters").returncode == 0
+    done = stage(tmp_path, "extract", "letters")
     expect_refusal(done, "data/raw/letters: two documents have the id letters/a", "id_column")
     assert list_files(tmp_path / "data" / "documents") == []
     assert not (tmp_path / "manifests" / "documents").exists()
@@ -433,8 +429,8 @@ def test_a_source_without_any_document_does_not_become_a_release(tmp_path: Path,
     source = tmp_path / "letters.jsonl"
     source.write_bytes(b"")
     declare(tmp_path, corpora, source, hashlib.sha256(b"").hexdigest())
-    assert stage(tmp_path, "pipeline.stages.fetch", "letters").returncode == 0
-    done = stage(tmp_path, "pipeline.stages.extract", "letters")
+    assert stage(tmp_path, "fetch", "letters").returncode == 0
+    done = stage(tmp_path, "extract", "letters")
     assert done.returncode in (0, 2)
     assert "Traceback" not in done.stderr
 
@@ -510,13 +506,13 @@ find $outputs -type f | sort | xargs sha256sum
 @pytest.mark.parametrize(
     ("command", "outputs", "spare"),
     [
-        ("pipeline.stages.fetch letters", "data/raw/letters manifests/sources/letters.json", 20_000),
-        ("pipeline.stages.extract letters", "data/documents/letters manifests/documents/letters.json", 0),
-        ("pipeline.stages.dedup.stage", "data/deduplicated manifests/deduplicated.json", 40_000),
-        ("pipeline.stages.tokenize.stage", "data/tokens manifests/tokens.json", 40_000),
-        ("trainer.train mobilellm", "runs/mobilellm manifests/models/mobilellm.json", 2_000_000),
-        ("trainer.train mobilellm", "runs/mobilellm manifests/models/mobilellm.json", 0),
-        ("pipeline.stages.release", "release manifests/release.json", 40_000),
+        ("fetch letters", "data/raw/letters manifests/sources/letters.json", 20_000),
+        ("extract letters", "data/documents/letters manifests/documents/letters.json", 0),
+        ("dedup", "data/deduplicated manifests/deduplicated.json", 40_000),
+        ("tokenize", "data/tokens manifests/tokens.json", 40_000),
+        ("train mobilellm", "runs/mobilellm manifests/models/mobilellm.json", 2_000_000),
+        ("train mobilellm", "runs/mobilellm manifests/models/mobilellm.json", 0),
+        ("release", "release manifests/release.json", 40_000),
     ],
 )
 def test_a_full_disk_is_said_and_the_same_command_goes_on_when_there_is_room(
@@ -524,7 +520,17 @@ def test_a_full_disk_is_said_and_the_same_command_goes_on_when_there_is_room(
 ) -> None:
     disk = project.with_name("disk")
     disk.mkdir()
-    arguments = [str(disk), str(project), outputs, str(spare), sys.executable, "-B", "-m", *command.split()]
+    arguments = [
+        str(disk),
+        str(project),
+        outputs,
+        str(spare),
+        sys.executable,
+        "-B",
+        "-m",
+        "pipeline.stages",
+        *command.split(),
+    ]
     done = run(
         disk,
         *["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", FULL, "sh", *arguments],
@@ -556,9 +562,9 @@ exec "$@"
 @pytest.mark.parametrize(
     "command",
     [
-        "pipeline.stages.extract letters",
-        "pipeline.stages.tokenizer",
-        "pipeline.stages.release",
+        "pipeline.stages extract letters",
+        "pipeline.stages tokenizer",
+        "pipeline.stages release",
         "pipeline.build.release",
     ],
 )
@@ -615,7 +621,7 @@ def test_training_killed_while_it_writes_a_checkpoint_ends_in_the_same_weights(
     kills = 0
     for _ in range(3):
         kills += killed_in_a_checkpoint(trainable, draw.uniform(0, 0.02))
-    done = stage(trainable, "trainer.train", "mobilellm")
+    done = stage(trainable, "train", "mobilellm")
     assert done.returncode == 0, done.stderr
     assert kills > 0
     reference = built_project / "runs" / "mobilellm"
@@ -639,7 +645,7 @@ def killed_in_a_checkpoint(folder: Path, delay: float) -> bool:
     work = folder / ".work"
     before = checkpoints_in(work)
     process = subprocess.Popen(
-        [BIN / "python", "-m", "trainer.train", "mobilellm"],
+        [BIN / "python", "-m", "pipeline.stages", "train", "mobilellm"],
         cwd=folder,
         env=environment(PYTHONPATH=str(ROOT), EVERYSTEP_PROCESSES="1"),
         stdout=subprocess.DEVNULL,
@@ -658,7 +664,7 @@ def killed_in_a_checkpoint(folder: Path, delay: float) -> bool:
 
 def test_two_trainings_of_one_model_at_once_do_not_mix(trainable: Path, built_project: Path) -> None:
     one = {"PYTHONPATH": str(ROOT), "EVERYSTEP_PROCESSES": "1"}
-    command = [BIN / "python", "-m", "trainer.train", "mobilellm"]
+    command = [BIN / "python", "-m", "pipeline.stages", "train", "mobilellm"]
     both = [
         subprocess.Popen(command, cwd=trainable, env=environment(**one), stderr=subprocess.PIPE, text=True)
         for _ in range(2)

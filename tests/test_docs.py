@@ -43,7 +43,7 @@ from tests.sessions import (
 )
 from trainer import families
 from trainer.launch import PROCESSES
-from trainer.observe import TENSORBOARD
+from trainer.monitor import TENSORBOARD
 from trainer.recipe import DataSection, LossSection, OptimizerSection, Recipe, ScheduleSection
 
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text("utf-8") for path in documents()}
@@ -224,6 +224,7 @@ def test_family_in_the_documents_builds_a_model(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(families, "FAMILIES", dict(families.FAMILIES))
     exec(compile(block.text, "docs/add-a-model.md", "exec"), vars(families) | {"FAMILIES": families.FAMILIES})
     recipe = {"vocabulary": 64, "context": 16, "width": 32, "layers": 6, "query_heads": 4, "ffn_width": 48}
+    recipe |= {"tied_embedding": True, "rotary_base": 10000.0, "norm_epsilon": 1e-5, "initial_std": 0.02}
     spec = families.build_spec({"family": "one-block", **recipe}, "recipes/x.yaml")
     assert len(spec.applications) == 6 and len(unrolled(spec)[0].layers) == 6
     assert num_parameters(spec) == 64 * 32 + (4 * 32 * 32 + 3 * 32 * 48 + 2 * 32) + 32

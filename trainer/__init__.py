@@ -1,1 +1,1 @@
-"""Trains models from published rows: the same bits whatever happens."""
+"""The trainer: from published rows to models, with the same bits on every run."""

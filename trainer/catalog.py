@@ -1,6 +1,6 @@
-"""The recipes of a project or a release: what each trains, counted from the shapes of the model's tensors.
+"""The recipes of a project or a release: what each trains, with parameters counted from the shapes of its tensors.
 
-Reads `recipes/*.yaml`. A config file can say anything about a size; the shapes are those of the model that is trained
+Reads `recipes/*.yaml`. A config file may claim any size; the shapes are those of the model that is trained
 (tests/trainer/test_recipes.py builds it for every recipe and compares). Needs no torch.
 """
 
@@ -14,10 +14,10 @@ from trainer.recipe import load_recipe
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
-    """`parameters` are unique; `parameters_if_repeated` are those of files that repeat a shared FFN for each layer.
+class Summary:
+    """One recipe in numbers. `parameters` are unique; `parameters_if_repeated` counts a shared FFN once a layer.
 
-    `tokens` are the targets of the whole training, `checkpoints` the published states, step 0 among them.
+    `tokens` counts the targets of the whole training, `checkpoints` the published states, including step 0.
     """
 
     name: str
@@ -32,8 +32,8 @@ class Entry:
     checkpoints: int
 
 
-def list_recipes(folder: Path) -> list[Entry]:
-    """Every recipe below `folder`, by family and size; a wrong one is an error."""
+def list_recipes(folder: Path) -> list[Summary]:
+    """Summarize every recipe in `folder`, by family and size; a wrong one is an error."""
     names = sorted(path.stem for path in (folder / RECIPES).glob("*.yaml"))
     if not names:
         raise EverystepError(f"{folder / RECIPES}: no recipes; name the folder of a project or of a release")
@@ -41,10 +41,10 @@ def list_recipes(folder: Path) -> list[Entry]:
     return sorted(entries, key=lambda entry: (entry.family, entry.parameters, entry.name))
 
 
-def describe(folder: Path, name: str) -> Entry:
-    """What the recipe `name` trains."""
+def describe(folder: Path, name: str) -> Summary:
+    """Summarize what the recipe `name` trains."""
     recipe, spec = load_recipe(name, folder)
-    return Entry(
+    return Summary(
         name=name,
         family=recipe.model["family"],
         layers_stored=len(spec.layers),

@@ -1,4 +1,4 @@
-"""Saving checkpoints behind the training: it stops for a copy of the state, no longer.
+"""Checkpoints written in the background: training pauses only to copy the state.
 
 One thread digests and writes, one checkpoint at a time and in order, since each record names its parent's digest.
 A checkpoint appears whole or not at all, so a kill loses at most what was not yet written.
@@ -24,13 +24,13 @@ Tensors = dict[str, np.ndarray[Any, np.dtype[np.float32]]]
 
 
 def moments(flat: FlatParameters, first: Tensor, second: Tensor) -> Tensors:
-    """The moments as named tensors: `first.NAME` and `second.NAME`."""
+    """Return the moments as named tensors: `first.NAME` and `second.NAME`."""
     pairs = (("first", first), ("second", second))
     return {f"{moment}.{name}": array for moment, whole in pairs for name, array in flat.named(whole).items()}
 
 
 class Writer:
-    """Writes checkpoints into `folder/REVISION`. Use as a context; leaving it waits for the last one."""
+    """A writer of checkpoints into `folder/REVISION`. Use as a context manager; leaving it waits for the last one."""
 
     def __init__(self, folder: Path, recipe: Recipe, spec: ModelSpec, numerics: dict[str, Json], parent: str | None):
         self._folder, self._recipe, self._spec, self._numerics = folder, recipe, spec, numerics
@@ -47,17 +47,17 @@ class Writer:
             self.wait()
 
     def save(self, step: int, tokens: int, entry: Entry | None, weights: Tensors, moments: Tensors) -> None:
-        """Write this state, whose arrays nobody changes any more; waits while the one before it is being written."""
+        """Begin to write this state, once the previous one is written. Its arrays must not change any more."""
         self.wait()
         self._pending = self._thread.submit(self._write, step, tokens, entry, weights, moments)
 
     def check(self) -> None:
-        """Raises what writing raised, if it has: a full disk is told at the next step, not at the next checkpoint."""
+        """Raise what writing raised, if it did: a full disk is reported at the next step, not the next checkpoint."""
         if self._pending is not None and self._pending.done():
             self._pending.result()
 
     def wait(self) -> None:
-        """Until everything is on disk; raises what writing raised."""
+        """Wait until everything is on disk; raise what writing raised."""
         if self._pending is not None:
             self._pending.result()
 

@@ -1,10 +1,11 @@
-"""What the trainer reads: rows in one of three layouts, checked before they are used, and who reads which when.
+"""Training data: rows in three layouts, checked before they are used, and which step reads which row.
 
     everystep   our own rows and their manifest, in the published order (docs/formats.md, 6 and 8)
-    llm360      chunks train_000.jsonl, train_001.jsonl ...; chunk after chunk, each in a keyed order of its own
-    mobilellm   folders 1 to N of one .jsonl each, read by 8 ranks a folder as MobileLLM's trainer reads them
+    llm360      chunks train_000.jsonl, train_001.jsonl ...; one after another, each in a keyed order of its own
+    mobilellm   folders 1 to N with one .jsonl each, read by 8 ranks a folder, as MobileLLM's trainer does
 
-A layout is a list of files and one pure function, `row_numbers`; rows are numbered through the files in their order.
+A layout is a list of files and one pure function, `row_numbers`: (step, micro-batch) -> row numbers. Rows are numbered
+through the files in their order.
 """
 
 import re
@@ -25,86 +26,82 @@ from pipeline.formats.canonical import Json
 from pipeline.formats.lines import Shard
 from pipeline.formats.manifests import Tokens, read_manifest
 from pipeline.formats.model import ModelSpec
-from pipeline.formats.order import permute, rows_of_step
+from pipeline.formats.order import permute, rows_of_samples, rows_of_step
 from pipeline.formats.rows import Row
 from pipeline.formats.stages import manifest_path
-from trainer.checked import PlainRows, check_rows, wait_for_rows
-from trainer.recipe import Recipe
-from trainer.vouched import VouchedRows
+from trainer.plain_rows import PlainRows, check_rows, wait_for_rows
+from trainer.recipe import DataSection, Recipe
+from trainer.verified_rows import VerifiedRows
 
 RANKS = 8
-"""MobileLLM's loader deals the lines of a node to 8 ranks, however many there are."""
+"""Ranks among which MobileLLM's loader deals the lines of a node, however many GPUs the node has."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingData(ABC):
-    """The rows of one run. Made by `training_data`."""
+    """Rows of one run, made by `training_data`. `section` says how many are read at a time, and in which order."""
 
     folder: Path
     shards: tuple[Shard, ...]
-    width: int
     vocabulary: int
-    seed: int
-    global_batch: int
-    micro_batch: int
+    section: DataSection
 
     @abstractmethod
     def row_numbers(self, step: int, number: int) -> NDArray[np.int64]:
-        """Which rows micro-batch `number` of the step from state `step` to `step + 1` reads, in their order."""
+        """Number the rows that micro-batch `number` of the step from state `step` to `step + 1` reads, in order."""
 
     @abstractmethod
     def open(self) -> Sequence[Row]:
-        """The rows by number."""
+        """Open the rows, to be read by number."""
 
     def micro_batch_rows(self, rows: Sequence[Row], step: int, number: int) -> NDArray[np.int64]:
-        """Rows of one micro-batch, shape (micro_batch, width)."""
+        """Read the rows of one micro-batch, shape (micro_batch, width)."""
         return np.stack([rows[row] for row in self.row_numbers(step, number).tolist()])
 
     def identity(self) -> Json:
-        """What the fingerprint of a run holds of its data: the digest of every file."""
+        """Return what the fingerprint of a run covers of its data: the digest of every file."""
         return [shard.to_json() for shard in self.shards]
 
     def inputs(self) -> dict[str, str]:
-        """Files that vouch for the rows, with their SHA-256, for the manifest of a run: here, the rows themselves."""
+        """Return the inputs that the manifest of a run names, with their SHA-256: here, the files of rows."""
         return {(self.folder / shard.path).as_posix(): shard.sha256 for shard in self.shards}
 
     def counts(self) -> dict[str, Json]:
-        """What the manifest of a run says of its rows."""
+        """Return what else the manifest of a run says about its rows."""
         return {}
 
 
 @dataclass(frozen=True, kw_only=True)
 class EverystepData(TrainingData):
-    """Our rows: a step reads the next `global_batch` samples of the order, micro-batch after micro-batch.
+    """Our own rows: a step reads the next `global_batch` samples of the order, one micro-batch after another.
 
-    `memory` is the folder in which checked shards are remembered (`trainer.vouched`).
+    `memory` is the folder that remembers verified shards (`trainer.verified_rows`).
     """
 
     memory: Path | None = None
 
     def row_numbers(self, step: int, number: int) -> NDArray[np.int64]:
-        return self._row_numbers(step)[number * self.micro_batch : (number + 1) * self.micro_batch]
+        first = step * self.section.global_batch + number * self.section.micro_batch
+        return rows_of_samples(first, first + self.section.micro_batch, self._num_rows, self.section.seed)
 
     def micro_batch_rows(self, rows: Sequence[Row], step: int, number: int) -> NDArray[np.int64]:
-        assert isinstance(rows, VouchedRows)
+        assert isinstance(rows, VerifiedRows)
         rows.check(self.row_numbers(step, number).tolist())
         return super().micro_batch_rows(rows, step, number)
 
-    def open(self) -> VouchedRows:
-        return VouchedRows(self.folder, self.shards, self.width, self.vocabulary, self.memory)
+    def open(self) -> VerifiedRows:
+        return VerifiedRows(self.folder, self.shards, self.section.width, self.vocabulary, self.memory)
 
     def shards_of_steps(self, start: int, stop: int) -> list[int]:
-        """The shards that the steps from state `start` to state `stop` read, by their place in the list."""
+        """Return the indices of the shards that the steps from state `start` to state `stop` read."""
         ends = np.cumsum([shard.lines for shard in self.shards])
         needed = np.zeros(len(self.shards), dtype=bool)
         for step in range(start, stop):
-            needed[np.searchsorted(ends, self._row_numbers(step), side="right")] = True
+            rows = rows_of_step(step, self.section.global_batch, self._num_rows, self.section.seed)
+            needed[np.searchsorted(ends, rows, side="right")] = True
             if needed.all():
                 break
         return np.flatnonzero(needed).tolist()
-
-    def _row_numbers(self, step: int) -> NDArray[np.int64]:
-        return rows_of_step(step, self.global_batch, self._num_rows, self.seed)
 
     @cached_property
     def _num_rows(self) -> int:
@@ -117,17 +114,17 @@ class EverystepData(TrainingData):
 
 @dataclass(frozen=True, kw_only=True)
 class PlainData(TrainingData):
-    """Rows in plain files that others made."""
+    """Rows of others, in plain files."""
 
     cache: Path
 
     def open(self) -> PlainRows:
-        return PlainRows(self.folder, self.shards, self.width, self.vocabulary, self.cache)
+        return PlainRows(self.folder, self.shards, self.section.width, self.vocabulary, self.cache)
 
 
 class Llm360Data(PlainData):
-    """Chunk after chunk. Within chunk c (from 0) the order is the permutation of (seed, c): a function, where
-    MobiLlama's depends on when the job was last restarted. Rows of a chunk that fill no step are dropped."""
+    """Rows in chunks, read one after another. Within chunk c (from 0) the order is the permutation of (seed, c);
+    MobiLlama's own order depends on when the job was last restarted. Rows of a chunk that fill no step are dropped."""
 
     def row_numbers(self, step: int, number: int) -> NDArray[np.int64]:
         ends = list(accumulate(self.steps_of_chunks()))
@@ -136,37 +133,39 @@ class Llm360Data(PlainData):
             raise EverystepError(f"{self.folder}: holds {ends[-1]} steps; there is no step {step}")
         num_rows = self.shards[chunk].lines
         first_step = ends[chunk - 1] if chunk else 0
-        first = (step - first_step) * self.global_batch + number * self.micro_batch
-        positions = np.arange(first, first + self.micro_batch, dtype=np.uint64)
+        first = (step - first_step) * self.section.global_batch + number * self.section.micro_batch
+        positions = np.arange(first, first + self.section.micro_batch, dtype=np.uint64)
         first_row = sum(shard.lines for shard in self.shards[:chunk])
-        return first_row + permute(positions, num_rows, self.seed, chunk).astype(np.int64)
+        return first_row + permute(positions, num_rows, self.section.seed, chunk).astype(np.int64)
 
     def steps_of_chunks(self) -> list[int]:
-        return [shard.lines // self.global_batch for shard in self.shards]
+        return [shard.lines // self.section.global_batch for shard in self.shards]
 
     def counts(self) -> dict[str, Json]:
         rows = sum(shard.lines for shard in self.shards)
-        return {"rows": rows, "dropped_rows": rows - sum(self.steps_of_chunks()) * self.global_batch}
+        return {"rows": rows, "dropped_rows": rows - sum(self.steps_of_chunks()) * self.section.global_batch}
 
 
 class MobilellmData(PlainData):
-    """Line n of a folder is for rank n mod 8 of it. A rank takes its next `micro_batch` lines for each step, and begins
-    again with its first one at the end of the file. Nothing is shuffled. Micro-batches are those of the ranks in order.
-    """
+    """Rows in one file a node. Line n belongs to rank n mod 8 of its node. For each step a rank takes its next
+    `micro_batch` lines, and starts over at the end of the file. Nothing is shuffled. The micro-batches of a step are
+    those of the ranks, in order."""
 
     def row_numbers(self, step: int, number: int) -> NDArray[np.int64]:
         node, rank = divmod(number, RANKS)
         num_lines = len(range(rank, self.shards[node].lines, RANKS))
-        turns = np.arange(step * self.micro_batch, (step + 1) * self.micro_batch, dtype=np.int64) % num_lines
+        first = step * self.section.micro_batch
+        turns = np.arange(first, first + self.section.micro_batch, dtype=np.int64) % num_lines
         first_row = sum(shard.lines for shard in self.shards[:node])
         return first_row + rank + RANKS * turns
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checking:
-    """How rows are checked: what is known of them stands in `folder`, which is ours, never that of what is audited.
+    """Instructions for checking rows. Results are kept in `folder`, which is ours, never part of what is audited.
 
-    `waits`: another process checks, and this one waits for what it finds. `parse` is for rows that nobody vouches for.
+    `waits`: another process checks, and this one waits for its results. `parse`: each line of others' rows is parsed,
+    because no manifest promises its digest.
     """
 
     folder: Path
@@ -175,9 +174,10 @@ class Checking:
 
 
 def training_data(root: Path, recipe: Recipe, spec: ModelSpec, checking: Checking) -> TrainingData:
-    """The data a recipe declares, if it is the data that is there.
+    """Return the data that a recipe declares, once it is found to match the files that are there.
 
-    Our own rows are checked when they are first read (`trainer.vouched`), those of others now (`trainer.checked`).
+    Our own rows are verified when they are first read (`trainer.verified_rows`), those of others now
+    (`trainer.plain_rows`).
     """
     if recipe.data.layout == "everystep":
         return _everystep(root, recipe, spec, checking.folder)
@@ -207,11 +207,11 @@ def _everystep(root: Path, recipe: Recipe, spec: ModelSpec, memory: Path) -> Tra
     if missing := _missing(folder, shards):
         raise EverystepError(f"{folder / missing.path}: no such file; {path} lists it as a shard of rows")
     vocabulary = manifest.vocabulary
-    return EverystepData(folder=folder, shards=tuple(shards), vocabulary=vocabulary, memory=memory, **_reading(recipe))
+    return EverystepData(folder=folder, shards=tuple(shards), vocabulary=vocabulary, section=recipe.data, memory=memory)
 
 
 def _missing(folder: Path, shards: Sequence[Shard]) -> Shard | None:
-    """The first shard that is not there. Each folder is listed once, and no file is looked at."""
+    """Return the first shard whose file is missing. Each folder is listed once, and no file is opened."""
     listed: dict[str, set[str]] = {}
     for shard in shards:
         parent, _, name = shard.path.rpartition("/")
@@ -227,26 +227,26 @@ def _llm360(folder: Path, recipe: Recipe, spec: ModelSpec, checking: Checking) -
     chunks = _numbered(folder, r"train_([0-9]+)\.jsonl(\.[a-z0-9]+)?", first=0, example="train_000.jsonl")
     for chunk in chunks:
         if chunk.suffix != ".jsonl":
-            raise EverystepError(f"{chunk}: rows are read by their place in a plain file; decompress it first")
+            raise EverystepError(f"{chunk}: rows are read by their offset in a plain file; decompress it first")
     rule, _, number = recipe.checkpoints.partition(" ")
     where = f"recipes/{recipe.name}.yaml"
     if rule == "chunks" and int(number) != len(chunks):
         raise EverystepError(f"{where}: checkpoints: {recipe.checkpoints!r}, but {folder} holds {len(chunks)} chunks")
     found = _check(recipe, folder, [chunk.name for chunk in chunks], spec.vocabulary, checking)
     data = Llm360Data(
-        folder=folder, shards=found, vocabulary=spec.vocabulary, cache=checking.folder, **_reading(recipe)
+        folder=folder, shards=found, vocabulary=spec.vocabulary, section=recipe.data, cache=checking.folder
     )
-    steps = recipe.schedule.steps
+    steps, global_batch = recipe.schedule.steps, recipe.data.global_batch
     for shard, in_chunk in zip(found, data.steps_of_chunks(), strict=True):
         if rule == "chunks" and in_chunk != steps // len(chunks):
             raise EverystepError(
                 f"{where}: schedule.steps: {steps} steps over {len(chunks)} chunks are {steps // len(chunks)} a chunk, "
-                f"but the {shard.lines} rows of {folder / shard.path} make {in_chunk} steps of {data.global_batch}"
+                f"but the {shard.lines} rows of {folder / shard.path} make {in_chunk} steps of {global_batch}"
             )
     if steps > sum(data.steps_of_chunks()):
         raise EverystepError(
             f"{where}: schedule.steps: {steps}, but the chunks in {folder} hold {sum(data.steps_of_chunks())} steps of "
-            f"{recipe.data.global_batch} rows, and each chunk is read once"
+            f"{global_batch} rows, and each chunk is read once"
         )
     return data
 
@@ -267,18 +267,8 @@ def _mobilellm(folder: Path, recipe: Recipe, spec: ModelSpec, checking: Checking
         if shard.lines < RANKS:
             raise EverystepError(f"{folder / shard.path}: {shard.lines} rows; each of {RANKS} ranks needs one")
     return MobilellmData(
-        folder=folder, shards=found, vocabulary=spec.vocabulary, cache=checking.folder, **_reading(recipe)
+        folder=folder, shards=found, vocabulary=spec.vocabulary, section=recipe.data, cache=checking.folder
     )
-
-
-def _reading(recipe: Recipe) -> dict[str, int]:
-    data = recipe.data
-    return {
-        "width": data.width,
-        "seed": data.seed,
-        "global_batch": data.global_batch,
-        "micro_batch": data.micro_batch,
-    }
 
 
 def _check(recipe: Recipe, folder: Path, names: list[str], vocabulary: int, checking: Checking) -> tuple[Shard, ...]:
@@ -290,7 +280,7 @@ def _check(recipe: Recipe, folder: Path, names: list[str], vocabulary: int, chec
 
 
 def _numbered(folder: Path, pattern: str, first: int, example: str) -> list[Path]:
-    """What lies in `folder` under a name with a number, in the order of the numbers, which run on from `first`."""
+    """List what has a numbered name in `folder`, by number. The numbers must run from `first` without a gap."""
     if not folder.is_dir():
         raise EverystepError(f"{folder}: no such folder; data.folder of the recipe names it")
     found: dict[int, Path] = {}
@@ -303,7 +293,7 @@ def _numbered(folder: Path, pattern: str, first: int, example: str) -> list[Path
             raise EverystepError(f"{folder}: {found[number].name} and {path.name} have the same number; keep one")
         found[number] = path
     if not found:
-        raise EverystepError(f"{folder}: holds none of the layout's files; the first is {example}")
+        raise EverystepError(f"{folder}: holds none of the layout's files; the first would be {example}")
     for number in range(first, first + len(found)):
         if number not in found:
             raise EverystepError(
@@ -313,7 +303,7 @@ def _numbered(folder: Path, pattern: str, first: int, example: str) -> list[Path
 
 
 def _only_file(node: Path) -> Path:
-    """MobileLLM's loader takes the first of an unsorted listing; which one that is, nobody can say."""
+    """Return the only .jsonl file of a node. Of several, MobileLLM's loader takes whichever is listed first."""
     found = sorted(node.glob("*.jsonl"))
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"

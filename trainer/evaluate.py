@@ -3,7 +3,7 @@
 Reads `runs/MODEL`, the validation rows and the tokenizer; writes `results/MODEL/evaluation.jsonl` and `.csv`
 and `manifests/evaluations/MODEL.json`. The rows are the first of the held-out split, the same for every model.
 
-    loss = nats / targets        bits per byte = nats / ln 2 / bytes of text behind the targets
+    loss = nats / targets        bits per byte = nats / ln 2 / bytes of text of the targets
 
 The second does not depend on the tokenizer, so it compares across releases (Gao et al. 2020, section 3.1).
 """
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from pipeline.base.console import progress, run_command
+from pipeline.base.console import progress
 from pipeline.base.errors import Differs, EverystepError
 from pipeline.base.files import fresh_folder, safe_join, sha256_file, write_bytes
 from pipeline.base.paths import PARAMS, RECIPES, RESULTS, RUNS, TOKENIZER, TOKENS
@@ -33,7 +33,7 @@ from pipeline.formats.stages import manifest_path
 from pipeline.formats.vocabulary import token_bytes
 from trainer.launch import default_processes, launch
 from trainer.recipe import load_recipe
-from trainer.vouched import VouchedRows
+from trainer.verified_rows import VerifiedRows
 
 if TYPE_CHECKING:
     from trainer.parallel import World
@@ -43,7 +43,7 @@ LN_2 = 0.6931471805599453
 
 
 class EvaluateParams(Section):
-    """How many validation rows every checkpoint is measured on, and how many at a time."""
+    """Number of validation rows on which every checkpoint is measured, and how many at a time."""
 
     rows: Annotated[int, Field(gt=0)]
     micro_batch: Annotated[int, Field(gt=0)]
@@ -92,7 +92,7 @@ def evaluate(name: str) -> None:
 
 
 def _promised(folder: Path, entry: Checkpoint) -> Path:
-    """The checkpoint of an entry in the model's manifest, whose record says the same."""
+    """Return the folder of a checkpoint that the model's manifest lists, after comparing its record."""
     path = safe_join(folder, entry.revision)
     if Checkpoint.of_record(ck.read_record(path)) != entry:
         raise Differs(f"{path}: not the checkpoint that the manifest of the model lists; run `dvc repro`")
@@ -100,8 +100,8 @@ def _promised(folder: Path, entry: Checkpoint) -> Path:
 
 
 def _validation_rows(tokens: Tokens, num_rows: int) -> NDArray[np.int64]:
-    """The first `num_rows` held-out rows (fewer if there are fewer), shape (rows, width), digests checked."""
-    rows = VouchedRows(TOKENS, tokens.shards("validation"), tokens.width, tokens.vocabulary)
+    """Read the first `num_rows` held-out rows (or all, if fewer), shape (rows, width), from verified shards."""
+    rows = VerifiedRows(TOKENS, tokens.shards("validation"), tokens.width, tokens.vocabulary)
     numbers = range(min(num_rows, len(rows)))
     rows.check(numbers)
     return np.stack([rows[number] for number in numbers])
@@ -110,7 +110,7 @@ def _validation_rows(tokens: Tokens, num_rows: int) -> NDArray[np.int64]:
 def _evaluate(
     world: "World", name: str, spec: ModelSpec, checkpoints: list[Path], rows: NDArray[np.int64], micro_batch: int
 ) -> list[float]:
-    """Nats in all of each checkpoint; process r measures the checkpoints r, r + size ..."""
+    """Sum the nats of each checkpoint; process r measures the checkpoints r, r + size ..."""
     import torch
 
     from trainer.model import Decoder, load_tensors
@@ -145,7 +145,3 @@ def _result(checkpoint: Path, nats: float, num_targets: int, num_bytes: int) -> 
         loss=nats / num_targets,
         bits_per_byte=nats / LN_2 / num_bytes,
     )
-
-
-if __name__ == "__main__":
-    run_command(evaluate, "MODEL")

@@ -1,4 +1,4 @@
-"""Families of models, each a function that writes a `ModelSpec` from its published rules.
+"""Model families: each is a function from a section of a recipe to a `ModelSpec`, by its published rules.
 
 `build_spec` reads the `model:` section of a recipe. Every size that MobileLLM, MobiLlama, OpenELM, Amber and Pythia
 published is a file under `recipes/`, and its parameter count is the published one (tests/trainer/test_recipes.py).
@@ -21,13 +21,15 @@ Vocabulary = Annotated[int, Field(gt=0, le=MAX_VOCABULARY)]
 Context = Annotated[int, Field(gt=0, le=MAX_CONTEXT)]
 Layers = Annotated[int, Field(gt=0, le=MAX_LAYERS)]
 Width = Annotated[int, Field(gt=0, le=MAX_WIDTH)]
-"""Of anything inside a layer: dimensions, heads, what they are divided by."""
+"""Size of anything inside a layer: dimensions, heads, divisors."""
 FfnWidth = Annotated[int, Field(gt=0, le=MAX_FFN_WIDTH)]
 Multiplier = Annotated[float, Field(gt=0, le=64)]
+Ends = Annotated[list[Multiplier], Field(min_length=2, max_length=2)]
+"""Multipliers of the first and of the last layer. A list, because YAML has no tuples and validation is strict."""
 
 
 class LlamaSection(Section):
-    """The keys that the families with equal layers share; their heads cut the width into equal parts."""
+    """Keys that the families with equal layers share. Their heads divide the width into equal parts."""
 
     vocabulary: Vocabulary
     context: Context
@@ -35,9 +37,9 @@ class LlamaSection(Section):
     layers: Layers
     query_heads: Width
     ffn_width: FfnWidth
-    rotary_base: PositiveFloat = 10000.0
-    norm_epsilon: PositiveFloat = 1e-5
-    initial_std: PositiveFloat = 0.02
+    rotary_base: PositiveFloat
+    norm_epsilon: PositiveFloat
+    initial_std: PositiveFloat
 
     @field_validator("query_heads")
     @classmethod
@@ -48,7 +50,7 @@ class LlamaSection(Section):
             raise ValueError(f"{query_heads} does not divide width {width}; choose a divisor such as {choice}")
         if width // query_heads % 2:
             raise ValueError(
-                f"{query_heads} heads of a width of {width} are {width // query_heads} wide; rotary needs even heads"
+                f"{query_heads} heads of a width of {width} are {width // query_heads} wide; rotary needs even widths"
             )
         return query_heads
 
@@ -79,7 +81,8 @@ class MobiLlamaSection(LlamaSection):
 
 
 class PythiaSection(Section):
-    """`family: pythia`. Null deviations are GPT-NeoX's: (2 / (5 width))^1/2, and 2 / (layers width^1/2) for outputs."""
+    """`family: pythia`. A null `initial_std` is (2 / (5 width))^1/2, a null `initial_output_std`
+    2 / (layers width^1/2), as in GPT-NeoX."""
 
     family: Literal["pythia"]
     vocabulary: Vocabulary
@@ -89,20 +92,22 @@ class PythiaSection(Section):
     heads: Width
     initial_std: PositiveFloat | None
     initial_output_std: PositiveFloat | None
-    rotary_base: PositiveFloat = 10000.0
-    norm_epsilon: PositiveFloat = 1e-5
+    rotary_base: PositiveFloat
+    norm_epsilon: PositiveFloat
 
     @field_validator("heads")
     @classmethod
     def _heads_divide_width(cls, heads: int, info: ValidationInfo) -> int:
         width = info.data.get("width", heads)
         if width % heads or width // heads % 8:
-            raise ValueError(f"{heads} heads of a width of {width}: each must be a multiple of 8 to turn a quarter")
+            raise ValueError(
+                f"{heads} heads of a width of {width}: each must be a multiple of 8 wide, since a quarter is rotated"
+            )
         return heads
 
 
 class OpenELMSection(Section):
-    """`family: openelm`. The multipliers are those of the first and of the last layer."""
+    """`family: openelm`."""
 
     family: Literal["openelm"]
     vocabulary: Vocabulary
@@ -110,14 +115,13 @@ class OpenELMSection(Section):
     width: Width
     layers: Layers
     head_width: Width
-    query_heads_per_kv_head: Width = 4
-    ffn_divisor: Width = 256
-    # Lists, not tuples: YAML has only lists, and strict validation does not turn one into the other.
-    attention_multipliers: list[Multiplier] = Field(default=[0.5, 1.0], min_length=2, max_length=2)
-    ffn_multipliers: list[Multiplier] = Field(default=[0.5, 4.0], min_length=2, max_length=2)
+    query_heads_per_kv_head: Width
+    ffn_divisor: Width
+    attention_multipliers: Ends
+    ffn_multipliers: Ends
     tied_embedding: bool
-    rotary_base: PositiveFloat = 10000.0
-    norm_epsilon: PositiveFloat = 1e-6
+    rotary_base: PositiveFloat
+    norm_epsilon: PositiveFloat
 
     @field_validator("head_width")
     @classmethod
@@ -137,7 +141,7 @@ class _Recipe(Section, Generic[FamilySection]):
 
 
 def build_spec(section: dict[str, Any], where: str) -> ModelSpec:
-    """The model that the `model:` section of the recipe `where` describes; errors name file, key and fix."""
+    """Build the model of the `model:` section of the recipe `where`; an error names file, key and fix."""
     family = section.get("family")
     if family not in FAMILIES:
         raise EverystepError(f"{where}: model.family: must be one of {', '.join(FAMILIES)}, got {family!r}")
@@ -226,7 +230,7 @@ def openelm(section: OpenELMSection) -> ModelSpec:
 
 
 def make_divisible(value: float, divisor: int) -> int:
-    """The multiple of `divisor` nearest to `value`, at least one divisor, and at least nine tenths of `value`."""
+    """Round `value` to a multiple of `divisor`: at least one divisor, and at least nine tenths of `value`."""
     nearest = max(divisor, int(value + divisor / 2) // divisor * divisor)
     return nearest + divisor if nearest < 0.9 * value else nearest
 
@@ -252,7 +256,7 @@ def _plain(
     initialization: Initialization,
     tied_embedding: bool,
 ) -> ModelSpec:
-    """Each layer applied once, in order, with an FFN of its own."""
+    """Describe a model that applies each layer once, in order, each with an FFN of its own."""
     depths = tuple(range(len(layers)))
     return ModelSpec(
         vocabulary=section.vocabulary,

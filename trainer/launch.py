@@ -1,7 +1,7 @@
-"""Start the processes of a job in their numerics class. Loads no torch before the class is set.
+"""The launch of a job's processes in their numerics class. No torch is loaded before the class is set.
 
-Rank 0 is the process that calls: its peers end when it ends, however that ends, and it says what a peer ended of. Under
-torchrun (`RANK` is set) the caller is one rank of those that torchrun started, on any number of nodes.
+Rank 0 is the calling process: its peers end when it ends, however it ends, and it reports why a peer ended. Under
+torchrun (`RANK` is set) the caller is one of the ranks that torchrun started, on any number of nodes.
 """
 
 import multiprocessing
@@ -19,18 +19,18 @@ from trainer.workers import end_with_parent
 
 PROCESSES = "EVERYSTEP_PROCESSES"
 MOST = 64
-"""Processes that can share an optimizer (`trainer.optimizer.BLOCKS`)."""
+"""Largest number of processes that can share an optimizer (`trainer.optimizer.BLOCKS`)."""
 
 
 def default_processes(num_leaves: int) -> int:
-    """`EVERYSTEP_PROCESSES`, else the largest power of two that fits the processors and the leaves of the sum."""
+    """Return `EVERYSTEP_PROCESSES`, or the largest power of two that fits the processors and the leaves of the sum."""
     most = min(num_leaves, MOST)
     asked = os.environ.get("WORLD_SIZE", "") or os.environ.get(PROCESSES, "")
     if asked:
         if not asked.isdecimal() or int(asked) < 1 or int(asked) & (int(asked) - 1) or int(asked) > most:
             raise EverystepError(
-                f"{asked} processes: give a power of two up to {most}, so that each has equally many of the recipe's "
-                f"micro-batches ({PROCESSES}, or torchrun's --nnodes times --nproc-per-node)"
+                f"{asked} processes: give a power of two up to {most}, so that each gets the same number of the "
+                f"recipe's micro-batches ({PROCESSES}, or torchrun's --nnodes times --nproc-per-node)"
             )
         return int(asked)
     fitting = min(len(os.sched_getaffinity(0)), most)
@@ -62,7 +62,7 @@ def launch(job: Callable[..., Any], processes: int, numerics_class: str, *argume
 
 
 def _lead(processes: int, store: Any, startup: Startup, job: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    """Rank 0's share. Interrupted or refused, it ends its peers before they tell at length that they lost it."""
+    """Run the job as rank 0. Interrupted or refused, it kills its peers before they report its loss at length."""
 
     def work(world: Any, *rest: Any) -> Any:
         try:
@@ -74,8 +74,8 @@ def _lead(processes: int, store: Any, startup: Startup, job: Callable[..., Any],
 
     try:
         return _member(0, processes, store, startup, work, arguments)
-    except RuntimeError as error:  # among others, what torch says when a peer is gone
-        if fault := fault_of(startup.peers, within=1):  # its end is seen on the network before it is seen here
+    except RuntimeError as error:  # among others, what torch raises when a peer is gone
+        if fault := fault_of(startup.peers, within=1):  # the network notices its end before we do
             raise fault from error
         raise
     finally:

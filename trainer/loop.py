@@ -2,12 +2,11 @@
 
     for each step:  rows of (seed, step) -> gradients of fixed micro-batches -> tree sum -> clip -> AdamW
 
-A `Trainer` holds a state (weights, moments, step); no random state exists. `train_until` is used by training
-and by replay alike, so a replay exercises the very code that trained.
+A `Trainer` holds a state (weights, moments, step); there is no random state. Training and replay call the same
+`train_step`, so a replay runs the very code that trained.
 """
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -26,7 +25,7 @@ from trainer.parallel import TreeSum, World
 from trainer.recipe import Recipe
 
 RECOMPUTE = "EVERYSTEP_RECOMPUTE"
-"""Set to 1: layers are computed again during backward instead of kept (activation checkpointing). The same bits."""
+"""If set to 1, layers are computed again during backward instead of kept (activation checkpointing). Same bits."""
 
 
 class Trainer:
@@ -73,21 +72,21 @@ class Trainer:
         return self.step * self.recipe.data.global_batch * self.spec.context
 
     def numerics(self) -> dict[str, object]:
-        """What decides the bits of this run, for its records."""
+        """Describe what decides the bits of this run, for its records."""
         return numerics.describe(self.recipe.numerics, self.recipe.precision, self.recipe.compiled)
 
     def weights_digest(self) -> str:
         return tensors_digest(self.flat.named(self.flat.values))
 
     def state(self) -> tuple[Tensors, Tensors]:
-        """A copy of (weights, moments) by name; every process takes part in gathering the moments."""
+        """Copy (weights, moments) by name; every process must call this, because the moments are gathered."""
         first, second = torch.empty_like(self.flat.values), torch.empty_like(self.flat.values)
         self.world.gather(self.optimizer.first, first)
         self.world.gather(self.optimizer.second, second)
         return self.flat.named(self.flat.values.clone()), moments(self.flat, first, second)
 
     def load(self, folder: Path) -> ck.Record:
-        """Take over the state of a checkpoint, after its digests were found right."""
+        """Load the state of a checkpoint, after comparing its digests."""
         record = ck.read_record(folder)
         if self.world.rank == 0:
             numerics.warn_if_other(record.numerics.to_json(), self.numerics())
@@ -101,7 +100,7 @@ class Trainer:
         return record
 
     def _gradients(self, step: int) -> tuple[list[float], Tensor]:
-        """Losses and the summed gradients of this process's micro-batches: in order inside a leaf, leaves in a tree."""
+        """Compute losses and summed gradients of this process's micro-batches: in order in a leaf, leaves in a tree."""
         losses = []
         leaves = self.recipe.data.num_leaves
         in_leaf = self.recipe.data.num_micro_batches // leaves
@@ -118,9 +117,3 @@ class Trainer:
                 losses.append(float(loss.detach()))
             self.sum.add(gradients)
         return losses, self.sum.total()
-
-
-def train_until(trainer: Trainer, last_step: int, after_step: Callable[[Trainer, Entry], None]) -> None:
-    """Steps until `last_step`; `after_step` runs in every process, so it may gather."""
-    while trainer.step < last_step:
-        after_step(trainer, trainer.train_step())

@@ -22,8 +22,8 @@ from torch.utils.checkpoint import checkpoint
 from pipeline.base.errors import EverystepError
 from pipeline.formats.model import LayerSpec, ModelSpec, initial_value, tensor_shapes
 from trainer.exact import normal, rotary_tables
+from trainer.matmul import is_portable, linear, matmul
 from trainer.operators import embed, next_token_loss, rms_norm
-from trainer.product import is_portable, linear, matmul
 
 QUERY_BLOCK = 128
 
@@ -48,16 +48,16 @@ class Decoder(nn.Module):
         self._rotary: dict[tuple[int, torch.device], Rotary] = {}
 
     def forward(self, tokens_BT: Tensor, cache: "Cache | None" = None) -> Tensor:
-        """Logits_BTV of the next token after each of `tokens_BT`; with a cache these go on where it ends."""
+        """Compute logits_BTV of the next token after each of `tokens_BT`, which continue the cache if there is one."""
         return linear(self.hidden(tokens_BT, cache), self.head_VM)
 
     def loss(self, rows_BT: Tensor, z_loss: float = 0.0) -> Tensor:
-        """Mean cross entropy in nats of the targets `rows[:, 1:]` given `rows[:, :-1]`."""
+        """Compute the mean cross entropy in nats of the targets `rows[:, 1:]` given `rows[:, :-1]`."""
         x_BTM = self.hidden(rows_BT[:, :-1])
         return next_token_loss(x_BTM.flatten(0, 1), self.head_VM, rows_BT[:, 1:].flatten(), z_loss)
 
     def hidden(self, tokens_BT: Tensor, cache: "Cache | None" = None) -> Tensor:
-        """What the logits are a product of, x_BTM."""
+        """Compute the last hidden states x_BTM, from which the logits are one product away."""
         past = 0 if cache is None else cache.length
         length = past + tokens_BT.shape[1]
         if length > self.spec.context:
@@ -82,20 +82,20 @@ class Decoder(nn.Module):
         return self.embedding.weight if self.output is None else self.output.weight
 
     def compile_layers(self) -> None:
-        """Have each layer's operators fused. Layers of one shape share one compiled form, so warm-up is one layer's.
+        """Have each layer's operators fused. Layers of one shape share a compiled form: warm-up is that of one.
 
-        torch gives up after 8 forms of a function; OpenELM has a form for each layer. And it would compile programs to
-        find out whether the processor can do what it says, a fifth of the warm-up.
+        torch gives up after 8 forms of a function; OpenELM has one for each layer. It would also compile test programs
+        to find out whether the processor can do what it claims: a fifth of the warm-up.
         """
         from torch._inductor import config
 
-        torch.use_deterministic_algorithms(True)  # tells the compiler, too
+        torch.use_deterministic_algorithms(True)  # tells the compiler too
         config.cpp.vec_isa_ok = True
         for layer in self.layers:
             layer.compile(fullgraph=True, dynamic=False, recompile_limit=8 * len(self.layers))
 
     def _rotary_between(self, start: int, stop: int, width: int, device: torch.device) -> Rotary:
-        """Rows `start:stop` of the rotary tables, each (T, E); computed once for each width and device."""
+        """Return rows `start:stop` of the rotary tables, each (T, E); computed once for each width and device."""
         if (width, device) not in self._rotary:
             tables = rotary_tables(self.spec.rotary_base, width, self.spec.context)
             self._rotary[width, device] = torch.from_numpy(tables[0]).to(device), torch.from_numpy(tables[1]).to(device)
@@ -217,7 +217,7 @@ class Cache:
         self._slots: dict[int, tuple[Tensor, Tensor]] = {}
 
     def extend(self, slot: int, k_BKTD: Tensor, v_BKTD: Tensor) -> tuple[Tensor, Tensor]:
-        """Append T positions to a slot; returns all its keys and values, (B, K, S, D) each."""
+        """Append T positions to a slot; return all its keys and values, (B, K, S, D) each."""
         if slot in self._slots:
             k_BKSD, v_BKSD = self._slots[slot]
             k_BKTD, v_BKTD = torch.cat((k_BKSD, k_BKTD), dim=2), torch.cat((v_BKSD, v_BKTD), dim=2)
@@ -237,9 +237,9 @@ def rotate(x_BTHD: Tensor, rotary: Rotary) -> Tensor:
 
 
 def attend(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(D)) v for the last T of S positions, each seeing itself and what came before it.
+    """Compute softmax(q k^T / sqrt(D)) v for the last T of S positions, each seeing itself and what came before.
 
-    torch's fused kernel, or in the `portable` class portable products (its small products take MKL's slow path).
+    By torch's fused kernel, or in the `portable` class portable products (its small products take MKL's slow path).
     """
     (B, H, T, D), (K, S) = q_BHTD.shape, k_BKSD.shape[1:3]
     if not is_portable():
@@ -261,7 +261,7 @@ def attend(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor) -> Tensor:
 
 
 def softmax_below(scores_TS: Tensor, first: int) -> Tensor:
-    """Softmax over the last dimension where row t, at position `first + t`, sees columns 0 .. `first + t`."""
+    """Compute the softmax over the last dimension; row t, at position `first + t`, sees columns 0 .. `first + t`."""
     future_TS = scores_TS.new_full(scores_TS.shape[-2:], float("-inf")).triu(first + 1)
     return (scores_TS + future_TS).softmax(-1)
 
@@ -289,5 +289,5 @@ def load_tensors(model: Decoder, tensors: Mapping[str, npt.NDArray[np.float32]])
 
 
 def dump_tensors(model: Decoder) -> dict[str, npt.NDArray[np.float32]]:
-    """A copy of every unique tensor by name, float32 on the CPU. `load_tensors(m, dump_tensors(m))` changes nothing."""
+    """Copy every unique tensor by name, in float32 on the CPU. `load_tensors(m, dump_tensors(m))` changes nothing."""
     return {name: p.detach().to("cpu", torch.float32).numpy().copy() for name, p in model.named_parameters()}

@@ -1,12 +1,12 @@
 """Numerics classes: which processors and kernels give the same bits, and how a process enters a class.
 
 `portable`: the same weights on any x86-64 Linux machine with AVX2 and FMA. Elementwise kernels are capped to
-AVX2, and matrix products are OpenBLAS's with one fixed core type (`trainer.product`); docs/decisions.md has the
+AVX2, and matrix products are OpenBLAS's with one fixed core type (`trainer.matmul`); docs/decisions.md has the
 trials. `native`: torch's fastest kernels for this processor; bits hold on machines of the same processor model and
 library builds.
 
 Threads change bits, so a process computes with exactly one; cores are used by processes. The libraries read
-their settings when they are loaded, so a process that was started with others is started once more.
+their settings when they are loaded, so a process that was started with other settings restarts itself.
 """
 
 import os
@@ -26,7 +26,7 @@ ONE_THREAD = {
     "OMP_WAIT_POLICY": "passive",
     "GOMP_SPINCOUNT": "0",
 }
-# glibc gives freed blocks back to the kernel, and a fault a page brings each new one: a tenth of a step.
+# glibc returns freed blocks to the kernel, and each new one costs a fault per page: a tenth of a step.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 34)}
 CLASSES: dict[str, dict[str, str]] = {
     "portable": {
@@ -59,8 +59,8 @@ STARTED_AGAIN = "EVERYSTEP_NUMERICS"
 def enter(name: str) -> None:
     """Put this process, and those it will start, into the numerics class `name`.
 
-    It may start this program again (`prepare`), so it stands before any work. Raises `EverystepError` when the class
-    cannot be had on this machine.
+    Call it before any work, because it may restart this program (`prepare`). Raises `EverystepError` when this machine
+    cannot provide the class.
     """
     prepare(name)
     os.environ.pop(STARTED_AGAIN, None)
@@ -71,13 +71,13 @@ def enter(name: str) -> None:
 
 
 def prepare(name: str) -> None:
-    """The environment of the class `name`, before anything heavy is loaded.
+    """Set the environment of the class `name`, before anything heavy is loaded.
 
-    Every variable by which the caller could steer the libraries is replaced. Where they differ, this program is
-    executed once more from its beginning, in the same process, with the right ones.
+    Every variable with which the caller could steer the libraries is replaced. If one differs, this program restarts
+    from its beginning, in the same process, with the right ones.
     """
     if name not in CLASSES:
-        raise EverystepError(f"numerics: {name!r} is not a class; there are {', '.join(CLASSES)}")
+        raise EverystepError(f"numerics: {name!r} is not a numerics class; choose {' or '.join(CLASSES)}")
     wanted = COMMON | CLASSES[name]
     steered = _steered()
     if steered != wanted:
@@ -90,7 +90,7 @@ def prepare(name: str) -> None:
 
 
 def describe(name: str, precision: str = "float32", compiled: bool = False) -> dict[str, Any]:
-    """What decides the bits in this process, for records: the same on every machine of a `portable` class."""
+    """Describe what decides the bits in this process, for records: in class `portable` the same on every machine."""
     import torch
 
     capability = torch.backends.cpu.get_cpu_capability()
@@ -117,7 +117,7 @@ def warn_if_other(recorded: dict[str, Any], found: dict[str, Any]) -> None:
 
 
 def _steered() -> dict[str, str]:
-    """Variables by which a library's choices could be steered; where compiled code is kept is not one of them."""
+    """Return the variables that steer a library's choices; the folder of compiled code is not one of them."""
     kept = "TORCHINDUCTOR_CACHE_DIR"
     return {key: value for key, value in os.environ.items() if key.startswith(STEERED_PREFIXES) and key != kept}
 
@@ -125,16 +125,16 @@ def _steered() -> dict[str, str]:
 def _settle(name: str) -> None:
     import torch
 
-    from trainer.product import use_portable
+    from trainer.matmul import use_portable
 
     torch.set_num_threads(1)
     if torch.get_num_interop_threads() != 1:
         torch.set_num_interop_threads(1)
-    if torch.cuda.is_available():  # cuBLAS asks for this beside deterministic algorithms
+    if torch.cuda.is_available():  # cuBLAS is deterministic only with this
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # What use_deterministic_algorithms(True) sets, without its import of the compiler, which is half of a start.
     torch.set_deterministic_debug_mode("error")
-    # Else every new tensor is written once more, 8 % of a step.
+    # Otherwise every new tensor is filled first: 8 % of a step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     use_portable(name == "portable")
     capability = torch.backends.cpu.get_cpu_capability()
@@ -146,13 +146,13 @@ def _settle(name: str) -> None:
 
 
 def _processor() -> str:
-    """Its maker, family and model: MKL and oneDNN choose kernels by them."""
+    """Return the processor's maker, family and model, by which MKL and oneDNN choose kernels."""
     fields = dict(re.findall(r"^([\w ]*\w)\s*: (.*)$", Path("/proc/cpuinfo").read_text("utf-8"), re.M))
     return f"{fields.get('vendor_id')} family {fields.get('cpu family')} model {fields.get('model')}"
 
 
 def _openblas() -> str:
-    """Version and core type of the OpenBLAS in numpy, such as `OpenBLAS 0.3.30 Haswell`."""
+    """Return version and core type of numpy's OpenBLAS, such as `OpenBLAS 0.3.30 Haswell`."""
     from threadpoolctl import threadpool_info
 
     found = [info for info in threadpool_info() if info["internal_api"] == "openblas"]

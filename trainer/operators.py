@@ -1,9 +1,9 @@
-"""Three operators with derivatives written by hand: there automatic ones are wasteful.
+"""Three operators with hand-written backward passes, where autograd wastes memory.
 
-An embedding's derivative is a matrix as large as the vocabulary, almost all of it zero; the logits of a batch are
-the largest tensor of a training step, four times over before their derivative is done. Here the first is added in
-place where it is not zero, and the second exists for a block of rows at a time (as in Liger, Hsu et al., 2024). A
-norm with its derivative takes 0.28 ms on 512 x 256 instead of 0.48: fewer walks through memory.
+The derivative of an embedding is a matrix as large as the vocabulary, almost all of it zero; the logits of a batch are
+the largest tensor of a training step, and autograd holds four of that size. Here the first is added in place where it
+is not zero, and the second exists for one block of rows at a time (as in Liger, Hsu et al., 2024). A norm with its
+derivative takes 0.28 ms on 512 x 256 instead of 0.48, because it passes through memory less often.
 
 Shape suffixes as in `trainer.model`; N rows, V vocabulary, M model width.
 """
@@ -16,19 +16,19 @@ from torch.autograd import Function
 from torch.nn import functional
 
 from trainer.exact import logarithm
-from trainer.product import accumulate, product
+from trainer.matmul import accumulate, product
 
 LOSS_ROWS = 256
-"""Rows whose logits exist at a time. It enters the bits: other blocks, other sums."""
+"""Rows whose logits exist at a time. It decides bits: other blocks give other sums."""
 
 
 def embed(tokens_BT: Tensor, weight_VM: Tensor) -> Tensor:
-    """The rows `tokens` of the embedding, x_BTM."""
+    """Look up the rows `tokens` of the embedding, x_BTM."""
     return _Embed.apply(tokens_BT, weight_VM)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def next_token_loss(x_NM: Tensor, weight_VM: Tensor, targets_N: Tensor, z_loss: float = 0.0) -> Tensor:
-    """Mean cross entropy in nats of the targets under the logits x @ weight^T, plus z_loss * mean(log Z ^ 2).
+    """Compute the mean cross entropy in nats under the logits x @ weight^T, plus z_loss * mean(log Z ^ 2).
 
     Z is the sum of the exponentials of the logits (PaLM, Chowdhery et al., 2022, section 5).
     """
@@ -36,7 +36,7 @@ def next_token_loss(x_NM: Tensor, weight_VM: Tensor, targets_N: Tensor, z_loss: 
 
 
 def rms_norm(x_BTM: Tensor, weight_M: Tensor, epsilon: float) -> Tensor:
-    """x / sqrt(mean(x^2) + epsilon) * weight over the last dimension, in fp32; the result in x's dtype."""
+    """Compute x / sqrt(mean(x^2) + epsilon) * weight over the last dimension in fp32; the result has x's dtype."""
     return _RMSNorm.apply(x_BTM, weight_M, epsilon)  # type: ignore[no-untyped-call, no-any-return]
 
 
@@ -56,7 +56,7 @@ class _Embed(Function):
 
 
 class _NextTokenLoss(Function):
-    """Computes the derivative on the way forward, while the logits of a block are at hand, and in their place."""
+    """Cross entropy whose derivative is computed in the forward pass, in place of the logits of each block."""
 
     @staticmethod
     def forward(ctx: Any, x_NM: Tensor, weight_VM: Tensor, targets_N: Tensor, z_loss: float) -> Tensor:
@@ -69,7 +69,7 @@ class _NextTokenLoss(Function):
             targets = targets_N[rows, None]
             logits = product(x_NM[rows], weight_VM.t()).float()
             shares = torch.softmax(logits, -1)
-            largest = shares.amax(-1, keepdim=True)  # 1 / Z, but for the largest logit; so at least 1 / V
+            largest = shares.amax(-1, keepdim=True)  # exp(largest logit) / Z, so at least 1 / V
             log_z = logits.amax(-1, keepdim=True) - torch.from_numpy(logarithm(largest.cpu().numpy())).to(x_NM.device)
             losses_N[rows] = log_z.square().mul_(z_loss).add_(log_z).sub_(logits.gather(1, targets))[:, 0]
             if wanted:
@@ -94,7 +94,7 @@ class _NextTokenLoss(Function):
 
 
 class _RMSNorm(Function):
-    """With n = x / rms: dx = (w dy - n mean(n w dy)) / rms, dw = sum(n dy)."""
+    """RMSNorm. With n = x / rms: dx = (w dy - n mean(n w dy)) / rms, dw = sum(n dy)."""
 
     @staticmethod
     def forward(ctx: Any, x_BTM: Tensor, weight_M: Tensor, epsilon: float) -> Tensor:

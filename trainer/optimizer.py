@@ -1,7 +1,7 @@
-"""AdamW on a slice of one flat vector, with scalars that no mathematics library decides.
+"""AdamW on a slice of one flat vector, with scalars that do not depend on a mathematics library.
 
 All parameters of a model lie in one fp32 vector: the decayed tensors first, then the rest, each group in the
-order of the model, each tensor begun at a multiple of 64 elements, the whole padded to `BLOCKS` equal blocks.
+order of the model, each tensor starting at a multiple of 64 elements, the whole padded to `BLOCKS` equal blocks.
 A process owns whole blocks (ZeRO-1, Rajbhandari et al. 2020), so vector kernels never see a tail whose place
 depends on the number of processes, and the gradient norm is a sum over the same blocks for every world size.
 """
@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from trainer.exact import cosine_and_sine
-from trainer.product import is_portable
+from trainer.matmul import is_portable
 from trainer.recipe import OptimizerSection, ScheduleSection
 
 ALIGNMENT = 64  # elements; a multiple of every vector width
 BLOCKS = 64  # the largest number of processes that can share an optimizer
-CACHED = 1 << 16  # elements of each vector that an update walks at a time, so that its nine walks stay in the cache
+CACHED = 1 << 16  # elements of each vector that are updated at a time, so that the nine passes stay in the cache
 
 
 @dataclass(frozen=True)
@@ -62,17 +62,17 @@ class FlatParameters:
             self._parameters[place.name].data = view
 
     def collect(self, gradients: Tensor) -> None:
-        """From now on backward adds into `gradients`, a vector of this layout."""
+        """Have backward add into `gradients`, a vector of this layout, from now on."""
         for place in self.places:
             self._parameters[place.name].grad = gradients[place.start : place.stop].view(place.shape)
 
     def named(self, flat: Tensor) -> dict[str, np.ndarray]:
-        """A flat vector of this layout as named arrays (on the CPU they share its memory)."""
+        """View a flat vector of this layout as named arrays (on the CPU they share its memory)."""
         array = flat.cpu().numpy()
         return {place.name: array[place.start : place.stop].reshape(place.shape) for place in self.places}
 
     def flatten(self, tensors: Mapping[str, np.ndarray]) -> Tensor:
-        """Named arrays as a flat vector of this layout; every tensor must be there with its shape."""
+        """Flatten named arrays into a vector of this layout; every tensor must be there with its shape."""
         flat = torch.zeros(self.size)
         views = self.named(flat)
         if views.keys() != tensors.keys():
@@ -83,7 +83,7 @@ class FlatParameters:
 
 
 class AdamW:
-    """The moments of one slice of the flat vector, and their update."""
+    """Moments of one slice of the flat vector, and their update."""
 
     def __init__(self, flat: FlatParameters, start: int, stop: int, section: OptimizerSection) -> None:
         self.section = section
@@ -113,7 +113,7 @@ class AdamW:
 
     @torch.no_grad()
     def update_fused(self, gradient: Tensor, learning_rate: float, step: int) -> None:
-        """The same rule by torch's fused kernel (class `native`): one walk through memory instead of nine."""
+        """Apply the same rule with torch's fused kernel (class `native`): one pass through memory instead of nine."""
         section, cut = self.section, self.num_decayed
         for part, decay in ((slice(0, cut), section.weight_decay), (slice(cut, None), 0.0)):
             if not self.values[part].numel():
@@ -136,13 +136,13 @@ class AdamW:
 
 
 def _pieces(cut: int, stop: int) -> list[tuple[int, int]]:
-    """0..stop in runs of at most `CACHED`, none across `cut`."""
+    """Cut 0..stop into runs of at most `CACHED`, none across `cut`."""
     starts = sorted({*range(0, cut, CACHED), *range(cut, stop, CACHED)})
     return list(zip(starts, [*starts[1:], stop], strict=True))
 
 
 def bias_corrections(learning_rate: float, section: OptimizerSection, step: int) -> tuple[float, float]:
-    """(learning rate / (1 - beta1^t), sqrt(1 - beta2^t)), correctly rounded (Kingma and Ba 2015, algorithm 1)."""
+    """Return learning rate / (1 - beta1^t), sqrt(1 - beta2^t), correctly rounded (Kingma and Ba 2015, algorithm 1)."""
     with localcontext(prec=50):
         first = 1 - Decimal(section.beta1) ** step
         second = 1 - Decimal(section.beta2) ** step
@@ -150,7 +150,7 @@ def bias_corrections(learning_rate: float, section: OptimizerSection, step: int)
 
 
 def learning_rate(schedule: ScheduleSection, step: int, global_batch: int) -> float:
-    """The rate of update number `step` (1-based), a float32 value.
+    """Return the rate of update number `step` (1-based), a float32 value.
 
     Warm-up reaches the peak at update `warmup_steps`; the decay reaches the floor `decay_steps` later, or in `wsd`
     at the last update, and stays there.
@@ -171,16 +171,16 @@ def learning_rate(schedule: ScheduleSection, step: int, global_batch: int) -> fl
 
 
 def block_norms(slice_of_gradient: Tensor, block: int) -> list[float]:
-    """The squared norm of each block of a slice, summed in float64."""
+    """Return the squared norm of each block of a slice, summed in float64."""
     parts = torch.split(slice_of_gradient, block)
     return [float(torch.linalg.vector_norm(part, dtype=torch.float64)) ** 2 for part in parts]
 
 
 def clip_factor(squared_norms: list[float], scale: float, clip_norm: float) -> tuple[float, float]:
-    """(norm, factor) of `scale` times a gradient, from the squared norms of its blocks.
+    """Return (norm, factor) of `scale` times a gradient, from the squared norms of its blocks.
 
     The factor scales and clips: factor x gradient is no longer than `clip_norm`. The sum is exact, so the order of
-    the blocks is nothing.
+    the blocks does not matter.
     """
     norm = math.sqrt(math.fsum(squared_norms)) * scale
     return norm, scale * min(1.0, clip_norm / norm) if norm > 0 else scale

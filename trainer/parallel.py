@@ -6,7 +6,7 @@ roots of the subtrees are exchanged piece by piece, and every process sums the p
 sum is the same for 1, 2, 4 ... processes.
 
 Across hosts the pieces are sent (all-to-all, as many bytes as an all-reduce) and the weights gathered. Processes of one
-host have both in common memory: each reads pieces where they were summed, and changes its share of the weights there.
+host share memory for both: each reads pieces where they were summed, and updates its share of the weights there.
 """
 
 import mmap
@@ -32,20 +32,20 @@ class World:
         self.device = device or torch.device("cpu")
 
     def part(self, total: int) -> tuple[int, int]:
-        """The contiguous share [start, stop) of `total` equal things that this process has."""
+        """Return the contiguous share [start, stop) of `total` equal things that this process owns."""
         each = total // self.size
         return self.rank * each, (self.rank + 1) * each
 
     def weights(self, size: int) -> Tensor:
-        """A vector of zeros of which each process will change its part, for `complete`."""
+        """Allocate a vector of zeros of which each process will update its part, for `complete`."""
         return torch.zeros(size, device=self.device)
 
     def subtree(self, size: int) -> Tensor:
-        """A vector of zeros to sum the gradients of this process in, for `exchange`."""
+        """Allocate a vector of zeros in which this process sums its gradients, for `exchange`."""
         return torch.zeros(size, device=self.device)
 
     def exchange(self, subtree: Tensor) -> Tensor:
-        """The sum over processes of the slice of `subtree` that this process owns, in tree order."""
+        """Sum, over processes in tree order, the slice of `subtree` that this process owns."""
         if self.size == 1:
             return subtree
         received = torch.empty_like(subtree)
@@ -53,11 +53,11 @@ class World:
         return tree_sum(list(received.chunk(self.size)))
 
     def complete(self, weights: Tensor) -> None:
-        """Until every process has what each made of its part."""
+        """Wait until every process sees every other's updated part (all-gather)."""
         self.gather(weights[slice(*self.part(len(weights)))], weights)
 
     def gather(self, owned: Tensor, whole: Tensor) -> None:
-        """Fill `whole` with every process's `owned`, by rank. `owned` may be its own place in `whole`."""
+        """Fill `whole` with every process's `owned`, by rank. `owned` may be a view of its own place in `whole`."""
         if self.size == 1:
             if owned.data_ptr() != whole.data_ptr():
                 whole.copy_(owned)
@@ -65,14 +65,14 @@ class World:
             torch.distributed.all_gather_single(whole, owned.clone())
 
     def gather_floats(self, numbers: list[float]) -> list[float]:
-        """Every process's numbers (equally many each), by rank."""
+        """Gather every process's numbers (the same count from each), by rank."""
         whole = torch.empty(len(numbers) * self.size, dtype=torch.float64, device=self.device)
         self.gather(torch.tensor(numbers, dtype=torch.float64, device=self.device), whole)
         return [float(number) for number in whole]
 
 
 class Host(World):
-    """The same among processes of one host: weights and subtrees lie in their common memory, and nothing is sent."""
+    """A world on one host: weights and subtrees lie in memory that its processes share, and nothing is sent."""
 
     def weights(self, size: int) -> Tensor:
         return self._common(size)
@@ -82,7 +82,7 @@ class Host(World):
         return self._subtrees[self.rank]
 
     def exchange(self, subtree: Tensor) -> Tensor:
-        """Sums in the slices themselves, of which each is one process's alone until `complete`."""
+        """Sum in the slices themselves; each belongs to one process alone until `complete`."""
         torch.distributed.barrier()
         return tree_sum([other.chunk(self.size)[self.rank] for other in self._subtrees])
 
@@ -90,7 +90,7 @@ class Host(World):
         torch.distributed.barrier()
 
     def _common(self, size: int) -> Tensor:
-        """Zeros in memory of rank 0 that has no name: it ends with the last process, however that ends."""
+        """Allocate zeros in unnamed memory of rank 0, which is freed with the last process, however that ends."""
         file = os.memfd_create("everystep") if self.rank == 0 else -1
         if self.rank == 0:
             os.ftruncate(file, size * torch.float32.itemsize)
@@ -104,15 +104,15 @@ class Host(World):
 
 
 def tree_sum(parts: list[Tensor]) -> Tensor:
-    """((a + b) + (c + d)) ... of a power of two of tensors. Sums into the first of each pair."""
+    """Sum a power of two of tensors as ((a + b) + (c + d)) ..., into the first of each pair."""
     while len(parts) > 1:
         parts = [left.add_(right) for left, right in zip(parts[::2], parts[1::2], strict=True)]
     return parts[0]
 
 
 class TreeSum:
-    """The same sum for tensors that are filled one after another, in as few buffers as it takes: `root`, in which the
-    sum comes to lie, and log2(n) others."""
+    """A tree sum of tensors that are filled one after another, in as few buffers as it takes: `root`, which ends up
+    holding the sum, and log2(n) others."""
 
     def __init__(self, root: Tensor) -> None:
         self._root = root
@@ -120,7 +120,7 @@ class TreeSum:
         self._free = [root]
 
     def buffer(self) -> Tensor:
-        """A vector of zeros to fill; then `add` it. The first one is the root, which takes up all others."""
+        """Return a vector of zeros to fill and then `add`. The first one is the root, which absorbs all others."""
         return self._free.pop().zero_() if self._free else torch.zeros_like(self._root)
 
     def add(self, tensor: Tensor) -> None:
@@ -132,7 +132,7 @@ class TreeSum:
         self._stack.append((height, tensor))
 
     def total(self) -> Tensor:
-        """The sum of a power of two of tensors. It holds until the next `buffer`, which takes its memory."""
+        """Return the sum of a power of two of tensors. It is valid until the next `buffer`, which reuses its memory."""
         ((_, root),) = self._stack
         self._stack.clear()
         self._free.append(root)
@@ -140,13 +140,13 @@ class TreeSum:
 
 
 def open_store() -> TCPStore:
-    """Where the processes of one machine meet: at a free port of the loopback, which ends with its process."""
+    """Open the meeting point of the processes of one machine: a free port on the loopback, closed with this process."""
     return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 
 
 @contextmanager
 def joined(rank: int, size: int, store: Store | int | None) -> Iterator[World]:
-    """This process as member `rank` of `size` that meet at a store or its port; None: as torchrun's variables say."""
+    """Join as rank `rank` of `size` processes that meet at a store or its port; None: as torchrun's variables say."""
     gpus = torch.cuda.device_count()
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", rank)) % gpus) if gpus else torch.device("cpu")
     if size == 1:

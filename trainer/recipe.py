@@ -1,7 +1,7 @@
-"""A recipe: one complete file that says how one model is trained. No inheritance, no defaults elsewhere.
+"""A recipe: one complete file that says how one model is trained. No inheritance, no defaults.
 
-Everything in it is identity: it enters the fingerprint of the run and the manifest. Where it runs, on how
-many processes and how fast is execution, and stands nowhere in it.
+Everything in it is identity: it enters the fingerprint and the manifest of the run. Where that runs, on how many
+processes and how fast is execution, and appears nowhere in it.
 """
 
 from pathlib import Path, PurePosixPath
@@ -25,10 +25,10 @@ Seed = Annotated[int, Field(ge=0, lt=2**53)]
 
 
 class DataSection(Section):
-    """The rows below `folder`, `width` ids each, and who reads which when (`trainer.data`).
+    """Rows in `folder`, `width` ids each, and the order in which they are read (`trainer.data`).
 
-    A step reads `global_batch` rows in micro-batches of fixed size. `seed` orders them; for our own rows it must be
-    that of the published order.
+    A step reads `global_batch` rows in micro-batches of fixed size. `seed` decides the order; for our own rows it must
+    be that of the published order.
     """
 
     layout: Literal["everystep", "llm360", "mobilellm"]
@@ -43,7 +43,7 @@ class DataSection(Section):
     def _stays_inside(cls, folder: str) -> str:
         path = PurePosixPath(folder)
         if path.is_absolute() or ".." in path.parts or not path.parts:
-            raise ValueError(f"{folder!r} is not a folder below the project; name one such as data/tokens")
+            raise ValueError(f"{folder!r} is not a folder inside the project; name one such as data/tokens")
         return folder
 
     @model_validator(mode="after")
@@ -59,13 +59,13 @@ class DataSection(Section):
     @property
     def num_leaves(self) -> int:
         """Leaves of the tree in which gradients are summed: the largest power of two that divides the number of
-        micro-batches. Each leaf is equally many micro-batches, summed one after another."""
+        micro-batches. Each leaf is the same number of micro-batches, summed one after another."""
         return self.num_micro_batches & -self.num_micro_batches
 
 
 class OptimizerSection(Section):
-    """AdamW (Loshchilov and Hutter 2019). `decay`: whether weight decay takes matrices and embeddings, or norms and
-    biases too."""
+    """AdamW (Loshchilov and Hutter 2019). `decay`: weight decay acts on `matrices` and embeddings, or on `all`, norms
+    and biases too."""
 
     beta1: Annotated[float, Field(gt=0, lt=1)]
     beta2: Annotated[float, Field(gt=0, lt=1)]
@@ -76,14 +76,14 @@ class OptimizerSection(Section):
 
 
 class ScheduleSection(Section):
-    """The learning rate of every update: linear warm-up from `start` to `peak`, then a decay to `floor` x peak.
+    """Learning rate of every update: linear warm-up from `start` to `peak`, then a decay to `floor` x peak.
 
     `cosine`: half a cosine over `decay_steps`, from the end of the warm-up down to the floor.
     `cosine-clipped`: half a cosine down to zero, cut off at the floor (GPT-NeoX 1.0; with 10 % it is 9 % lower midway).
     `wsd`: the peak until the last `decay_steps` updates, then a line (warm-up, stable, decay; Hu et al. 2024, eq. 1).
 
-    `peak_batch`: the peak is meant for so many rows a step and grows in proportion to `global_batch` (MobileLLM);
-    null: it is meant as it stands.
+    `peak_batch`: the peak is given for this many rows a step, and is scaled in proportion to `global_batch`
+    (MobileLLM). Null: the peak is used as given.
     """
 
     shape: Literal["cosine", "cosine-clipped", "wsd"]
@@ -123,7 +123,7 @@ class LossSection(Section):
 
 
 class Recipe(Section):
-    """The whole file but its `model` section, which the families read."""
+    """A whole recipe. Its `model` section is read by the families."""
 
     name: Annotated[str, Field(pattern=f"^{PLAIN_NAME}$")]
     seed: Seed
@@ -166,7 +166,7 @@ class Recipe(Section):
 
 
 def load_recipe(name: str, root: Path = Path()) -> tuple[Recipe, ModelSpec]:
-    """The recipe `recipes/NAME.yaml` below `root` and the model that it describes."""
+    """Load `recipes/NAME.yaml` in `root`, and the model that it describes."""
     path = root / RECIPES / f"{plain_name(name, 'a model')}.yaml"
     recipe = check(Recipe, load_yaml(path), str(path))
     if recipe.name != name:
@@ -181,7 +181,7 @@ def load_recipe(name: str, root: Path = Path()) -> tuple[Recipe, ModelSpec]:
 
 
 def suite_of(name: str, root: Path = Path()) -> dict[str, dict[str, Any]]:
-    """The recipes, unread but for their YAML, that params.yaml lists beside `name`; only its own where none does."""
+    """Load, as plain YAML, the recipes that params.yaml lists with `name`, or only its own if it is not listed."""
     params = load_yaml(root / PARAMS) if (root / PARAMS).is_file() else {}
     models = params.get("models", [])
     paths = {

@@ -2,9 +2,9 @@
 
 Starts from the stored state at `--from`, reads the rows of the run in their published order, and compares each
 step's entry (loss, gradient norm, rate, digest of all weights) with the released log, and the state at a stored
-checkpoint with its record. The code is the trainer's own loop. Of the rows, the shards that the stretch reads are
-digested, each once. What an audited folder says of itself is not taken as checked: what was found stands in a folder of
-this replay alone, and nothing is written beside it.
+checkpoint with its record. The code is the trainer's own. Only the shards of rows that the stretch reads are digested,
+each once. An audited folder's own marks of what was checked are not trusted: a replay keeps its marks in a temporary
+folder and writes nothing else.
 """
 
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from pipeline.base.console import progress
-from pipeline.base.errors import Differs, EverystepError
-from pipeline.base.files import safe_join
+from pipeline.base.errors import Differs, EverystepError, Linked
+from pipeline.base.files import list_folder, safe_join
 from pipeline.base.paths import RECIPES, RUNS
 from pipeline.formats import checkpoints as ck
 from pipeline.formats import log
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """`first_difference` is None when every step came out the same; else the first step that did not."""
+class Comparison:
+    """A stretch compared. `first_difference` is the first step that did not come out the same; None if all did."""
 
     model: str
     start: int
@@ -45,7 +45,7 @@ class Outcome:
     digests_compared: int
 
 
-def replay(release: Release, model: str, start: int, stop: int) -> Outcome:
+def replay(release: Release, model: str, start: int, stop: int) -> Comparison:
     """Replay the steps from state `start` to state `stop` of `model`."""
     state = release.state(model, start)
     release.file(RECIPES / f"{model}.yaml")
@@ -57,20 +57,20 @@ def replay(release: Release, model: str, start: int, stop: int) -> Outcome:
         state.file(name)
     _require_shapes_of(spec, state.file(ck.WEIGHTS), f"recipes/{model}.yaml")
     records = {step: other.record for step, other in release.states(model).items() if start < step <= stop}
-    numerics.enter(recipe.numerics)  # may start this program again, so it is called before the work
+    numerics.enter(recipe.numerics)  # may restart this program, so it comes before the work
     processes = default_processes(recipe.data.num_leaves)
     with TemporaryDirectory(prefix="everystep-replay-") as found:
         rows = _own_rows if recipe.data.layout == "everystep" else _rows_of_others
         data = rows(release, recipe, spec, Path(found), start, stop)
         checkpoint = release.folder / state.folder
-        outcome: Outcome = launch(
+        comparison: Comparison = launch(
             _replay, processes, recipe.numerics, recipe, spec, data, checkpoint, stop, entries, records
         )
-    return outcome
+    return comparison
 
 
 def _entries(release: Release, model: str, start: int, stop: int) -> dict[int, log.Entry]:
-    """The log of the stretch; every step has an entry."""
+    """Read the log of the stretch, which must have an entry for every step."""
     path = release.file(RUNS / model / log.JSONL)
     entries = {entry.step: entry for entry in log.read(path) if start < entry.step <= stop}
     for step in range(start + 1, stop + 1):
@@ -80,16 +80,16 @@ def _entries(release: Release, model: str, start: int, stop: int) -> dict[int, l
 
 
 def _require_shapes_of(spec: ModelSpec, weights: Path, recipe: str) -> None:
-    """Before a model is built: a recipe may ask for more memory than there is, stored weights may not."""
+    """Compare shapes before a model is built: a recipe could ask for more memory than there is."""
     with TensorFile(weights) as file:
         if file.shapes() != tensor_shapes(spec):
             raise Differs(f"{weights}: these are not the tensors of the model in {recipe}")
 
 
 def _own_rows(release: Release, recipe: Recipe, spec: ModelSpec, found: Path, start: int, stop: int) -> TrainingData:
-    """Our rows, of which the shards that the stretch reads were digested; their manifest is the verified one."""
+    """Return our own rows, after verifying their manifest and the shards that the stretch reads."""
     release.manifest(Tokens)
-    safe_join(release.folder, recipe.data.folder)  # no link leads out of what is audited
+    _require_no_links(release.folder, recipe.data.folder)
     data = training_data(release.folder, recipe, spec, Checking(folder=found))
     assert isinstance(data, EverystepData)
     needed = data.shards_of_steps(start, stop)
@@ -101,8 +101,9 @@ def _own_rows(release: Release, recipe: Recipe, spec: ModelSpec, found: Path, st
 def _rows_of_others(
     release: Release, recipe: Recipe, spec: ModelSpec, found: Path, start: int, stop: int
 ) -> TrainingData:
-    """Plain rows: their digests are what the manifest of the run names, or this is no replay of it."""
+    """Return plain rows, after comparing their digests with those that the manifest of the run names."""
     inputs, folder = release.model(recipe.name).inputs, recipe.data.folder
+    _require_no_links(release.folder, folder)
     data = training_data(release.folder, recipe, spec, Checking(folder=found, parse=False))
     digests = {f"{folder}/{shard.path}": shard.sha256 for shard in data.shards}
     promised = {name: sha256 for name, sha256 in inputs.items() if name.startswith(f"{folder}/")}
@@ -111,6 +112,13 @@ def _rows_of_others(
         where = release.folder / others[0]
         raise Differs(f"{where}: missing, or not the rows that {recipe.name} was trained on; fetch it again")
     return data
+
+
+def _require_no_links(root: Path, rows: str) -> None:
+    """Refuse links on the way to the rows or among them: they could lead out of the audited folder."""
+    folder = safe_join(root, rows)
+    for link in list_folder(folder).links:
+        raise Linked(folder / link)
 
 
 def _replay(
@@ -122,8 +130,8 @@ def _replay(
     stop: int,
     entries: dict[int, log.Entry],
     records: dict[int, ck.Record],
-) -> Outcome:
-    """What each process does; all of them stop at the first difference, because all see the same entries."""
+) -> Comparison:
+    """Replay in one process among its peers. All stop at the same difference, because all see the same entries."""
     from trainer.loop import Trainer
 
     trainer = Trainer(world, recipe, spec, data)
@@ -139,8 +147,8 @@ def _replay(
             compared += entry.weights_digest is not None
             advance(step_tokens, f"step {entry.step} of {stop}: {'same' if fault is None else 'differs'}")
             if fault is not None:
-                return Outcome(recipe.name, start, stop, entry.step, fault, compared)
-    return Outcome(recipe.name, start, stop, None, "every step is the same", compared)
+                return Comparison(recipe.name, start, stop, entry.step, fault, compared)
+    return Comparison(recipe.name, start, stop, None, "every step is the same", compared)
 
 
 def _entry_fault(ours: log.Entry, theirs: log.Entry) -> str | None:

@@ -1,7 +1,7 @@
 """Sample: a checkpoint continues a text, token by token, with the trainer's own decoder and its cache.
 
 Every draw is a function of (seed, position) and the logits; no generator holds a state. The decoder computes in the
-numerics class that the state was trained in, so a `portable` model says the same on every machine of that class.
+numerics class that the state was trained in, so a `portable` model gives the same text on every machine of that class.
 """
 
 import codecs
@@ -33,7 +33,7 @@ END, CONTEXT, ENOUGH = "end of the document", "end of the context", "as many tok
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What to continue, how far, and how to draw."""
+    """Prompt to continue, how far, and how to draw."""
 
     prompt: str
     tokens: int
@@ -44,7 +44,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """What came of it. `text` is the bytes of `token_ids` as UTF-8; `ended` is one of `END`, `CONTEXT`, `ENOUGH`."""
+    """A continuation. `text` is the bytes of `token_ids` as UTF-8; `ended` is one of `END`, `CONTEXT`, `ENOUGH`."""
 
     model: str
     revision: str
@@ -68,7 +68,7 @@ def sample(state: State, request: Request, show: Show) -> Sample:
 
 
 def _sample(world: "World", state: State, tokenizer: Path, prompt: list[int], request: Request, show: Show) -> Sample:
-    """Once the process is in its numerics class."""
+    """Sample, once the process is in its numerics class."""
     from trainer.model import Decoder, load_tensors
 
     model = Decoder(state.spec).to(world.device)
@@ -99,10 +99,10 @@ def _sample(world: "World", state: State, tokenizer: Path, prompt: list[int], re
 
 
 def continuation(model: "Decoder", prompt: list[int], vocabulary: int, choose: Choose) -> Iterator[int]:
-    """The tokens after the prompt until the context is full, each `choose(logits_V, position)` of those before it.
+    """Yield the tokens after the prompt until the context is full, each `choose(logits_V, position)`.
 
-    A row of training has `context + 1` ids, so the last token stands at position `context`. Ids from `vocabulary` on,
-    which pad the embedding and stand for no text, are never chosen.
+    A row of training has `context + 1` ids, so the last token is at position `context`. Ids from `vocabulary` on only
+    pad the embedding; they have no text and are never chosen.
     """
     import torch
 
@@ -121,7 +121,7 @@ def continuation(model: "Decoder", prompt: list[int], vocabulary: int, choose: C
 
 
 def draw(logits_V: Logits, position: int, *, temperature: float, top_k: int, seed: int) -> int:
-    """A token among the `top_k` likeliest, by softmax(logits / temperature). Of equal logits the lower id comes first.
+    """Draw one of the `top_k` likeliest tokens by softmax(logits / temperature); of equal logits the lower id is first.
 
     The uniform number is the first 53 bits of Philox (Salmon et al., 2011) keyed by (seed, position).
     """
@@ -137,7 +137,7 @@ def draw(logits_V: Logits, position: int, *, temperature: float, top_k: int, see
 
 
 def encode(tokenizer_json: Path, text: str) -> list[int]:
-    """The ids of a prompt. Nothing at all is the beginning of a document: what follows an end token."""
+    """Encode a prompt. An empty one is the beginning of a document, which follows an end token."""
     if not text:
         return [end_token(tokenizer_json)]
     try:

@@ -1,7 +1,7 @@
-"""The time in which a job starts: libraries are loaded and processes meet, deep inside code that answers no signal.
+"""Start-up of a job: libraries load and processes meet, deep inside code that answers no signal.
 
-A thread watches meanwhile. When somebody interrupts, or a peer ends before it has joined, it says so in one line, ends
-the peers and then this process, wherever that stands. Nothing of a job has begun yet, so nothing is lost.
+Meanwhile a thread watches. If somebody interrupts, or a peer ends before it has joined, the thread says so in one line
+and ends the peers and this process, whatever it is doing. The job has not begun yet, so nothing is lost.
 """
 
 import os
@@ -19,7 +19,7 @@ from pipeline.base.errors import EverystepError
 
 
 class Startup:
-    """Use as a context around what starts. Outside of the main thread it does nothing: signals do not arrive there."""
+    """A watch over a start. Use as a context manager; outside the main thread, where no signal arrives, it is idle."""
 
     def __init__(self) -> None:
         self.peers: list[tuple[BaseProcess, Connection]] = []
@@ -45,7 +45,7 @@ class Startup:
         self.end()
 
     def add_peer(self, peer: BaseProcess, said: Connection) -> None:
-        """Start a process that will join this one, which alone answers an interrupt of the terminal."""
+        """Start a process that will join this one. Only this one answers an interrupt from the terminal."""
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             peer.start()
@@ -56,7 +56,7 @@ class Startup:
             os.write(self._waker, b"\0")  # watch this one too
 
     def end(self) -> None:
-        """All has started: from now on an interrupt is an exception as usual, and the network tells who is gone."""
+        """End the watch: from now on an interrupt is an exception as usual, and the network reports a lost peer."""
         with self._lock:
             if self._over or not self._watches:
                 return
@@ -95,7 +95,7 @@ class Startup:
 
 
 def fault_of(peers: Sequence[tuple[BaseProcess, Connection]], within: float = 0.0) -> EverystepError | None:
-    """What a peer said before it ended, or how it ended; None if none has ended badly within some seconds."""
+    """Return the error that a peer sent, or how it ended; None if none fails within this many seconds."""
     for rank, (peer, said) in enumerate(peers, 1):
         peer.join(timeout=within)
         try:
@@ -106,11 +106,11 @@ def fault_of(peers: Sequence[tuple[BaseProcess, Connection]], within: float = 0.
             pass
         if peer.exitcode and peer.exitcode < 0:
             return EverystepError(
-                f"process {rank} of {len(peers) + 1} was ended by signal {-peer.exitcode} (memory full, or killed); "
-                "run the same command again"
+                f"process {rank} of {len(peers) + 1} was killed by signal {-peer.exitcode}, perhaps because memory "
+                "ran out; run the same command again"
             )
         if peer.exitcode:
             return EverystepError(
-                f"process {rank} of {len(peers) + 1} failed with exit code {peer.exitcode}; what it said stands above"
+                f"process {rank} of {len(peers) + 1} failed with exit code {peer.exitcode}; its message is above"
             )
     return None

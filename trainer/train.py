@@ -4,7 +4,7 @@ Reads `recipes/MODEL.yaml` and the rows that it names (`data/tokens`); writes `r
 published checkpoint, `log.jsonl`, `log.csv`) and `manifests/models/MODEL.json`. DVC empties the output before a
 run, so a run lives in `.work/train/MODEL/<fingerprint of recipe, data, code>` and is linked into the output when
 it is complete: a killed run goes on from its last checkpoint, and a changed recipe or other rows can never pick
-up its weights. Other work there is named when a run begins, and kept until it is complete.
+up its weights. Unfinished runs of other fingerprints are reported when a run begins, and kept until it is complete.
 """
 
 import hashlib
@@ -16,10 +16,10 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pipeline.formats
-from pipeline.base.console import note, progress, run_command
+from pipeline.base.console import note, progress
 from pipeline.base.errors import Differs, EverystepError
 from pipeline.base.files import list_files, sha256_file, write_bytes
+from pipeline.base.imports import closure
 from pipeline.base.locks import only_one
 from pipeline.base.paths import RECIPES, RUNS, WORK
 from pipeline.formats import checkpoints as ck
@@ -32,27 +32,22 @@ from pipeline.formats.model import ModelSpec, num_parameters, num_parameters_if_
 from pipeline.formats.stages import manifest_path
 from pipeline.formats.suite import require_one_suite
 from trainer import numerics
-from trainer.checked import CHECKED
 from trainer.data import Checking, TrainingData, training_data
 from trainer.launch import default_processes, launch
-from trainer.observe import RECORDS, board, run_record
+from trainer.monitor import RECORDS, board, run_record
+from trainer.plain_rows import CHECKED
 from trainer.recipe import Recipe, load_recipe, suite_of
 
 if TYPE_CHECKING:
+    from trainer.checkpoint import Writer
     from trainer.loop import Trainer
     from trainer.parallel import World
 
 
 IDENTITY = "identity.json"
-
-# The code whose change could change a bit: what `trainer.loop` loads (tests/trainer/test_train.py compares).
-TRAINS = (
-    "checked", "checkpoint", "data", "description", "exact", "families", "log", "loop", "model", "numerics",
-    "operators", "optimizer", "parallel", "product", "recipe", "startup", "vouched", "workers",
-)  # fmt: skip
-FORMATS_THAT_TRAIN = (
-    *("batches", "canonical", "checkpoints", "digests", "files", "lines", "order", "parquet", "rows", "tensors"),
-)
+CODE = Path(__file__).parents[1]
+TRAINS = ("trainer.loop", "trainer.checkpoint")
+"""The modules that, with all that they load, decide the bits of a run."""
 
 
 def train(name: str) -> None:
@@ -60,19 +55,19 @@ def train(name: str) -> None:
     recipe, spec = load_recipe(name)
     require_one_suite(suite_of(name))
     basis = take_basis([RECIPES / f"{name}.yaml"])
-    numerics.enter(recipe.numerics)  # may start this program again, so it stands before the work
+    numerics.enter(recipe.numerics)  # may restart this program, so it comes before the work
     leads = os.environ.get("RANK", "0") == "0"  # under torchrun, one of many
     own = recipe.data.layout == "everystep"
     if own:
         read_current(Tokens)
     data = training_data(Path(), recipe, spec, Checking(folder=CHECKED, waits=not leads))
     inputs = data.inputs()
-    if not own and manifest_path("rows").is_file():  # rows that somebody put there have no manifest
+    if not own and manifest_path("rows").is_file():  # rows that somebody put there by hand have no manifest
         basis.inputs.update(_require_fetched(recipe, inputs))
     whole = identity(recipe, spec, data)
     work = WORK / "train" / name / fingerprint(whole)
     processes = default_processes(recipe.data.num_leaves)
-    with _only_one(work.parent) if leads else nullcontext():
+    with _run_lock(work.parent) if leads else nullcontext():
         if leads:
             _compare_with_others(recipe, whole, work)
             work.mkdir(exist_ok=True)
@@ -80,41 +75,35 @@ def train(name: str) -> None:
         launch(_train, processes, recipe.numerics, recipe, spec, data, work)
         if leads:
             _publish(recipe, spec, data, work, basis, inputs)
-            _forget_others(work)
+            _remove_stale_runs(work)
 
 
 def identity(recipe: Recipe, spec: ModelSpec, data: TrainingData) -> dict[str, Json]:
-    """Everything that decides the bits of a run: recipe, model, rows, and the code that trains."""
-    folders = [(Path(__file__).parent, TRAINS), (Path(pipeline.formats.__file__).parent, FORMATS_THAT_TRAIN)]
-    code = {name: sha256_file(folder / f"{name}.py") for folder, names in folders for name in names}
+    """Return everything that decides the bits of a run: recipe, model, rows, and the code that trains."""
+    code = {name: sha256_file(CODE / name) for name in closure(CODE, TRAINS)}
     return {"code": code, "data": data.identity(), "model": spec.to_json(), "recipe": recipe.model_dump()}
 
 
 def fingerprint(identity: dict[str, Json]) -> str:
-    """The name of a run."""
+    """Name a run."""
     return hashlib.sha256(canonical(identity)).hexdigest()[:16]
 
 
 def _train(world: "World", recipe: Recipe, spec: ModelSpec, data: TrainingData, work: Path) -> None:
-    """What each process does."""
+    """Train in one process among its peers, from the last checkpoint in `work` to the last step."""
     from trainer.checkpoint import Writer
-    from trainer.loop import Trainer, train_until
+    from trainer.loop import Trainer
 
     trainer = Trainer(world, recipe, spec, data)
     leads = world.rank == 0
     work.mkdir(parents=True, exist_ok=True)
     found = ck.find_checkpoints(work)
     parent = trainer.load(found[-1][1]).state_digest if found else None
-    entries_path = work / log.JSONL
-    kept: list[log.Entry] = []
-    last: log.Entry | None = None
-    if leads:
-        if found:
-            complete = trainer.step == recipe.schedule.steps
-            note(f"{recipe.name}: {'was complete' if complete else f'goes on from step {trainer.step}'}")
-        kept = log.read_until(entries_path, trainer.step)
-        write_bytes(entries_path, b"".join(canonical(entry.to_json()) + b"\n" for entry in kept))
-        last = kept[-1] if kept else None
+    if leads and found:
+        complete = trainer.step == recipe.schedule.steps
+        note(f"{recipe.name}: {'was complete' if complete else f'goes on from step {trainer.step}'}")
+    kept = _cut_log(work / log.JSONL, trainer.step) if leads else []
+    last = kept[-1] if kept else None
     steps = set(recipe.checkpoint_steps)
     step_tokens = recipe.data.global_batch * spec.context
     tokens = recipe.schedule.steps * step_tokens
@@ -124,45 +113,51 @@ def _train(world: "World", recipe: Recipe, spec: ModelSpec, data: TrainingData, 
         board(recipe.name, kept, quiet=not leads) as show,
         progress(recipe.name, tokens, "tokens", quiet=not leads, done=trainer.tokens) as advance,
     ):
-
-        def save(entry: log.Entry | None) -> None:
-            state = trainer.state()
-            if leads:
-                log.sync(entries_path)
-                writer.save(trainer.step, trainer.tokens, entry, *state)
-
-        def after_step(trainer: "Trainer", entry: log.Entry) -> None:
-            nonlocal last
+        if not found:
+            _save(trainer, writer, work, None)
+        while trainer.step < recipe.schedule.steps:
+            entry = trainer.train_step()
             if not all(map(math.isfinite, (entry.loss, entry.gradient_norm, entry.learning_rate))):
                 writer.wait()
                 raise EverystepError(_divergence(recipe.name, work, entry, last))
             last = entry
             if leads:
                 writer.check()
-                log.append(entries_path, entry)
+                log.append(work / log.JSONL, entry)
                 show(entry)
                 advance(step_tokens, f"step {entry.step} of {recipe.schedule.steps}, loss {entry.loss:.3f}")
             if entry.step in steps:
-                save(entry)
+                _save(trainer, writer, work, entry)
 
-        if not found:
-            save(None)
-        train_until(trainer, recipe.schedule.steps, after_step)
+
+def _cut_log(path: Path, step: int) -> list[log.Entry]:
+    """Drop the lines of the log after `step`, which will be written again; return those that stay."""
+    kept = log.read_until(path, step)
+    write_bytes(path, b"".join(canonical(entry.to_json()) + b"\n" for entry in kept))
+    return kept
+
+
+def _save(trainer: "Trainer", writer: "Writer", work: Path, entry: log.Entry | None) -> None:
+    """Have rank 0 write the state. Every process takes part, because gathering the moments needs all of them."""
+    state = trainer.state()
+    if trainer.world.rank == 0:
+        log.sync(work / log.JSONL)
+        writer.save(trainer.step, trainer.tokens, entry, *state)
 
 
 def _divergence(name: str, work: Path, entry: log.Entry, last: log.Entry | None) -> str:
-    """What is said of a step whose loss or gradient is no number."""
+    """Describe a step whose loss or gradient is not finite, and what helps."""
     before = f"the last finite loss was {last.loss:.4g} at step {last.step}" if last else "no step before it was finite"
     kept = f"its last checkpoint is {ck.find_checkpoints(work)[-1][1]}"
     return (
         f"{name}: diverged at step {entry.step}: loss {entry.loss}, gradient norm {entry.gradient_norm}; {before}; "
-        f"{kept}. The same recipe would diverge at the same step again: in {RECIPES}/{name}.yaml, a lower "
-        "schedule.peak, more schedule.warmup_steps or a lower optimizer.clip_norm helps most, and trains anew"
+        f"{kept}. The same recipe would diverge at the same step again: in {RECIPES}/{name}.yaml, lower "
+        "schedule.peak or optimizer.clip_norm, or raise schedule.warmup_steps; the training then starts over"
     )
 
 
 def _require_fetched(recipe: Recipe, inputs: dict[str, str]) -> dict[str, str]:
-    """The digest of the manifest of rows that others published, once it lists the files that are read."""
+    """Return the digest of the manifest of published rows, which must list the files that are read."""
     files = read_current(PublishedRows).files
     promised = {f"{recipe.data.folder}/{file.path}": file.sha256 for file in files}
     for name, sha256 in inputs.items():
@@ -188,7 +183,7 @@ def _publish(
             except OSError:  # another file system
                 shutil.copyfile(checkpoint / file, target)
     if [record.step for record in records] != recipe.checkpoint_steps:
-        raise EverystepError(f"{work}: its checkpoints are not those of the recipe; remove the folder and train anew")
+        raise EverystepError(f"{work}: its checkpoints are not those of the recipe; remove the folder to start over")
     entries = log.read_until(work / log.JSONL, recipe.schedule.steps)
     log.write(folder, entries)
     content = (folder / log.JSONL).read_bytes()
@@ -212,11 +207,10 @@ def _publish(
 
 
 def _compare_with_others(recipe: Recipe, identity: dict[str, Json], work: Path) -> None:
-    """Work of other runs of this model is neither continued nor passed over in silence.
+    """Report unfinished runs of this model that are not continued, because something changed since.
 
-    An unfinished run from which nothing but the rows differ is refused where no manifest vouches for the new ones: a
-    damaged or half-fetched file must not cost the training that was done. `training_data` found our own rows to be
-    those of a manifest, so they differ because somebody built them anew.
+    If only the rows changed, and no manifest of ours lists them, the run is refused instead: a damaged or half-fetched
+    file must not cost the training so far. Our own rows match their manifest (`training_data`), so they were rebuilt.
     """
     for path in sorted(work.parent.glob(f"*/{IDENTITY}")):
         if path.parent == work:
@@ -227,14 +221,14 @@ def _compare_with_others(recipe: Recipe, identity: dict[str, Json], work: Path) 
         complete = step == before["recipe"]["schedule"]["steps"]
         if changed == ["data"] and recipe.data.layout != "everystep" and step and not complete:
             raise Differs(
-                f"{recipe.data.folder}: other bytes than those of the run that stands at step {step} in {path.parent}: "
+                f"{recipe.data.folder}: not the bytes of the run that has reached step {step} in {path.parent}: "
                 f"{_changed_files(before['data'], identity['data'])}. Put them back to go on with it, or remove that "
-                "folder to train anew"
+                "folder to start over"
             )
         if not complete:
             note(
-                f"{recipe.name}: does not go on with the run at step {step} in {path.parent}, because its "
-                f"{' and '.join(changed)} changed; that work is kept until this run is complete"
+                f"{recipe.name}: the run at step {step} in {path.parent} is not continued, because its "
+                f"{' and '.join(changed)} changed; it is kept until this run is complete"
             )
 
 
@@ -244,17 +238,17 @@ def _changed_files(before: list[Json], now: list[Json]) -> str:
     return ", ".join(name for name in names if digests[0].get(name) != digests[1].get(name))
 
 
-def _forget_others(work: Path) -> None:
-    """Unfinished work under other fingerprints: no recipe, data or code of today can go on from it."""
+def _remove_stale_runs(work: Path) -> None:
+    """Remove runs under other fingerprints, which today's recipe, data and code cannot continue."""
     for folder in work.parent.iterdir():
         if folder.is_dir() and folder != work:
             shutil.rmtree(folder)
 
 
 @contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Two trainings of one model in one project would write the same files: the second is told so."""
-    busy = f"{folder}: another training of this model is under way; wait for it, or end it"
+def _run_lock(folder: Path) -> Iterator[None]:
+    """Keep a second training of this model in this project from writing the same files."""
+    busy = f"{folder}: another training of this model is under way; wait for it, or stop it"
     with only_one(folder / "lock", busy) as everywhere:
         if not everywhere:
             note(
@@ -262,7 +256,3 @@ def _only_one(folder: Path) -> Iterator[None]:
                 "training on another machine would not be noticed"
             )
         yield
-
-
-if __name__ == "__main__":
-    run_command(train, "MODEL")

@@ -1,4 +1,4 @@
-"""Processes that check files side by side, and the rule that no process of ours outlives the one that started it."""
+"""Worker processes that check files in parallel; none outlives the process that started it."""
 
 import multiprocessing
 import os
@@ -12,8 +12,8 @@ from typing import Any
 from pipeline.base.errors import EverystepError
 
 
-def side_by_side(function: Callable[..., Any], parts: Iterable[Any], processes: int) -> Iterator[Any]:
-    """`map(function, parts)` by so many processes, in order; by this one alone if one is enough."""
+def parallel_map(function: Callable[..., Any], parts: Iterable[Any], processes: int) -> Iterator[Any]:
+    """Map `function` over `parts` in this many processes, results in order; in this process if one is enough."""
     if processes == 1:
         yield from map(function, parts)
         return
@@ -27,8 +27,8 @@ def side_by_side(function: Callable[..., Any], parts: Iterable[Any], processes: 
             child.kill()
         if isinstance(error, BrokenProcessPool):
             raise EverystepError(
-                "a process that checked rows was ended from outside (memory full, or killed); run the same command "
-                "again, what was checked is kept"
+                "a process that checks rows was killed, perhaps because memory ran out; run the same command again: "
+                "what was checked is kept"
             ) from error
         raise
     finally:
@@ -36,7 +36,7 @@ def side_by_side(function: Callable[..., Any], parts: Iterable[Any], processes: 
 
 
 def end_with_parent() -> None:
-    """From now on this process ends, however busy it is, when the one that started it ends."""
+    """Have this process end, however busy it is, when the one that started it ends."""
     threading.Thread(target=_wait_for_parent, daemon=True).start()
 
 

@@ -1,7 +1,7 @@
 """The terminal: progress with rate and time left, errors without tracebacks, exit codes.
 
-Everything goes to stderr; nothing here is ever hashed. `run_command` starts a stage; `exit_codes`, which stages share
-with the command `everystep`, maps each fault that a user can fix to one message and an exit code.
+Everything goes to stderr; nothing here is ever hashed. `exit_codes` surrounds every program, the stages and the command
+`everystep`: it maps each fault that a user can fix to one message and an exit code.
 """
 
 import errno

@@ -1,10 +1,9 @@
 """A new release repository from an example: `everystep init NAME --example EXAMPLE`.
 
 An example is a folder of `examples/` in a checkout of Everystep: `params.yaml`, `README.md`, and `recipes/` where a
-recipe differs from the published size of its name. The new repository holds all that building needs, and names its own
-sources and models where DVC must know them: the code (DVC follows each file of it), recipes, `dvc.yaml`, pins, and the
-documentation that messages point to. All of it is the first commit; nothing is fetched. What is written depends on the
-checkout and the example alone.
+recipe differs from the published size of its name. The new repository holds all that building needs: the code, recipes,
+`dvc.yaml` with plots of its own models, pins, and the documentation that messages point to. All of it is the first
+commit; nothing is fetched. What is written depends on the checkout and the example alone.
 """
 
 import os
@@ -30,7 +29,7 @@ from pipeline.formats.stages import manifest_path
 CODE = ("pipeline", "trainer")
 FILES = (
     *("LICENSE", "constraints.txt", "pyproject.toml", ".gitattributes", ".gitignore", ".dvcignore"),
-    *(".dvc/config", ".dvc/.gitignore"),
+    *(".dvc/config", ".dvc/.gitignore", manifest_path("code").as_posix()),
 )
 DOCS = "docs"
 LINK = re.compile(r"\[([^\[\]]+)\]\(([^()#\s]+)(#[^()\s]*)?\)")

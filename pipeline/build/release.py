@@ -45,7 +45,7 @@ def build() -> None:
     with only_one(project) as lock:
         stages = repro(project, lock)
         if os.environ.get("EVERYSTEP_TENSORBOARD"):
-            _run("trainer.observe")
+            _run("trainer.monitor")
         if "release" in stages:
             _run("pipeline.cli", "verify", RELEASE.as_posix())
             _run("pipeline.cli", "show", RELEASE.as_posix())

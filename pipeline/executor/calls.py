@@ -11,7 +11,6 @@ These are pickles. Whoever can write into the project's folder can also change i
 nobody new; nothing from outside is ever loaded here.
 """
 
-import io
 import pickle
 import re
 import sys
@@ -56,7 +55,6 @@ class Call:
     def __init__(self, function: Callable[[Any], Any], parts: Sequence[Any]) -> None:
         self.folder = (_stage_folder() / f"{RUN_ID}-{token_hex(4)}").absolute()
         self.num = len(parts)
-        self.main = _name_of_main()
         write_bytes(self.folder / "function", pickle.dumps(function))
         for number, part in enumerate(parts):
             write_bytes(_part(self.folder, number), pickle.dumps(part))
@@ -72,18 +70,16 @@ class Call:
     def take(self, number: int) -> PartResult:
         """Take the result of a part, once. An empty file stays, so that no late worker does the part again."""
         path = _result(self.folder, number)
-        outcome: PartResult = _load(path, self.main, "__main__")
+        outcome: PartResult = _load(path)
         path.write_bytes(b"")
         return outcome
 
 
-def do_part(folder: Path, main: str, number: int) -> None:
-    """Do one part of the call in `folder`, unless it is done, in the process of a worker. `main` is the module that was
-    the program of the stage."""
+def do_part(folder: Path, number: int) -> None:
+    """Do one part of the call in `folder`, unless it is done, in the process of a worker."""
     if _result(folder, number).exists():
         return
-    function = _load(folder / "function", "__main__", main)
-    outcome = part_result(function, _load(_part(folder, number), "__main__", main))
+    outcome = part_result(_load(folder / "function"), _load(_part(folder, number)))
     write_bytes(_result(folder, number), pickle.dumps(outcome))
 
 
@@ -95,7 +91,7 @@ def leftovers() -> list[Path]:
 def _stage_folder() -> Path:
     """Name the folder by program and arguments, so that `filter plays` does not touch calls of `filter speeches`."""
     words = [Path(sys.argv[0]).stem, *sys.argv[1:]]
-    return PARTS / re.sub(r"[^A-Za-z0-9]+", "-", "-".join(words))[:100]
+    return PARTS / re.sub(r"[^A-Za-z0-9]+", "-", "-".join(words)).strip("-")[:100]
 
 
 def _part(folder: Path, number: int) -> Path:
@@ -106,19 +102,8 @@ def _result(folder: Path, number: int) -> Path:
     return folder / "results" / f"{number:06d}"
 
 
-def _name_of_main() -> str:
-    spec = sys.modules["__main__"].__spec__
-    return spec.name if spec else "__main__"
-
-
-def _load(path: Path, old: str, new: str) -> Any:
-    """What was pickled to `path`, with what stood in the module `old` taken from `new`."""
-
-    class Renaming(pickle.Unpickler):
-        def find_class(self, module: str, name: str) -> Any:
-            return super().find_class(new if module == old else module, name)
-
-    return Renaming(io.BytesIO(path.read_bytes())).load()
+def _load(path: Path) -> Any:
+    return pickle.loads(path.read_bytes())  # noqa: S301  # see the module's docstring
 
 
 def _portable(error: Exception) -> Exception:

@@ -106,11 +106,11 @@ class PartOfStage(PipelineStep):  # type: ignore[misc]  # datatrove has no types
 
     def __init__(self, call: Call) -> None:
         super().__init__()
-        self.project, self.folder, self.main = Path.cwd(), call.folder, call.main
+        self.project, self.folder = Path.cwd(), call.folder
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Any]:
         os.chdir(self.project)
-        do_part(self.folder, self.main, rank)
+        do_part(self.folder, rank)
         return iter(())
 
 

@@ -7,13 +7,14 @@ led to state `step`: the loss of its batch before the update, the gradient norm 
 import csv
 import io
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
 from pipeline.base.errors import EverystepError
-from pipeline.base.files import write_bytes
+from pipeline.base.files import plain_lines, write_bytes
 from pipeline.formats.bounds import MAX_STEPS
 from pipeline.formats.canonical import Json, canonical
 from pipeline.formats.typed import Count, TensorsDigest, Typed
@@ -50,14 +51,14 @@ def sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def read(path: Path) -> list[Entry]:
-    """All entries of a finished log."""
-    lines = path.read_bytes().splitlines()
-    return [Entry.parse(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
+def read(path: Path) -> Iterator[Entry]:
+    """The entries of a finished log, one at a time: the log may be larger than memory."""
+    for number, line in enumerate(plain_lines(path), 1):
+        yield Entry.parse(line, f"{path}:{number}")
 
 
 def read_until(path: Path, step: int) -> list[Entry]:
-    """The entries up to `step` of a log that may have been cut anywhere behind it; all of them must be there."""
+    """The entries up to `step` of a log that a kill may have cut off anywhere after it. All of them must be there."""
     lines = path.read_bytes().split(b"\n")[:-1][:step] if path.exists() else []
     entries = [Entry.parse(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
     if [entry.step for entry in entries] != list(range(1, step + 1)):

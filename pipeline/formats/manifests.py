@@ -6,10 +6,12 @@ the SHA-256 of their bytes, so the root manifest of a release reaches every byte
 `pipeline.release.release` reads those of a release.
 """
 
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, TypeVar
+from typing import Annotated, ClassVar, Literal, Self, TypeVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.base.errors import Differs, EverystepError
 from pipeline.base.files import read_small, sha256_file
@@ -103,6 +105,47 @@ class WithFiles(Manifest):
         promised = {file.path: file.sha256 for file in self.files}
         if sha256_file(path) != promised.get(path.name):
             raise Differs(f"{path}: not the file that {self.path} lists; run `dvc repro`")
+
+
+class StageCode(Typed):
+    """The code of one stage."""
+
+    digest: Sha256
+    """SHA-256 of what `sha256sum` prints for its files."""
+    files: list[str]
+    """The files that it loads and the pins of the libraries, sorted."""
+
+
+class Code(Manifest):
+    """The code of all stages."""
+
+    stage: Literal["code"]
+    of: None
+    files: dict[str, Sha256]
+    """Path of each file that a stage loads → SHA-256 of its bytes."""
+    stages: dict[str, StageCode]
+    """Stage → its code."""
+    swhid: Annotated[str, Field(pattern=r"\Aswh:1:dir:[0-9a-f]{40}\z")]
+    """Software Heritage identifier of a folder that holds exactly these files."""
+
+    @model_validator(mode="after")
+    def _digests_agree(self) -> Self:
+        for stage, code in self.stages.items():
+            if not self.files.keys() >= {*code.files} or code.digest != digest_of_code(self.files_of(stage)):
+                raise ValueError(f"stages.{stage}.digest: not that of its files")
+        return self
+
+    def files_of(self, stage: str) -> dict[str, str]:
+        """Path of each file that a stage loads → SHA-256 of its bytes."""
+        if stage not in self.stages:
+            raise EverystepError(f"{self.path}: stages: lists no {stage}; run `dvc repro`")
+        return {name: self.files[name] for name in self.stages[stage].files}
+
+
+def digest_of_code(files: Mapping[str, str]) -> str:
+    """One digest of files, from the SHA-256 of each: that of the lines of `sha256sum`, sorted by path."""
+    lines = [f"{sha256}  {name}\n" for name, sha256 in sorted(files.items())]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 class SourceParameters(Declared):
@@ -598,6 +641,7 @@ class Released(Manifest):
 
 M = TypeVar("M", bound=Manifest)
 KINDS: dict[str, type[Manifest]] = {
+    "code": Code,
     "fetch": Fetched,
     "rows": PublishedRows,
     "extract": Extracted,

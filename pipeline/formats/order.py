@@ -34,9 +34,13 @@ def unpermute(rows: Numbers, num_rows: int, seed: int, epoch: int) -> Numbers:
 
 def rows_of_step(step: int, global_batch: int, num_rows: int, seed: int) -> NDArray[np.int64]:
     """The row numbers that training step `step` (0-based: the step that turns state s into s + 1) reads."""
+    return rows_of_samples(step * global_batch, (step + 1) * global_batch, num_rows, seed)
+
+
+def rows_of_samples(start: int, stop: int, num_rows: int, seed: int) -> NDArray[np.int64]:
+    """The row numbers that the samples `start` to `stop` (excluded) read."""
     if num_rows < 1:
         raise EverystepError("there are no rows to read")
-    start, stop = step * global_batch, (step + 1) * global_batch
     parts = []
     while start < stop:  # one epoch at a time: its samples are next to each other
         epoch, position = divmod(start, num_rows)

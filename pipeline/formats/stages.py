@@ -40,6 +40,7 @@ class Stage(NamedTuple):
 
 
 STAGES = (
+    Stage("code", "release", "code", None),
     Stage("fetch", "source", "sources", RAW),
     Stage("extract", "source", "documents", DOCUMENTS),
     Stage("evaluation_sets", "release", "evaluation_sets", EVALUATION_SETS),

@@ -20,7 +20,8 @@ CARD = """# {name} {version}
 
 {title} Published by {publisher}; built by Everystep with `dvc repro` from {num_sources} public corpora.
 Every file is digested in `release.json`; every checkpoint can be trained again to the same bits from this folder alone,
-on a machine of the numerics class that its manifest names.
+on a machine of the numerics class that its manifest names. The code that built it is listed in `manifests/code.json`;
+its Software Heritage identifier is `{swhid}`.
 
 ![Validation loss of every checkpoint](loss.svg)
 
@@ -118,6 +119,7 @@ def write_card(facts: Facts) -> bytes:
         model=first.name,
         stop=stop,
         questions=_questions(first.name, start, stop),
+        swhid=facts.swhid,
     )
     return text.encode()
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pipeline.base.errors import EverystepError
 from pipeline.base.paths import PARAMS
 from pipeline.formats.manifests import (
+    Code,
     Deduplicated,
     Evaluated,
     Extracted,
@@ -80,6 +81,8 @@ class Facts(Typed):
     """What each step of cleaning did, over all sources."""
     removed: dict[str, Counts]
     """Stage → reason → documents removed."""
+    swhid: str
+    """Software Heritage identifier of the code that built it."""
 
 
 def gather(release: Release, read: ReadCounts) -> Facts:
@@ -98,6 +101,7 @@ def gather(release: Release, read: ReadCounts) -> Facts:
         context=tokens.width - 1,
         cleaning=_cleaning(release),
         removed=_removed(release),
+        swhid=release.manifest(Code).swhid,
     )
 
 

@@ -1,1 +1,1 @@
-"""One module for each DVC stage, with the stage's name: `python -m pipeline.stages.NAME [of]`."""
+"""The stages, each a module or a folder of its name: `python -m pipeline.stages NAME [OF]` runs one."""

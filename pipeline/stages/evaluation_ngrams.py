@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.base.console import progress, run_command
+from pipeline.base.console import progress
 from pipeline.base.errors import EverystepError
 from pipeline.base.files import fresh_folder
 from pipeline.base.params import load_section
@@ -141,7 +141,3 @@ def _strings(value: Any) -> list[str]:
     """List a string, or every string of a list."""
     values = value if isinstance(value, list) else [value]
     return [text for text in values if isinstance(text, str)]
-
-
-if __name__ == "__main__":
-    run_command(evaluation_ngrams, "")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pipeline.base.console import progress, run_command, total_of
+from pipeline.base.console import progress, total_of
 from pipeline.base.files import fresh_folder
 from pipeline.base.params import Positive, load_section
 from pipeline.base.paths import EVALUATION_SETS, WORK
@@ -55,7 +55,3 @@ def evaluation_sets() -> None:
         outputs={},
         files=files,
     )
-
-
-if __name__ == "__main__":
-    run_command(evaluation_sets, "")

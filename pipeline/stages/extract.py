@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.base.console import progress, run_command
+from pipeline.base.console import progress
 from pipeline.base.errors import EverystepError
 from pipeline.base.files import fresh_folder
 from pipeline.base.paths import DOCUMENTS, RAW, REMOVALS_FILE, WORK
@@ -184,7 +184,3 @@ def _write_shard(numbered: tuple[int, list[LineRange]], name: str) -> Shard:
 
 def _scratch(name: str, number: int, ending: str) -> Path:
     return SCRATCH / name / f"{number:06d}.{ending}"
-
-
-if __name__ == "__main__":
-    run_command(extract, "SOURCE")

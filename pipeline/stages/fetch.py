@@ -4,7 +4,7 @@ Reads the network and `sources.SOURCE` of `params.yaml`; writes the raw artefact
 `manifests/sources/SOURCE.json`. Bytes that are not the pinned ones never reach the output folder.
 """
 
-from pipeline.base.console import progress, run_command, total_of
+from pipeline.base.console import progress, total_of
 from pipeline.base.files import fresh_folder
 from pipeline.base.params import load_params, source_names
 from pipeline.base.paths import PARAMS, RAW, WORK
@@ -33,7 +33,3 @@ def fetch(name: str) -> None:
         outputs={},
         files=files,
     )
-
-
-if __name__ == "__main__":
-    run_command(fetch, "SOURCE")

@@ -33,7 +33,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 from pydantic import Field, model_validator
 
-from pipeline.base.console import progress, run_command
+from pipeline.base.console import progress
 from pipeline.base.errors import ALWAYS_FATAL, EverystepError, error_site
 from pipeline.base.files import fresh_folder
 from pipeline.base.params import load_section, source_names
@@ -307,7 +307,3 @@ def _is_licensed(document: Document, allowed: list[str]) -> bool:
 def _index(words: int, _sha256: str) -> EvaluationIndex:
     """Read the n-grams, once per process; the digest distinguishes tables."""
     return EvaluationIndex(words, *read_ngrams(EVALUATION_NGRAMS))
-
-
-if __name__ == "__main__":
-    run_command(filter, "SOURCE")

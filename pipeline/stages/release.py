@@ -9,7 +9,7 @@ import os
 import shutil
 from pathlib import Path
 
-from pipeline.base.console import progress, run_command
+from pipeline.base.console import progress
 from pipeline.base.errors import EverystepError
 from pipeline.base.files import atomic_writer, fresh_folder, list_files, sha256_file, write_bytes
 from pipeline.base.params import OPTIONAL, SECTIONS, load_params, model_names, source_names
@@ -153,9 +153,12 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def lock_before_release(sources: list[str], models: list[str], lock: dict[str, Json]) -> Json:
-    """The lock's entries of the stages before this one, by name (JSON is YAML, so DVC's tools read it)."""
+    """The lock's entries of the stages before this one, by name (JSON is YAML, so DVC's tools read it).
+
+    That of `code` stays out: it has the digest of all code, and what no stage loads is no part of the release.
+    """
     names = [f"{stage}@{of}" for stage in PER_SOURCE for of in sources]
-    names += [*ONCE, *(f"{stage}@{of}" for stage in PER_MODEL for of in models)]
+    names += [*(name for name in ONCE if name != "code"), *(f"{stage}@{of}" for stage in PER_MODEL for of in models)]
     return {"schema": "2.0", "stages": {name: lock["stages"][name] for name in sorted(names)}}
 
 
@@ -172,7 +175,3 @@ def _write_root(folder: Path, params: ReleaseParams) -> None:
     write_bytes(folder / ROOT, pretty(root.to_json()))
     sums = [f"{sha256_file(folder / path)}  {path}\n" for path in list_files(folder)]
     write_bytes(folder / SUMS, "".join(sums).encode())
-
-
-if __name__ == "__main__":
-    run_command(release, "")

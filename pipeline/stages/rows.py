@@ -5,7 +5,7 @@ Reads the network and `rows` of `params.yaml`; writes the files under their own 
 rows are checked, one by one, when a training begins.
 """
 
-from pipeline.base.console import progress, run_command
+from pipeline.base.console import progress
 from pipeline.base.files import fresh_folder
 from pipeline.base.params import load_params, load_section
 from pipeline.base.paths import PARAMS, PUBLISHED_ROWS, WORK
@@ -27,7 +27,3 @@ def rows() -> None:
     with progress("rows", source.files, "files") as advance:
         files = fetch_files(source, folder, partial, advance)
     write_manifest(PublishedRows, None, basis, parameters=source.model_dump(), outputs={}, files=files)
-
-
-if __name__ == "__main__":
-    run_command(rows, "")

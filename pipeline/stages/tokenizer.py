@@ -13,7 +13,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pipeline.base.console import progress, run_command
+from pipeline.base.console import progress
 from pipeline.base.files import fresh_folder, sha256_file, write_bytes
 from pipeline.base.params import Positive, load_section
 from pipeline.base.paths import DEDUPLICATED, TOKENIZER
@@ -78,7 +78,3 @@ def tokenizer() -> None:
         files=[{"path": TOKENIZER.name, "sha256": sha256_file(TOKENIZER)}],
         vocabulary=len(token_bytes(TOKENIZER)),
     )
-
-
-if __name__ == "__main__":
-    run_command(tokenizer, "")

@@ -7,8 +7,7 @@ import pytest
 
 from pipeline.formats.checkpoints import schedule
 from pipeline.release.card import write_card
-from pipeline.release.facts import gather
-from tests.project import MODELS, SOURCES
+from tests.releases import facts_of
 
 
 @pytest.mark.parametrize(
@@ -18,8 +17,8 @@ from tests.project import MODELS, SOURCES
 def test_a_card_names_a_stretch_between_two_checkpoints(
     built_project: Path, rule: str, steps: int, stretch: tuple[int, int]
 ) -> None:
-    facts = gather(built_project / "release", list(SOURCES), list(MODELS))
-    facts["models"][0]["steps"] = schedule(rule, steps)
-    card = write_card(facts)
+    facts = facts_of(built_project / "release")
+    first = facts.models[0].model_copy(update={"steps": schedule(rule, steps)})
+    card = write_card(facts.model_copy(update={"models": [first, *facts.models[1:]]})).decode()
     found = re.search(r"everystep replay release --model \S+ --from (\d+) --to (\d+)", card)
     assert found and (int(found[1]), int(found[2])) == stretch

@@ -10,5 +10,5 @@ from tests.trainer.runs import make_run, train
 
 @pytest.fixture(scope="session")
 def reference(once: Once) -> Path:
-    """A folder after `trainer.train` in one process."""
+    """A folder after the stage `train` in one process."""
     return once("run", lambda folder: train(make_run(folder)))

@@ -14,8 +14,8 @@ from pipeline.formats.canonical import pretty
 from pipeline.formats.lines import Shard
 from tests.project import environment, recipe
 from tests.shards import write_rows
-from trainer.checked import CHECKED
 from trainer.data import Checking, TrainingData, training_data
+from trainer.plain_rows import CHECKED
 from trainer.recipe import Recipe, load_recipe
 
 WIDTH, VOCABULARY, SEED = 33, 320, 7
@@ -72,7 +72,7 @@ def load(project: Path, layout: str) -> TrainingData:
 
 def train(project: Path, name: str, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
     """Train in a process of its own, for it enters a numerics class."""
-    command = [sys.executable, "-m", "trainer.train", name]
+    command = [sys.executable, "-m", "pipeline.stages", "train", name]
     env = {"EVERYSTEP_PROCESSES": "1", "PYTHONPATH": str(Path(__file__).parents[2])} | env
     done = subprocess.run(command, cwd=project, env=environment(**env), capture_output=True, text=True)
     assert not check or done.returncode == 0, done.stderr

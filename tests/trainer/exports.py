@@ -1,5 +1,6 @@
 """Models of every family with weights under which every part matters, and a small tokenizer, for what exports them."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,13 @@ import numpy as np
 from pipeline.audit.pull import write_folder
 from pipeline.base.paths import TOKENIZER
 from pipeline.base.yaml import load_yaml
+from pipeline.formats.canonical import pretty
 from pipeline.formats.model import ModelSpec, tensor_shapes
 from pipeline.formats.vocabulary import END_OF_TEXT
+from pipeline.release.code import INSTALLED, REMOTE
 from tests.project import ROOT, WORDS
+from tests.releases import unsealed
+from tests.trainer.tiny import LLAMA, PYTHIA
 from trainer.exact import normal
 from trainer.families import build_spec
 from trainer.model import Decoder, dump_tensors, load_tensors
@@ -18,15 +23,15 @@ from trainer.model import Decoder, dump_tensors, load_tensors
 FAMILIES = ["llama", "mobilellm", "mobilellm-ls", "mobillama", "openelm", "pythia"]
 SIZE = {"vocabulary": 2048, "context": 256, "width": 128, "layers": 3}
 SMALL: dict[str, dict[str, Any]] = {
-    "llama": SIZE | {"query_heads": 4, "kv_heads": 2, "ffn_width": 192, "tied_embedding": False, "norm_epsilon": 1e-6},
-    "pythia": SIZE | {"heads": 4, "initial_std": None, "initial_output_std": None},
+    "llama": LLAMA | {"query_heads": 4, "kv_heads": 2, "ffn_width": 192, "tied_embedding": False, "norm_epsilon": 1e-6},
+    "pythia": PYTHIA | {"heads": 4},
 }
 
 
 def read_spec(name: str) -> ModelSpec:
     """The demo's model of a family with fewer layers, or a small one."""
     if name in SMALL:
-        return build_spec({"family": name} | SMALL[name], name)
+        return build_spec({"family": name} | SIZE | SMALL[name], name)
     return build_spec(load_yaml(ROOT / "recipes" / f"{name}.yaml")["model"] | {"layers": 3}, name)
 
 
@@ -47,11 +52,22 @@ def build(spec: ModelSpec) -> Decoder:
 
 def write_pulled(model: Decoder, folder: Path, scratch: Path) -> None:
     """`folder` as `everystep pull` writes it, with a tokenizer of this moment; `scratch` is an empty folder."""
-    released = {TOKENIZER.as_posix(): tokenizer_file(scratch), "NOTICE": scratch / "NOTICE"}
-    released["NOTICE"].touch()
-    about = {"model": folder.name, "release": "test", "release_version": "1", "revision": "step000001-tokens1"}
+    release = scratch / "release"
+    (release / TOKENIZER.parent).mkdir(parents=True)
+    shutil.copy(tokenizer_file(scratch), release / TOKENIZER)
+    (release / "NOTICE").touch()
+    shutil.copy(ROOT / "LICENSE", release / "LICENSE")
+    shutil.copytree(INSTALLED / REMOTE, release / REMOTE, ignore=shutil.ignore_patterns("__*"))
+    words = load_yaml(ROOT / "params.yaml")["release"]
+    (release / "params.yaml").write_bytes(pretty({"descriptions": {}, "release": words}))
+    about: dict[str, Any] = {
+        "model": folder.name,
+        "release": "test",
+        "release_version": "1",
+        "revision": "step000001-tokens1",
+    }
     about |= {"step": 1, "tokens": 1, "weights_digest": "w", "state_digest": "s"}
-    write_folder(lambda path: released.get(path, ROOT / path), folder, model.spec, dump_tensors(model), about)
+    write_folder(unsealed(release), folder, model.spec, dump_tensors(model), about)
 
 
 def tokenizer_file(folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Real trainings without DVC: a folder with made-up rows and one tiny recipe, in which `trainer.train` runs."""
+"""Real trainings without DVC: a folder with made-up rows and one tiny recipe, in which the stage `train` runs."""
 
 import contextlib
 import os
@@ -14,9 +14,10 @@ import numpy as np
 
 from pipeline.base.paths import RECIPES, TOKENS, WORK
 from pipeline.formats.canonical import pretty
-from pipeline.formats.manifests import take_basis, write_manifest
+from pipeline.formats.manifests import Tokens
 from tests.project import ROOT, environment, recipe
 from tests.shards import write_rows
+from tests.stubs import write_stub
 
 MODEL = "mobilellm"
 STEPS = 12
@@ -37,9 +38,8 @@ def make_run(folder: Path, micro_batches: int = 12, **more: Any) -> Path:
     rows = np.random.default_rng(7).integers(0, 320, (100, 33))
     with contextlib.chdir(folder):
         shards = write_rows(TOKENS, rows, "train")
-        counts = {"width": 33, "vocabulary": 320}
         seed = {"seed": tree["data"]["seed"]}
-        write_manifest("tokenize", None, take_basis(), parameters=seed, outputs={"train": shards}, **counts)
+        write_stub(Tokens, parameters=seed, outputs={"train": shards}, width=33, vocabulary=320)
     return folder
 
 
@@ -47,7 +47,7 @@ def start(folder: Path, processes: int, *command: str, said: str = "said") -> su
     """Start a training as the leader of a process group of its own; stderr goes to the file `said`."""
     with (folder / said).open("w") as file:
         return subprocess.Popen(
-            command or (sys.executable, "-m", "trainer.train", MODEL),
+            command or (sys.executable, "-m", "pipeline.stages", "train", MODEL),
             cwd=folder,
             env=environment(
                 PYTHONPATH=str(ROOT),

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from pipeline.formats.model import ModelSpec
+from tests.trainer.tiny import LLAMA, OPENELM, PYTHIA
 from trainer import numerics
 from trainer.families import build_spec
 from trainer.recipe import Recipe
@@ -16,7 +17,6 @@ from trainer.recipe import Recipe
 DEMO = ("mobilellm", "mobilellm-ls", "mobillama", "openelm")
 ODD = {"vocabulary": 331, "context": 37, "width": 72, "layers": 3}
 """Sizes that are no multiple of a vector's width, and rows that are shorter than a block of queries."""
-PYTHIA = {"family": "pythia", "initial_std": None, "initial_output_std": None}
 
 
 def main() -> None:
@@ -30,15 +30,15 @@ def main() -> None:
     else:
         digests = {name: digest_of_steps(recipe, spec) for name, (recipe, spec) in demo.items()}
         shape = {"vocabulary": 2048, "context": 256, "width": 128, "layers": 4, "heads": 4}
-        digests["pythia"] = digest_of_steps(recipe, build_spec(PYTHIA | shape, "pythia"))
+        digests["pythia"] = digest_of_steps(recipe, build_spec(PYTHIA | shape | {"family": "pythia"}, "pythia"))
     print(json.dumps({"numerics": numerics.describe("portable"), "digests": digests}))
 
 
 def odd_specs() -> dict[str, ModelSpec]:
     """One model of every family at an odd shape."""
-    grouped = {"query_heads": 6, "kv_heads": 2, "ffn_width": 101, "tied_embedding": True}
-    mobillama = {"query_heads": 6, "ffn_width": 101, "tied_embedding": False, "shared_ffn": True}
-    openelm = {"head_width": 12, "query_heads_per_kv_head": 2, "ffn_divisor": 17, "tied_embedding": True}
+    grouped = LLAMA | {"query_heads": 6, "kv_heads": 2, "ffn_width": 101, "tied_embedding": True}
+    mobillama = LLAMA | {"query_heads": 6, "ffn_width": 101, "tied_embedding": False, "shared_ffn": True}
+    openelm = OPENELM | {"head_width": 12, "query_heads_per_kv_head": 2, "ffn_divisor": 17, "tied_embedding": True}
     sections = {
         "llama": grouped | {"tied_embedding": False},
         "mobilellm": grouped,

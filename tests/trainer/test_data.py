@@ -1,4 +1,4 @@
-"""What the trainer eats: three layouts in their order, and bad rows found before the first step."""
+"""Training data: three layouts read in their order, and bad rows found before the first step."""
 
 import json
 import multiprocessing
@@ -6,9 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from threading import Event
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +21,8 @@ from pipeline.base.errors import Differs, EverystepError
 from pipeline.formats import rows as rows_format
 from pipeline.formats.lines import LineFile
 from pipeline.formats.order import permute, rows_of_step
-from tests.releases import flip
+from pipeline.release.release import Release
+from tests.releases import flip, read_json
 from tests.trainer.corpora import (
     SEED,
     VOCABULARY,
@@ -30,7 +34,7 @@ from tests.trainer.corpora import (
     write_plain,
     write_recipe,
 )
-from trainer import checked
+from trainer import plain_rows
 from trainer.data import Checking, EverystepData, Llm360Data, TrainingData, training_data
 from trainer.recipe import load_recipe
 from trainer.replay import _own_rows
@@ -39,12 +43,12 @@ from trainer.replay import _own_rows
 def numbers_of(data: TrainingData, step: int, number: int) -> list[int]:
     """The numbers that the rows of a micro-batch tell."""
     rows = data.micro_batch_rows(data.open(), step, number)
-    assert rows.shape == (data.micro_batch, WIDTH) and rows.dtype == np.int64
+    assert rows.shape == (data.section.micro_batch, WIDTH) and rows.dtype == np.int64
     return [int(row[0]) * VOCABULARY + int(row[1]) for row in rows]
 
 
 def step_of(data: TrainingData, step: int) -> list[int]:
-    return [n for number in range(data.global_batch // data.micro_batch) for n in numbers_of(data, step, number)]
+    return [n for number in range(data.section.num_micro_batches) for n in numbers_of(data, step, number)]
 
 
 # Ours
@@ -126,13 +130,13 @@ def test_a_replay_digests_only_the_shards_of_its_stretch_each_once(
 ) -> None:
     recipe, spec = load_recipe("everystep", many_shards)
     found = tmp_path / "found"
-    data = _own_rows(lambda path: many_shards / path, many_shards, recipe, spec, found, 2, 3)
+    data = _own_rows(Release.open(many_shards), recipe, spec, found, 2, 3)
     needed = sorted({row // 64 for row in rows_of_step(2, 8, 64 * SHARDS, SEED).tolist()})
     assert sorted(read.digested) == [shard_path(many_shards, shard).name for shard in needed]
     for _ in range(2):  # processes
         step_of(data, 2)
     assert len(read.digested) == len(needed) < SHARDS
-    assert not (many_shards / checked.CHECKED).exists()
+    assert not (many_shards / plain_rows.CHECKED).exists()
 
 
 def test_a_later_start_digests_only_what_changed_or_was_not_read(many_shards: Path, read: Read) -> None:
@@ -383,7 +387,7 @@ def test_a_bad_line_is_refused_by_file_and_line(tmp_path: Path, line: bytes, nam
     write_recipe(tmp_path, "llm360")
     with pytest.raises(EverystepError, match=rf"train_000\.jsonl:17: {named}"):
         load(tmp_path, "llm360")
-    assert not list((tmp_path / checked.CHECKED).glob(f"*/{checked.READY}"))
+    assert not list((tmp_path / plain_rows.CHECKED).glob(f"*/{plain_rows.READY}"))
 
 
 @pytest.mark.parametrize(
@@ -443,13 +447,13 @@ def test_a_line_without_end_is_refused_in_bounded_memory(tmp_path: Path) -> None
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The places of all lines that were parsed by the check, as it goes on."""
     places: list[str] = []
-    decode: Callable[..., checked.Row] = checked.decode_row
+    decode: Callable[..., plain_rows.Row] = plain_rows.decode_row
 
-    def counted(line: bytes, width: int, vocabulary: int, where: str) -> checked.Row:
+    def counted(line: bytes, width: int, vocabulary: int, where: str) -> plain_rows.Row:
         places.append(where)
         return decode(line, width, vocabulary, where)
 
-    monkeypatch.setattr(checked, "decode_row", counted)
+    monkeypatch.setattr(plain_rows, "decode_row", counted)
     return places
 
 
@@ -460,7 +464,7 @@ def test_a_second_start_digests_and_parses_nothing(tmp_path: Path, parsed: list[
     assert len(parsed) == 33
     assert load(tmp_path, "llm360") == first
     assert len(parsed) == 33
-    offsets = [np.load(path) for path in sorted((tmp_path / checked.CHECKED).glob("*.npy"), key=str)]
+    offsets = [np.load(path) for path in sorted((tmp_path / plain_rows.CHECKED).glob("*.npy"), key=str)]
     assert sorted(len(array) - 1 for array in offsets) == [16, 17]
 
 
@@ -484,22 +488,22 @@ def test_only_a_changed_file_is_parsed_again_whatever_it_is_called(tmp_path: Pat
 
 def test_a_check_goes_on_where_it_stopped(tmp_path: Path, parsed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Pieces of a few rows; the check is interrupted in the third one."""
-    monkeypatch.setattr(checked, "PIECE", 1000)
-    monkeypatch.setattr(checked, "_processes", lambda num_bytes: 1)
+    monkeypatch.setattr(plain_rows, "PIECE", 1000)
+    monkeypatch.setattr(plain_rows, "_processes", lambda num_bytes: 1)
     chunks_of(tmp_path, 32)
     write_recipe(tmp_path, "llm360")
-    parse = checked._parse
+    parse = plain_rows._parse
 
-    def interrupted(piece: checked.Piece) -> None:
+    def interrupted(piece: plain_rows.Piece) -> None:
         if piece.first > 10:
             raise KeyboardInterrupt
         parse(piece)
 
-    monkeypatch.setattr(checked, "_parse", interrupted)
+    monkeypatch.setattr(plain_rows, "_parse", interrupted)
     with pytest.raises(KeyboardInterrupt):
         load(tmp_path, "llm360")
     before = len(parsed)
-    monkeypatch.setattr(checked, "_parse", parse)
+    monkeypatch.setattr(plain_rows, "_parse", parse)
     load(tmp_path, "llm360")
     assert 8 < before < 32
     assert len(parsed) == len(set(parsed)) == 32
@@ -511,9 +515,9 @@ def test_files_are_checked_by_several_processes_with_the_same_result(
     chunks_of(tmp_path, 16, 17, 24)
     write_recipe(tmp_path, "llm360")
     alone = load(tmp_path, "llm360").shards
-    shutil.rmtree(tmp_path / checked.CHECKED)
-    monkeypatch.setattr(checked, "PIECE", 1500)
-    monkeypatch.setattr(checked, "_processes", lambda num_bytes: 2)
+    shutil.rmtree(tmp_path / plain_rows.CHECKED)
+    monkeypatch.setattr(plain_rows, "PIECE", 1500)
+    monkeypatch.setattr(plain_rows, "_processes", lambda num_bytes: 2)
     assert load(tmp_path, "llm360").shards == alone
     path = tmp_path / "data" / "llm360" / "train_002.jsonl"
     path.write_bytes(path.read_bytes().replace(b"]}", b",1]}").replace(b'], "source"', b', 1], "source"'))
@@ -527,15 +531,39 @@ def test_a_rank_that_waits_finds_what_another_checked_and_gives_up_when_nothing_
 ) -> None:
     chunks_of(tmp_path, 16, 17)
     recipe = write_recipe(tmp_path, "llm360")
-    checking = Checking(folder=tmp_path / checked.CHECKED, waits=True)
+    checking = Checking(folder=tmp_path / plain_rows.CHECKED, waits=True)
     spec = load_recipe("llm360", tmp_path)[1]
-    monkeypatch.setattr(checked, "SECONDS_TO_WAIT", 0.5)
-    with pytest.raises(EverystepError, match="data/llm360: the process that checks these rows has found nothing"):
+    monkeypatch.setattr(plain_rows, "SECONDS_TO_WAIT", 0.5)
+    with pytest.raises(EverystepError, match="data/llm360: the process that checks these rows has shown no sign"):
         training_data(tmp_path, recipe, spec, checking)
     assert parsed == []
     found = load(tmp_path, "llm360")
     assert training_data(tmp_path, recipe, spec, checking) == found
     assert len(parsed) == 33
+
+
+def test_a_rank_waits_as_long_as_the_check_of_another_shows_signs_of_life(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check of one file takes four times as long as a rank would wait without a sign."""
+    chunks_of(tmp_path, 32)
+    recipe = write_recipe(tmp_path, "llm360")
+    spec = load_recipe("llm360", tmp_path)[1]
+    monkeypatch.setattr(plain_rows, "SECONDS_TO_WAIT", 0.5)
+    monkeypatch.setattr(plain_rows, "SECONDS_BETWEEN_BEATS", 0.05)
+    digest, began = plain_rows._digest, Event()
+
+    def slow(task: tuple[Path, int, Path]) -> None:
+        began.set()
+        time.sleep(2)
+        digest(task)
+
+    monkeypatch.setattr(plain_rows, "_digest", slow)
+    with ThreadPoolExecutor(1) as other:
+        checked = other.submit(load, tmp_path, "llm360")
+        assert began.wait(timeout=60)
+        checking = Checking(folder=tmp_path / plain_rows.CHECKED, waits=True)
+        assert training_data(tmp_path, recipe, spec, checking) == checked.result()
 
 
 def test_a_file_that_changes_after_its_check_is_not_read(tmp_path: Path) -> None:
@@ -585,32 +613,31 @@ def test_a_started_run_is_neither_continued_nor_replaced_on_other_bytes(tmp_path
     done = train(tmp_path, "llm360", check=False)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
-        f"error: data/llm360: other bytes than those of the run that stands at step 2 in {work.relative_to(tmp_path)}: "
-        "train_001.jsonl. Put them back to go on with it, or remove that folder to train anew"
+        f"error: data/llm360: not the bytes of the run that has reached step 2 in {work.relative_to(tmp_path)}: "
+        "train_001.jsonl. Put them back to go on with it, or remove that folder to start over"
     )
     assert sorted(work.rglob("*")) == kept
     path.write_bytes(right)
     assert "llm360: goes on from step 2" in train(tmp_path, "llm360").stderr
 
 
-def test_our_rows_built_anew_begin_a_new_run_and_say_so(tmp_path: Path) -> None:
+def test_rebuilt_rows_of_ours_begin_a_new_run_and_say_so(tmp_path: Path) -> None:
     write_ours(tmp_path, numbered(70))
     write_recipe(tmp_path, "everystep")
     work = cut_after(tmp_path, "everystep", 2)
     write_ours(tmp_path, numbered(71))
     done = train(tmp_path, "everystep")
-    assert f"run at step 2 in {work.relative_to(tmp_path)}, because its data changed" in done.stderr
+    assert f"run at step 2 in {work.relative_to(tmp_path)} is not continued, because its data changed" in done.stderr
     assert not work.exists()
 
 
-def test_the_manifest_of_a_run_names_the_files_it_ate(tmp_path: Path) -> None:
+def test_the_manifest_of_a_run_names_the_files_it_read(tmp_path: Path) -> None:
     from pipeline.base.files import sha256_file
-    from pipeline.formats.manifests import read_manifest
 
     base = nodes_of(tmp_path, 9, 10)
     write_recipe(tmp_path, "mobilellm", global_batch=16, micro_batch=1)
     train(tmp_path, "mobilellm", EVERYSTEP_PROCESSES="2")
-    inputs = read_manifest(tmp_path / "manifests" / "models" / "mobilellm.json")["inputs"]
+    inputs = read_json(tmp_path / "manifests" / "models" / "mobilellm.json")["inputs"]
     assert inputs == {
         path: sha256_file(tmp_path / path)
         for path in (

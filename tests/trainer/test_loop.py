@@ -12,12 +12,12 @@ import torch
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.log import Entry
 from tests.trainer.runs import MODEL
-from trainer.checked import CHECKED
 from trainer.checkpoint import Writer
 from trainer.data import Checking, training_data
 from trainer.evaluate import _evaluate
 from trainer.loop import RECOMPUTE, Trainer
 from trainer.parallel import World
+from trainer.plain_rows import CHECKED
 from trainer.recipe import load_recipe
 
 

@@ -15,7 +15,7 @@ ROWS = 2
 
 
 def spec_of(family: str) -> ModelSpec:
-    heads: dict[str, Any] = {"heads": 8, "initial_std": None, "initial_output_std": None}
+    heads: dict[str, Any] = {"heads": 8}
     if family in ("mobilellm", "mobilellm-ls"):
         heads = {"query_heads": 4, "kv_heads": 2, "ffn_width": 704, "tied_embedding": True}
     if family == "mobillama":

@@ -90,5 +90,5 @@ def test_unknown_class_is_refused() -> None:
     from pipeline.base.errors import EverystepError
     from trainer.numerics import enter
 
-    with pytest.raises(EverystepError, match="'fast' is not a class; there are portable, native"):
+    with pytest.raises(EverystepError, match="'fast' is not a numerics class; choose portable or native"):
         enter("fast")

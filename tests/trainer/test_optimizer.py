@@ -29,7 +29,7 @@ def some_gradient(size: int) -> torch.Tensor:
 @pytest.fixture(params=[False, True], ids=["native", "portable"], autouse=True)
 def portable(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each numerics class has an update of its own."""
-    monkeypatch.setattr("trainer.product._portable", request.param)
+    monkeypatch.setattr("trainer.matmul._portable", request.param)
 
 
 def test_updates_equal_those_of_torch() -> None:

@@ -12,15 +12,16 @@ import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from pipeline.formats.model import ModelSpec, tensor_shapes
+from tests.trainer import tiny
 from trainer.exact import normal
 from trainer.families import build_spec
 from trainer.model import Decoder, load_tensors
 
 torch.set_num_threads(1)
 
-COMMON = {"vocabulary": 200, "context": 128, "width": 96, "layers": 3}
-LLAMA: dict[str, Any] = COMMON | {"query_heads": 6, "kv_heads": 2, "ffn_width": 160, "tied_embedding": False}
-NEOX: dict[str, Any] = COMMON | {"family": "pythia", "heads": 3, "initial_std": None, "initial_output_std": None}
+COMMON: dict[str, Any] = {"vocabulary": 200, "context": 128, "width": 96, "layers": 3}
+LLAMA = COMMON | tiny.LLAMA | {"query_heads": 6, "kv_heads": 2, "ffn_width": 160, "tied_embedding": False}
+NEOX = COMMON | tiny.PYTHIA | {"family": "pythia", "heads": 3}
 
 
 def build(spec: ModelSpec) -> Decoder:
@@ -99,7 +100,7 @@ def test_llamas_logits_are_ours(section: dict[str, Any]) -> None:
         num_attention_heads=6,
         num_key_value_heads=section.get("kv_heads", 6),
         max_position_embeddings=128,
-        rms_norm_eps=section.get("norm_epsilon", 1e-5),
+        rms_norm_eps=section["norm_epsilon"],
         tie_word_embeddings=section["tied_embedding"],
     )
     theirs = LlamaForCausalLM(config)

@@ -131,6 +131,28 @@ def test_numbers_that_contradict_each_other_are_refused_when_the_recipe_is_read(
         load_recipe("mobilellm", tmp_path)
 
 
+KEYS = [
+    *Recipe.model_fields,
+    *(
+        f"{name}.{key}"
+        for name, field in Recipe.model_fields.items()
+        for key in getattr(field.annotation, "model_fields", ())
+    ),
+]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_no_key_of_a_recipe_may_be_left_out(tmp_path: Path, key: str) -> None:
+    """Those of `model`: test_families.py."""
+    tree = tiny_recipe("mobilellm")
+    section, _, last = key.rpartition(".")
+    del (tree[section] if section else tree)[last]
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "mobilellm.yaml").write_bytes(pretty(tree))
+    with pytest.raises(EverystepError, match=rf"recipes/mobilellm\.yaml: {key}: missing; add it"):
+        load_recipe("mobilellm", tmp_path)
+
+
 @pytest.mark.parametrize(("shape", "decay"), [("cosine", 6), ("cosine", 1), ("wsd", 6), ("cosine-clipped", 8)])
 def test_a_schedule_may_fill_the_training_or_end_before_it(tmp_path: Path, shape: str, decay: int) -> None:
     """Two steps of warm-up and eight in all. The published Pythia counts its decay over all steps."""

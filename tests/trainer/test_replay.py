@@ -12,15 +12,16 @@ import pytest
 from pipeline.base.errors import EverystepError
 from pipeline.base.files import sha256_file
 from pipeline.formats.lines import LineFile, Shard
+from pipeline.release.release import Release
 from tests.project import recipe, run
 from tests.releases import checkpoint, copied, edit_log, read_json, reseal, reseal_model, swap
 from tests.shards import write_rows
 from tests.trainer.runs import STEPS, make_run, train
-from trainer import checked
+from trainer import plain_rows
 from trainer import replay as trainer_replay
 from trainer.data import Checking, training_data
 from trainer.recipe import load_recipe
-from trainer.vouched import VouchedRows
+from trainer.verified_rows import VerifiedRows
 
 MODEL = "mobilellm"
 CHUNKS = 3
@@ -152,18 +153,31 @@ def test_a_training_on_other_published_rows_is_told(on_published_rows: Path, tmp
     assert named in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("linked", ["the folder", "a file"])
+def test_no_link_is_followed_to_published_rows(on_published_rows: Path, tmp_path: Path, linked: str) -> None:
+    project = copied(on_published_rows, tmp_path / "project")
+    path = project / "data" / "llm360"
+    if linked == "a file":
+        path /= "train_001.jsonl"
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    done = replay(project, 4, 8)
+    assert done.returncode == 4
+    assert f"{path.relative_to(tmp_path)}: a symbolic link" in done.stderr
+
+
 # What the audited folder says of itself
 
 
 def believe(path: Path, cache: Path, sha256: str) -> None:
     """Have `.work/checked` say that the file at `path` has this digest, in every way in which it could."""
-    shard = Shard("", 0, 0, sha256)
+    shard = Shard(path="", lines=0, bytes=0, sha256=sha256)
     with suppress(EverystepError), LineFile(path) as file:
-        key = VouchedRows(path.parent, [shard], 33, 320)._key(file, shard)
+        key = VerifiedRows(path.parent, [shard], 33, 320)._key(file, shard)
         (cache / key[:2]).mkdir(parents=True, exist_ok=True)
         (cache / key[:2] / key[2:]).touch()
     if (cache / "files").is_dir():
-        (cache / "files" / checked._key(path)).write_text(sha256)
+        (cache / "files" / plain_rows._key(path)).write_text(sha256)
 
 
 def test_rows_that_the_project_says_it_checked_are_checked_again(reference: Path, tmp_path: Path) -> None:
@@ -172,8 +186,8 @@ def test_rows_that_the_project_says_it_checked_are_checked_again(reference: Path
         path = Path("project/data/tokens/train/000000.jsonl.zst")
         shard = read_json(project / "manifests" / "tokens.json")["outputs"]["train"][0]
         write_rows(path.parent.parent, np.random.default_rng(8).integers(0, 320, (100, 33)), "train")
-        believe(path, project / checked.CHECKED, shard["sha256"])
-        checking = Checking(folder=project / checked.CHECKED)
+        believe(path, project / plain_rows.CHECKED, shard["sha256"])
+        checking = Checking(folder=project / plain_rows.CHECKED)
         believed = training_data(Path("project"), *load_recipe(MODEL, project), checking).open()
         assert believed[0].shape == (33,)
     done = replay(project, 8, 9)
@@ -191,8 +205,8 @@ def test_published_rows_that_the_project_says_it_checked_are_checked_again(
         path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
         assert sha256_file(path) != digest
         for other in path.parent.iterdir():
-            believe(other, project / checked.CHECKED, digest if other == path else sha256_file(other))
-        checking = Checking(folder=project / checked.CHECKED)
+            believe(other, project / plain_rows.CHECKED, digest if other == path else sha256_file(other))
+        checking = Checking(folder=project / plain_rows.CHECKED)
         believed = training_data(Path("project"), *load_recipe(MODEL, project), checking)
         assert believed.shards[1].sha256 == digest
     done = replay(project, 4, 8)
@@ -205,12 +219,11 @@ def test_a_replay_of_published_rows_reads_each_file_once_and_parses_no_other_row
 ) -> None:
     read: list[str] = []
     parsed: list[str] = []
-    digest, decode = checked._digest, checked.decode_row
-    monkeypatch.setattr(checked, "_digest", lambda task: read.append(task[0].name) or digest(task))
-    monkeypatch.setattr(checked, "decode_row", lambda *about: parsed.append(about[-1]) or decode(*about))
+    digest, decode = plain_rows._digest, plain_rows.decode_row
+    monkeypatch.setattr(plain_rows, "_digest", lambda task: read.append(task[0].name) or digest(task))
+    monkeypatch.setattr(plain_rows, "decode_row", lambda *about: parsed.append(about[-1]) or decode(*about))
     recipe, spec = load_recipe(MODEL, on_published_rows)
-    root = on_published_rows
-    data = trainer_replay._rows_of_others(lambda path: root / path, root, recipe, spec, tmp_path, 4, 5)
+    data = trainer_replay._rows_of_others(Release.open(on_published_rows), recipe, spec, tmp_path, 4, 5)
     assert (read, parsed) == ([f"train_{number:03d}.jsonl" for number in range(CHUNKS)], [])
     rows = data.open()
     for number in range(2):

@@ -58,7 +58,8 @@ def test_a_peer_that_is_killed_before_it_joins_ends_the_start_with_a_message(tmp
     os.kill(peers_of(process.pid)[0], signal.SIGKILL)
     assert end(process, within=SECONDS) == 2
     said_once(
-        folder, "error: process 1 of 2 was ended by signal 9 (memory full, or killed); run the same command again"
+        folder,
+        "error: process 1 of 2 was killed by signal 9, perhaps because memory ran out; run the same command again",
     )
     assert are_gone(family)
 
@@ -70,7 +71,7 @@ def test_a_peer_that_cannot_be_loaded_ends_the_start_with_a_message(tmp_path: Pa
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=env, timeout=SECONDS)
     assert done.returncode == 2, done.stderr
     assert "ModuleNotFoundError: No module named 'no_such_library'" in done.stderr
-    assert done.stderr.splitlines()[-1] == ("error: process 1 of 2 failed with exit code 1; what it said stands above")
+    assert done.stderr.splitlines()[-1] == ("error: process 1 of 2 failed with exit code 1; its message is above")
 
 
 def test_what_a_peer_refuses_is_said_as_if_there_were_one_process(tmp_path: Path) -> None:
@@ -84,7 +85,7 @@ def test_what_a_peer_refuses_is_said_as_if_there_were_one_process(tmp_path: Path
 
 def interrupted(folder: Path, processes: int, wait: float, number: int, whole_group: bool) -> None:
     process = start(folder, processes)
-    began = reaches(process, lambda: b"trainer.train" in Path(f"/proc/{process.pid}/cmdline").read_bytes())
+    began = reaches(process, lambda: b"pipeline.stages" in Path(f"/proc/{process.pid}/cmdline").read_bytes())
     assert began
     time.sleep(wait)
     family = children(process.pid)

@@ -10,19 +10,20 @@ from pathlib import Path
 import pytest
 
 from pipeline.base.errors import EverystepError
+from pipeline.base.imports import closure
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.canonical import canonical
 from pipeline.formats.digests import tensors_digest
-from tests.imports import ROOT, closure
+from tests.imports import ROOT
 from tests.project import recipe, run
 from tests.trainer.runs import MODEL, end, make_run, num_logged, result, start, train
 from trainer.evaluate import _result
-from trainer.train import FORMATS_THAT_TRAIN, TRAINS
+from trainer.train import TRAINS
 
 FINGERPRINTS = """
 import json, sys
 from pathlib import Path
-from trainer.checked import CHECKED
+from trainer.plain_rows import CHECKED
 from trainer.data import Checking, training_data
 from trainer.recipe import load_recipe
 from trainer.train import fingerprint, identity
@@ -47,30 +48,19 @@ print(outcome.first_difference, outcome.detail, outcome.digests_compared)
 """
 
 
-def files_that_train() -> set[str]:
-    return {f"trainer/{name}.py" for name in TRAINS} | {f"pipeline/formats/{name}.py" for name in FORMATS_THAT_TRAIN}
-
-
-def test_files_in_the_fingerprint_are_those_that_the_loop_loads() -> None:
-    """Errors, messages and where things lie decide no bit; manifests are read before, and their shards are in it."""
-    loaded = closure(ROOT / "trainer" / "loop.py") | closure(ROOT / "trainer" / "checkpoint.py")
-    names = {path.relative_to(ROOT).as_posix() for path in loaded if path.name != "__init__.py"}
-    others = ("arrow", "bounds", "documents", "errors", "manifests", "project", "tables", "yaml")
-    decide_nothing = {"pipeline/base/console.py"} | {f"pipeline/formats/{name}.py" for name in others}
-    assert files_that_train() <= names
-    assert names - files_that_train() <= decide_nothing
-
-
 def test_fingerprint_follows_each_file_that_trains_and_no_other(tmp_path: Path) -> None:
     code = tmp_path / "code"
     for part in ("pipeline", "trainer"):
         shutil.copytree(ROOT / part, code / part, ignore=shutil.ignore_patterns("__pycache__"))
-    others = ["pipeline/audit/pull.py", "trainer/observe.py", "trainer/evaluate.py", "pipeline/formats/tables.py"]
-    command = [sys.executable, "-c", FINGERPRINTS, str(code), *sorted(files_that_train()), *others]
+    loaded = closure(ROOT, TRAINS)
+    decide = ["loop", "data", "model", "optimizer", "matmul", "parallel", "recipe", "numerics", "exact"]
+    assert {f"trainer/{name}.py" for name in decide} | {"pipeline/formats/order.py"} <= set(loaded)
+    others = ["pipeline/audit/pull.py", "trainer/monitor.py", "trainer/evaluate.py", "trainer/train.py"]
+    command = [sys.executable, "-c", FINGERPRINTS, str(code), *loaded, *others]
     folder = make_run(tmp_path / "run")
     found = json.loads(run(folder, *command, PYTHONPATH=str(code)).stdout)
-    assert {name for name in found if found[name] != found[""]} == files_that_train()
-    assert len(set(found.values())) == len(files_that_train()) + 1
+    assert {name for name in found if found[name] != found[""]} == set(loaded)
+    assert len(set(found.values())) == len(loaded) + 1
 
 
 def replayed(folder: Path, first: int, last: int) -> str:
@@ -125,7 +115,7 @@ def test_a_run_that_diverges_says_when_and_where_its_state_is_and_what_can_be_ch
     found = re.fullmatch(
         r"error: mobilellm: diverged at step (\d+): loss \S+, gradient norm \S+; the last finite loss was \S+ at step "
         r"(\d+); its last checkpoint is (\S+)\. The same recipe would diverge at the same step again: in "
-        r"recipes/mobilellm\.yaml, a lower schedule\.peak, .* trains anew",
+        r"recipes/mobilellm\.yaml, lower schedule\.peak .* starts over",
         message,
     )
     assert found, message
@@ -165,10 +155,10 @@ def test_a_disk_that_gets_full_behind_the_training_is_told_and_no_half_checkpoin
     disk.mkdir()
     out.mkdir()
     folder = make_run(tmp_path / "run")
-    command = ["sh", "-c", FULL, "sh", str(disk), str(folder), "2000000", sys.executable, "-B", "-m", "trainer.train"]
+    command = ["sh", "-c", FULL, "sh", str(disk), str(folder), "2000000", sys.executable, "-B", "-m", "pipeline.stages"]
     done = run(
         disk,
-        *["unshare", "--user", "--map-root-user", "--mount", *command, MODEL],
+        *["unshare", "--user", "--map-root-user", "--mount", *command, "train", MODEL],
         check=False,
         PYTHONPATH=str(ROOT),
         EVERYSTEP_PROCESSES="1",

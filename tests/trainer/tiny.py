@@ -5,14 +5,23 @@ from typing import Any
 from pipeline.formats.model import ModelSpec
 from trainer.families import build_spec
 
-GROUPED = {"query_heads": 2, "kv_heads": 1, "ffn_width": 64}
+LLAMA: dict[str, Any] = {"rotary_base": 10000.0, "norm_epsilon": 1e-5, "initial_std": 0.02}
+"""The published values that tests do not vary; those of the other families below."""
+PYTHIA = LLAMA | {"initial_std": None, "initial_output_std": None}
+OPENELM: dict[str, Any] = {
+    "rotary_base": 10000.0,
+    "norm_epsilon": 1e-6,
+    "attention_multipliers": [0.5, 1.0],
+    "ffn_multipliers": [0.5, 4.0],
+}
+GROUPED = LLAMA | {"query_heads": 2, "kv_heads": 1, "ffn_width": 64}
 KEYS: dict[str, dict[str, Any]] = {
     "llama": GROUPED | {"tied_embedding": False},
     "mobilellm": GROUPED | {"tied_embedding": True},
     "mobilellm-ls": GROUPED | {"tied_embedding": True},
-    "mobillama": {"query_heads": 2, "ffn_width": 64, "tied_embedding": False, "shared_ffn": True},
-    "openelm": {"head_width": 16, "query_heads_per_kv_head": 2, "ffn_divisor": 32, "tied_embedding": True},
-    "pythia": {"heads": 2, "initial_std": None, "initial_output_std": None},
+    "mobillama": LLAMA | {"query_heads": 2, "ffn_width": 64, "tied_embedding": False, "shared_ffn": True},
+    "openelm": OPENELM | {"head_width": 16, "query_heads_per_kv_head": 2, "ffn_divisor": 32, "tied_embedding": True},
+    "pythia": PYTHIA | {"heads": 2},
 }
 
 

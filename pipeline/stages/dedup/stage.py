@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from pipeline.base.arrow import arrow_numbers, arrow_strings
-from pipeline.base.console import note, progress, run_command
+from pipeline.base.console import note, progress
 from pipeline.base.errors import EverystepError
 from pipeline.base.files import fresh_folder
 from pipeline.base.params import Positive, Seed, Share, load_section, source_names
@@ -328,7 +328,3 @@ def _gather(task: tuple[str, int, int], folder: Path, sketches: list[Sketch]) ->
         found += zip(numbers[KEY, places].tolist(), sketch.lines(places), strict=True)
     name = f"{split}/{shard_name(number)}"
     return write_lines(folder / name, (line for _, line in sorted(found)), name)
-
-
-if __name__ == "__main__":
-    run_command(dedup, "")

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from pipeline.base.console import progress, run_command
+from pipeline.base.console import progress
 from pipeline.base.errors import EverystepError
 from pipeline.base.files import fresh_folder
 from pipeline.base.params import load_section, source_names
@@ -226,7 +226,3 @@ def tally(parts: list[EncodedShard]) -> dict[str, Any]:
         for of_kind, group in ((counts[f"{what}_by_source"], source), (counts[f"{what}_by_license"], license)):
             of_kind[group] = of_kind.get(group, 0) + number
     return counts
-
-
-if __name__ == "__main__":
-    run_command(tokenize, "")

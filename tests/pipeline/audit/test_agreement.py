@@ -5,7 +5,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -247,7 +246,7 @@ def relinked(release: Path, step: int, **changes: Any) -> None:
     """Change the record of one checkpoint, and what manifest and revisions say of it."""
     folder = checkpoint(release, MODEL, step)
     old = ck.read_record(folder)
-    new = replace(old, **changes)
+    new = old.model_copy(update=changes)
     ck.write_record(folder, new)
 
     def follow(manifest: Any) -> None:

@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from multiprocessing import Pool
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,18 +16,29 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pipeline.audit.verify import verified_file
 from pipeline.base.files import list_files
-from pipeline.formats.manifests import read_manifest, shards_of
 from pipeline.formats.model import ModelSpec
+from pipeline.formats.release import Kind, content_digest
 from pipeline.formats.rows import Rows
 from pipeline.formats.stages import manifest_path
 from tests.project import MODELS, ROOT
-from tests.releases import checkpoint, copied, everystep, flip, read_json, reseal, reseal_file, reseal_sums, write_json
+from tests.releases import (
+    checkpoint,
+    copied,
+    everystep,
+    flip,
+    read_json,
+    reseal,
+    reseal_file,
+    reseal_sums,
+    shards_of,
+    write_json,
+)
 from trainer.model import Decoder, load_tensors
 
 WITHOUT = """
 import sys
+from tests.releases import read_json, shards_of
 class Refuse:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in ("torch", "dvc", "datasets", "tokenizers", "datatrove", "transformers"):
@@ -46,7 +56,7 @@ def release(built_project: Path, tmp_path: Path) -> Path:
 
 
 def released_row(release: Path, number: int) -> np.ndarray:
-    tokens = read_manifest(release / manifest_path("tokenize"), "tokenize")
+    tokens = read_json(release / manifest_path("tokenize"))
     rows = Rows(release / "data" / "tokens", shards_of(tokens, "train"), tokens["width"], tokens["vocabulary"])
     return rows[number]
 
@@ -174,11 +184,11 @@ def test_all_checkpoints_or_the_last_one_and_each_shared_file_is_verified_once(
 ) -> None:
     checked: Counter[str] = Counter()
 
-    def counted(release: Path, root: Any, path: str, follow_links: bool) -> Path:
-        checked[path] += 1
-        return verified_file(release, root, path, follow_links)
+    def counted(path: Path, kind: Kind) -> str:
+        checked[path.relative_to(built_project / "release").as_posix()] += 1
+        return content_digest(path, kind)
 
-    monkeypatch.setattr("pipeline.audit.verify.verified_file", counted)
+    monkeypatch.setattr("pipeline.release.release.content_digest", counted)
     release = built_project / "release"
     assert everystep("pull", release, "--model", "openelm", "--all", "--out", tmp_path / "all").code == 0
     assert sorted(path.name for path in (tmp_path / "all").iterdir()) == [f"step{n}" for n in (0, 1, 2, 4, 8)]

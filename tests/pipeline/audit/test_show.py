@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.audit.trace import trace_step
 from pipeline.formats.documents import read_documents
+from pipeline.release.release import Release
 from tests.project import MODELS, SOURCES
 from tests.releases import copied, everystep, read_json, write_json
 
@@ -47,7 +48,9 @@ def test_licences_and_cleaning_add_up_to_the_documents(built_project: Path, fact
 
 def test_what_was_read_is_told_apart_from_what_there_is(built_project: Path, facts: Any) -> None:
     """Counted here from `trace`: the documents that each step saw."""
-    seen = [span for step in range(1, 9) for span in trace_step(built_project / "release", "mobilellm", step)]
+    seen = [
+        span for step in range(1, 9) for span in trace_step(Release.open(built_project / "release"), "mobilellm", step)
+    ]
     assert facts["rows"]["read"] == len({span["row"] for span in seen}) < facts["rows"]["train"]
     for key, named in (("source", "sources"), ("license", "licenses")):
         for row in facts[named]:

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.formats.manifests import take_basis, write_manifest
+from pipeline.formats.current import take_basis
+from pipeline.formats.manifests import Filtered
 from pipeline.formats.tables import REMOVALS, REPLACED, removal, replacement, write_table
 from tests.releases import copied, everystep, reseal, reseal_file
+from tests.stubs import write_stub
 
 COUNTS = {
     "letters": {"letters/b": {"email": 2, "phone": 1}, "letters/a": {"ip": 3}, "letters/c": {"payment_card": 1}},
@@ -44,7 +46,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for source, documents in COUNTS.items():
         rows = [replacement(source, id, counts) for id, counts in documents.items()]
         shard = write_table(Path(table_of(source)), rows, REPLACED, "replaced.parquet")
-        write_manifest("filter", source, take_basis(), parameters={}, outputs={"replaced": [shard]})
+        write_stub(Filtered, source, take_basis(), parameters={}, outputs={"replaced": [shard]})
     return tmp_path
 
 

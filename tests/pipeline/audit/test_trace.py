@@ -9,11 +9,10 @@ import pytest
 from tokenizers import Tokenizer
 
 from pipeline.formats.documents import read_documents
-from pipeline.formats.manifests import read_manifest, shards_of
 from pipeline.formats.rows import Rows
 from pipeline.formats.stages import manifest_path
 from tests.project import recipe
-from tests.releases import copied, everystep, flip, reseal_sums
+from tests.releases import copied, everystep, flip, read_json, reseal_sums, shards_of
 
 MODEL = "mobilellm"
 STEPS, GLOBAL_BATCH, WIDTH = 8, 8, 33
@@ -42,7 +41,7 @@ def texts(built_project: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def rows(release: Path) -> Rows:
-    tokens = read_manifest(release / manifest_path("tokenize"), "tokenize")
+    tokens = read_json(release / manifest_path("tokenize"))
     return Rows(release / "data" / "tokens", shards_of(tokens, "train"), tokens["width"], tokens["vocabulary"])
 
 

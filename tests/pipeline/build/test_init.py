@@ -17,8 +17,8 @@ from pipeline.base.files import list_files
 from pipeline.base.yaml import load_yaml
 from pipeline.build.init import checkout, init, list_examples, own_stages
 from pipeline.formats.canonical import parse, pretty
-from pipeline.formats.manifests import read_manifest
 from tests.project import ROOT, description, environment, params, recipe, run
+from tests.releases import read_json
 from tests.servers.hub import Manners, serve_hub
 from tests.servers.hub import environment as seeing
 from tests.sessions import FENCE
@@ -43,9 +43,11 @@ def test_new_repository_is_one_whose_stages_dvc_would_all_run(name: str, tmp_pat
     made = init(tmp_path / "my-release", EXAMPLES / name, ROOT)
     assert (made.folder / ".git").is_dir()
     planned = run(made.folder, "dvc", "repro", "--dry", "--force").stdout
-    modules = [line.removeprefix("> python -m ") for line in planned.splitlines() if line.startswith("> ")]
-    assert set(modules) >= {f"trainer.train {model}" for model in made.models}
-    assert set(modules) >= {f"pipeline.stages.fetch {source}" for source in made.sources}
+    modules = [
+        line.removeprefix("> python -m pipeline.stages ") for line in planned.splitlines() if line.startswith("> ")
+    ]
+    assert set(modules) >= {f"train {model}" for model in made.models}
+    assert set(modules) >= {f"fetch {source}" for source in made.sources}
     listed = run(made.folder, "dvc", "stage", "list", "--name-only").stdout.split()
     changed = json.loads(run(made.folder, "dvc", "status", "--json").stdout)
     assert set(changed) == set(listed) and len(listed) == len(modules)
@@ -56,7 +58,7 @@ def test_new_repository_names_no_source_and_no_model_of_another(name: str, tmp_p
     made = init(tmp_path / "my-release", EXAMPLES / name, ROOT)
     demo = load_yaml(ROOT / "params.yaml")
     stages = load_yaml(made.folder / "dvc.yaml")
-    paths = [dep for stage in stages["stages"].values() for dep in stage.get("do", stage)["deps"]]
+    paths = [dep for stage in stages["stages"].values() for dep in stage.get("do", stage).get("deps", [])]
     paths += [path for chart in stages.get("plots", []) for lines in chart.values() for path in lines["y"]]
     parts = {part.removesuffix(".json") for path in paths if not path.endswith(".py") for part in path.split("/")}
     assert not parts & {*demo["sources"], *demo["models"]}
@@ -242,9 +244,9 @@ def test_a_name_with_blanks_is_printed_to_be_pasted(tmp_path: Path) -> None:
 
 def test_code_of_the_new_repository_is_all_that_its_stages_need(tmp_path: Path) -> None:
     made = init(tmp_path / "my-release", EXAMPLES / "amber", ROOT)
-    for stage in load_yaml(made.folder / "dvc.yaml")["stages"].values():
-        for dep in stage.get("do", stage)["deps"]:
-            assert not dep.endswith((".py", ".txt")) or (made.folder / dep).is_file(), dep
+    before = (made.folder / "manifests/code.json").read_bytes()
+    run(made.folder, sys.executable, "-m", "pipeline.stages", "code")
+    assert (made.folder / "manifests/code.json").read_bytes() == before
 
 
 # What is refused
@@ -415,7 +417,7 @@ def test_release_on_a_file_and_a_data_set_of_the_hub_is_built_up_to_its_rows(tmp
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["pinned"] == {"sources.stories.revision": COMMIT}
         run(tmp_path / "small", "dvc", "repro", "tokenize", **env)
-    tokens = read_manifest(tmp_path / "small/manifests/tokens.json", "tokenize")
+    tokens = read_json(tmp_path / "small/manifests/tokens.json")
     assert tokens["outputs"]["train"]
     fetched = parse((tmp_path / "small/manifests/sources/stories.json").read_bytes())
     assert fetched["parameters"]["revision"] == COMMIT
@@ -459,8 +461,8 @@ def test_release_on_published_rows_is_pinned_fetched_and_trained(tmp_path: Path)
         run(tmp_path / "small", "dvc", "repro", **env)
     small = tmp_path / "small"
     assert (small / "data/llm360/train_001.jsonl").read_bytes() == chunk(1)
-    rows = read_manifest(small / "manifests/rows.json", "rows")
-    trained = read_manifest(small / "manifests/models/mobilellm.json", "train")
+    rows = read_json(small / "manifests/rows.json")
+    trained = read_json(small / "manifests/models/mobilellm.json")
     digests = {f"data/llm360/{file['path']}": file["sha256"] for file in rows["files"]}
     assert len(digests) == 2 and digests.items() <= trained["inputs"].items()
     assert [entry["step"] for entry in trained["checkpoints"]] == [0, 2, 4]
@@ -482,7 +484,7 @@ def test_published_rows_that_are_not_as_declared_are_refused(
     made = init(tmp_path / "small", on_rows(tmp_path, **{"revision": COMMIT} | changes), ROOT)
     with serve_hub({"owner/rows": REPOSITORY}, manners=manners) as url:
         env = seeing(url, str(tmp_path / "cache"))
-        done = run(made.folder, sys.executable, "-m", "pipeline.stages.rows", check=False, **env)
+        done = run(made.folder, sys.executable, "-m", "pipeline.stages", "rows", check=False, **env)
     assert done.returncode in (1, 2)
     assert message in done.stderr
     assert not list((made.folder / "data/llm360").iterdir())

@@ -48,8 +48,8 @@ def emptied_copy(built: Path, folder: Path) -> Path:
 
 
 def build(project: Path, **environment: str) -> None:
-    for stage, *of in STAGES:
-        run(project, sys.executable, "-m", f"pipeline.stages.{stage}", *of, **environment)
+    for stage in STAGES:
+        run(project, sys.executable, "-m", "pipeline.stages", *stage, **environment)
         assert not list((project / ".work" / "parts").glob("*/*")), "no scratch stays behind"
 
 

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import struct
 from itertools import pairwise
@@ -20,6 +19,7 @@ from pipeline.formats.checkpoints import (
     OPTIMIZER,
     RECORD,
     WEIGHTS,
+    Numerics,
     Record,
     begin,
     find_checkpoints,
@@ -40,6 +40,20 @@ WEIGHT = {"w": np.arange(6, dtype=np.float32).reshape(2, 3)}
 MOMENTS = {"first.w": np.zeros((2, 3), np.float32), "second.w": np.ones((2, 3), np.float32)}
 
 
+NUMERICS = Numerics.from_json(
+    {
+        "class": "portable",
+        "capability": "AVX2",
+        "torch": "2.13.0+cpu",
+        "products": "OpenBLAS 0.3.31 Haswell",
+        "dtype": "float32",
+        "compiled": False,
+        "threads": 1,
+    },
+    "numerics",
+)
+
+
 def record(step: int = 1, **changes: Any) -> Record:
     digests = tensors_digest(WEIGHT), tensors_digest(MOMENTS)
     plain = Record(
@@ -58,9 +72,9 @@ def record(step: int = 1, **changes: Any) -> Record:
         storage="stored",
         nearest_stored_step=step,
         digest_interval=1,
-        numerics={"class": "portable", "threads": 1},
+        numerics=NUMERICS,
     )
-    return dataclasses.replace(plain, **changes)
+    return Record.from_json(plain.to_json() | changes, "record")
 
 
 def write_checkpoint(folder: Path, step: int) -> Path:
@@ -195,9 +209,7 @@ def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
     assert list(begin(tmp_path / "c").iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "changes", [{}, {"learning_rate": 1.0}, {"loss": 2.5, "parent": "tensors-v1:00"}, {"numerics": {}}]
-)
+@pytest.mark.parametrize("changes", [{}, {"learning_rate": 1.0}, {"loss": 2.5, "parent": f"tensors-v1:{'0' * 64}"}])
 def test_a_record_comes_back_as_it_was(tmp_path: Path, changes: dict[str, Any]) -> None:
     write_record(tmp_path, record(**changes))
     assert read_record(tmp_path) == record(**changes)
@@ -239,7 +251,7 @@ def test_missing_and_unknown_fields_are_named(tmp_path: Path) -> None:
     tree = record().to_json() | {"speed": 1}
     del tree["parent"]
     (tmp_path / RECORD).write_bytes(pretty(tree))
-    with pytest.raises(EverystepError, match="missing or unknown keys: parent, speed"):
+    with pytest.raises(EverystepError, match=r"parent: missing\n.*record\.json: speed: unknown key"):
         read_record(tmp_path)
 
 

@@ -16,8 +16,8 @@ from pipeline.formats.canonical import canonical, parse, pretty
 from pipeline.formats.digests import tensors_digest
 from pipeline.formats.documents import Document, encode_document, read_documents, text_sha256
 from pipeline.formats.lines import LineFile, Shard, encode_line, write_lines
-from pipeline.formats.manifests import read_manifest, shards_of
-from pipeline.formats.release import ROOT, kind_of, read_root
+from pipeline.formats.manifests import Tokens, read_any_manifest
+from pipeline.formats.release import ROOT, kind_of, parse_root, release_root
 from pipeline.formats.rows import DocumentIndex, Rows
 from pipeline.formats.tables import DOCUMENT_INDEX, REMOVALS, digest_table, read_table, removal, write_table
 from pipeline.formats.vocabulary import end_token, token_texts
@@ -26,8 +26,9 @@ from tests.pipeline.formats.test_checkpoints import MOMENTS, WEIGHT, record
 from tests.pipeline.formats.test_vocabulary import PLAIN
 from tests.project import ROOT as PROJECT
 from tests.shards import write_rows
+from tests.stubs import least_of
 from tests.trainer.corpora import VOCABULARY, WIDTH, numbered
-from trainer.checked import PlainRows, check_rows
+from trainer.plain_rows import PlainRows, check_rows
 
 ROWS = numbered(70)
 DIGEST = "0" * 64
@@ -72,7 +73,8 @@ def rows() -> Sequence[Artefact]:
 
 def read_rows(folder: Path, file: Path) -> None:
     with LineFile(file) as found:
-        shard = Shard(file.name, *found.digest())
+        lines, size, sha256 = found.digest()
+    shard = Shard(path=file.name, lines=lines, bytes=size, sha256=sha256)
     for row in Rows(folder, [shard], WIDTH, VOCABULARY):
         assert row.shape == (WIDTH,) and row.min() >= 0 and row.max() < VOCABULARY
 
@@ -142,13 +144,13 @@ def read_json(_folder: Path, file: Path) -> None:
         assert parse(again) == value
 
 
-def read_shards(_folder: Path, file: Path) -> None:
-    for output in ("train", "documents"):
-        shards_of(read_manifest(file), output)
-
-
 SHARD = {"path": "train/000000.jsonl.zst", "lines": 1, "bytes": 9, "sha256": DIGEST}
-MANIFEST = {"format": "everystep/manifest/2", "stage": "tokenize", "of": None, "inputs": {"a.json": DIGEST}}
+MANIFEST = least_of(Tokens) | {
+    "stage": "tokenize",
+    "of": None,
+    "inputs": {"a.json": DIGEST},
+    "outputs": {"train": [SHARD], "order": [SHARD, SHARD]},
+}
 RELEASE = {"format": "everystep/release/1", "name": "demo", "version": "1.0"}
 FILES = {name: {"digest": DIGEST, "kind": kind_of(name)} for name in ("a.json", "b.parquet", "c/d.jsonl.zst")}
 TREE = {"outputs": {"train": [SHARD], "documents": [SHARD, SHARD]}, "parameters": {"x": [1.5, None, "\u20ac"]}}
@@ -158,6 +160,10 @@ def recipes() -> Sequence[Artefact]:
     found = [PROJECT / "params.yaml", *sorted((PROJECT / "recipes").glob("*.yaml"))]
     small = b"a: [1, 0x1F, 010, 3e-4, .5, ~, 'x', 2001-01-01]\nb: |\n  text\nc: {d: \"e\\n\"}\n"
     return [Artefact("p.yaml", small), *(Artefact("p.yaml", path.read_bytes()) for path in found)]
+
+
+def read_root(folder: Path) -> None:
+    parse_root(release_root(folder), folder / ROOT)
 
 
 TARGETS = {
@@ -170,8 +176,10 @@ TARGETS = {
     "tensors": Target(tensors, lambda _folder, file: tensors_digest(ck.read_tensors(file))),
     "records": Target(json_of(ck.RECORD, record().to_json()), lambda folder, _file: ck.read_record(folder)),
     "JSON": Target(json_of("a.json", TREE, [1, [2.5, {"k": "\u20ac"}]], "text"), read_json),
-    "manifests": Target(json_of("m.json", MANIFEST | TREE), read_shards),
-    "root manifest": Target(json_of(ROOT, RELEASE | {"files": FILES}), lambda folder, _file: read_root(folder)),
+    "manifests": Target(json_of("m.json", MANIFEST), lambda _folder, file: read_any_manifest(file)),
+    "root manifest": Target(
+        json_of(ROOT, RELEASE | {"files": FILES}), lambda folder, _file: parse_root(release_root(folder), folder / ROOT)
+    ),
     "tokenizer": Target(json_of("t.json", PLAIN), lambda _folder, file: (token_texts(file), end_token(file))),
     "YAML": Target(recipes, lambda _folder, file: load_yaml(file)),
 }

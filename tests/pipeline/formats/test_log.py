@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.base.errors import EverystepError
+from pipeline.base.files import MAX_LINE_BYTES
 from pipeline.formats import log
 
 
@@ -17,7 +18,7 @@ def entries(count: int) -> list[log.Entry]:
             loss=1 / i,
             gradient_norm=0.5,
             learning_rate=1e-7 * i,
-            weights_digest=None if i % 2 else f"tensors-v1:{i}",
+            weights_digest=None if i % 2 else f"tensors-v1:{i:064}",
         )
         for i in range(1, count + 1)
     ]
@@ -41,9 +42,20 @@ def test_missing_steps_are_an_error_that_says_what_to_do(tmp_path: Path) -> None
         log.read_until(path, 3)
 
 
+def test_a_finished_log_is_read_one_line_at_a_time(tmp_path: Path) -> None:
+    """So a reader that wants a few steps holds a few, and a hostile line after them costs nothing."""
+    log.write(tmp_path, entries(4))
+    path = tmp_path / log.JSONL
+    path.write_bytes(path.read_bytes() + b"[" * (2 * MAX_LINE_BYTES))
+    read = log.read(path)
+    assert [next(read) for _ in range(4)] == entries(4)
+    with pytest.raises(EverystepError, match="a line that does not end"):
+        next(read)
+
+
 def test_csv_and_jsonl_hold_the_same(tmp_path: Path) -> None:
     log.write(tmp_path, entries(4))
-    assert log.read(tmp_path / log.JSONL) == entries(4)
+    assert list(log.read(tmp_path / log.JSONL)) == entries(4)
     rows = list(csv.DictReader((tmp_path / log.CSV).read_text().splitlines()))
     assert [float(row["loss"]) for row in rows] == [entry.loss for entry in entries(4)]
-    assert [row["weights_digest"] for row in rows] == ["", "tensors-v1:2", "", "tensors-v1:4"]
+    assert [row["weights_digest"] for row in rows] == ["", f"tensors-v1:{2:064}", "", f"tensors-v1:{4:064}"]

@@ -6,20 +6,24 @@ import pytest
 
 from pipeline.base.errors import EverystepError
 from pipeline.formats.canonical import pretty
+from pipeline.formats.current import read_all_current, read_current, section_digest, take_basis
 from pipeline.formats.lines import Shard
 from pipeline.formats.manifests import (
     FORMAT,
-    read_all_current,
-    read_current,
+    Deduplicated,
+    Extracted,
+    Fetched,
+    Filtered,
+    Tokens,
+    Trained,
+    read_any_manifest,
     read_manifest,
-    section_digest,
-    shards_of,
-    take_basis,
-    write_manifest,
 )
 from pipeline.formats.stages import manifest_path
+from tests.releases import read_json, shards_of
+from tests.stubs import write_stub
 
-SHARD = Shard("000000.jsonl.zst", 3, 60, "ab" * 32)
+SHARD = Shard(path="000000.jsonl.zst", lines=3, bytes=60, sha256="ab" * 32)
 
 
 @pytest.fixture
@@ -29,14 +33,14 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def write_chain() -> None:
-    write_manifest("fetch", "s", take_basis(), parameters={"url": "x"}, outputs={}, files=[])
+    write_stub(Fetched, "s", take_basis(), parameters={"url": "x"}, outputs={}, files=[])
     upstream = [manifest_path("fetch", "s")]
-    write_manifest("extract", "s", take_basis(upstream), parameters={}, outputs={"documents": [SHARD]}, documents=3)
+    write_stub(Extracted, "s", take_basis(upstream), parameters={}, outputs={"documents": [SHARD]}, documents=3)
 
 
 def test_a_manifest_comes_back_as_it_was_written(project: Path) -> None:
     write_chain()
-    tree = read_manifest(manifest_path("extract", "s"), "extract")
+    tree = read_json(manifest_path("extract", "s"))
     assert (tree["format"], tree["stage"], tree["of"], tree["documents"]) == (FORMAT, "extract", "s", 3)
     assert shards_of(tree, "documents") == [SHARD]
     assert pretty(tree) == manifest_path("extract", "s").read_bytes()
@@ -44,7 +48,7 @@ def test_a_manifest_comes_back_as_it_was_written(project: Path) -> None:
 
 def test_inputs_are_digests_of_the_bytes_that_stand_there(project: Path) -> None:
     write_chain()
-    inputs = read_manifest(manifest_path("extract", "s"))["inputs"]
+    inputs = read_json(manifest_path("extract", "s"))["inputs"]
     assert inputs == {
         "manifests/sources/s.json": hashlib.sha256((project / "manifests/sources/s.json").read_bytes()).hexdigest()
     }
@@ -70,20 +74,20 @@ def test_each_stage_and_source_has_a_path_of_its_own() -> None:
 def test_a_manifest_of_another_format_is_refused_by_name(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "m.json").write_bytes(text)
     with pytest.raises(EverystepError, match=rf"^{tmp_path}/m\.json: not "):
-        read_manifest(tmp_path / "m.json")
+        read_any_manifest(tmp_path / "m.json")
 
 
 def test_a_manifest_of_another_stage_is_refused(project: Path) -> None:
     write_chain()
     with pytest.raises(EverystepError, match="not a manifest of format everystep/manifest/2 of stage filter"):
-        read_manifest(manifest_path("extract", "s"), "filter")
+        read_manifest(Filtered, manifest_path("extract", "s"))
 
 
 def test_a_manifest_that_is_not_there_is_named_with_the_fix(tmp_path: Path) -> None:
     with pytest.raises(EverystepError, match="no such file; run `dvc repro` first"):
-        read_manifest(tmp_path / "m.json")
+        read_manifest(Tokens, tmp_path / "m.json")
     with pytest.raises(EverystepError, match="cannot be read"):
-        read_manifest(tmp_path)
+        read_manifest(Tokens, tmp_path)
 
 
 PARAMS = {"sources": {"s": {"url": "x"}, "t": {"url": "y"}}, "filter": {"steps": []}, "dedup": {"seed": 1}}
@@ -96,14 +100,14 @@ def built(project: Path) -> Path:
     (project / "recipes").mkdir()
     (project / "recipes/m.yaml").write_text("name: m\n")
     for name in ("s", "t"):
-        write_manifest("fetch", name, take_basis([], [f"sources.{name}"]), parameters={}, outputs={}, files=[])
+        write_stub(Fetched, name, take_basis([], [f"sources.{name}"]), parameters={}, outputs={}, files=[])
         fetched = [manifest_path("fetch", name)]
-        write_manifest("filter", name, take_basis(fetched, ["filter"]), parameters={}, outputs={"documents": []})
+        write_stub(Filtered, name, take_basis(fetched, ["filter"]), parameters={}, outputs={"documents": []})
     filtered = [manifest_path("filter", name) for name in ("s", "t")]
-    write_manifest("dedup", None, take_basis(filtered, ["dedup"]), parameters={}, outputs={})
+    write_stub(Deduplicated, None, take_basis(filtered, ["dedup"]), parameters={}, outputs={})
     inputs = [Path("recipes/m.yaml"), manifest_path("dedup")]
     rows = {"data/rows/1.jsonl": "ab" * 32}
-    write_manifest("train", "m", take_basis(inputs), parameters={}, outputs={}, digested=rows)
+    write_stub(Trained, "m", take_basis(inputs), parameters={}, outputs={}, digested=rows)
     return project
 
 
@@ -112,35 +116,35 @@ def change(project: Path, **sections: Any) -> None:
 
 
 def test_what_was_built_from_the_params_of_today_is_current(built: Path) -> None:
-    assert read_current("dedup") == read_manifest(manifest_path("dedup"))
-    assert list(read_all_current("filter", ["s", "t"])) == ["s", "t"]
-    assert read_current("train", "m")["params"] == {}
+    assert read_current(Deduplicated).to_json() == read_json(manifest_path("dedup"))
+    assert list(read_all_current(Filtered, ["s", "t"])) == ["s", "t"]
+    assert read_current(Trained, "m").params == {}
 
 
 def test_a_section_that_was_changed_makes_all_that_follows_it_out_of_date(built: Path) -> None:
     change(built, sources={"s": {"url": "x"}, "t": {"url": "z"}})
-    read_current("filter", "s")
-    for stage, of in (("filter", "t"), ("dedup", None), ("train", "m")):
+    read_current(Filtered, "s")
+    for kind, of in ((Filtered, "t"), (Deduplicated, None), (Trained, "m")):
         with pytest.raises(EverystepError, match=r"^manifests/sources/t.json: out of date: `sources.t` in params.yaml"):
-            read_current(stage, of)
+            read_current(kind, of)
 
 
 def test_a_section_that_is_gone_makes_its_stage_out_of_date(built: Path) -> None:
     (built / "params.yaml").write_bytes(pretty({key: PARAMS[key] for key in ("sources", "filter")}))
     with pytest.raises(EverystepError, match=r"`dedup` in params\.yaml has changed"):
-        read_current("dedup")
+        read_current(Deduplicated)
 
 
 def test_sections_that_a_stage_did_not_read_change_nothing(built: Path) -> None:
     change(built, dedup={"seed": 2}, executor="ray")
-    read_all_current("filter", ["s", "t"])
+    read_all_current(Filtered, ["s", "t"])
 
 
 @pytest.mark.parametrize("path", ["manifests/filtered/t.json", "manifests/sources/s.json", "recipes/m.yaml"])
 def test_an_input_that_was_built_or_written_again_makes_its_readers_out_of_date(built: Path, path: str) -> None:
     (built / path).write_bytes((built / path).read_bytes() + b"\n")
     with pytest.raises(EverystepError, match=rf"out of date: {path} has changed since it was built; run `dvc repro`"):
-        read_current("train", "m")
+        read_current(Trained, "m")
 
 
 def test_params_that_change_while_a_stage_runs_leave_no_manifest(built: Path) -> None:
@@ -149,7 +153,7 @@ def test_params_that_change_while_a_stage_runs_leave_no_manifest(built: Path) ->
     basis = take_basis([manifest_path("filter", "s")], ["dedup"])
     change(built, dedup={"seed": 2})
     with pytest.raises(EverystepError, match=r"^dedup: changed while dedup ran, .*; run it again"):
-        write_manifest("dedup", None, basis, parameters={}, outputs={})
+        write_stub(Deduplicated, None, basis, parameters={}, outputs={})
     assert manifest_path("dedup").read_bytes() == before
 
 
@@ -157,24 +161,24 @@ def test_an_input_that_changes_while_a_stage_runs_leaves_no_manifest(built: Path
     basis = take_basis([manifest_path("filter", "s")], ["dedup"])
     manifest_path("filter", "s").write_bytes(manifest_path("filter", "t").read_bytes())
     with pytest.raises(EverystepError, match=r"^manifests/filtered/s.json: changed while dedup ran"):
-        write_manifest("dedup", None, basis, parameters={}, outputs={})
+        write_stub(Deduplicated, None, basis, parameters={}, outputs={})
 
 
 def test_the_manifest_of_another_source_in_its_place_is_not_current(built: Path) -> None:
     manifest_path("filter", "s").write_bytes(manifest_path("filter", "t").read_bytes())
     with pytest.raises(EverystepError, match=r"^manifests/filtered/s.json: is the manifest of filter of t"):
-        read_current("filter", "s")
+        read_current(Filtered, "s")
 
 
 def test_an_input_that_is_gone_makes_its_readers_out_of_date(built: Path) -> None:
     manifest_path("fetch", "s").unlink()
     with pytest.raises(EverystepError, match=r"manifests/filtered/s.json: out of date: manifests/sources/s.json"):
-        read_current("dedup")
+        read_current(Deduplicated)
 
 
 def test_the_manifest_of_a_source_that_is_declared_no_longer_is_refused(built: Path) -> None:
     with pytest.raises(EverystepError, match=r"filtered/t.json: params.yaml no longer declares 't'; delete this file"):
-        read_all_current("filter", ["s"])
+        read_all_current(Filtered, ["s"])
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".", "A", "x" * 101, "a\n", "a\x1b[2J", 7])
@@ -208,12 +212,25 @@ WRONG_SHARDS: list[Any] = [
 
 
 @pytest.mark.parametrize("shard", WRONG_SHARDS)
-def test_an_entry_that_is_no_shard_is_refused(shard: Any) -> None:
-    with pytest.raises(EverystepError, match="a manifest of stage tokenize does not list train"):
-        shards_of({"stage": "tokenize", "outputs": {"train": [PLAIN, shard]}}, "train")
+def test_an_entry_that_is_no_shard_is_refused_by_its_key(project: Path, shard: Any) -> None:
+    write_chain()
+    tree = read_json(manifest_path("extract", "s"))
+    tree["outputs"]["documents"].append(shard)
+    with pytest.raises(EverystepError, match=r"^manifests/documents/s\.json: outputs\.documents\.1"):
+        Extracted.from_json(tree, manifest_path("extract", "s"))
 
 
-@pytest.mark.parametrize("tree", [{}, {"outputs": None}, {"outputs": []}, {"outputs": {}}, {"outputs": {"train": 3}}])
-def test_outputs_that_are_no_outputs_are_refused(tree: dict[str, Any]) -> None:
-    with pytest.raises(EverystepError, match="does not list train"):
-        shards_of(tree, "train")
+@pytest.mark.parametrize("outputs", [None, [], {"train": 3}, 1])
+def test_outputs_that_are_no_outputs_are_refused(project: Path, outputs: Any) -> None:
+    write_chain()
+    tree = read_json(manifest_path("extract", "s")) | {"outputs": outputs}
+    with pytest.raises(EverystepError, match=r"^s\.json: outputs"):
+        Extracted.from_json(tree, "s.json")
+
+
+def test_an_output_that_is_not_listed_is_named(project: Path) -> None:
+    write_chain()
+    manifest = read_manifest(Extracted, manifest_path("extract", "s"))
+    assert manifest.shard("documents") == SHARD
+    with pytest.raises(EverystepError, match=r"^manifests/documents/s\.json: outputs: lists no removals"):
+        manifest.shards("removals")

@@ -136,7 +136,7 @@ def test_few_files_are_open_however_many_shards_there_are(tmp_path: Path, monkey
 @pytest.mark.parametrize("lines", [99, 101, 64, 200])
 def test_a_manifest_that_lies_about_the_rows_of_a_shard_is_told_so(tmp_path: Path, lines: int) -> None:
     (shard,) = write_rows(tmp_path, numbered(100, 5), "train")
-    lying = Shard(shard.path, lines, shard.bytes, shard.sha256)
+    lying = shard.model_copy(update={"lines": lines})
     with pytest.raises(Differs, match=f"promises {lines} rows, found 100"):
         Rows(tmp_path, [lying], 5, VOCABULARY)[0]
 
@@ -151,7 +151,9 @@ def test_a_row_that_is_wrong_is_named_by_file_and_line(tmp_path: Path) -> None:
 
 def test_a_shard_outside_the_folder_is_refused(tmp_path: Path) -> None:
     write_rows(tmp_path, numbered(1, 5), "train")
-    rows = Rows(tmp_path / "data", [Shard("../train/000000.jsonl.zst", 1, 1, "0" * 64)], 5, VOCABULARY)
+    rows = Rows(
+        tmp_path / "data", [Shard(path="../train/000000.jsonl.zst", lines=1, bytes=1, sha256="0" * 64)], 5, VOCABULARY
+    )
     with pytest.raises(EverystepError, match="not a plain relative path"):
         rows[0]
 

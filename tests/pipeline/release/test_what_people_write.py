@@ -21,11 +21,13 @@ from pipeline.audit.agreement import _card, _notice
 from pipeline.base.errors import EverystepError
 from pipeline.base.yaml import load_yaml
 from pipeline.formats.canonical import pretty
-from pipeline.release.card import front_matter, percent, write_card, write_notice
-from pipeline.release.facts import gather
+from pipeline.formats.manifests import Coverage
+from pipeline.release.card import front_matter, percent, write_card
+from pipeline.release.facts import Facts, gather
+from pipeline.release.papers import PAPERS
 from pipeline.release.words import MAX_LINE, MAX_TEXT, check_words, check_words_on_rows
-from tests.project import MODELS, SOURCES, params, repro, run
-from tests.releases import copied, everystep, read_json
+from tests.project import SOURCES, params, repro, run
+from tests.releases import copied, everystep, read_json, unsealed
 
 LINES = ("descriptions.letters.title", "descriptions.tales.issuer", "descriptions.notes.evidence")
 LINES += ("release.version", "release.title", "release.publisher")
@@ -74,7 +76,7 @@ def bare(built_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def with_words(bare: Path, words: dict[str, str]) -> Any:
+def with_words(bare: Path, words: dict[str, str]) -> Facts:
     """The facts of a release with those of these words that `params.yaml` accepts; card and notice are written."""
     tree = read_json(bare / "params.yaml")
     for key, value in words.items():
@@ -82,10 +84,16 @@ def with_words(bare: Path, words: dict[str, str]) -> Any:
             continue
         put(tree, key, value)
     (bare / "params.yaml").write_bytes(pretty(tree))
-    facts = gather(bare, list(SOURCES), list(MODELS))
-    (bare / "README.md").write_bytes(write_card(facts).encode())
-    (bare / "NOTICE").write_bytes(write_notice(facts).encode())
+    facts = facts_about(bare)
+    for name in ("README.md", "NOTICE"):
+        (bare / name).write_bytes(PAPERS[name](facts))
     return facts
+
+
+def facts_about(bare: Path) -> Facts:
+    """The facts of a folder without a root manifest."""
+    release = unsealed(bare)
+    return gather(release, release.manifest(Coverage))
 
 
 # Shown letter by letter
@@ -158,12 +166,12 @@ def test_a_folded_text_is_told_its_fix(corpora: Path) -> None:
 
 def test_every_language_code_is_the_same_to_every_reader_of_yaml(bare: Path) -> None:
     letters = "abcdefghijklmnopqrstuvwxyz"
-    facts = gather(bare, list(SOURCES), list(MODELS))
-    facts["languages"] = [one + other for one in letters for other in letters]
+    languages = [one + other for one in letters for other in letters]
+    facts = facts_about(bare).model_copy(update={"languages": languages})
     front = front_matter(facts).split("---\n")[1]
     for read in (yaml.safe_load(front), YAML(typ="safe", pure=True).load(front)):
-        assert read["language"] == facts["languages"]
-    assert ModelCard(write_card(facts)).data.language == facts["languages"]
+        assert read["language"] == languages
+    assert ModelCard(write_card(facts).decode()).data.language == languages
 
 
 @pytest.mark.parametrize(
@@ -180,17 +188,18 @@ def test_the_hub_is_told_a_licence_that_it_knows_and_the_data_sets_but_no_librar
 ) -> None:
     """A library's name makes the Hub offer a snippet that loads the folder as a whole, which nothing can."""
     facts = with_words(bare, {"release.license": license})
-    facts["sources"][0]["repository"] = "owner/on"
-    data = ModelCard(write_card(facts)).data.to_dict()
+    first = facts.sources[0].model_copy(update={"repository": "owner/on"})
+    facts = facts.model_copy(update={"sources": [first, *facts.sources[1:]]})
+    data = ModelCard(write_card(facts).decode()).data.to_dict()
     tags = {"language": ["en"], "datasets": ["owner/on"], "tags": ["everystep", "reproducible"]}
     assert data == read | tags
 
 
 def test_the_card_pulls_and_asks_for_steps_that_are_stored(bare: Path) -> None:
-    facts = gather(bare, list(SOURCES), list(MODELS))
+    facts = facts_about(bare)
     for steps, start, stop in (([0, 1, 2, 4, 8], 2, 4), ([0, 4, 8], 0, 4), ([0, 8], 0, 8)):
-        facts["models"][0]["steps"] = steps
-        card = write_card(facts)
+        first = facts.models[0].model_copy(update={"steps": steps})
+        card = write_card(facts.model_copy(update={"models": [first, *facts.models[1:]]})).decode()
         assert f"pull release --model mobilellm --step {stop} --out mobilellm-{stop}\n" in card
         assert f"replay release --model mobilellm --from {start} --to {stop}  #" in card
 
@@ -210,8 +219,8 @@ def test_a_corrected_title_builds_the_release_again_and_nothing_else(built_proje
     tree["descriptions"]["letters"] |= {"title": "Letters | ${sources} [corrected]", "attribution": "By nobody."}
     tree["release"]["title"] = "Corrected"
     (project / "params.yaml").write_bytes(pretty(tree))
-    assert re.findall(r"^> (.*)$", repro(project, "--dry").stdout, re.M) == ["python -m pipeline.stages.release"]
-    run(project, sys.executable, "-m", "pipeline.stages.release")
+    assert re.findall(r"^> (.*)$", repro(project, "--dry").stdout, re.M) == ["python -m pipeline.stages release"]
+    run(project, sys.executable, "-m", "pipeline.stages", "release")
     changed = run(project, "git", "status", "--porcelain").stdout.split("\n")
     assert changed == [" M manifests/release.json", " M params.yaml", ""]
     after = read_json(project / "release" / "release.json")["files"]
@@ -243,4 +252,4 @@ def test_words_of_a_release_that_params_would_refuse_are_no_release(built_projec
     for change in (b"[]", b"{}", path.read_bytes().replace(b"The letters", b"\\u001b[31m")):
         path.write_bytes(change)
         with pytest.raises(EverystepError, match=r"params\.yaml: "):
-            gather(release, list(SOURCES), list(MODELS))
+            facts_about(release)

@@ -12,17 +12,17 @@ from tokenizers import Tokenizer
 
 from pipeline.base.files import sha256_file
 from pipeline.formats.documents import Document, id_hash, read_documents, share_limit
-from pipeline.formats.manifests import read_manifest, shards_of
 from pipeline.formats.order import permute
 from pipeline.formats.rows import DocumentIndex, Rows
 from pipeline.formats.stages import manifest_path
 from pipeline.formats.vocabulary import END_OF_TEXT
 from tests.project import SOURCES, commit, make_project, params, run
+from tests.releases import read_json, shards_of
 from tests.shards import read_lines
 
 
 def manifest(project: Path, stage: str, of: str | None = None) -> dict[str, Any]:
-    return read_manifest(project / manifest_path(stage, of), stage)
+    return read_json(project / manifest_path(stage, of))
 
 
 def documents(

@@ -12,13 +12,16 @@ from pipeline.base.errors import EverystepError
 from pipeline.base.paths import FILTERED
 from pipeline.blocks import duplicates
 from pipeline.formats.canonical import pretty
+from pipeline.formats.current import take_basis
 from pipeline.formats.documents import Document, text_sha256
 from pipeline.formats.lines import Shard
-from pipeline.formats.manifests import read_manifest, take_basis, write_manifest
+from pipeline.formats.manifests import Filtered
 from pipeline.formats.stages import manifest_path
 from pipeline.stages.dedup.stage import dedup
 from tests.project import ROOT, SOURCES, params
+from tests.releases import read_json
 from tests.shards import write_documents
+from tests.stubs import write_stub
 
 PER_SHARD = 40
 SHARD = "000000.jsonl.zst"
@@ -56,8 +59,8 @@ def deduplicated(folder: Path, corpora: Path, order: int, workers: int, monkeypa
             write_documents(FILTERED / source / name, own[start : start + PER_SHARD], name)
             for start, name in zip(range(0, len(own), PER_SHARD), names, strict=True)
         ]
-        write_manifest("filter", source, take_basis(), parameters={}, outputs={"documents": shards})
-    command = [sys.executable, "-m", "pipeline.stages.dedup.stage"]
+        write_stub(Filtered, source, take_basis(), parameters={}, outputs={"documents": shards})
+    command = [sys.executable, "-m", "pipeline.stages", "dedup"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "EVERYSTEP_WORKERS": str(workers)}
     subprocess.run(command, check=True, env=environment, capture_output=True)
     outputs = sorted(path for path in Path("data/deduplicated").rglob("*") if path.is_file())
@@ -83,7 +86,7 @@ def filter_to(corpora: Path, documents: list[Document], monkeypatch: pytest.Monk
     for source in SOURCES:
         own = [document for document in documents if document.source == source]
         shard = write_documents(FILTERED / source / SHARD, own, SHARD)
-        write_manifest("filter", source, take_basis(), parameters={}, outputs={"documents": [shard]})
+        write_stub(Filtered, source, take_basis(), parameters={}, outputs={"documents": [shard]})
 
 
 @pytest.mark.parametrize("documents", [0, 2])
@@ -117,7 +120,7 @@ def test_a_source_that_repeats_another_may_go_as_a_whole_and_that_is_said(
     Path("params.yaml").write_bytes(pretty(tree))
     dedup()
     assert f"{second}: all are duplicates" in capsys.readouterr().err
-    assert set(read_manifest(manifest_path("dedup"), "dedup")["documents_by_source"]) == {first}
+    assert set(read_json(manifest_path("dedup"))["documents_by_source"]) == {first}
 
 
 def test_documents_that_were_compared_with_a_part_of_their_candidates_are_counted(
@@ -134,7 +137,7 @@ def test_documents_that_were_compared_with_a_part_of_their_candidates_are_counte
     ]
     filter_to(corpora, documents, monkeypatch)
     dedup()
-    manifest = read_manifest(manifest_path("dedup"), "dedup")
+    manifest = read_json(manifest_path("dedup"))
     assert manifest["documents"] == 60
     assert 40 < manifest["compared_in_part"] < 60
     assert f"dedup: {manifest['compared_in_part']} documents stay" in capsys.readouterr().err

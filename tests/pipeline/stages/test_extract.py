@@ -13,16 +13,19 @@ from pipeline.base.errors import EverystepError
 from pipeline.base.files import list_files, sha256_file
 from pipeline.base.paths import DOCUMENTS, RAW
 from pipeline.executor import processes
+from pipeline.formats.current import take_basis
 from pipeline.formats.documents import Document, read_documents, text_sha256
 from pipeline.formats.lines import Shard
-from pipeline.formats.manifests import read_manifest, shards_of, take_basis, write_manifest
+from pipeline.formats.manifests import Fetched
 from pipeline.formats.stages import manifest_path
 from pipeline.stages import extract as stage
 from pipeline.stages.extract import extract
 from tests.fuzzing import forget_peak, peak
 from tests.pipeline.sources.declared import tree
 from tests.project import make_corpora, params
+from tests.releases import read_json, shards_of
 from tests.shards import write_sharded
+from tests.stubs import write_stub
 
 NAME = "letters"
 PER_SHARD = 8192
@@ -47,7 +50,7 @@ def write_fetched() -> None:
     """The manifest of a fetch that brought the files as they are now."""
     paths = sorted((RAW / NAME).glob("*")) if (RAW / NAME).is_dir() else []
     files = [{"path": p.name, "bytes": p.stat().st_size, "sha256": sha256_file(p)} for p in paths]
-    write_manifest("fetch", NAME, take_basis(), parameters={}, outputs={}, files=files)
+    write_stub(Fetched, NAME, take_basis(), parameters={}, outputs={}, files=files)
 
 
 def write_part(number: int, rows: list[Any]) -> None:
@@ -62,7 +65,7 @@ def rows_of(start: int, stop: int) -> list[dict[str, Any]]:
 
 
 def manifest() -> dict[str, Any]:
-    return read_manifest(manifest_path("extract", NAME), "extract")
+    return read_json(manifest_path("extract", NAME))
 
 
 def shards() -> list[Shard]:

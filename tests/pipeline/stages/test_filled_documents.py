@@ -10,12 +10,12 @@ from tokenizers import Tokenizer
 
 from pipeline.blocks.fill_in_the_middle import Filling
 from pipeline.formats.documents import Document
-from pipeline.formats.manifests import read_manifest, shards_of
 from pipeline.formats.rows import Rows
 from pipeline.formats.stages import manifest_path
 from pipeline.formats.vocabulary import FILL_MIDDLE, FILL_PREFIX, FILL_SUFFIX, special_token
 from pipeline.stages.tokenize import encode
 from tests.pipeline.stages.test_tokenize import MIXTURE, Case, documents, forget, index, tokenized
+from tests.releases import read_json, shards_of
 from tests.shards import write_documents
 
 RULE = {"share": 0.5, "suffix_first_share": 0.5}
@@ -30,13 +30,13 @@ def filled(tmp_path_factory: pytest.TempPathFactory, built_project: Path) -> Pat
 
 
 def filling(project: Path) -> Filling:
-    parameters = read_manifest(project / manifest_path("tokenize"))["parameters"]
+    parameters = read_json(project / manifest_path("tokenize"))["parameters"]
     return Filling(**parameters["fill_in_the_middle"], seed=parameters["seed"])
 
 
 def ids_of_documents(project: Path, split: str) -> list[tuple[str, list[int]]]:
     """Each document of a split that lies in rows as a whole, with its ids, found by the index."""
-    tokens = read_manifest(project / manifest_path("tokenize"), "tokenize")
+    tokens = read_json(project / manifest_path("tokenize"))
     rows = Rows(project / "data/tokens", shards_of(tokens, split), tokens["width"], tokens["vocabulary"])
     stream = np.concatenate(list(rows)).tolist()
     found = []
@@ -75,14 +75,14 @@ def test_validation_holds_no_sentinel_and_every_text(filled: Path) -> None:
 
 
 def test_the_manifest_counts_every_copy_of_what_was_cut_by_source(filled: Path) -> None:
-    counted = read_manifest(filled / manifest_path("tokenize"), "tokenize")["filled_documents_by_source"]
+    counted = read_json(filled / manifest_path("tokenize"))["filled_documents_by_source"]
     cut = [row["source"] for row in index(filled, "train") if filling(filled).chooses(row["id"])]
     assert counted == dict(Counter(cut)) and counted.keys() == {"letters", "notes", "tales"}
 
 
 def test_sentinels_are_special_tokens_behind_the_end_token_and_stand_for_no_bytes(filled: Path) -> None:
     path = filled / "data/tokenizer/tokenizer.json"
-    end = read_manifest(filled / manifest_path("tokenize"))["end_token"]
+    end = read_json(filled / manifest_path("tokenize"))["end_token"]
     assert [special_token(path, sentinel) for sentinel in SENTINELS] == [end + 1, end + 2, end + 3]
     assert {token.content for token in Tokenizer.from_file(str(path)).get_added_tokens_decoder().values()} == {
         "<|endoftext|>",
@@ -96,7 +96,7 @@ def test_off_changes_no_byte(tmp_path: Path, built_project: Path, more: Case) ->
     path = Path("data/tokenizer/tokenizer.json")
     assert (tmp_path / path).read_bytes() == (built_project / path).read_bytes()
     for stage in ("tokenizer", "tokenize"):
-        ours, theirs = (read_manifest(root / manifest_path(stage)) for root in (tmp_path, built_project))
+        ours, theirs = (read_json(root / manifest_path(stage)) for root in (tmp_path, built_project))
         for manifest in (ours, theirs):
             del manifest["inputs"], manifest["params"]  # the digest of a section with a null in it is another
         assert ours == theirs

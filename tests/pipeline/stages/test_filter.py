@@ -14,8 +14,9 @@ from pipeline.base.files import list_files, sha256_file
 from pipeline.base.paths import DOCUMENTS
 from pipeline.blocks.block import Block, Fault, Outcome, Rewritten
 from pipeline.blocks.personal_data import REPLACEMENTS
+from pipeline.formats.current import take_basis
 from pipeline.formats.documents import Document, read_documents, shard_name, text_sha256
-from pipeline.formats.manifests import take_basis, write_manifest
+from pipeline.formats.manifests import Extracted
 from pipeline.stages import filter as stage
 from pipeline.stages.evaluation_ngrams import evaluation_ngrams
 from pipeline.stages.evaluation_sets import evaluation_sets
@@ -23,6 +24,7 @@ from pipeline.stages.filter import Tally, clean, filter
 from tests.project import EVALUATION_SET, make_corpora, params
 from tests.releases import everystep
 from tests.shards import write_documents
+from tests.stubs import write_stub
 
 GOOD = " ".join(
     """
@@ -79,7 +81,7 @@ def make(
     ]
     names = [shard_name(number) for number in range(shards)]
     parts = [write_documents(DOCUMENTS / "letters" / n, documents[i::shards], n) for i, n in enumerate(names)]
-    write_manifest("extract", "letters", take_basis(), parameters={}, outputs={"documents": parts})
+    write_stub(Extracted, "letters", take_basis(), parameters={}, outputs={"documents": parts})
 
 
 def removed() -> dict[str, tuple[str, str | None]]:

@@ -21,7 +21,8 @@ def test_a_part_too_small_for_one_document_is_told(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_bytes(pretty(params(corpora)))
-    part = EncodedShard(tmp_path, Shard("unread", 20, 0, ""), tmp_path / "000000", "uint16")
+    shard = Shard(path="unread", lines=20, bytes=0, sha256="0" * 64)
+    part = EncodedShard(tmp_path, shard, tmp_path / "000000", "uint16")
     rows = [
         {"id": f"{source}/{n}", "source": source, "license": "MIT", "text_sha256": "", "num_tokens": 2, "bytes": 5}
         for n in range(10)

@@ -17,11 +17,11 @@ from pipeline.base.errors import EverystepError
 from pipeline.base.yaml import load_yaml
 from pipeline.blocks.mixture import ONE, num_copies, place
 from pipeline.formats.documents import Document, read_documents
-from pipeline.formats.manifests import read_manifest, shards_of
 from pipeline.formats.rows import DocumentIndex, Rows
 from pipeline.formats.stages import manifest_path
 from pipeline.stages.tokenize import encode
 from tests.project import ROOT, environment
+from tests.releases import read_json, shards_of
 
 MIXTURE = {"letters": {"epochs": 2.5}, "notes": {"share": 0.1}}
 Case = dict[str, Any]
@@ -38,12 +38,12 @@ def tokenized(folder: Path, built: Path, mixture: Case, workers: int = 1, **more
     for stage in ("tokenizer", "tokenize"):
         done = run_stage(folder, workers, stage)
         assert done.returncode == 0, done.stderr
-    return read_manifest(folder / manifest_path("tokenize"), "tokenize")
+    return read_json(folder / manifest_path("tokenize"))
 
 
 def run_stage(folder: Path, workers: int, stage: str) -> subprocess.CompletedProcess[str]:
     env = environment(EVERYSTEP_WORKERS=str(workers), PYTHONPATH=str(ROOT))
-    command = [sys.executable, "-m", f"pipeline.stages.{stage}"]
+    command = [sys.executable, "-m", "pipeline.stages", stage]
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
 
 
@@ -54,7 +54,7 @@ def forget() -> None:
 
 
 def documents(project: Path, split: str) -> list[Document]:
-    manifest = read_manifest(project / manifest_path("dedup"), "dedup")
+    manifest = read_json(project / manifest_path("dedup"))
     paths = [project / "data/deduplicated" / shard.path for shard in shards_of(manifest, split)]
     return [document for path in paths for document in read_documents(path)]
 
@@ -73,13 +73,13 @@ def mixed(tmp_path_factory: pytest.TempPathFactory, built_project: Path) -> Path
 
 def test_a_plain_mixture_leaves_the_order_of_dedup(built_project: Path) -> None:
     assert [row["id"] for row in index(built_project, "train")] == [d.id for d in documents(built_project, "train")]
-    assert set(read_manifest(built_project / manifest_path("tokenize"))["passes"].values()) == {1}
+    assert set(read_json(built_project / manifest_path("tokenize"))["passes"].values()) == {1}
     assert not (built_project / "data/tokens/removals.parquet").exists()
 
 
 def test_copies_stand_by_their_own_places_as_often_as_drawn(mixed: Path) -> None:
-    seed = read_manifest(mixed / manifest_path("dedup"))["parameters"]["seed"]
-    passes = read_manifest(mixed / manifest_path("tokenize"))["passes"]
+    seed = read_json(mixed / manifest_path("dedup"))["parameters"]["seed"]
+    passes = read_json(mixed / manifest_path("tokenize"))["passes"]
     copies = [
         (place(document.id, copy, seed), document.id)
         for document in documents(mixed, "train")
@@ -90,12 +90,12 @@ def test_copies_stand_by_their_own_places_as_often_as_drawn(mixed: Path) -> None
 
 
 def test_validation_is_neither_repeated_nor_weighed(mixed: Path, built_project: Path) -> None:
-    plain, other = (read_manifest(project / manifest_path("tokenize"))["outputs"] for project in (built_project, mixed))
+    plain, other = (read_json(project / manifest_path("tokenize"))["outputs"] for project in (built_project, mixed))
     assert (other["validation"], other["validation_index"]) == (plain["validation"], plain["validation_index"])
 
 
 def test_every_place_of_a_repeated_document_spells_it(mixed: Path) -> None:
-    tokens = read_manifest(mixed / manifest_path("tokenize"), "tokenize")
+    tokens = read_json(mixed / manifest_path("tokenize"))
     width, count = tokens["width"], tokens["splits"]["train"]["rows"]
     rows = Rows(mixed / "data/tokens", shards_of(tokens, "train"), width, tokens["vocabulary"])
     found = DocumentIndex(mixed / "data/tokens/train.parquet", width, count)
@@ -113,7 +113,7 @@ def test_every_place_of_a_repeated_document_spells_it(mixed: Path) -> None:
 
 
 def test_the_manifest_counts_what_was_drawn(mixed: Path) -> None:
-    tokens = read_manifest(mixed / manifest_path("tokenize"), "tokenize")
+    tokens = read_json(mixed / manifest_path("tokenize"))
     drawn, entries = tokens["splits"]["train"], index(mixed, "train")
     for key, column in (("source", "source"), ("license", "license")):
         for what in ("documents", "bytes", "tokens"):
@@ -157,7 +157,7 @@ def test_one_other_id_stops_the_build_with_the_document_and_the_place(
 ) -> None:
     monkeypatch.setattr(encode, "TOKENIZER", built_project / "data/tokenizer/tokenizer.json")
     forget()
-    manifest = read_manifest(built_project / manifest_path("dedup"), "dedup")
+    manifest = read_json(built_project / manifest_path("dedup"))
     folder, shards = built_project / "data/deduplicated", shards_of(manifest, "train")
     parts = [encode.EncodedShard(folder, shard, tmp_path / f"{n:06d}", "uint16") for n, shard in enumerate(shards)]
     for part in parts:

@@ -7,12 +7,15 @@ import pytest
 
 from pipeline.base.paths import DEDUPLICATED, TOKENIZER
 from pipeline.formats.canonical import pretty
+from pipeline.formats.current import take_basis
 from pipeline.formats.documents import Document
-from pipeline.formats.manifests import read_manifest, take_basis, write_manifest
+from pipeline.formats.manifests import Deduplicated
 from pipeline.formats.stages import manifest_path
 from pipeline.stages.tokenizer import tokenizer
 from tests.project import WORDS, params
+from tests.releases import read_json
 from tests.shards import write_documents
+from tests.stubs import write_stub
 
 SHARD = "train/000000.jsonl.zst"
 
@@ -23,7 +26,7 @@ def trained(folder: Path, corpora: Path, texts: list[str], sample_bytes: int) ->
     documents = [Document(f"letters/{number}", text, metadata) for number, text in enumerate(texts)]
     shard = write_documents(DEDUPLICATED / SHARD, documents, SHARD)
     sizes = sum(len(text.encode()) for text in texts)
-    write_manifest("dedup", None, take_basis(), parameters={}, outputs={"train": [shard]}, bytes=sizes)
+    write_stub(Deduplicated, None, take_basis(), parameters={}, outputs={"train": [shard]}, bytes=sizes)
     tree = params(corpora)
     tree["tokenizer"] = {"vocabulary": 320, "sample_bytes": sample_bytes}
     (folder / "params.yaml").write_bytes(pretty(tree))
@@ -44,7 +47,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("sample_bytes", [1, 1000])
 def test_a_first_document_larger_than_the_sample_is_the_sample(here: Path, corpora: Path, sample_bytes: int) -> None:
     first = trained(here, corpora, [some(1)], sample_bytes=10**6)
-    assert read_manifest(manifest_path("tokenizer"), "tokenizer")["vocabulary"] == 320
+    assert read_json(manifest_path("tokenizer"))["vocabulary"] == 320
     assert trained(here, corpora, [some(1), some(2)], sample_bytes) == first
 
 

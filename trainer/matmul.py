@@ -1,8 +1,8 @@
-"""Matrix products of two kinds: the fastest that torch has, and portable ones whose bits no processor model decides.
+"""Matrix products of two kinds: torch's fastest, and portable ones whose bits do not depend on the processor model.
 
-`torch.mm` is MKL's; oneDNN, which torch carries too, computes large ones a tenth faster (an AMD Zen 4), so on a
-CPU the class `native` takes those. Both pick kernels and blocking by the processor they find; MKL's one
-portable setting takes its oldest path, at 2.8 times the cost. OpenBLAS, which every numpy wheel carries, can be told
+`torch.mm` calls MKL; oneDNN, which torch ships too, computes large products a tenth faster (on an AMD Zen 4), so on a
+CPU the class `native` uses it for those. Both choose kernels and blocking by the processor they find; MKL's one
+portable setting takes its oldest path, at 2.8 times the cost. OpenBLAS, which every numpy wheel ships, can be set to
 one core type: then instruction set, blocking and order of additions are fixed at compile time (docs/decisions.md has
 the trials on other processor models). So in the `portable` class a product is numpy's, on the tensors' own memory.
 """
@@ -16,16 +16,16 @@ from torch.autograd import Function
 from torch.nn import functional
 
 LARGE = 1 << 26
-"""Multiplications from which oneDNN is called: a call takes 15 microseconds more than one of MKL."""
+"""Number of multiplications from which oneDNN is used: a call takes 15 microseconds longer than one of MKL."""
 
 _portable = False
-# An operator of our own, so that a compiler takes it as it is: it would fuse oneDNN's, and only with constant weights.
+# An operator of our own, which the compiler leaves as it is: it would fuse oneDNN's, and only with constant weights.
 torch.library.define("everystep::onednn_product", "(Tensor a_XK, Tensor b_KY) -> Tensor")
 _onednn_product = torch.ops.everystep.onednn_product.default
 
 
 def use_portable(portable: bool) -> None:
-    """Choose for this process; `trainer.numerics` calls it once, before the first product."""
+    """Choose the kind for this process; `trainer.numerics` calls it once, before the first product."""
     global _portable
     _portable = portable
 
@@ -35,12 +35,12 @@ def is_portable() -> bool:
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
-    """a (..., X, K) times b (..., K, Y), with equal leading dimensions: (..., X, Y)."""
+    """Multiply a (..., X, K) by b (..., K, Y) with equal leading dimensions: (..., X, Y)."""
     return _Portable.apply(a, b) if _portable else a @ b  # type: ignore[no-untyped-call]
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x (..., inputs) times weight^T, of (outputs, inputs), plus bias: (..., outputs)."""
+    """Multiply x (..., inputs) by the transpose of weight (outputs, inputs) and add bias: (..., outputs)."""
     if not (_portable or _suits_onednn(x, len(weight))):
         return functional.linear(x, weight, bias)
     y: Tensor = _Linear.apply(x.flatten(0, -2), weight).unflatten(0, x.shape[:-1])  # type: ignore[no-untyped-call]
@@ -48,14 +48,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def product(a_XK: Tensor, b_KY: Tensor) -> Tensor:
-    """a b, without a derivative."""
+    """Multiply a by b, without a derivative."""
     if _portable:
         return _numpy_product(a_XK, b_KY)
     return _onednn_product(a_XK, b_KY) if _suits_onednn(a_XK, b_KY.shape[1]) else a_XK @ b_KY
 
 
 def accumulate(total_XY: Tensor, a_XK: Tensor, b_KY: Tensor) -> None:
-    """total += a b, in place, without a derivative."""
+    """Add a b to total, in place, without a derivative."""
     if _portable:
         total_XY.add_(_numpy_product(a_XK, b_KY))
     else:
@@ -63,7 +63,7 @@ def accumulate(total_XY: Tensor, a_XK: Tensor, b_KY: Tensor) -> None:
 
 
 class _Portable(Function):
-    """fp32 on the CPU. The derivative is two more products: dA = G B^T, dB = A^T G."""
+    """A portable product, in fp32 on the CPU. Its derivative is two more: dA = G B^T, dB = A^T G."""
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ class _Portable(Function):
 
 
 class _Linear(Function):
-    """The same for x W^T, by `product`; the derivative of W comes out in its own layout."""
+    """A product x W^T by `product`; the derivative of W comes out in the layout of W."""
 
     @staticmethod
     def forward(ctx: Any, x_NC: Tensor, weight: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from trainer.product import LARGE, accumulate, linear, matmul, product, use_portable
+from trainer.matmul import LARGE, accumulate, linear, matmul, product, use_portable
 
 
 @pytest.fixture

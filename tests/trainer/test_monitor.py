@@ -16,7 +16,7 @@ from pipeline.formats.canonical import parse
 from tests.project import ROOT, run
 from tests.releases import copied
 from tests.trainer.runs import LIMIT, MODEL, STEPS, killed, make_run, num_logged, reaches, result, start, train
-from trainer.observe import RECORDS, TENSORBOARD
+from trainer.monitor import RECORDS, TENSORBOARD
 
 CURVES = ("loss", "gradient_norm", "learning_rate")
 
@@ -65,10 +65,17 @@ def test_after_a_kill_the_board_misses_no_step_and_repeats_none(tmp_path: Path) 
 def test_a_run_that_was_complete_is_drawn_from_its_log_once_and_says_so(tmp_path: Path, reference: Path) -> None:
     """DVC starts nothing for it, so the board would stay empty without a word."""
     folder = copied(reference, tmp_path / "run")
-    command = (sys.executable, "-m", "trainer.observe")
+    command = (sys.executable, "-m", "trainer.monitor")
     said = [run(folder, *command, PYTHONPATH=str(ROOT)).stderr for _ in range(2)]
     assert said == [f"{MODEL}: its training was complete, so its curves on board are drawn from its log\n", ""]
     board_agrees_with_log(folder)
+
+
+def test_drawing_without_a_folder_for_the_curves_says_what_to_set(tmp_path: Path) -> None:
+    command = (sys.executable, "-m", "trainer.monitor")
+    done = run(tmp_path, *command, check=False, PYTHONPATH=str(ROOT), **{TENSORBOARD: ""})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: {TENSORBOARD}: not set; set it to the folder of the curves, such as boards\n"
 
 
 @pytest.mark.usefixtures("board")

@@ -1,10 +1,10 @@
-"""What there is to see of a run beside its log: speed and host, and curves on a board. Never hashed, never released."""
+"""Monitoring: a record of each run with speed and host, and curves on TensorBoard. Never hashed, never released."""
 
 import os
 import platform
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +26,7 @@ TENSORBOARD = "EVERYSTEP_TENSORBOARD"
 
 @contextmanager
 def run_record(path: Path, trainer: "Trainer") -> Iterator[None]:
-    """Append one line about this stretch of training, finished or interrupted: when, where, how fast, what memory."""
+    """Append a line about this stretch of training, finished or interrupted: when, where, how fast, how much memory."""
     began, cpu, first_step, first_token = time.time(), time.process_time(), trainer.step, trainer.tokens
     ended = "complete"
     try:
@@ -57,11 +57,11 @@ def run_record(path: Path, trainer: "Trainer") -> Iterator[None]:
 
 
 @contextmanager
-def board(name: str, kept: list[Entry], quiet: bool = False) -> Iterator[Callable[[Entry], None]]:
-    """A function that shows an entry: on TensorBoard below the folder `EVERYSTEP_TENSORBOARD`, or nowhere.
+def board(name: str, kept: Iterable[Entry], quiet: bool = False) -> Iterator[Callable[[Entry], None]]:
+    """Give a function that draws an entry on TensorBoard, in the folder `EVERYSTEP_TENSORBOARD`, or does nothing.
 
-    A run that goes on is drawn anew from what its log kept. So no step is missing that a kill took from the buffers of
-    the last writer, and none stands twice: TensorBoard forgets what was drawn before from `purge_step` on.
+    A resumed run is drawn again from the entries that its log `kept`. So no step is missing because a kill took it from
+    the last writer's buffers, and none appears twice: TensorBoard drops what was drawn before, from `purge_step` on.
     """
     folder = os.environ.get(TENSORBOARD)
     if quiet or not folder:
@@ -83,11 +83,13 @@ def board(name: str, kept: list[Entry], quiet: bool = False) -> Iterator[Callabl
 
 
 def draw_complete() -> None:
-    """Draw the runs that have no curves on the board yet, from their logs: nothing trained while it was asked for."""
+    """Draw the complete runs that have no curves yet, from their logs: DVC does not start those again."""
+    folder = os.environ.get(TENSORBOARD)
+    if not folder:
+        raise EverystepError(f"{TENSORBOARD}: not set; set it to the folder of the curves, such as boards")
     for path in sorted(RUNS.glob(f"*/{log.JSONL}")):
         name = path.parent.name
-        folder = os.environ.get(TENSORBOARD)
-        if folder and not any((Path(folder) / name).glob("events.*")):
+        if not any((Path(folder) / name).glob("events.*")):
             with board(name, log.read(path)):
                 note(f"{name}: its training was complete, so its curves on {folder} are drawn from its log")
 

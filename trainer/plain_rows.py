@@ -1,15 +1,16 @@
-"""Files of rows that nobody vouches for: each line is parsed once, before the first step, and never again.
+"""Rows that no manifest of ours lists: each line is parsed once, before the first step, and never again.
 
-First every file is read through: its digest, and where its lines begin. Then its lines are parsed, in pieces, by as
-many processes as there are processors. What was found stands in a folder of our own, `.work/checked`:
+First every file is read for its digest and the offsets of its lines. Then the lines are parsed, in pieces, by as many
+processes as there are processors. The results are kept in a folder of our own, `.work/checked`:
 
-    files/KEY             the digest of the file that has this path, size, time and inode
+    files/KEY             the digest of the file with this path, size, time and inode
     SHA256-BYTES.npy      where each line of this content begins, with the end appended (8 bytes a row)
     SHA256-WIDTH-VOCABULARY-RULE/ready or /FIRST-LAST
                           all lines, or those of a piece, are rows of that width and vocabulary
+    heartbeat             touched while a process checks
 
-So a start after a kill goes on, and one on the same files reads nothing. Nothing holds a file: a line is no longer than
-a row of the declared width can be, and rows are read by offset.
+So a start after a kill continues the check, and a start on the same files reads nothing. No file is held in memory: a
+line is no longer than a row of the declared width can be, and rows are read by offset.
 """
 
 import hashlib
@@ -18,10 +19,12 @@ import time
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
+from threading import Event, Thread
 from typing import IO
 
 import numpy as np
@@ -33,20 +36,22 @@ from pipeline.base.files import atomic_writer, write_bytes
 from pipeline.base.paths import WORK
 from pipeline.formats.lines import Shard
 from pipeline.formats.rows import MAX_OPEN, Row, decode_row
-from trainer.workers import side_by_side
+from trainer.workers import parallel_map
 
 CHECKED = WORK / "checked"
-RULE = "rows-1"  # of what is accepted; what was found by another rule is found anew
-OTHER_KEYS = 1 << 16  # bytes of a line that are not its ids: `source`, file names, addresses
+RULE = "rows-1"  # version of the acceptance rule; results of another version are recomputed
+OTHER_KEYS = 1 << 16  # bytes that a line may hold besides its ids: `source`, file names, addresses
 PIECE = 1 << 26  # bytes that one process parses at a time: two seconds of work
 READY = "ready"
+HEARTBEAT = "heartbeat"
+SECONDS_BETWEEN_BEATS = 5.0
 SECONDS_TO_WAIT = 600.0
-"""How long a rank waits for the one that checks while nothing comes of it."""
+"""How long the other ranks wait for a sign of life from the one that checks."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """The lines `first` to `last` (excluded) of a file, which begin at byte `start`. `mark` says that they are rows."""
+    """Lines `first` to `last` (excluded) of a file, from byte `start` on. The file `mark` says that they are rows."""
 
     path: Path
     first: int
@@ -61,45 +66,64 @@ class Piece:
 def check_rows(
     folder: Path, names: Sequence[str], width: int, vocabulary: int, cache: Path, title: str, parse: bool = True
 ) -> tuple[Shard, ...]:
-    """The files of these names in `folder`, after each of their lines was found to be a row; a fault is named by file
-    and line.
+    """Check that each line of these files is a row, and return the files as shards. An error names file and line.
 
-    Without `parse` nothing is said of the lines: for files whose digest is promised by who trained on them.
+    Without `parse` only digests and offsets are taken: enough for files whose digests the manifest of a run names.
     """
     paths = [folder / name for name in names]
     before = [_key(path) for path in paths]
-    _digest_all(paths, width, vocabulary, cache, title)
-    shards = known_shards(folder, names, cache)
-    assert shards is not None
-    if parse:
-        _parse_all(paths, shards, width, vocabulary, cache, title)
+    with _heartbeat(cache):
+        _digest_all(paths, width, vocabulary, cache, title)
+        shards = known_shards(folder, names, cache)
+        assert shards is not None
+        if parse:
+            _parse_all(paths, shards, width, vocabulary, cache, title)
     for path, key in zip(paths, before, strict=True):
         if _key(path) != key:
-            raise Differs(f"{path}: changed while it was checked; start again when nobody writes to it")
+            raise Differs(f"{path}: changed while it was being checked; start again when nothing writes to it")
     return shards
 
 
 def wait_for_rows(folder: Path, names: Sequence[str], width: int, vocabulary: int, cache: Path) -> tuple[Shard, ...]:
-    """What `check_rows` finds in another process that shares the folder `cache`: one rank checks, the others wait."""
-    seen, since = -1, time.monotonic()
+    """Wait for the results of `check_rows` in another process that shares the folder `cache`: one rank checks."""
+    seen, since = None, time.monotonic()
     while True:
         shards = known_shards(folder, names, cache)
         if shards and all((_marks(shard, width, vocabulary, cache) / READY).exists() for shard in shards):
             return shards
-        found = sum(1 for path in cache.rglob("*"))
-        if found != seen:
-            seen, since = found, time.monotonic()
+        beat = (cache / HEARTBEAT).stat().st_mtime_ns if (cache / HEARTBEAT).exists() else None
+        if beat != seen:
+            seen, since = beat, time.monotonic()
         if time.monotonic() - since > SECONDS_TO_WAIT:
             raise EverystepError(
-                f"{folder}: the process that checks these rows has found nothing for "
-                f"{SECONDS_TO_WAIT / 60:.0f} minutes; see whether it still runs, and start again: "
+                f"{folder}: the process that checks these rows has shown no sign of life for "
+                f"{SECONDS_TO_WAIT / 60:.0f} minutes; see whether it still runs, then start again: "
                 "what was checked is kept"
             )
         time.sleep(0.2)
 
 
+@contextmanager
+def _heartbeat(cache: Path) -> Iterator[None]:
+    """Touch a file while the block runs: those who wait see that the check goes on, however large a file is."""
+    cache.mkdir(parents=True, exist_ok=True)
+    over = Event()
+
+    def beat() -> None:
+        while not over.wait(SECONDS_BETWEEN_BEATS):
+            (cache / HEARTBEAT).touch()
+
+    thread = Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
 def known_shards(folder: Path, names: Sequence[str], cache: Path) -> tuple[Shard, ...] | None:
-    """What is known of these files without reading them; None if one has not been read."""
+    """Return what is known about these files without reading them; None if one has not been read."""
     shards = []
     for name in names:
         path = folder / name
@@ -115,7 +139,7 @@ def known_shards(folder: Path, names: Sequence[str], cache: Path) -> tuple[Shard
 
 
 class PlainRows(Sequence[Row]):
-    """The rows of checked plain files by number, counted through the files in their order."""
+    """Rows of checked plain files, numbered through the files in their order."""
 
     def __init__(self, folder: Path, shards: Sequence[Shard], width: int, vocabulary: int, cache: Path) -> None:
         self._folder, self._shards, self._cache = folder, shards, cache
@@ -147,19 +171,19 @@ class PlainRows(Sequence[Row]):
 
 
 def _digest_all(paths: Sequence[Path], width: int, vocabulary: int, cache: Path, title: str) -> None:
-    """Read each file that was not read before, in processes of its own."""
+    """Digest each file that is not known yet, several at a time."""
     new = [path for path in paths if known_shards(path.parent, [path.name], cache) is None]
     longest = width * (len(str(vocabulary)) + 2) + OTHER_KEYS
     sizes = [path.stat().st_size for path in new]
     processes = min(max(1, len(new)), _processes(sum(sizes)))
     with progress(f"{title}: digests", sum(sizes), "bytes", quiet=not new) as advance:
         tasks = [(path, longest, cache) for path in new]
-        for size, _ in zip(sizes, side_by_side(_digest, tasks, processes), strict=True):
+        for size, _ in zip(sizes, parallel_map(_digest, tasks, processes), strict=True):
             advance(size)
 
 
 def _digest(task: tuple[Path, int, Path]) -> None:
-    """Keep the digest of a file, and where its lines begin. A line that no row could be is refused, never held."""
+    """Record the digest of a file and the offsets of its lines. A line longer than any row is refused unread."""
     path, longest, cache = task
     digest, offsets = hashlib.sha256(), array("q", [0])
     with path.open("rb", buffering=1 << 20) as file:
@@ -168,7 +192,7 @@ def _digest(task: tuple[Path, int, Path]) -> None:
             if len(line) > longest:
                 raise EverystepError(
                     f"{path}:{len(offsets)}: a line of more than {longest} bytes; "
-                    "no row of the declared width is as long"
+                    "no row of the declared width is that long"
                 )
             digest.update(line)
             offsets.append(offsets[-1] + len(line))
@@ -182,7 +206,7 @@ def _digest(task: tuple[Path, int, Path]) -> None:
 def _parse_all(
     paths: Sequence[Path], shards: Sequence[Shard], width: int, vocabulary: int, cache: Path, title: str
 ) -> None:
-    """Parse, in pieces, the lines of which it is not known that they are rows."""
+    """Parse, in pieces, the lines that are not known to be rows yet."""
     marks = [_marks(shard, width, vocabulary, cache) for shard in shards]
     pieces: list[Piece] = []
     for path, shard, mark in zip(paths, shards, marks, strict=True):
@@ -194,7 +218,7 @@ def _parse_all(
     began, num_rows = time.monotonic(), 0
     with progress(title, total, "bytes", quiet=not left, done=total - to_do) as advance:
         processes = min(max(1, len(left)), _processes(to_do))
-        for piece, _ in zip(left, side_by_side(_parse, left, processes), strict=True):
+        for piece, _ in zip(left, parallel_map(_parse, left, processes), strict=True):
             num_rows += piece.last - piece.first
             rate = num_rows * width / (time.monotonic() - began) / 1e6
             advance(piece.size, f"{piece.path.name}, {rate:.1f} million tokens/s")
@@ -230,7 +254,7 @@ def _parse(piece: Piece) -> None:
 
 
 def _processes(num_bytes: int) -> int:
-    """As many as there are processors, none for less than a piece."""
+    """Return how many processes to use: as many as there are processors, but no more than pieces."""
     return min(len(os.sched_getaffinity(0)), num_bytes // PIECE + 1)
 
 
@@ -239,7 +263,7 @@ def _marks(shard: Shard, width: int, vocabulary: int, cache: Path) -> Path:
 
 
 def _key(path: Path, about: os.stat_result | None = None) -> str:
-    """The name of what is known of a file; another one as soon as somebody has written to it."""
+    """Name the record about a file. The name changes as soon as somebody writes to the file."""
     if about is None and not path.is_file():
         raise EverystepError(f"{path}: no such file; rows are expected there")
     about = about or path.stat()

@@ -1,8 +1,8 @@
-"""Rows that a manifest vouches for: a shard is digested when a step first reads from it, before its bytes are used.
+"""Rows that a manifest lists: a shard is verified when a step first reads from it, before its bytes are used.
 
-A start opens no shard, however many there are. What was found right is remembered in a folder of our own: an empty
-file there, named by path, size, time, inode and digest of a shard, says that this very file was digested. Frames carry
-checksums of their own, so damage that comes after that is found too.
+A start opens no shard, however many there are. Verified shards are remembered in a folder of our own: an empty file
+there, named by path, size, time, inode and digest of a shard, says that this very file was digested. Frames carry
+checksums of their own, so later damage is found too.
 """
 
 import hashlib
@@ -18,32 +18,32 @@ from pipeline.formats.lines import LineFile, Shard, check_digest
 from pipeline.formats.rows import Rows
 
 
-class VouchedRows(Rows):
-    """The rows of shards whose digests are known. `memory` is where a checked shard is remembered; None: nowhere."""
+class VerifiedRows(Rows):
+    """Rows of shards whose digests are known. `memory` is the folder that remembers verified ones, if any."""
 
     def __init__(
         self, folder: Path, shards: Sequence[Shard], width: int, vocabulary: int, memory: Path | None = None
     ) -> None:
         super().__init__(folder, shards, width, vocabulary)
         self._memory = memory
-        self._right: dict[int, str] = {}
+        self._verified: dict[int, str] = {}
 
     def check(self, numbers: Sequence[int]) -> None:
-        """Digest the shards that hold these rows and were not checked yet, as many at a time as there are processors.
+        """Verify the shards that hold these rows, unless they were before, as many at a time as there are processors.
 
         Raises `Differs` for the first that is not what its manifest promises.
         """
-        unknown = sorted({bisect_right(self._starts, number) - 1 for number in numbers} - self._right.keys())
+        unknown = sorted({bisect_right(self._starts, number) - 1 for number in numbers} - self._verified.keys())
         self.check_shards(unknown)
 
     def check_shards(self, shards: Sequence[int], advance: Advance = lambda done, detail="", total=None: None) -> None:
-        """`check` of whole shards, by their place in the list."""
+        """Verify whole shards, given by their indices."""
         if len(shards) <= 1:
             for shard in shards:
                 self._opened(shard).close()
                 advance(1)
             return
-        threads = ThreadPoolExecutor(min(len(shards), len(os.sched_getaffinity(0))))  # digests need no lock of Python
+        threads = ThreadPoolExecutor(min(len(shards), len(os.sched_getaffinity(0))))  # hashing releases Python's lock
         try:
             for file in threads.map(self._opened, shards):
                 file.close()
@@ -52,13 +52,13 @@ class VouchedRows(Rows):
             threads.shutdown(cancel_futures=True)
 
     def _opened(self, shard: int) -> LineFile:
-        """What is digested is what will be read: the file that is open, not what has its name."""
+        """Open a verified shard. What is digested is the open file that will be read, not whatever has its name."""
         file = LineFile(safe_join(self._folder, self._shards[shard].path))
         try:
             key = self._key(file, self._shards[shard])
-            if self._right.get(shard) != key:
+            if self._verified.get(shard) != key:
                 self._digest(file, self._shards[shard], key)
-                self._right[shard] = key
+                self._verified[shard] = key
         except BaseException:
             file.close()
             raise

@@ -28,10 +28,11 @@ import pyarrow.parquet as pq
 from bench.corpora import PLANTED, planted, some
 from pipeline.base.paths import FILTERED
 from pipeline.base.yaml import load_yaml
-from pipeline.blocks.shingles import fold_all, jaccard, shingle_sets
+from pipeline.blocks.shingles import fold_all, shingle_sets, similarity
 from pipeline.formats.canonical import pretty
-from pipeline.formats.documents import Document, encode_document, write_sharded
+from pipeline.formats.documents import Document, encode_document
 from pipeline.formats.manifests import Filtered
+from tests.shards import write_sharded
 from tests.stubs import write_stub
 
 SOURCES = ("aws-api", "google-api")
@@ -145,7 +146,7 @@ def planted_pairs(documents: list[Document], removed: dict[str, set[str]]) -> di
     for percent in PLANTED:
         mark = f"/planted-{percent}/"
         pairs = [(id, id.partition(mark)[2]) for id in texts if mark in id]
-        measured = [jaccard(*sets_of([texts[id] for id in pair])) for pair in pairs]
+        measured = [similarity(*sets_of([texts[id] for id in pair])) for pair in pairs]
         similar = [pair for pair, value in zip(pairs, measured, strict=True) if value >= SIMILAR]
         others = [pair for pair in pairs if pair not in set(similar)]
         found[f"{percent} %"] = {
@@ -206,7 +207,7 @@ def every_pair(documents: list[Document], sample: list[Document], removed: dict[
 def similar_to(one: Any, others: list[Any], sizes: Any) -> list[int]:
     """Which of the sets are similar to one of them; those whose sizes alone rule it out are not compared."""
     possible = np.flatnonzero(np.minimum(sizes, len(one)) >= SIMILAR * np.maximum(sizes, len(one)))
-    return [int(j) for j in possible if jaccard(one, others[j]) >= SIMILAR]
+    return [int(j) for j in possible if similarity(one, others[j]) >= SIMILAR]
 
 
 if __name__ == "__main__":

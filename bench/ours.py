@@ -13,7 +13,7 @@ import numpy as np
 from bench.turns import Turns
 from pipeline.formats.lines import Shard
 from pipeline.formats.model import ModelSpec, num_parameters
-from pipeline.formats.rows import write_rows
+from tests.shards import write_rows
 from trainer import numerics
 from trainer.data import EverystepData, TrainingData
 from trainer.families import build_spec

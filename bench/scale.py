@@ -25,9 +25,10 @@ from bench.corpora import documents, shuffled
 from pipeline.base.paths import DOCUMENTS, EVALUATION_NGRAMS, FILTERED
 from pipeline.base.yaml import load_yaml
 from pipeline.formats.canonical import pretty
-from pipeline.formats.documents import Document, write_sharded
+from pipeline.formats.documents import Document
 from pipeline.formats.manifests import Extracted, Filtered
 from pipeline.formats.stages import manifest_path
+from tests.shards import write_sharded
 from tests.stubs import write_stub
 
 ROOT = Path(__file__).parents[1]

@@ -165,7 +165,7 @@ def expect_refusal_in_process(folder: Path, monkeypatch: pytest.MonkeyPatch, of:
     ("text", "named"),
     [
         (b"models: [a]\nmodels: [b]\n", "params.yaml: not valid YAML"),
-        (b"models: &x [a]\nsources: *x\n", "params.yaml: an alias"),
+        (b"models: &x [a]\nsources: *x\n", "params.yaml: aliases are not supported"),
         (b"dedup: {max_removed_share: .nan}\n", "params.yaml: dedup.max_removed_share"),
         (b"dedup: {max_removed_share: .inf}\n", "params.yaml: dedup.max_removed_share"),
         (b"- a\n- b\n", "params.yaml: expected a mapping"),
@@ -409,7 +409,7 @@ def test_a_corpus_that_unpacks_without_end_stops_the_build_and_leaves_nothing(tm
     source.write_bytes(zst_of_zeros(100 << 30))
     declare(tmp_path, corpora, source, sha256_file(source))
     assert stage(tmp_path, "fetch", "letters").returncode == 0
-    expect_refusal(stage(tmp_path, "extract", "letters"), "letters.jsonl.zst: gives more bytes than")
+    expect_refusal(stage(tmp_path, "extract", "letters"), "letters.jsonl.zst: unpacks to more bytes than")
     assert list_files(tmp_path / "data" / "documents") == []
     assert not (tmp_path / "manifests" / "documents").exists()
 
@@ -545,7 +545,7 @@ def test_a_full_disk_is_said_and_the_same_command_goes_on_when_there_is_room(
     assert (code, half, again) == ("code 2", "half 0", "again 0"), done.stderr
     assert "disk is full" in done.stderr
     assert "Traceback" not in done.stderr
-    found = dict(reversed(line.split("  ")) for line in sums)
+    found = {path: digest for digest, path in (line.split("  ") for line in sums)}
     expected = {path: sha256_file(built_project / path) for path in found}
     assert found == expected
     assert len(found) > 1
@@ -664,7 +664,7 @@ def killed_in_a_checkpoint(folder: Path, delay: float) -> bool:
 
 def test_two_trainings_of_one_model_at_once_do_not_mix(trainable: Path, built_project: Path) -> None:
     one = {"PYTHONPATH": str(ROOT), "EVERYSTEP_PROCESSES": "1"}
-    command = [BIN / "python", "-m", "pipeline.stages", "train", "mobilellm"]
+    command = [str(BIN / "python"), "-m", "pipeline.stages", "train", "mobilellm"]
     both = [
         subprocess.Popen(command, cwd=trainable, env=environment(**one), stderr=subprocess.PIPE, text=True)
         for _ in range(2)

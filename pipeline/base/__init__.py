@@ -1,1 +1,1 @@
-"""What every room uses and what knows no noun of the product: errors, files, paths, YAML, the terminal."""
+"""Tools that every package uses and that know nothing of the product: errors, files, paths, YAML, the terminal."""

@@ -1,5 +1,5 @@
-"""Arrow arrays around memory that is there. `pyarrow.array` imports pandas where that is installed, only to ask whether
-it was given some: 0.2 s of the processor and 40 MB for each process."""
+"""Arrow arrays over existing memory. `pyarrow.array` imports pandas where that is installed, only to ask whether it was
+given a pandas object: 0.2 s of processor time and 40 MB for each process."""
 
 from array import array
 from collections.abc import Iterable
@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 
 def arrow_numbers(values: NDArray[Any]) -> pa.Array:
-    """An array of integers or floats, without nulls."""
+    """Wrap integers or floats in an array without nulls."""
     buffer = pa.py_buffer(np.ascontiguousarray(values))
     return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, buffer])
 
 
 def arrow_strings(values: Iterable[bytes]) -> pa.LargeStringArray:
-    """An array of strings, from their UTF-8."""
+    """Build an array of strings from their UTF-8 bytes."""
     content, ends = bytearray(), array("q", [0])
     for value in values:
         content += value

@@ -1,4 +1,4 @@
-"""Runs of items of at most one size, in order: `itertools.batched`, which Python has from 3.12 on."""
+"""Consecutive items in lists of a given size, as `itertools.batched` gives them from Python 3.12 on."""
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -8,7 +8,7 @@ Item = TypeVar("Item")
 
 
 def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Lists of `size` items, the last may be shorter; nothing is lost, and nothing read ahead."""
+    """Yield lists of `size` items; the last may be shorter. No item is lost or read ahead."""
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch

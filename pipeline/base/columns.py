@@ -1,7 +1,7 @@
 """Tables for people: columns padded with blanks, one row a line.
 
-With a width to keep to, long words fold within their column, widest column first; figures and short words never do. If
-that is not enough, the columns that do not fit follow in a second table that repeats the first column.
+With a maximum width, long text folds within its column, widest column first; figures and short words never do. If that
+is not enough, the columns that do not fit follow in a second table that repeats the first column.
 """
 
 import re
@@ -18,7 +18,7 @@ Row = Sequence[str]
 
 
 def table(header: Row, rows: Sequence[Row], width: int | None = None) -> Iterator[str]:
-    """The lines of a table, each at most `width` characters long where the figures in it allow that."""
+    """Yield the lines of a table, each at most `width` characters long where its figures allow that."""
     widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]
     if width is not None:
         widths = _narrowed(header, rows, widths, width)
@@ -34,7 +34,7 @@ def table(header: Row, rows: Sequence[Row], width: int | None = None) -> Iterato
 
 
 def _narrowed(header: Row, rows: Sequence[Row], widths: list[int], width: int) -> list[int]:
-    """Widths that sum up to `width` with their gaps, or the narrowest that the cells allow."""
+    """Shrink columns until they fit into `width` with their gaps, or as far as the cells allow."""
     least = [_least(header[i], [row[i] for row in rows]) for i in range(len(header))]
     now = [max(at_least, min(each, width)) for each, at_least in zip(widths, least, strict=True)]
     while sum(now) + len(GAP) * (len(now) - 1) > width:
@@ -53,7 +53,7 @@ def _least(title: str, cells: Sequence[str]) -> int:
 
 
 def _num_fitting(widths: list[int], width: int) -> int:
-    """How many of the columns stand within `width`, at least two: each split must bring one to its place."""
+    """Count the columns that fit into `width`, at least two: each split must place a new column."""
     ends = [sum(widths[: i + 1]) + len(GAP) * i for i in range(len(widths))]
     return max(sum(end <= width for end in ends), min(2, len(widths)))
 

@@ -1,7 +1,7 @@
-"""What a person sees of a command: progress with rate and time left, errors without tracebacks, exit codes.
+"""The terminal: progress with rate and time left, errors without tracebacks, exit codes.
 
-Everything goes to stderr; nothing here is ever hashed. `exit_codes` surrounds every program, the stages and
-the command `everystep`: it says which faults are one message, and which exit code each gives.
+Everything goes to stderr; nothing here is ever hashed. `exit_codes` surrounds every program, the stages and the command
+`everystep`: it maps each fault that a user can fix to one message and an exit code.
 """
 
 import errno
@@ -16,7 +16,7 @@ from typing import Protocol
 
 from pipeline.base.errors import EverystepError
 
-INTERRUPTED = 130  # as shells say it
+INTERRUPTED = 130  # 128 + SIGINT, as in shells
 SECONDS_BETWEEN_LINES = 15.0
 SECONDS_BETWEEN_FRAMES = 0.1
 SECONDS_OF_RATE = 60.0
@@ -29,19 +29,23 @@ FIXES = {
     errno.EPERM: "the operation is not permitted; check the owner and mode of the file and of its folder",
     errno.EMFILE: "too many open files; raise the limit (`ulimit -n 4096`) and run the same command again",
 }
-"""Of the errors of the operating system, those whose own words do not say what to do."""
+"""Fixes for errors of the operating system whose own message does not say what to do."""
 
 
 class Advance(Protocol):
-    """Report `done` more units. `detail` replaces the text after the rate; `total` tells how many there are in all."""
+    """Callback for progress: `done` more units are done. `detail` replaces the text after the rate."""
 
     def __call__(self, done: float, detail: str = "", total: float | None = None) -> None: ...
 
 
-def printable(text: str, keep: str = "\n\t") -> str:
-    """Text from outside, made safe for a terminal: what would steer it is drawn or escaped, except for `keep`.
+ReportTotal = Callable[[int, int | None], None]
+"""Callback for progress that can fall back, as of a download: units done so far, and in all if known."""
 
-    Names of files, ids, titles and what a model says may hold escape sequences, marks that turn the direction of
+
+def printable(text: str, keep: str = "\n\t") -> str:
+    """Make text from outside safe for a terminal: draw or escape every control character except those in `keep`.
+
+    File names, ids, titles and the output of a model may hold escape sequences, marks that change the direction of
     writing, and bytes that are not UTF-8 (which Python keeps as lone surrogates).
     """
     return UNPRINTABLE.sub(lambda match: match[0] if match[0] in keep else _drawn(match[0]), text)
@@ -50,19 +54,19 @@ def printable(text: str, keep: str = "\n\t") -> str:
 def _drawn(character: str) -> str:
     code = ord(character)
     if code < 0x20:
-        return chr(0x2400 + code)  # the control pictures of Unicode
+        return chr(0x2400 + code)  # Unicode's control pictures
     if 0xDC80 <= code <= 0xDCFF:
         return f"\\x{code - 0xDC00:02x}"
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 def note(message: str) -> None:
-    """One line on stderr."""
+    """Print a line to stderr."""
     print(printable(message), file=sys.stderr, flush=True)
 
 
 def run_command(command: Callable[..., None], usage: str) -> None:
-    """Call `command` with the program's arguments; a mendable fault is one message and an exit code."""
+    """Call `command` with the program's arguments, under `exit_codes`."""
     arguments = sys.argv[1:]
     if len(arguments) != len(usage.split()):
         note(f"usage: python -m ... {usage}".rstrip())
@@ -73,7 +77,7 @@ def run_command(command: Callable[..., None], usage: str) -> None:
 
 @contextmanager
 def exit_codes() -> Iterator[None]:
-    """Around a whole program: a fault that its user can mend is one message and an exit code, not a traceback."""
+    """Turn faults that a user can fix into one message and an exit code, without a traceback; wraps a whole program."""
     try:
         yield
     except EverystepError as error:
@@ -92,15 +96,15 @@ def exit_codes() -> Iterator[None]:
 
 
 def explained(error: OSError) -> str:
-    """What the operating system refused, with the file and, where one is known, the fix."""
+    """Describe an error of the operating system: the file, and the fix if one is known."""
     files = [str(name) for name in (error.filename, error.filename2) if name is not None]
     fix = FIXES.get(error.errno or 0)
     where = " -> ".join(files) or ("a file" if fix else type(error).__name__)
     return f"{where}: {fix or error.strerror or error}"
 
 
-def total_of(advance: Advance) -> Callable[[int, int | None], None]:
-    """`advance` for code that reports (units done so far, units in all if known)."""
+def total_of(advance: Advance) -> ReportTotal:
+    """Adapt `advance` for code that reports totals."""
     before = 0
 
     def report(done: int, total: int | None) -> None:
@@ -113,7 +117,7 @@ def total_of(advance: Advance) -> Callable[[int, int | None], None]:
 
 @contextmanager
 def progress(title: str, total: float | None, unit: str, quiet: bool = False, done: float = 0.0) -> Iterator[Advance]:
-    """A bar on a terminal, else a line now and then. `total` may be unknown; `done` of it was done before."""
+    """Show a bar on a terminal, else a line now and then. `total` may be unknown; `done` units were done before."""
     title = printable(title, keep="")
     if quiet:
         yield lambda done, detail="", total=None: None
@@ -135,19 +139,19 @@ def _bar(title: str, total: float | None, unit: str, before: float) -> Iterator[
         TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
         BarColumn(bar_width=None, table_column=Column(min_width=4, ratio=1)),
         TaskProgressColumn(),
-        TextColumn("{task.fields[told]}", markup=False, table_column=Column(no_wrap=True)),
+        TextColumn("{task.fields[status]}", markup=False, table_column=Column(no_wrap=True)),
     )
     pace = _Pace(before, total, unit)
     with Progress(*columns, console=Console(stderr=True), expand=True) as bars:
-        task = bars.add_task(title, total=total, told="")
+        task = bars.add_task(title, total=total, status="")
         bars.update(task, completed=before)
 
         def advance(done: float, detail: str = "", total: float | None = None) -> None:
             if pace.count(done, detail, total, SECONDS_BETWEEN_FRAMES):
-                bars.update(task, completed=pace.done, total=pace.total, told=pace.told())
+                bars.update(task, completed=pace.done, total=pace.total, status=pace.status())
 
         yield advance
-        bars.update(task, completed=pace.done, total=pace.total, told=pace.told_at_end())
+        bars.update(task, completed=pace.done, total=pace.total, status=pace.summary())
 
 
 @contextmanager
@@ -156,25 +160,25 @@ def _lines(title: str, total: float | None, unit: str, before: float) -> Iterato
 
     def advance(done: float, detail: str = "", total: float | None = None) -> None:
         if pace.count(done, detail, total, SECONDS_BETWEEN_LINES):
-            note(f"{title}: {pace.reached()}, {pace.told()}")
+            note(f"{title}: {pace.reached()}, {pace.status()}")
 
     yield advance
-    note(f"{title}: {amount(pace.done - before, unit)} {pace.told_at_end()}")
+    note(f"{title}: {amount(pace.done - before, unit)} {pace.summary()}")
 
 
 class _Pace:
-    """What was done and how fast: over the last minute, so that a slow start or a pause does not blur what comes."""
+    """Units done and their rate over the last minute, so that a slow start or a pause does not distort the estimate."""
 
     def __init__(self, done: float, total: float | None, unit: str) -> None:
         self.done = self._before = done
         self.total = total
         self._unit = unit
         self._detail = ""
-        self._began = self._told = time.monotonic()
+        self._began = self._shown = time.monotonic()
         self._seen = deque([(self._began, done)])
 
     def count(self, done: float, detail: str, total: float | None, seconds: float) -> bool:
-        """Add `done`; whether `seconds` have passed since it was last worth telling."""
+        """Add `done`; return whether `seconds` have passed since progress was last shown."""
         self.done += done
         self.total = total or self.total
         self._detail = printable(detail, keep="") or self._detail
@@ -183,9 +187,9 @@ class _Pace:
             self._seen.append((now, self.done))
         while len(self._seen) > 2 and now - self._seen[1][0] > SECONDS_OF_RATE:
             self._seen.popleft()
-        if now - self._told < seconds:
+        if now - self._shown < seconds:
             return False
-        self._told = now
+        self._shown = now
         return True
 
     def reached(self) -> str:
@@ -196,14 +200,14 @@ class _Pace:
             return f"{in_bytes(self.done)} of {in_bytes(self.total)}"
         return f"{self.done:,.0f} of {amount(self.total, self._unit)}"
 
-    def told(self) -> str:
+    def status(self) -> str:
         """`1,582 tokens/s, step 5 of 128, loss 6.123, 2:45 left`"""
         since, done = self._seen[0]
         rate = (self.done - done) / max(time.monotonic() - since, 1e-6)
         left = clock((self.total - self.done) / rate) + " left" if self.total and rate else ""
         return ", ".join(filter(None, (f"{amount(rate, self._unit)}/s", self._detail, left)))
 
-    def told_at_end(self) -> str:
+    def summary(self) -> str:
         """`in 2:50, 1,540 tokens/s, step 128 of 128, loss 4.321`"""
         seconds = time.monotonic() - self._began
         rate = (self.done - self._before) / max(seconds, 1e-6)
@@ -212,7 +216,7 @@ class _Pace:
 
 
 def amount(number: float, unit: str) -> str:
-    """`1,582 tokens`, `1 shard`, `0.5 shards`; of bytes `7.9 MB`."""
+    """Format as `1,582 tokens`, `1 shard`, `0.5 shards`; bytes as `7.9 MB`."""
     if unit == "bytes":
         return in_bytes(number)
     shown = f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
@@ -220,7 +224,7 @@ def amount(number: float, unit: str) -> str:
 
 
 def in_bytes(number: float) -> str:
-    """`512 bytes`, `7.9 MB`, `1.2 GB`: powers of 1,000, as disks and networks are sold."""
+    """Format as `512 bytes`, `7.9 MB`, `1.2 GB`: powers of 1,000, as disks and networks are sold."""
     if number < 999.5:
         return f"{number:.0f} bytes"
     units = ["kB", "MB", "GB", "TB", "PB"]
@@ -229,7 +233,7 @@ def in_bytes(number: float) -> str:
 
 
 def clock(seconds: float) -> str:
-    """`0:07`, `12:34`, `5:00:00`, `1 day 0:00:00`, `3 days 4:00:00`."""
+    """Format as `0:07`, `12:34`, `5:00:00`, `1 day 0:00:00`, `3 days 4:00:00`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)

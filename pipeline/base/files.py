@@ -1,7 +1,7 @@
-"""Files: written whole or not at all, digested by SHA-256, found only inside their folder.
+"""Files: written whole or not at all, digested by SHA-256, never outside their folder.
 
-A writer fills a sibling temporary name, flushes it to disk, then renames: a reader never sees half a
-file, and two writers never mix. A path that comes from a manifest is checked before it is joined.
+A writer fills a temporary sibling, flushes it to disk, then renames it: a reader never sees half a
+file, and two writers never mix. A path from a manifest is checked before it is joined.
 """
 
 import errno
@@ -20,6 +20,8 @@ from pipeline.base.errors import EverystepError, Linked
 TEMPORARY_SUFFIX = ".partial"
 MAX_SMALL_BYTES = 64 << 20
 MAX_LINE_BYTES = 1 << 20
+MAX_UNPACKED_RATIO, MIN_UNPACKED_BYTES = 200, 1 << 30
+"""Limit of decompression: 200 times the packed size, but at least 1 GiB. Text compresses 3 to 20 times."""
 MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 1024
 PLAIN_NAME = r"[a-z0-9][a-z0-9.-]{0,99}"
 FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\:\ud800-\udfff]")
@@ -27,7 +29,7 @@ FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\:\ud800-\udfff]")
 
 @contextmanager
 def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file that appears at `path` only when the block ends without an exception."""
+    """Open a binary file that appears at `path` only when the block ends without an exception."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{token_hex(8)}{TEMPORARY_SUFFIX}")  # machines may share the folder
     try:
@@ -46,9 +48,9 @@ def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A scratch folder that becomes `path` when the block ends without an exception, and is removed otherwise.
+    """Make a scratch folder that becomes `path` when the block ends without an exception, and is removed otherwise.
 
-    `path` must not exist, neither now nor then: of several processes that make it at once, one succeeds.
+    `path` must not exist, neither before nor after: of several processes that make it at once, one succeeds.
     """
     taken = EverystepError(f"{path}: already exists; name a new folder")
     if os.path.lexists(path):
@@ -72,38 +74,43 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def read_small(path: Path) -> bytes:
-    """The bytes of a file that is read as one: a manifest, a record, a config. One past `MAX_SMALL_BYTES` is refused.
+    """Read a file that must fit into memory: a manifest, a record, a config. More than `MAX_SMALL_BYTES` are refused.
 
-    A sparse file claims any size, and parsed JSON takes twenty times its bytes.
+    A sparse file can claim any size, and parsed JSON takes twenty times its bytes.
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         content = file.read(MAX_SMALL_BYTES + 1) if size <= MAX_SMALL_BYTES else b""
     size = max(size, len(content))  # it may have grown
     if size > MAX_SMALL_BYTES:
-        raise EverystepError(f"{path}: {size} bytes; a file of its kind has at most {MAX_SMALL_BYTES}")
+        raise EverystepError(f"{path}: {size} bytes; a file of this kind may have at most {MAX_SMALL_BYTES}")
     return content
 
 
 def plain_lines(path: Path) -> Iterator[bytes]:
-    """The lines of a plain file, without LF, one at a time. One over `MAX_LINE_BYTES` or without an end is refused."""
+    """Yield the lines of a plain file without LF. A line over `MAX_LINE_BYTES` or without LF is refused."""
     with path.open("rb") as file:
         while line := file.readline(MAX_LINE_BYTES):
             if not line.endswith(b"\n"):
-                raise EverystepError(f"{path}: a line that does not end, or has more than {MAX_LINE_BYTES} bytes")
+                raise EverystepError(f"{path}: a line has no line end, or more than {MAX_LINE_BYTES} bytes")
             yield line[:-1]
 
 
 def sha256_file(path: Path) -> str:
-    """Hex SHA-256 of a file as it is stored."""
+    """Compute the hex SHA-256 of a file as it is stored."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def safe_join(folder: Path, relative: str, follow_links: bool = False) -> Path:
-    """`folder / relative` for a name from outside; refuses every name that could leave `folder`.
+def max_unpacked(packed_bytes: int) -> int:
+    """Give the limit of what a file of this size may unpack to."""
+    return max(MIN_UNPACKED_BYTES, MAX_UNPACKED_RATIO * packed_bytes)
 
-    Refused: absolute paths, `.` and `..`, backslashes, control characters (a listing has one name a line),
+
+def safe_join(folder: Path, relative: str, follow_links: bool = False) -> Path:
+    """Join `folder / relative` for a name from outside, and refuse every name that could leave `folder`.
+
+    Refused are absolute paths, `.` and `..`, backslashes, control characters (a listing has one name a line),
     drive letters, empty parts, names longer than a file system takes, and (`Linked`) an existing symbolic link on the
     way, unless links are followed.
     """
@@ -120,8 +127,8 @@ def safe_join(folder: Path, relative: str, follow_links: bool = False) -> Path:
 
 
 def plain_name(name: object, where: str) -> str:
-    """`name`, once it is found fit to become part of a path: the one check of every name of a source, model, recipe
-    or release, whether a person wrote it or a manifest holds it. `where` names file and key."""
+    """Return `name` if it may become part of a path: the one check of every name of a source, model, recipe or
+    release, from a person or from a manifest. `where` names file and key."""
     if isinstance(name, str) and re.fullmatch(PLAIN_NAME, name):
         return name
     hint = "; put it in quotes" if isinstance(name, int | float) else ""
@@ -132,8 +139,8 @@ def plain_name(name: object, where: str) -> str:
 
 
 class Listing(NamedTuple):
-    """What lies below a folder, as relative posix paths. `others` are pipes, sockets and devices; `closed` are folders
-    that could not be listed, were not to be, or lie deeper than a path of `MAX_PATH_BYTES` reaches."""
+    """Content of a folder, as relative posix paths. `others` are pipes, sockets and devices; `closed` are folders that
+    could not be listed, were passed over, or lie deeper than a path of `MAX_PATH_BYTES` reaches."""
 
     files: list[str]
     links: list[str]
@@ -142,7 +149,7 @@ class Listing(NamedTuple):
 
 
 def list_folder(folder: Path, passed_over: Callable[[str], bool] = lambda path: False) -> Listing:
-    """Everything below `folder`, sorted by code point. Links are listed, not followed. Folders that are
+    """List everything below `folder`, sorted by code point. Links are listed, not followed. Folders that are
     `passed_over` are listed as closed."""
     found = Listing([], [], [], [])
     pending = [""]
@@ -164,23 +171,23 @@ def list_folder(folder: Path, passed_over: Callable[[str], bool] = lambda path: 
 
 
 def list_files(folder: Path) -> list[str]:
-    """Relative posix paths of every file below `folder`, sorted by code point; none where there is no folder.
+    """List every file below `folder` by its relative posix path, sorted by code point; none if there is no folder.
 
     Symbolic links are listed, not followed. A folder that cannot be listed is an error.
     """
     found = list_folder(folder) if folder.exists() else Listing([], [], [], [])
     if found.closed:
-        raise EverystepError(f"{folder / found.closed[0]}: cannot be listed, or lies too deep")
+        raise EverystepError(f"{folder / found.closed[0]}: cannot be listed, or is nested too deep")
     return sorted([*found.files, *found.links, *found.others])
 
 
 def fresh_folder(path: Path) -> Path:
-    """An empty folder at `path`; what an interrupted run left there is removed."""
+    """Make an empty folder at `path`, and remove what an interrupted run left there."""
     shutil.rmtree(path, ignore_errors=True)  # a file may vanish meanwhile: workers of a killed run are still ending
     if path.exists():
         try:
             shutil.rmtree(path)
-        except OSError as error:  # it names what it could not remove by its last part alone
+        except OSError as error:  # it names only the last part of the path that it could not remove
             raise OSError(error.errno, error.strerror, str(path)) from error
     path.mkdir(parents=True)
     return path

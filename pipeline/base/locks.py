@@ -1,4 +1,4 @@
-"""One at a time: a lock that ends with its process, however that ends, on every file system."""
+"""Locks that are released when their process ends, in whatever way, on every file system."""
 
 import errno
 import fcntl
@@ -12,15 +12,15 @@ from pathlib import Path
 from pipeline.base.errors import EverystepError
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
-"""What a file system answers that was mounted without locks, as Lustre is without its option `flock`."""
+"""Errors of a file system that was mounted without locks, as Lustre is without its option `flock`."""
 
 
 @contextmanager
 def only_one(path: Path, busy: str) -> Iterator[bool]:
-    """Hold the lock at `path`, or raise an `EverystepError` that says `busy`.
+    """Hold the lock at `path`, or raise an `EverystepError` with the message `busy`.
 
-    Where the file system has no locks, a name in the kernel of this machine is held instead, which no other machine
-    sees. True: the lock keeps away every machine that has this file.
+    If the file system has no locks, an abstract socket of this machine is held instead, which no other machine sees.
+    Yields True if the lock excludes every machine that shares the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file, socket.socket(socket.AF_UNIX) as name:

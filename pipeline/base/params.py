@@ -1,4 +1,4 @@
-"""`params.yaml`, section by section. A stage asks for its own section and never sees the rest."""
+"""Sections of `params.yaml`. A stage asks for its own section and never sees the rest."""
 
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -24,9 +24,9 @@ SECTIONS = (
     "models",
 )
 OPTIONAL = ("executor",)
-"""How a build runs, not what it is: no stage depends on it, and it enters no byte."""
+"""Sections that say how a build runs, not what it builds: no stage depends on them, and they change no byte."""
 SECTIONS_ON_ROWS = ("rows", "descriptions", "models")
-"""Of a release that begins with rows of token ids that others published: nothing is left to clean or to tokenize."""
+"""Sections of a release that begins with published rows of token ids: nothing is left to clean or to tokenize."""
 Chosen = TypeVar("Chosen", bound=Section)
 Positive = Annotated[int, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**53)]
@@ -34,7 +34,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 def load_params(path: Path = PARAMS) -> dict[str, Any]:
-    """The whole tree after a check that exactly the known sections stand in it."""
+    """Read the whole tree, and check that it has exactly the known sections."""
     tree = load_yaml(path)
     known = set(SECTIONS_ON_ROWS if "rows" in tree else SECTIONS)
     unknown, missing = sorted(set(tree) - known - set(OPTIONAL)), sorted(known - set(tree))
@@ -46,7 +46,7 @@ def load_params(path: Path = PARAMS) -> dict[str, Any]:
 
 
 def source_names(path: Path = PARAMS) -> list[str]:
-    """Declared sources, sorted by name: their order in the file means nothing."""
+    """List the declared sources, sorted by name: their order in the file means nothing."""
     sources = load_params(path)["sources"]
     if not isinstance(sources, dict) or not sources:
         raise EverystepError(f"{path}: sources: declare at least one source")
@@ -54,7 +54,7 @@ def source_names(path: Path = PARAMS) -> list[str]:
 
 
 def model_names(path: Path = PARAMS) -> list[str]:
-    """The models of the suite, in the order of the file; each has a recipe of its name."""
+    """List the models of the suite in the order of the file; each has a recipe of its name."""
     models = load_params(path)["models"]
     if not isinstance(models, list) or not models:
         raise EverystepError(f"{path}: models: list at least one model, by the name of its recipe")
@@ -65,7 +65,7 @@ def model_names(path: Path = PARAMS) -> list[str]:
 
 
 def load_section(model: type[Chosen], name: str, path: Path = PARAMS) -> Chosen:
-    """The section `name`, checked; an error names `params.yaml: name.key`. An optional one may be missing."""
+    """Read and check the section `name`; an error names `params.yaml: name.key`. An optional one may be missing."""
     located: Any = create_model(model.__name__, __base__=Section, **{name: (model, ...)})  # type: ignore[call-overload]
     section: Chosen = getattr(check(located, {name: load_params(path).get(name, {})}, str(path)), name)
     return section

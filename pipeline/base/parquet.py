@@ -1,11 +1,10 @@
 """Read untrusted parquet files in bounded memory, whole or not at all.
 
-A footer's sizes and counts are claims. What a reader will hold is told by the headers of the pages, because no page
-is unpacked past the size in its header: so these are walked first (parquet-format, `parquet.thrift`: FileMetaData and
-PageHeader, in the compact protocol of Thrift). Refused are pages that are too large, counts of values or rows that
-disagree, checksums of pages that do, and more rows or bytes than a file of its size has a reason to hold. Where rows
-are long, or a page can repeat one long string (a dictionary, or strings that share beginnings), fewer rows are read at
-a time.
+The sizes and counts in a footer are only claims. The page headers decide how much memory a reader needs, because no
+page is unpacked past the size in its header, so they are read first (parquet-format, `parquet.thrift`: FileMetaData and
+PageHeader, in Thrift's compact protocol). Pages that are too large, counts of values or rows that disagree, wrong page
+checksums, and more rows or bytes than is plausible for the size of the file are refused. If rows are long, or a page
+can repeat one long string (a dictionary, or strings that share prefixes), fewer rows are read at a time.
 """
 
 import io
@@ -21,29 +20,28 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.base.errors import EverystepError
+from pipeline.base.files import max_unpacked
 
 MAX_PAGE_BYTES = 128 << 20
 """Size limit of an unpacked page; writers aim at 1 MiB."""
 MAX_TEXTS_PAGE_BYTES, MAX_TEXT_BYTES = 1 << 30, 16 << 20
-"""The same for corpora of long texts: pyarrow looks at the size of a page only after every 1,024 values. A page past
-`MAX_PAGE_BYTES` must then hold enough values for that."""
+"""The same for corpora of long texts, since pyarrow checks the size of a page only after every 1,024 values. A page
+over `MAX_PAGE_BYTES` must hold enough values to explain its size."""
 BATCH_BYTES = 64 << 20
 """Target for the strings of a batch; a single row may be longer."""
-MAX_RATIO, MIN_BOUND = 200, 1 << 30
-"""Limit of unpacked bytes: 200 times the size of the file, but at least 1 GiB."""
 MAX_ROWS_PER_BYTE, MIN_ROWS = 8, 1 << 20
 MAX_FOOTER_BYTES = 64 << 20
 HEADER_BYTES, MAX_HEADER_BYTES = 1 << 12, 16 << 20  # of a page
 BUFFER_BYTES = 1 << 20
 FOOTER, MAGIC = struct.Struct("<I4s"), b"PAR1"
-DICTIONARY_PAGE, SHARED_BEGINNINGS = 2, 7
+DICTIONARY_PAGE, SHARED_PREFIXES = 2, 7
 BROKEN = (pa.ArrowException, OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError)
 
 Fields = dict[int, Any]
 
 
 class _Page(NamedTuple):
-    """The header of a page, and where the next one begins."""
+    """Header of a page, and where the next page begins."""
 
     is_dictionary: bool
     encoding: int
@@ -53,13 +51,13 @@ class _Page(NamedTuple):
 
 
 def open_parquet(path: Path, as_dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
-    """The file, if its footer can be read and promises no absurd number of rows. Read it by `batches`.
+    """Open a file whose footer can be read and claims a plausible number of rows. Read it by `batches`.
 
-    Columns `as_dictionaries` are not spelled out: of few values, that takes most of the time.
+    Columns `as_dictionaries` stay dictionary-encoded: for columns of few values, decoding takes most of the time.
     """
     with damage_named(path):
         file = pq.ParquetFile(
-            pa.OSFile(os.fsencode(path)),  # given a str, it would want a path that is UTF-8
+            pa.OSFile(os.fsencode(path)),  # a str would have to be valid UTF-8
             read_dictionary=as_dictionaries,
             pre_buffer=False,
             buffer_size=BUFFER_BYTES,
@@ -68,14 +66,14 @@ def open_parquet(path: Path, as_dictionaries: Sequence[str] = ()) -> pq.ParquetF
         rows = group_rows(file)
         most = max(MIN_ROWS, MAX_ROWS_PER_BYTE * path.stat().st_size)
     if min(rows, default=0) < 0 or sum(rows) > most:
-        raise EverystepError(f"{path}: claims {sum(rows)} rows, where {most} would be many for its size; refused")
+        raise EverystepError(f"{path}: claims {sum(rows)} rows; a file of this size may have at most {most}")
     if sum(rows) != file.metadata.num_rows:
         raise EverystepError(f"{path}: claims {file.metadata.num_rows} rows, its row groups hold {sum(rows)}; damaged")
     return file
 
 
 def group_rows(file: pq.ParquetFile) -> list[int]:
-    """The number of rows that each row group claims."""
+    """List the number of rows that each row group claims."""
     return [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
 
 
@@ -87,20 +85,20 @@ def batches(
     groups: Sequence[int],
     max_page_bytes: int = MAX_PAGE_BYTES,
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of some row groups in their order, at most `batch_rows` at a time; `columns` are top columns."""
-    left = max(MIN_BOUND, MAX_RATIO * path.stat().st_size)
+    """Yield the rows of some row groups in order, at most `batch_rows` at a time; `columns` are top-level columns."""
+    left = max_unpacked(path.stat().st_size)
     with damage_named(path):
         status = path.stat()
         for group in groups:
             promised = file.metadata.row_group(group).num_rows
             row_bytes = _row_bytes(path, status.st_size, status.st_mtime_ns, group, tuple(columns), max_page_bytes)
             rows = max(1, min(batch_rows, BATCH_BYTES // max(row_bytes, 1)))
-            # Threads would take as long and twice the processor: parts of a stage run in processes.
+            # Threads would take as long and twice the processor time: the parts of a stage already run in processes.
             for batch in file.iter_batches(rows, row_groups=[group], columns=list(columns), use_threads=False):
                 left -= batch.nbytes
                 promised -= batch.num_rows
                 if left < 0:
-                    raise EverystepError(f"{path}: unpacks to an absurd size; no more of it is read")
+                    raise EverystepError(f"{path}: unpacks to far more bytes than its size explains; refused")
                 yield batch
             if promised:
                 raise EverystepError(f"{path}: row group {group} lacks {promised} of its rows; damaged")
@@ -108,7 +106,7 @@ def batches(
 
 @contextmanager
 def damage_named(path: Path) -> Iterator[None]:
-    """Around calls of the library: whatever it finds broken becomes an error that names the file."""
+    """Turn the library's errors about a damaged file into one that names the file."""
     try:
         yield
     except BROKEN as error:
@@ -117,7 +115,8 @@ def damage_named(path: Path) -> Iterator[None]:
 
 @lru_cache(maxsize=4096)
 def _row_bytes(path: Path, size: int, mtime_ns: int, group: int, columns: tuple[str, ...], max_page_bytes: int) -> int:
-    """Bytes that one row may hold: of each column the largest page that a value may repeat, or the largest average."""
+    """Bound the bytes of one row: the sum over columns of the largest page whose value can be repeated, or of the
+    largest average size of a value."""
     tops = {name.split(".")[0] for name in columns}
     in_a_row = 0
     with path.open("rb") as raw:
@@ -135,30 +134,30 @@ def _value_bytes(raw: IO[bytes], column: Fields, where: str, max_page_bytes: int
     for page in _pages(raw, column, where):
         most = max(MAX_PAGE_BYTES, min(max_page_bytes, MAX_TEXT_BYTES * page.values))
         if page.bytes > most:
-            raise EverystepError(f"{where}: a page of {page.bytes} bytes; at most {most} are allowed")
-        repeats = page.is_dictionary or page.encoding == SHARED_BEGINNINGS
+            raise EverystepError(f"{where}: a page has {page.bytes} bytes; at most {most} are allowed")
+        repeats = page.is_dictionary or page.encoding == SHARED_PREFIXES
         longest = max(longest, page.bytes if repeats else -(-page.bytes // max(page.values, 1)))
         values += 0 if page.is_dictionary else page.values
     if values != column[5]:
-        raise EverystepError(f"{where}: {column[5]} values are promised, its pages hold {values}")
+        raise EverystepError(f"{where}: claims {column[5]} values, its pages hold {values}; damaged")
     return longest
 
 
 @lru_cache(maxsize=4)
 def _row_groups(path: Path, size: int, _mtime_ns: int) -> list[Fields]:
-    """The row groups of the footer. The library's own view of a column ends the process where a count is wrong."""
+    """Parse the row groups in the footer. The library's own view of a column aborts the process on a wrong count."""
     with path.open("rb") as raw:
         raw.seek(-FOOTER.size, io.SEEK_END)
         length, magic = FOOTER.unpack(raw.read(FOOTER.size))
         if magic != MAGIC or length > min(MAX_FOOTER_BYTES, size - FOOTER.size):
-            raise EverystepError(f"{path}: a footer of {length} bytes; at most {MAX_FOOTER_BYTES} are allowed")
+            raise EverystepError(f"{path}: the footer has {length} bytes; at most {MAX_FOOTER_BYTES} are allowed")
         raw.seek(-FOOTER.size - length, io.SEEK_END)
         groups: list[Fields] = _Compact(raw.read(length)).struct().get(4, [])
     return groups
 
 
 def _pages(raw: IO[bytes], column: Fields, where: str) -> Iterator[_Page]:
-    """The pages of a column until it has all its values. Its size is a claim that old writers got wrong."""
+    """Yield the pages of a column until it has all its values. Old writers got its claimed size wrong."""
     left, size = column[5], raw.seek(0, io.SEEK_END)
     start = column[9]
     if 0 < column.get(11, 0) < start:
@@ -166,7 +165,7 @@ def _pages(raw: IO[bytes], column: Fields, where: str) -> Iterator[_Page]:
     while left > 0:
         page = _page(raw, start, HEADER_BYTES)
         if not start < page.next <= size or page.values < 0 or page.bytes < 0:
-            raise EverystepError(f"{where}: no page at byte {start}")
+            raise EverystepError(f"{where}: no page at byte {start}; damaged")
         yield page
         left -= 0 if page.is_dictionary else page.values
         start = page.next
@@ -180,14 +179,14 @@ def _page(raw: IO[bytes], start: int, most: int) -> _Page:
     except IndexError:
         if most >= MAX_HEADER_BYTES:
             raise
-        return _page(raw, start, MAX_HEADER_BYTES)  # it holds statistics: the smallest and the largest text
+        return _page(raw, start, MAX_HEADER_BYTES)  # long because of its statistics: the smallest and largest text
     about = header.get(5) or header.get(7) or header.get(8) or {1: 0}
     encoding = about.get(4 if 8 in header else 2, 0)
     return _Page(header[1] == DICTIONARY_PAGE, encoding, about[1], header[2], start + compact.place + header[3])
 
 
 class _Compact:
-    """Thrift's compact protocol: structs as dicts by field number. `IndexError` where the bytes end too early."""
+    """Parser of Thrift's compact protocol: structs as dicts by field number. `IndexError` if it is cut off."""
 
     MAX_DEPTH = 16
 
@@ -195,7 +194,7 @@ class _Compact:
         self._content, self.place = content, 0
 
     def struct(self, depth: int = 0) -> Fields:
-        """The struct that begins at `place`."""
+        """Parse the struct that begins at `place`."""
         fields: Fields = {}
         number = 0
         while head := self._byte():
@@ -206,7 +205,7 @@ class _Compact:
 
     def _value(self, kind: int, depth: int) -> Any:
         if depth > self.MAX_DEPTH:
-            raise ValueError("a footer or page header that is nested too deep")
+            raise ValueError("a footer or page header is nested too deep")
         match kind:
             case 1 | 2 | 3:
                 return self._byte()
@@ -222,7 +221,7 @@ class _Compact:
                 return [self._value(head & 15, depth + 1) for _ in range(size)]
             case 12:
                 return self.struct(depth + 1)
-        raise ValueError(f"a footer or page header with a field of kind {kind}")
+        raise ValueError(f"a footer or page header has a field of unknown kind {kind}")
 
     def _integer(self) -> int:
         number = self._varint()
@@ -235,7 +234,7 @@ class _Compact:
             number |= (byte & 0x7F) << shift
             if byte < 0x80:
                 return number
-        raise ValueError("a footer or page header with an endless number")
+        raise ValueError("a footer or page header has a number of too many bytes")
 
     def _byte(self) -> int:
         self.place += 1
@@ -244,5 +243,5 @@ class _Compact:
     def _bytes(self, size: int) -> bytes:
         self.place += size
         if self.place > len(self._content):
-            raise IndexError("a footer or page header that is cut off")
+            raise IndexError("a footer or page header is cut off")
         return self._content[self.place - size : self.place]

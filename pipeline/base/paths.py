@@ -1,4 +1,4 @@
-"""Where things lie, relative to a project and, the same, to a release. Stage, module and folder share a name."""
+"""Paths of files and folders, relative to a project or, identically, to a release."""
 
 from pathlib import Path
 
@@ -14,12 +14,12 @@ DEDUPLICATED = Path("data/deduplicated")
 TOKENIZER = Path("data/tokenizer/tokenizer.json")
 TOKENS = Path("data/tokens")
 PUBLISHED_ROWS = Path("data/llm360")
-"""Rows that others published, where a release begins with them."""
+"""Published rows of token ids, if a release begins with them."""
 RUNS = Path("runs")
 RESULTS = Path("results")
 RELEASE = Path("release")
 WORK = Path(".work")
-"""Scratch that survives a kill; never part of a release, never hashed."""
+"""Scratch files that survive a kill; never part of a release, never hashed."""
 
 REMOVALS_FILE = "removals.parquet"
 REPLACED_FILE = "replaced.parquet"

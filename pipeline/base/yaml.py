@@ -1,7 +1,7 @@
-"""YAML 1.2 read strictly, and the one way of turning it into a checked model.
+"""Strict YAML 1.2, and the one way of turning it into a checked model.
 
-PyYAML and DVC's ruamel disagree on `3e-4` and `010`; this loader is YAML 1.2 on both sides. Keys that
-stand twice or are no text, aliases, NaN and infinities are refused. An error names file, key and fix.
+PyYAML and DVC's ruamel disagree on `3e-4` and `010`; this loader is YAML 1.2 on both sides. Duplicate keys,
+keys that are not text, aliases, NaN and infinities are refused. An error names file, key and fix.
 """
 
 import math
@@ -19,11 +19,11 @@ from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEv
 from pipeline.base.errors import EverystepError
 
 MAX_DEPTH = 50
-MAX_BYTES = 1 << 20  # 40 seconds of the reader's time
+MAX_BYTES = 1 << 20  # takes up to 40 seconds to parse
 
 
 class Section(BaseModel):
-    """Base of everything read from `params.yaml` or a recipe: frozen, no unknown keys, no coercion of types."""
+    """Base of everything that is read from `params.yaml` or a recipe: frozen, no unknown keys, no coercion of types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -32,11 +32,11 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file, as plain dicts, lists and scalars."""
+    """Read the mapping in a YAML file, as plain dicts, lists and scalars."""
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
-            raise EverystepError(f"{path}: {size} bytes; at most {MAX_BYTES} are read")
+            raise EverystepError(f"{path}: {size} bytes; at most {MAX_BYTES} are allowed")
         return deepcopy(_parsed(path.read_text("utf-8"), path))
     except FileNotFoundError as error:
         raise EverystepError(f"{path}: no such file") from error
@@ -59,7 +59,7 @@ def _parsed(text: str, path: Path) -> dict[str, Any]:
 
 
 def check(model: type[Model], tree: Any, where: str) -> Model:
-    """Validate `tree` as `model`; every fault is one line `where: key: what is wrong`."""
+    """Validate `tree` as `model`; each fault becomes a line `where: key: what is wrong`."""
     try:
         return model.model_validate(tree)
     except ValidationError as error:
@@ -82,14 +82,14 @@ def _explain(fault: dict[str, Any]) -> str:
 
 
 def _refuse_tricks(events: Iterable[Event], path: Path) -> None:
-    """Aliases can make a short file endless; the reader's time grows with the square of the nesting."""
+    """Refuse aliases, which can make a short file endless, and deep nesting, of which parsing time is the square."""
     depth = 0
     for event in events:
         depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
         if isinstance(event, AliasEvent):
-            raise EverystepError(f"{path}: an alias (*{event.anchor}) is used; write the value out where it is meant")
+            raise EverystepError(f"{path}: aliases are not supported; write out the value in place of *{event.anchor}")
         if depth > MAX_DEPTH:
-            raise EverystepError(f"{path}: nested more than {MAX_DEPTH} levels deep")
+            raise EverystepError(f"{path}: nested more than {MAX_DEPTH} levels deep; flatten it")
 
 
 def _refuse_what_json_lacks(value: Any, where: str, key: str) -> None:

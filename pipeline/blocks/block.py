@@ -1,11 +1,12 @@
-"""What a block is: a function of one text that lets it pass, rewrites it, or says why its document goes."""
+"""Blocks: functions of one text that accept it, rewrite it, or drop its document with a reason."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 
 class Fault(NamedTuple):
-    """The document goes. `reason` never changes its meaning: auditors count by it. `detail` is what was measured."""
+    """Verdict that drops a document. The meaning of `reason` never changes: auditors count by it. `detail` is the
+    measured value."""
 
     reason: str
     detail: str | None = None
@@ -13,7 +14,7 @@ class Fault(NamedTuple):
 
 
 class Rewritten(NamedTuple):
-    """The document stays with another text; `counts` says what was done to it."""
+    """Verdict that keeps a document with another text; `counts` says what was changed."""
 
     text: str
     counts: Mapping[str, int] = {}
@@ -21,4 +22,4 @@ class Rewritten(NamedTuple):
 
 Outcome = Fault | Rewritten | None
 Block = Callable[[str], Outcome]
-"""None: the text passes as it is. A block keeps nothing from one text to the next."""
+"""Function that returns None if the text passes unchanged. A block keeps no state between texts."""

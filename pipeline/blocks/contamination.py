@@ -1,8 +1,8 @@
-"""Contamination: a document that shares a run of words with an evaluation set.
+"""Contamination: documents that share a run of words with an evaluation set.
 
-The check of GPT-3 (Brown et al. 2020, appendix C): lower case, no punctuation, words parted by blanks, and a
-document is hit when it holds any n-gram of an item, 13 words long there. An n-gram is known by its 64-bit hash: that
-one of 10^12 n-grams of a corpus meets one of 10^6 by chance has the probability 0.05.
+This is the check of GPT-3 (Brown et al. 2020, appendix C): lower case, no punctuation, words separated by blanks; a
+document is contaminated if it contains any n-gram of an item, 13 words long there. An n-gram is identified by its
+64-bit hash: the probability that any of 10^12 n-grams of a corpus collides with one of 10^6 is 0.05.
 """
 
 import re
@@ -18,11 +18,11 @@ from pipeline.blocks.shingles import BLANK, Hashes, fold_all, shingle_hashes
 PUNCTUATION = re.compile(r"[^\w\s]|_")
 ASCII_PUNCTUATION = {code: None for code in range(128) if PUNCTUATION.fullmatch(chr(code))}
 MAX_NAMED = 8  # items that the record of a removal names
-FIRST_BITS = 24  # of a hash: two million n-grams of evaluation sets share theirs with one of nine others
+FIRST_BITS = 24  # of a hash: at two million n-grams in the index, one in nine hashes passes the first lookup
 
 
 class EvaluationIndex(NamedTuple):
-    """Sorted hashes of n-grams of `size` words, and from the place of one to the (set, item) it was first found in."""
+    """Sorted hashes of n-grams of `size` words, and a map from the index of one to the (set, item) of its first use."""
 
     size: int
     hashes: Hashes
@@ -30,7 +30,7 @@ class EvaluationIndex(NamedTuple):
 
 
 def contamination(index: EvaluationIndex) -> Block:
-    """Judge by n-grams; the detail names the items hit, the counts their sets."""
+    """Make the block; its detail names the items found, its counts their sets."""
 
     shift = np.uint64(64 - FIRST_BITS)
     begins = np.zeros(1 << FIRST_BITS, dtype=bool)
@@ -38,7 +38,7 @@ def contamination(index: EvaluationIndex) -> Block:
 
     def judge(text: str) -> Outcome:
         grams = ngram_hashes(text, index.size)
-        grams = np.unique(grams[begins[grams >> shift]])  # few are left to be searched for
+        grams = np.unique(grams[begins[grams >> shift]])  # few are left to search for
         places = np.searchsorted(index.hashes, grams)
         places[places == len(index.hashes)] = 0
         hit = places[index.hashes[places] == grams] if len(index.hashes) else places[:0]
@@ -53,7 +53,7 @@ def contamination(index: EvaluationIndex) -> Block:
 
 
 def ngram_hashes(text: str, size: int) -> Hashes:
-    """The hash of each n-gram in the order of the text, shape (words - size + 1,); none for a shorter text."""
+    """Hash each n-gram in the order of the text: shape (words - size + 1,), empty for a shorter text."""
     texts = fold_all([bare(text)])
     words = np.count_nonzero(texts.content == BLANK) + bool(len(texts.content))
     if words < size:
@@ -62,5 +62,5 @@ def ngram_hashes(text: str, size: int) -> Hashes:
 
 
 def bare(text: str) -> str:
-    """Letters, digits and blanks; punctuation is deleted and not replaced: `don't` is one word, and so is `a-b`."""
+    """Keep letters, digits and blanks; punctuation is deleted, not replaced: `don't` is one word, and so is `a-b`."""
     return text.translate(ASCII_PUNCTUATION) if text.isascii() else PUNCTUATION.sub("", text)

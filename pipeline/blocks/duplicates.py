@@ -1,18 +1,19 @@
-"""Exact and near duplicates: what makes two texts the same, and the evidence for it.
+"""Exact and near duplicates: which texts repeat another, and the evidence for it.
 
-Exact: equal after folding (`shingles.fold`). Near: Jaccard similarity of the sets of word n-grams at or above a
-threshold. MinHash with banding (Broder 1997) only proposes pairs; every removal is measured on the whole sets.
+Exact duplicates are equal after folding (`shingles.fold`). Near duplicates have a Jaccard similarity of their sets of
+word n-grams at or above a threshold. MinHash with banding (Broder 1997) only proposes pairs; every removal is measured
+on the whole sets.
 
-Documents are known by their *rank*, their place in the order of preference: of duplicates the lowest stays. Only those
-that share a band with another have a rank at all.
+A document is identified by its *rank*, its place in the order of preference: of duplicates the lowest rank stays. Only
+documents that share a band with another have a rank at all.
 
-In each band a document is compared with at most `MAX_COMPARED` documents of its key: those before it that stay, nearest
-rank first. So the work grows with the documents and not with their square, even if all of them begin with one page
-header. What that costs: in a band in which thousands share the header and nothing else, a near duplicate further away
-is not seen. It is still found by any other band, and exact duplicates are found without bands.
+In each band a document is compared with at most `MAX_COMPARED` documents of its key: those of lower rank that stay,
+nearest rank first. So the work grows with the number of documents and not with its square, even if all of them begin
+with the same page header. The cost: in a band in which thousands share only the header, a near duplicate further away
+is missed. Any other band can still find it, and exact duplicates are found without bands.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +24,9 @@ from pipeline.blocks.shingles import compiled, similarity
 
 SEED = 1
 MAX_COMPARED = 128
-"""Documents of one key of a band; the largest group of the default release has fewer."""
+"""Limit of comparisons per document and band; the largest group of the default release is smaller."""
+BLOCK = 1024
+"""Documents that are compared before the shingles of the next ones are read."""
 Flags = NDArray[np.bool_]
 Keys = NDArray[np.uint64]
 Links = NDArray[np.int32]
@@ -31,7 +34,7 @@ Ranks = NDArray[np.int64]
 
 
 class DuplicateRules(Section):
-    """MinHash with `bands` x `rows` permutations over shingles of `shingle_words` words."""
+    """Parameters of MinHash with `bands` x `rows` permutations over shingles of `shingle_words` words."""
 
     shingle_words: int
     bands: int
@@ -40,8 +43,7 @@ class DuplicateRules(Section):
 
 
 class Duplicates(NamedTuple):
-    """Arrays over what is removed, ascending: document `removed` repeats document `kept` (both by rank); `exact` after
-    folding."""
+    """Duplicates, ascending: document `removed` repeats document `kept` (both by rank); `exact` after folding."""
 
     removed: Ranks
     kept: Ranks
@@ -50,14 +52,14 @@ class Duplicates(NamedTuple):
 
 
 class Sets(NamedTuple):
-    """Sorted sets of shingles, one behind the other: that of a rank is `hashes[starts[rank]:stops[rank]]`."""
+    """Sorted sets of shingles, concatenated: that of a rank is `hashes[starts[rank]:stops[rank]]`."""
 
     hashes: Keys
     starts: Ranks
     stops: Ranks
 
 
-class Judged(NamedTuple):
+class Verdicts(NamedTuple):
     """Per document: the rank kept in its place (its own if it stays), the similarity to that document, the last rank
     that was compared with it, and whether its key has more documents than it was compared with."""
 
@@ -68,7 +70,7 @@ class Judged(NamedTuple):
 
 
 def shared(keys: Keys) -> Flags:
-    """Which of the keys stand there more than once."""
+    """Flag the keys that occur more than once."""
     order = np.argsort(keys)
     equal = keys[order[1:]] == keys[order[:-1]]
     found: Flags = np.zeros(len(keys), dtype=bool)
@@ -78,7 +80,7 @@ def shared(keys: Keys) -> Flags:
 
 
 def first_copies(fingerprints: Keys) -> Ranks:
-    """For each rank the lowest rank with the same fingerprint: its own, if it is the first.
+    """Find for each rank the lowest rank with the same fingerprint: its own, if it is the first.
 
     `fingerprints` has shape (2, documents): 16 bytes each.
     """
@@ -91,9 +93,9 @@ def first_copies(fingerprints: Keys) -> Ranks:
 
 
 def linked(copies: Ranks, keys_of_bands: Iterable[Keys], bands: int) -> Links:
-    """Shape (documents, bands): the rank before, with the same key in a band; -1 where there is none.
+    """Link each document to the previous rank with the same key in a band, -1 if there is none: (documents, bands).
 
-    Only first copies are linked. 32 bits, because ranks beyond them would not fit in memory either.
+    Only first copies are linked. Links have 32 bits, because more ranks would not fit in memory anyway.
     """
     first = np.flatnonzero(copies == np.arange(len(copies)))
     links = np.full((len(copies), bands), -1, dtype=np.int32)
@@ -104,8 +106,8 @@ def linked(copies: Ranks, keys_of_bands: Iterable[Keys], bands: int) -> Links:
     return links
 
 
-def members(links: Links) -> Ranks:
-    """Those that are linked with another, ascending: the ones whose shingles are needed."""
+def linked_ranks(links: Links) -> Ranks:
+    """List the ranks that are linked with another, ascending: those whose shingles are needed."""
     found: Flags = np.zeros(len(links), dtype=bool)
     for band in links.T:
         found |= band >= 0
@@ -113,31 +115,54 @@ def members(links: Links) -> Ranks:
     return np.flatnonzero(found)
 
 
-def all_stay(number: int) -> Judged:
-    return Judged(np.arange(number), np.full(number, -1.0), np.full(number, -1), np.zeros(number, dtype=np.bool_))
+def find_duplicates(
+    copies: Ranks,
+    links: Links,
+    read_sets: Callable[[Ranks], Sets],
+    min_similarity: float,
+    advance: Callable[[int], None],
+) -> tuple[Duplicates, int]:
+    """Find all duplicates, and count the documents that stay after they were compared with only part of their key.
 
-
-def reached(ranks: Ranks, links: Links, judged: Judged) -> Ranks:
-    """`ranks`, ascending, and all lower ones that `judge` may compare them with."""
-    return np.flatnonzero(_reached(ranks, links, judged.kept, MAX_COMPARED))
-
-
-def judge(ranks: Ranks, links: Links, sets: Sets, min_similarity: float, judged: Judged) -> int:
-    """Near duplicates among `ranks`, ascending, when all lower ones are judged: a document falls only for a similar one
-    of lower rank that itself stays. Returns how many pairs were compared.
-
-    So nothing falls by a chain of similarities. Among several that stay, the most similar one is named, the lowest
-    of equals. Links lead past documents that fell, so a cluster costs its size, not its square.
+    `read_sets` gives the shingles of some ranks; those of a block, and of the documents that it may be compared with,
+    are in memory at a time. `advance` is called with the number of documents compared.
     """
-    kept, similarities, met, cut_short = judged
+    verdicts = all_stay(len(copies))
+    ranks = linked_ranks(links)
+    for start in range(0, len(ranks), BLOCK):
+        block = ranks[start : start + BLOCK]
+        judge(block, links, read_sets(reached(block, links, verdicts)), min_similarity, verdicts)
+        advance(len(block))
+    stays = verdicts.kept == np.arange(len(copies))
+    return with_copies(copies, verdicts), int((verdicts.cut_short & stays).sum())
+
+
+def all_stay(number: int) -> Verdicts:
+    """Start with verdicts by which every document stays."""
+    return Verdicts(np.arange(number), np.full(number, -1.0), np.full(number, -1), np.zeros(number, dtype=np.bool_))
+
+
+def reached(ranks: Ranks, links: Links, verdicts: Verdicts) -> Ranks:
+    """List `ranks`, ascending, and all lower ones that `judge` may compare them with."""
+    return np.flatnonzero(_reached(ranks, links, verdicts.kept, MAX_COMPARED))
+
+
+def judge(ranks: Ranks, links: Links, sets: Sets, min_similarity: float, verdicts: Verdicts) -> int:
+    """Judge `ranks`, ascending, after all lower ones: a document is removed only if it is similar to one of lower rank
+    that itself stays. Updates `verdicts` and returns the number of pairs compared.
+
+    So no document is removed through a chain of similarities. Of several that stay, the most similar one is named, the
+    lowest of equals. Links lead past removed documents, so a cluster costs its size, not its square.
+    """
+    kept, similarities, met, cut_short = verdicts
     return _judge(ranks, links, *sets, min_similarity, MAX_COMPARED, kept, similarities, met, cut_short)
 
 
-def with_copies(copies: Ranks, judged: Judged) -> Duplicates:
-    """All duplicates: a further copy of a text stays or falls as the first one does."""
-    kept = judged.kept[copies]
+def with_copies(copies: Ranks, verdicts: Verdicts) -> Duplicates:
+    """List all duplicates: a further copy of a text stays or is removed like the first one."""
+    kept = verdicts.kept[copies]
     exact = kept == copies
-    found = np.where(exact, 1.0, judged.similarity[copies])
+    found = np.where(exact, 1.0, verdicts.similarity[copies])
     removed = np.flatnonzero(kept != np.arange(len(kept)))
     return Duplicates(removed, kept[removed], found[removed], exact[removed])
 
@@ -152,7 +177,7 @@ def _reached(ranks: Ranks, links: Links, kept: Ranks, most: int) -> Flags:
             stay = 0
             while other >= 0 and stay < most:
                 found[other] |= kept[other] == other
-                if other >= ranks[0]:  # one of them: it goes on from there itself
+                if other >= ranks[0]:  # one of `ranks`: the rest is reached from there
                     break
                 stay += kept[other] == other
                 other = links[other, band]
@@ -180,7 +205,7 @@ def _judge(
         for band in range(links.shape[1]):
             other = links[rank, band]
             if other >= 0 and kept[other] != other:
-                other = links[rank, band] = links[other, band]  # which stays: `other` was led past all before it
+                other = links[rank, band] = links[other, band]  # this one stays: `other` was led past removed ones
             stay = 0
             while other >= 0 and stay < max_compared:
                 stay += 1
@@ -203,6 +228,6 @@ def _judge(
 
 @compiled
 def _similarity_above(left: Keys, right: Keys, minimum: float) -> float:
-    """The similarity, or 0 where the sizes say that it is below `minimum`: as a quotient, which rounds alike."""
+    """Compute the similarity, or 0 if the quotient of the sizes, which rounds alike, is below `minimum`."""
     shorter, longer = min(len(left), len(right)), max(len(left), len(right))
     return similarity(left, right) if shorter / longer >= minimum else 0.0

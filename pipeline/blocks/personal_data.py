@@ -1,11 +1,11 @@
 """Personal data that patterns can find: e-mail and public IP addresses, phone numbers, payment cards.
 
-Each is replaced by one fixed word of its kind, and only the number of each kind is ever told. What is reserved for
-examples stays: addresses of RFC 2606 and RFC 5737, telephone numbers 555-0100 to 555-0199. Names and postal
-addresses are not looked for, nor are phone numbers that are written without a country code (but for North
-America's): no pattern tells them from other numbers.
+Each is replaced by a fixed word for its kind, and only the number of each kind is recorded. Reserved examples stay:
+addresses of RFC 2606 and RFC 5737, telephone numbers 555-0100 to 555-0199. Names and postal addresses are not
+searched for, nor are phone numbers without a country code (except North America's): no pattern distinguishes them
+from other numbers.
 
-Law: a text once rewritten is not rewritten again.
+Law: a rewritten text is not rewritten again.
 """
 
 import ipaddress
@@ -14,7 +14,7 @@ from collections import Counter
 
 from pipeline.blocks.block import Fault, Outcome, Rewritten
 
-# A word, so that what stands beside it is judged as before: every pattern asks for its border.
+# A word, so that its neighbours are judged as before: every pattern checks its borders.
 REPLACEMENTS = {
     "email": "EMAIL_ADDRESS",
     "payment_card": "CARD_NUMBER",
@@ -37,14 +37,14 @@ PATTERNS = {
 }
 DIGIT = re.compile(r"\d")
 NEEDED = {"email": re.compile("@"), "payment_card": DIGIT, "phone": DIGIT, "ip": DIGIT}
-"""What every match holds: found sooner than that there is none."""
+"""Pattern that every match contains, and that is faster to rule out."""
 VERSION = re.compile(r"\b(?:v|ver|versions?|release|build|firmware|section|chapter|rfc|oid)[.:]? $", re.IGNORECASE)
 RESERVED_DOMAIN = re.compile(r"[@.](?:example\.(?:com|net|org)|test|example|invalid|localhost)$", re.IGNORECASE)
 CARD = re.compile(
     r"4(?:\d{12}|\d{15}|\d{18})|(?:5[1-5]\d\d|222[1-9]|22[3-9]\d|2[3-6]\d\d|27[01]\d|2720)\d{12}|3[47]\d{13}"
     r"|3(?:0[0-5]|[68]\d)\d{11}|35(?:2[89]|[3-8]\d)\d{12}|6(?:011|4[4-9]\d|5\d\d)\d{12}|62\d{14,17}"
 )
-# IANA's special-purpose registries (RFC 6890), spelt out: Python's own list changes between patch releases.
+# IANA's special-purpose registries (RFC 6890), listed here because Python's own list changes between patch releases.
 NOT_PUBLIC = [
     ipaddress.ip_network(network)
     for network in """
@@ -56,10 +56,10 @@ NOT_PUBLIC = [
 
 
 def without_personal_data(text: str) -> Outcome:
-    """The block; counts what it replaces, by kind.
+    """Replace personal data (the block); counts replacements by kind.
 
-    It looks again after a replacement, because that can uncover what stood glued to it. Real text takes two looks, at
-    most three; one that still uncovers something at the last look was made to, and is removed.
+    It looks again after a replacement, because that can expose something adjacent. Real text takes two looks, at
+    most three; a text in which the last look still finds something is adversarial, and is removed.
     """
     counts: Counter[str] = Counter()
     for _ in range(MAX_LOOKS):
@@ -86,7 +86,7 @@ def _replace_once(text: str, counts: Counter[str]) -> str:
 
 
 def luhn(digits: str) -> bool:
-    """The checksum of payment cards (ISO/IEC 7812-1, annex B)."""
+    """Verify the checksum of a payment card (ISO/IEC 7812-1, annex B)."""
     doubled = (2 * int(digit) for digit in digits[-2::-2])
     return (sum(map(int, digits[-1::-2])) + sum(n - 9 * (n > 9) for n in doubled)) % 10 == 0
 

@@ -1,12 +1,12 @@
-"""The published rules for text of the web, as datatrove wrote them down, with a word splitter that costs less.
+"""Published quality rules for web text, in datatrove's implementation, with a faster word splitter.
 
 - Gopher, quality and repetition: Rae et al. 2021, "Scaling Language Models", appendix A1.1 and table A1.
 - C4: Raffel et al. 2020, section 2.2, and the cleaning code published with it.
 - FineWeb: Penedo et al. 2024, section 3.6.
 
-The rules are datatrove's own code and so are the reasons, so that counts can be held beside other corpora built
-with it. The thresholds carry its names. Words are found by `pipeline.blocks.words`, which is for English and for
-other languages that put blanks between words.
+Rules and reasons are datatrove's own, so that counts can be compared with other corpora built with it. The thresholds
+have its names. Words are split by `pipeline.blocks.words`, which is for English and for other languages that put blanks
+between words.
 """
 
 from functools import cache
@@ -21,7 +21,7 @@ from pipeline.blocks.words import split_sentences, split_words
 
 
 class GopherQuality(Section):
-    """In the words of appendix A1.1; 0 turns a rule off. Published values in comments."""
+    """Thresholds of appendix A1.1; 0 turns a rule off. Published values in comments."""
 
     min_doc_words: int  # 50
     max_doc_words: int  # 100000
@@ -30,18 +30,18 @@ class GopherQuality(Section):
     max_symbol_word_ratio: float  # 0.1
     max_bullet_lines_ratio: float  # 0.9
     max_ellipsis_lines_ratio: float  # 0.3
-    max_non_alpha_words_ratio: float  # 0.8; in spite of its name the least share of words that hold a letter
+    max_non_alpha_words_ratio: float  # 0.8; despite its name, the least share of words that contain a letter
     min_stop_words: int  # 2
 
 
 class GopherRepetition(Section):
-    """Shares of a text that stand in it more than once (table A1); 0 turns a rule off."""
+    """Limits on the repeated share of a text (table A1); 0 turns a rule off."""
 
     dup_line_frac: float  # 0.3
     dup_para_frac: float  # 0.3
     dup_line_char_frac: float  # 0.2
     dup_para_char_frac: float  # 0.2
-    top_n_grams: list[float]  # of the commonest 2-gram, 3-gram, 4-gram: 0.2, 0.18, 0.16
+    top_n_grams: list[float]  # of the most common 2-gram, 3-gram, 4-gram: 0.2, 0.18, 0.16
     dup_n_grams: list[float]  # of 5-grams to 10-grams: 0.15, 0.14, 0.13, 0.12, 0.11, 0.1
 
 
@@ -60,7 +60,7 @@ class C4(Section):
 
 
 class FineWeb(Section):
-    """The custom filters that FineWeb added."""
+    """Thresholds of the filters that FineWeb added."""
 
     line_punct_thr: float  # 0.12
     line_punct_exclude_zero: bool  # false
@@ -71,7 +71,7 @@ class FineWeb(Section):
 
 
 def gopher_quality(rules: GopherQuality) -> Block:
-    """Is it prose at all? Length, words, symbols, lines, stop words."""
+    """Make the block that drops text that is not prose, by length, words, symbols, lines and stop words."""
     from datatrove.pipeline.filters.gopher_quality_filter import GopherQualityFilter
 
     measured: list[Any] = []
@@ -80,7 +80,7 @@ def gopher_quality(rules: GopherQuality) -> Block:
 
 
 def gopher_repetition(rules: GopherRepetition) -> Block:
-    """Does it say the same again and again? Runs of words are measured where bounds do not tell that they are few."""
+    """Make the block that drops repetitive text. Runs of words are measured only if bounds do not rule them out."""
     from datatrove.pipeline.filters.gopher_repetition_filter import GopherRepetitionFilter
     from datatrove.utils.text import split_into_words
 
@@ -103,7 +103,7 @@ def gopher_repetition(rules: GopherRepetition) -> Block:
 
 
 def fineweb(rules: FineWeb) -> Block:
-    """Is it a list, a menu, a page of short lines?"""
+    """Make the block that drops lists, menus and pages of short lines."""
     from datatrove.pipeline.filters.fineweb_quality_filter import FineWebQualityFilter
 
     measured: list[Any] = []
@@ -114,7 +114,7 @@ def fineweb(rules: FineWeb) -> Block:
 
 
 def c4(rules: C4) -> Block:
-    """Drops lines that are no sentences, then judges what is left. Counts the lines it drops."""
+    """Make the block that drops lines that are not sentences, then judges the rest. It counts the lines it drops."""
     from datatrove.pipeline.filters.c4_filters import C4QualityFilter
 
     measured: list[Any] = []
@@ -124,9 +124,9 @@ def c4(rules: C4) -> Block:
 
 
 class Threshold(float):
-    """A number that keeps what it is compared with: the library says that a rule is broken, and not by how much."""
+    """Number that records what it is compared with: the library says that a rule is broken, but not by how much."""
 
-    __array_ufunc__ = None  # numpy's numbers then leave the comparison to us
+    __array_ufunc__ = None  # so that numpy's numbers leave the comparison to us
 
     def __new__(cls, value: float, measured: list[Any]) -> "Threshold":
         threshold = super().__new__(cls, value)
@@ -146,7 +146,7 @@ class Threshold(float):
 
 @cache
 def plain_words() -> Any:
-    """Our splitter in the shape in which datatrove's filters take one in the place of a language."""
+    """Wrap our splitter as a tokenizer that datatrove's filters accept in place of a language."""
     from datatrove.utils.word_tokenizers import WordTokenizer
 
     class PlainWords(WordTokenizer):  # type: ignore[misc]
@@ -170,7 +170,7 @@ def _judge(rule: Any, measured: list[Any]) -> Block:
         document = Document(text=text, id="")
         verdict = rule.filter(document)
         if verdict is not True:
-            return Fault(verdict[1], _spelt(measured[0]) if measured else None)
+            return Fault(verdict[1], _formatted(measured[0]) if measured else None)
         if document.text != text:
             dropped = len(text.splitlines()) - len(document.text.splitlines())
             return Rewritten(document.text, {"lines_dropped": dropped} if dropped else {})
@@ -179,5 +179,5 @@ def _judge(rule: Any, measured: list[Any]) -> Block:
     return judge
 
 
-def _spelt(value: float) -> str:
+def _formatted(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:.3f}"

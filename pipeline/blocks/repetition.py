@@ -1,9 +1,9 @@
-"""Bounds on what Gopher's repetition rule measures, in one compiled loop, for texts that cannot break it.
+"""Upper bounds on what Gopher's repetition rule measures, in one compiled loop, for texts that clearly pass it.
 
-The rule is the library's (`pipeline.blocks.quality`); it makes a string of every run of 2 to 10 words, while most texts
-are far from its thresholds. Here a run is a hash of its characters. Law: no bound is below what the rule measures, so a
-text whose bounds keep a threshold keeps it. Runs that share a hash by chance are taken for one, which raises a bound;
-so are those for which no place is found in `MAX_PROBES`, as in no text that was not made for it.
+The rule is the library's (`pipeline.blocks.quality`). It makes a string of every run of 2 to 10 words, although most
+texts are far from its thresholds. Here a run is a hash of its characters. Law: no bound is below what the rule
+measures, so a text whose bounds respect a threshold passes it. Runs with the same hash count as one, which raises a
+bound; so do runs for which `MAX_PROBES` find no slot, as happens only in adversarial texts.
 """
 
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from pipeline.blocks.shingles import FACTOR, compiled
 
 Counts = NDArray[np.int64]
-MAX_PROBES = 256  # places of a half empty table that one run is compared with
+MAX_PROBES = 256  # slots of the half-empty table that one run is compared with
 
 
 def bounds(words: Sequence[str], sizes: Sequence[int]) -> tuple[Counts, Counts]:
-    """For runs of each size, shape (N,): the most characters that one run and its repetitions can hold, blanks between
-    words included, and the most that runs which stood before can hold, none counted twice, without blanks."""
+    """Bound, for runs of each size, shape (N,): the characters of one run and its repetitions, blanks between words
+    included; and those of all runs that occurred before, none counted twice, without blanks."""
     characters = np.frombuffer("".join(words).encode("utf-32-le"), dtype=np.uint32)
     lengths = np.fromiter(map(len, words), dtype=np.int64, count=len(words))
     most_N = np.zeros(len(sizes), dtype=np.int64)
@@ -33,7 +33,7 @@ def bounds(words: Sequence[str], sizes: Sequence[int]) -> tuple[Counts, Counts]:
 def _bound(
     characters: NDArray[np.uint32], lengths_W: Counts, sizes_N: Counts, most_N: Counts, repeated_N: Counts
 ) -> int:
-    """Fill the last two; returns how many places of the table were looked at."""
+    """Fill the last two arrays; return how many slots of the table were probed."""
     ends_C = np.zeros(len(characters) + 1, dtype=np.uint64)  # hash of all characters before
     powers_C = np.ones(len(characters) + 1, dtype=np.uint64)
     for c in range(len(characters)):

@@ -1,15 +1,15 @@
 """Words, shingles and MinHash of many texts at once, on their bytes, in compiled loops.
 
-Splitting text into words is what near-duplicate search costs, not its permutations: Python spends a good part of a
-microsecond on each object it makes. Here folding, words, shingles, signatures and intersections are loops over bytes
+The cost of near-duplicate search is splitting text into words, not its permutations: Python spends a good part of a
+microsecond on each object it makes. Here folding, words, shingles, MinHash and intersections are loops over bytes
 and 64-bit numbers that numba compiles, all integer, so that their results are the same on every processor.
 
 A text's *words* are the runs of non-blank characters of its lower case, in the Unicode sense of `str.split`. A
-*shingle* is `size` words in a row; a text of fewer words is one shingle. A shingle is known by its 64-bit hash: two
-of a million differ in hash with probability 1 - 3e-8, and an auditor measures on the words themselves
+*shingle* is `size` words in a row; a text of fewer words is one shingle. A shingle is identified by its 64-bit hash:
+all of a million differ with probability 1 - 3e-8, and an auditor measures on the words themselves
 (`everystep show duplicates`, tests).
 
-Shape suffixes: D documents, W words, S shingles (of all documents, one behind the other), P permutations, B bands.
+Shape suffixes: D documents, W words, S shingles (of all documents, concatenated), P permutations, B bands.
 """
 
 import hashlib
@@ -22,8 +22,8 @@ from numba import njit, uint8, uint32, uint64
 from numba.core import entrypoints
 from numpy.typing import NDArray
 
-# numba loads what installed packages offer to extend it by: awkward, which gigatoken brings, a quarter of a second and
-# 30 MB for each process. Nothing here is of their types.
+# numba loads extensions from installed packages: awkward, a dependency of gigatoken, takes a quarter of a second and
+# 30 MB in each process. Nothing here uses its types.
 entrypoints._already_initialized = True
 
 Bytes = NDArray[np.uint8]
@@ -33,13 +33,13 @@ Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
 BLANK = 32
-AT_ONCE = 4  # shingles that meet a permutation together: twice as fast as one by one
+AT_ONCE = 4  # shingles that are permuted together: twice as fast as one by one
 FNV_OFFSET, FNV_PRIME = 0xCBF29CE484222325, 0x100000001B3
 FACTOR = 0x9E3779B97F4A7C15  # of the polynomial over a shingle's words; odd
 
 
 class Texts(NamedTuple):
-    """Folded texts one behind the other: document d is `content[stops[d - 1]:stops[d]]`, the hashes of its words are
+    """Folded texts, concatenated: document d is `content[stops[d - 1]:stops[d]]`, the hashes of its words are
     `words[word_stops[d - 1]:word_stops[d]]`."""
 
     content: Bytes
@@ -49,12 +49,12 @@ class Texts(NamedTuple):
 
 
 def fold(text: str) -> bytes:
-    """Words in lower case with one blank between them: what exact duplicates have in common."""
+    """Join the words in lower case with single blanks. Exact duplicates are equal after that."""
     return " ".join(text.lower().split()).encode()
 
 
 def fold_all(texts: Iterable[str]) -> Texts:
-    """`fold` of each text. What is ASCII, as most text is, folds in a compiled loop."""
+    """Fold each text. ASCII, as most text is, is folded in a compiled loop."""
     raw = [text.encode() if text.isascii() else fold(text) for text in texts]
     stops = np.cumsum([len(text) for text in raw], dtype=np.int64)
     given = np.frombuffer(b"".join(raw), dtype=np.uint8)
@@ -66,7 +66,7 @@ def fold_all(texts: Iterable[str]) -> Texts:
 
 
 def fingerprints(texts: Texts) -> Hashes:
-    """16 bytes a text, equal exactly when folded texts are: the first of SHA-256. Shape (2, D)."""
+    """Compute the first 16 bytes of the SHA-256 of each folded text, equal when these are equal. Shape (2, D)."""
     content, stops = texts.content.data, texts.stops.tolist()
     spans = zip([0, *stops], stops, strict=False)
     digests = b"".join([hashlib.sha256(content[start:stop]).digest() for start, stop in spans])
@@ -74,7 +74,7 @@ def fingerprints(texts: Texts) -> Hashes:
 
 
 def band_keys(texts: Texts, size: int, bands: int, rows: int, seed: int) -> Hashes:
-    """A key for each band of each text's MinHash signature, shape (D, B).
+    """Compute a key for each band of each text's MinHash signature, shape (D, B).
 
     Texts that share a key agree in `rows` minima of the band's permutations (Leskovec, Rajaraman, Ullman, Mining of
     Massive Datasets, section 3.4): with Jaccard similarity s that happens in some band with probability
@@ -82,12 +82,12 @@ def band_keys(texts: Texts, size: int, bands: int, rows: int, seed: int) -> Hash
     """
     multipliers_P, increments_P = _permutations(bands * rows, seed)
     keys_DB = np.empty((len(texts.stops), bands), dtype=np.uint64)
-    _sign(texts.words, texts.word_stops, size, multipliers_P, increments_P, rows, keys_DB)
+    _minhash(texts.words, texts.word_stops, size, multipliers_P, increments_P, rows, keys_DB)
     return keys_DB
 
 
 def shingle_sets(texts: Texts, size: int) -> tuple[Hashes, Stops]:
-    """The set of each text's shingles, sorted, one behind the other, and where each ends."""
+    """Compute the sorted set of each text's shingles, concatenated, and where each ends."""
     hashes_S, stops_D = shingle_hashes(texts, size)
     for piece in np.split(hashes_S, stops_D[:-1]):
         piece.sort()  # by numpy's vectorized sort, several times as fast as numba's
@@ -95,7 +95,7 @@ def shingle_sets(texts: Texts, size: int) -> tuple[Hashes, Stops]:
 
 
 def shingle_hashes(texts: Texts, size: int) -> tuple[Hashes, Stops]:
-    """The hash of every shingle in the order of the texts, and where each text's end."""
+    """Hash every shingle in the order of the texts; also return where each text's shingles end."""
     words_D = np.diff(texts.word_stops, prepend=0)
     stops_D = np.cumsum(np.maximum(words_D - size + 1, 1), dtype=np.int64)
     hashes_S = np.empty(stops_D[-1] if len(stops_D) else 0, dtype=np.uint64)
@@ -103,15 +103,10 @@ def shingle_hashes(texts: Texts, size: int) -> tuple[Hashes, Stops]:
     return hashes_S, stops_D
 
 
-def jaccard(left: Hashes, right: Hashes) -> float:
-    """|A and B| / |A or B| of two sorted sets, rounded to six digits."""
-    return round(float(similarity(left, right)), 6)
-
-
 @cache
 def _folded_bytes() -> Bytes:
-    """What each byte folds to. Blanks are those of `str.split` below 128: tab to carriage return, the four separators
-    from 28 on, space."""
+    """Make the table from a byte to its folded form. Blanks are those of `str.split` below 128: tab to carriage return,
+    the four separators from 28 on, space."""
     table = np.arange(256, dtype=np.uint8)
     table[65:91] += 32
     table[[*range(9, 14), *range(28, 32)]] = BLANK
@@ -120,21 +115,21 @@ def _folded_bytes() -> Bytes:
 
 @cache
 def _permutations(number: int, seed: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-    """Odd multipliers and increments of h(x) = a x + b modulo 2^32 (Dietzfelbinger et al. 1997)."""
+    """Draw odd multipliers and increments of h(x) = a x + b modulo 2^32 (Dietzfelbinger et al. 1997)."""
     stream = hashlib.shake_256(f"everystep/minhash/{seed}".encode()).digest(8 * number)
     drawn = np.frombuffer(stream, dtype="<u4").reshape(2, number).astype(np.uint32)
     return drawn[0] | np.uint32(1), drawn[1]
 
 
 def compiled(function: Callable[Given, Result]) -> Callable[Given, Result]:
-    """numba without Python's objects; compiled when it is first called, once for a machine."""
+    """Compile a function with numba, without Python objects, on its first call on a machine."""
     loop: Callable[Given, Result] = njit(cache=True, nogil=True)(function)
     return loop
 
 
 @compiled
 def _mixed(value: Any) -> Any:
-    """The finalizer of SplitMix64 (Steele, Lea, Flood 2014)."""
+    """Apply the finalizer of SplitMix64 (Steele, Lea, Flood 2014)."""
     value = (value ^ (value >> uint64(30))) * uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> uint64(27))) * uint64(0x94D049BB133111EB)
     return value ^ (value >> uint64(31))
@@ -142,7 +137,7 @@ def _mixed(value: Any) -> Any:
 
 @compiled
 def similarity(left: Hashes, right: Hashes) -> float:
-    """|A and B| / |A or B| of two sorted sets, in floating point."""
+    """Compute |A and B| / |A or B| of two sorted sets, in floating point."""
     i = j = common = 0
     while i < len(left) and j < len(right):
         a, b = left[i], right[j]
@@ -156,10 +151,10 @@ def similarity(left: Hashes, right: Hashes) -> float:
 def _fold_ascii(
     given: Bytes, stops: Stops, folded: Bytes, content: Bytes, words: Hashes, word_stops: Stops
 ) -> tuple[int, int]:
-    """Fold texts into `content`, move their ends, and hash their words (FNV-1a); returns both lengths.
+    """Fold texts into `content`, move their ends, and hash their words (FNV-1a); return both lengths.
 
     Folded text stays as it is. An empty text has one empty word, so that every text has a shingle.
-    Where a byte goes depends on no branch: a blank behind a blank is written over by what follows.
+    Bytes are placed without a branch: a blank after a blank is overwritten by the next byte.
     """
     start = end = word_end = 0
     for d in range(len(stops)):
@@ -189,7 +184,7 @@ def _fold_ascii(
 
 @compiled
 def _shingles_of(words_W: Hashes, size: int, out_S: Hashes) -> int:
-    """Write the hash of each shingle of some words; returns how many."""
+    """Write the hash of each shingle of some words; return their number."""
     length = min(size, len(words_W))
     shingles = max(len(words_W) - size + 1, 1)
     for i in range(shingles):
@@ -201,7 +196,7 @@ def _shingles_of(words_W: Hashes, size: int, out_S: Hashes) -> int:
 
 
 @compiled
-def _sign(
+def _minhash(
     words_W: Hashes, stops: Stops, size: int, multipliers_P: Any, increments_P: Any, rows: int, keys_DB: Hashes
 ) -> None:
     hashes_S = np.empty(len(words_W) + AT_ONCE, dtype=np.uint64)
@@ -221,7 +216,7 @@ def _sign(
 
 @compiled
 def _take_minima(hashes_S: Hashes, multipliers_P: Any, increments_P: Any, minima_P: Any) -> None:
-    """The least value of each permutation; hashes that fill no group of `AT_ONCE` are left out."""
+    """Write the minimum of each permutation; hashes beyond the last full group of `AT_ONCE` are ignored."""
     minima_P[:] = 0xFFFFFFFF
     for s in range(0, len(hashes_S) - AT_ONCE + 1, AT_ONCE):
         w, x, y, z = (

@@ -1,8 +1,12 @@
-"""The steps of cleaning by name: what `params.yaml` lists in `filter.steps` becomes blocks, in that order."""
+"""Steps of cleaning by name: what `filter.steps` lists in `params.yaml` becomes blocks, in that order.
 
-from typing import Annotated, Literal
+A new step is a new line of `STEPS`.
+"""
 
-from pydantic import Field, model_validator
+from collections.abc import Callable
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import AfterValidator, Field, create_model, model_validator
 
 from pipeline.base.yaml import Section
 from pipeline.blocks.block import Block
@@ -22,68 +26,54 @@ from pipeline.blocks.quality import (
     gopher_repetition,
 )
 
-Step = Literal[
-    "encoding",
-    "normalize",
-    "c4",
-    "gopher_quality",
-    "gopher_repetition",
-    "fineweb",
-    "language",
-    "personal_data",
-    "contamination",
-]
-WITH_RULES = ("c4", "gopher_quality", "gopher_repetition", "fineweb", "language")
+
+class StepKind(NamedTuple):
+    """Model of the rules of a step, None if it has none, and the function that makes its block: from these rules, the
+    languages of the source, and the index of the evaluation sets."""
+
+    rules: type[Section] | None
+    make: Callable[[Any, list[str], Any], Block]
 
 
-class Steps(Section):
-    """Which steps run, in which order, by which rules. Rules of a step that is not listed are checked and not used."""
+STEPS: dict[str, StepKind] = {
+    "encoding": StepKind(None, lambda rules, languages, index: repaired),
+    "normalize": StepKind(None, lambda rules, languages, index: normalized),
+    "c4": StepKind(C4, lambda rules, languages, index: c4(rules)),
+    "gopher_quality": StepKind(GopherQuality, lambda rules, languages, index: gopher_quality(rules)),
+    "gopher_repetition": StepKind(GopherRepetition, lambda rules, languages, index: gopher_repetition(rules)),
+    "fineweb": StepKind(FineWeb, lambda rules, languages, index: fineweb(rules)),
+    "language": StepKind(Language, lambda rules, languages, index: language(rules, languages)),
+    "personal_data": StepKind(None, lambda rules, languages, index: without_personal_data),
+    "contamination": StepKind(None, lambda rules, languages, index: contamination(index)),
+}
 
-    steps: Annotated[list[Step], Field(min_length=1)]
-    c4: C4 | None = None
-    gopher_quality: GopherQuality | None = None
-    gopher_repetition: GopherRepetition | None = None
-    fineweb: FineWeb | None = None
-    language: Language | None = None
+
+def _known(step: str) -> str:
+    if step not in STEPS:
+        raise ValueError(f"{step!r} is not a step; choose from {', '.join(STEPS)}")
+    return step
+
+
+_Rules = create_model(  # type: ignore[call-overload]
+    "_Rules", __base__=Section, **{name: (kind.rules | None, None) for name, kind in STEPS.items() if kind.rules}
+)
+
+
+class Steps(_Rules):  # a field for the rules of each step
+    """Steps to run, in order, and their rules. Rules of a step that is not listed are checked but not used."""
+
+    steps: Annotated[list[Annotated[str, AfterValidator(_known)]], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _complete(self) -> "Steps":
         for step in self.steps:
             if self.steps.count(step) > 1:
-                raise ValueError(f"steps: {step} stands twice; a step runs once")
-            if step in WITH_RULES and getattr(self, step) is None:
-                raise ValueError(f"{step}: missing; add its rules, or take it out of `steps`")
+                raise ValueError(f"steps: {step} is listed twice; list it once")
+            if STEPS[step].rules and getattr(self, step) is None:
+                raise ValueError(f"{step}: missing; add its rules, or remove it from `steps`")
         return self
 
 
-def make_blocks(params: Steps, languages: list[str], index: EvaluationIndex | None) -> list[tuple[Step, Block]]:
-    """A block for each step. `languages` are those of the source; `index` is needed for `contamination` alone."""
-    return [(step, _make(step, params, languages, index)) for step in params.steps]
-
-
-def _make(step: Step, params: Steps, languages: list[str], index: EvaluationIndex | None) -> Block:
-    match step:
-        case "encoding":
-            return repaired
-        case "normalize":
-            return normalized
-        case "personal_data":
-            return without_personal_data
-        case "contamination":
-            assert index is not None
-            return contamination(index)
-        case "language":
-            assert params.language is not None
-            return language(params.language, languages)
-        case "c4":
-            assert params.c4 is not None
-            return c4(params.c4)
-        case "gopher_quality":
-            assert params.gopher_quality is not None
-            return gopher_quality(params.gopher_quality)
-        case "gopher_repetition":
-            assert params.gopher_repetition is not None
-            return gopher_repetition(params.gopher_repetition)
-        case "fineweb":
-            assert params.fineweb is not None
-            return fineweb(params.fineweb)
+def make_blocks(params: Steps, languages: list[str], index: EvaluationIndex | None) -> list[tuple[str, Block]]:
+    """Make a block for each step. `languages` are those of the source; only `contamination` needs `index`."""
+    return [(step, STEPS[step].make(getattr(params, step, None), languages, index)) for step in params.steps]

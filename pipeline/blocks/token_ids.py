@@ -1,9 +1,9 @@
-"""Texts to token ids: gigatoken encodes, `tokenizers` is the reference that it is compared with.
+"""Encoding of texts to token ids: gigatoken encodes, `tokenizers` is the reference that it is compared with.
 
-gigatoken takes the spelling of a special token in a text for that token. So it is given another `tokenizer.json`, in
-which a text can spell no special token but the end token, and that one only by a noncharacter. Texts are joined by
-it and encoded in one call: the end tokens come out by themselves, and nothing is paid for each document. A text that
-holds the noncharacter is encoded by the reference.
+gigatoken reads the name of a special token in a text as that token. So it gets another `tokenizer.json`, which has no
+special token but the end token, under a noncharacter as its name. Texts are joined by this noncharacter and encoded in
+one call, which also gives the end tokens and has no cost per document. If a text contains the noncharacter, the
+reference encodes it.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ Ids = NDArray[np.uint32]
 
 
 class Encoder:
-    """Encodes texts as ordinary characters, whatever they spell, with one end token behind each."""
+    """Encoder of texts as ordinary characters, also for names of special tokens, with one end token after each."""
 
     def __init__(self, tokenizer_json: Path) -> None:
         from gigatoken import Tokenizer
@@ -33,7 +33,7 @@ class Encoder:
         self._end = end_token(tokenizer_json)
 
     def encode(self, texts: pa.Array) -> tuple[Ids, NDArray[np.int64]]:
-        """The ids of these strings one behind the other, and how many each has, its end token included."""
+        """Encode strings; return their concatenated ids, and the number for each, its end token included."""
         together = pa.ListArray.from_arrays(pa.array([0, len(texts)], pa.int32()), texts)
         joined = pc.binary_join(together, SEPARATOR)[0].as_buffer()  # element by element takes ten times as long
         ids: Ids = self._tokenizer.encode(b"".join([joined, SEPARATOR.encode()]))
@@ -50,7 +50,7 @@ class Encoder:
 
 
 class Reference:
-    """The library that made the tokenizer, told to read special tokens' spellings in a text as ordinary characters."""
+    """Encoder by the library that made the tokenizer; here it reads names of special tokens as ordinary characters."""
 
     def __init__(self, tokenizer_json: Path) -> None:
         from tokenizers import Tokenizer
@@ -59,13 +59,13 @@ class Reference:
         self._tokenizer.encode_special_tokens = True
 
     def encode(self, text: str) -> list[int]:
-        """Ids of one text, without an end token."""
+        """Encode one text, without an end token."""
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
 
 def _with_separator(tokenizer_json: Path) -> bytes:
-    """The tokenizer without special tokens but the end token, which is spelled `SEPARATOR`."""
+    """Make a tokenizer with the end token as its only special token, under the name `SEPARATOR`."""
     tree: dict[str, Any] = orjson.loads(tokenizer_json.read_bytes())
     end = next(token for token in tree["added_tokens"] if token["content"] == END_OF_TEXT)
     tree["added_tokens"] = [token for token in tree["added_tokens"] if not token["special"]]

@@ -1,10 +1,10 @@
-"""English words and sentences, near enough to spaCy's for the published rules and without what spaCy costs.
+"""English words and sentences, close enough to spaCy's for the published rules, and much faster.
 
-datatrove splits English with spaCy's blank pipeline, and that takes nine tenths of the time of its rules. A rule
-such as "80% of words hold a letter" depends on where punctuation is cut off, so blanks alone decide otherwise.
-What spaCy does to a run of non-blank characters depends on that run alone: punctuation is peeled from both ends,
-contractions are parted, and what is left is cut at some marks inside. Here the same is done for most of English,
-once for each distinct run, which is remembered. `docs/benchmarks.md` (Filters) has cost and agreement.
+datatrove splits English with spaCy's blank pipeline, which takes nine tenths of the time of its rules. A rule
+such as "80% of words contain a letter" depends on where punctuation is split off, so splitting at blanks alone would
+decide otherwise. How spaCy splits a run of non-blank characters depends on that run alone: punctuation is peeled from
+both ends, contractions are split, and the rest is cut at some marks inside. The same is done here for most of English,
+once for each distinct run, which is cached. `docs/benchmarks.md` (Filters) has cost and agreement.
 
 Law: the words of a text, joined, are the text without its blanks.
 """
@@ -13,12 +13,12 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 
-REMEMBERED, MAX_REMEMBERED = 1 << 16, 48  # runs, and characters of one; so that no text can fill the memory
-MAX_RUN = 1000  # a longer run of non-blank characters is data and no language: one word
+REMEMBERED, MAX_REMEMBERED = 1 << 16, 48  # cached runs, and their length: no text can fill the memory
+MAX_RUN = 1000  # a longer run of non-blank characters is data, not language: one word
 LONGEST_SUFFIX = 8
 
 QUOTES = "'\"`´‘’‚“”„«»"
-ICONS = "©®™\ufffd\u2190-\u2199\u2500-\u27bf\U0001f300-\U0001faff"  # what text has of Unicode's other symbols
+ICONS = "©®™\ufffd\u2190-\u2199\u2500-\u27bf\U0001f300-\U0001faff"  # Unicode's other symbols in texts
 MARKS = re.escape(",:;!?¿¡()[]{}<>_#*&…·、。，" + QUOTES) + "—–§" + ICONS
 FACES = r"\):|:\)|:\(|\(:|;\)|:-\)|:-\(|;-\)"
 PREFIX = re.compile(rf"{FACES}|['’](?:em|s|bout|cause|nuff)\b|\.\.+|[{MARKS}%=$£€¥]|\+(?!\d)")
@@ -50,7 +50,7 @@ SENTENCE_ENDS = frozenset(".!?…‼⁇⁈⁉。！？")
 
 
 def split_words(text: str) -> list[str]:
-    """Words and marks in their order."""
+    """Split a text into words and marks, in order."""
     words: list[str] = []
     for run in text.split():
         words += _remembered(run) if len(run) <= MAX_REMEMBERED else _split_run(run)
@@ -58,7 +58,7 @@ def split_words(text: str) -> list[str]:
 
 
 def split_sentences(text: str) -> list[tuple[int, int]]:
-    """(start, end) of each sentence: a new one begins at the first word behind `.`, `!`, `?` or the like."""
+    """List (start, end) of each sentence: a new one begins at the first word after `.`, `!`, `?` or the like."""
     sentences: list[tuple[int, int]] = []
     start = end = 0
     ended = False
@@ -84,7 +84,7 @@ def _split_run(run: str) -> tuple[str, ...]:
         return (run,)
     start, end = 0, len(run)
     before: list[str] = []
-    behind: list[str] = []
+    after: list[str] = []
     while start < end and not _is_undivided(run, start, end):
         prefix = PREFIX.match(run, start, end)
         if prefix:
@@ -94,20 +94,20 @@ def _split_run(run: str) -> tuple[str, ...]:
                 break
         suffix = SUFFIX.search(run, max(start, end - LONGEST_SUFFIX), end)
         if suffix:
-            behind.append(suffix[0])
+            after.append(suffix[0])
             end = suffix.start()
         if not prefix and not suffix:
             break
-    return (*before, *_split_core(run[start:end]), *reversed(behind))
+    return (*before, *_split_core(run[start:end]), *reversed(after))
 
 
 def _is_undivided(run: str, start: int, end: int) -> bool:
-    """Whether what is left of a run stays one word; a long rest is not copied to be looked up."""
+    """Tell whether the rest of a run stays one word; a long rest is not copied for the lookup."""
     return end - start <= LONGEST_UNDIVIDED and run[start:end] in UNDIVIDED
 
 
 def _split_core(core: str) -> list[str]:
-    """What stands between the punctuation at both ends, in words."""
+    """Split the part between the punctuation at both ends into words."""
     if not core or core.isdigit() or core in UNDIVIDED or core in NOT_CONTRACTED or ADDRESS.fullmatch(core):
         return [core] if core else []
     contraction = CONTRACTION.fullmatch(core) if len(core) <= LONGEST_CONTRACTION else None

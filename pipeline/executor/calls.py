@@ -1,14 +1,14 @@
-"""A function called on many parts by other processes: what became of each part, and the files of a call.
+"""Calls of a function on many parts by other processes: the result of a part, and the files of a call.
 
-Processes of this machine are told by pipes. Other machines see the project's folder, where a call is laid out in
+Processes of this machine communicate by pipes. Other machines share the project's folder, where a call has a folder
 `.work/parts/STAGE/TOKEN` until all its results were read:
 
-    function, parts/000000 ...    what to do
-    results/000000 ...            what came of it; emptied when the stage has read it
-    trove/                        datatrove's marks and logs, Slurm's script and output
+    function, parts/000000 ...    the input
+    results/000000 ...            the results; each is emptied when the stage has read it
+    trove/                        datatrove's completion marks and logs, Slurm's script and output
 
-These are pickles. Who can write into the project's folder can write its code too, so reading them back trusts
-nobody new; nothing from outside is ever read here.
+These are pickles. Whoever can write into the project's folder can also change its code, so loading them trusts
+nobody new; nothing from outside is ever loaded here.
 """
 
 import pickle
@@ -23,73 +23,73 @@ from typing import Any, NamedTuple
 from pipeline.base.files import write_bytes
 from pipeline.base.paths import WORK
 
-TRIES = 3  # times in all that a part is begun whose worker dies
+TRIES = 3  # times that a part is started if its worker dies
 PARTS = WORK / "parts"
-OURS = token_hex(4)  # of this process; the calls of others were left behind by a stage that was killed or failed
+RUN_ID = token_hex(4)  # of this process; calls with another were left over by a stage that was killed or failed
 
 
-class Outcome(NamedTuple):
-    """The value of a part, or the exception that it raised."""
+class PartResult(NamedTuple):
+    """Value of a part, or the exception that it raised."""
 
     value: Any = None
     error: BaseException | None = None
 
     def result(self) -> Any:
-        """The value; raises the exception of the part."""
+        """Return the value, or raise the exception."""
         if self.error is not None:
             raise self.error
         return self.value
 
 
-def outcome_of(function: Callable[[Any], Any], part: Any) -> Outcome:
-    """`function(part)`, an exception included; its traceback in the worker stands in its notes."""
+def part_result(function: Callable[[Any], Any], part: Any) -> PartResult:
+    """Call `function(part)` and catch its exception, with the worker's traceback as a note."""
     try:
-        return Outcome(function(part))
+        return PartResult(function(part))
     except Exception as error:
-        return Outcome(error=_portable(error))
+        return PartResult(error=_portable(error))
 
 
 class Call:
-    """A function and its parts in a folder that all machines see."""
+    """Function and its parts in a folder that all machines share."""
 
     def __init__(self, function: Callable[[Any], Any], parts: Sequence[Any]) -> None:
-        self.folder = (_stage_folder() / f"{OURS}-{token_hex(4)}").absolute()
+        self.folder = (_stage_folder() / f"{RUN_ID}-{token_hex(4)}").absolute()
         self.num = len(parts)
         write_bytes(self.folder / "function", pickle.dumps(function))
         for number, part in enumerate(parts):
             write_bytes(_part(self.folder, number), pickle.dumps(part))
 
     def is_done(self, number: int) -> bool:
-        """Whether the result of a part can be seen from here."""
+        """Tell whether the result of a part is visible here."""
         return _result(self.folder, number).exists()
 
     def missing(self) -> list[int]:
-        """The numbers of all parts without a result."""
+        """List the numbers of all parts without a result."""
         return [number for number in range(self.num) if not self.is_done(number)]
 
-    def take(self, number: int) -> Outcome:
-        """What became of a part, once. An empty file stays, so that no late worker does the part again."""
+    def take(self, number: int) -> PartResult:
+        """Take the result of a part, once. An empty file stays, so that no late worker does the part again."""
         path = _result(self.folder, number)
-        outcome: Outcome = _load(path)
+        outcome: PartResult = _load(path)
         path.write_bytes(b"")
         return outcome
 
 
 def do_part(folder: Path, number: int) -> None:
-    """Do one part of the call in `folder`, in the process of a worker; nothing if it is done."""
+    """Do one part of the call in `folder`, unless it is done, in the process of a worker."""
     if _result(folder, number).exists():
         return
-    outcome = outcome_of(_load(folder / "function"), _load(_part(folder, number)))
+    outcome = part_result(_load(folder / "function"), _load(_part(folder, number)))
     write_bytes(_result(folder, number), pickle.dumps(outcome))
 
 
 def leftovers() -> list[Path]:
-    """The folders of calls of this stage that another process left behind."""
-    return sorted(path for path in _stage_folder().glob("*") if not path.name.startswith(OURS))
+    """List the folders of calls of this stage that another process left."""
+    return sorted(path for path in _stage_folder().glob("*") if not path.name.startswith(RUN_ID))
 
 
 def _stage_folder() -> Path:
-    """Named by the program and its arguments, so that `filter plays` does not touch what `filter speeches` does."""
+    """Name the folder by program and arguments, so that `filter plays` does not touch calls of `filter speeches`."""
     words = [Path(sys.argv[0]).stem, *sys.argv[1:]]
     return PARTS / re.sub(r"[^A-Za-z0-9]+", "-", "-".join(words)).strip("-")[:100]
 
@@ -107,11 +107,11 @@ def _load(path: Path) -> Any:
 
 
 def _portable(error: Exception) -> Exception:
-    """The error itself if it survives being pickled, else one that says the same."""
-    told = f"in a worker:\n{traceback.format_exc()}"
+    """Return the error if it can be pickled, otherwise one with the same message."""
+    note = f"in a worker:\n{traceback.format_exc()}"
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301  # bytes of the line itself
     except Exception:
         error = RuntimeError(f"{type(error).__name__}: {error}")
-    error.add_note(told)
+    error.add_note(note)
     return error

@@ -1,7 +1,7 @@
-"""Parts of a stage on Ray or Slurm, by datatrove's executors.
+"""Run parts of a stage on Ray or Slurm, by datatrove's executors.
 
-Every machine sees the project's folder under one path, and has the same libraries. A rank of datatrove's does the
-part of its number, and writes the result to the folder of the call (`pipeline.executor.calls`).
+Every machine sees the project's folder under the same path, and has the same libraries. Rank r of datatrove does
+part r, and writes the result to the folder of the call (`pipeline.executor.calls`).
 """
 
 import logging
@@ -34,7 +34,7 @@ from pipeline.executor.settings import ExecutorParams, RayParams
 ADDRESS = "RAY_ADDRESS"
 SECONDS_BETWEEN_LOOKS = 0.2
 SECONDS_BETWEEN_QUESTIONS = 2.0  # to Slurm's controller
-SECONDS_UNTIL_SEEN = 60.0  # NFS may show a file of another machine that much later
+SECONDS_UNTIL_SEEN = 60.0  # NFS may show the file of another machine this late
 SECONDS_TO_ANSWER = 10.0
 PLAIN_PATH = re.compile(r"[A-Za-z0-9_./+@=-]+")
 ENDED = {
@@ -44,8 +44,8 @@ ENDED = {
 
 
 def on_cluster(settings: ExecutorParams, function: Callable[[Any], Any], parts: Sequence[Any]) -> Iterator[Any]:
-    """`map(function, parts)` by the executor that the settings name."""
-    logger.remove()  # what datatrove does is told by its logs in the folder of the call
+    """Compute `map(function, parts)` with the executor that the settings name."""
+    logger.remove()  # datatrove logs to the folder of the call
     call = Call(function, parts)
     executor: Ranks = RayRanks(settings.ray, call) if settings.name == "ray" else SlurmRanks(settings, call)
     launches = Counter(range(call.num))
@@ -61,7 +61,7 @@ def on_cluster(settings: ExecutorParams, function: Callable[[Any], Any], parts: 
                         raise EverystepError(
                             f"part {other + 1} of {call.num} ({reprlib.repr(parts[other])}): its worker died {TRIES} "
                             f"times; if memory ran out, ask for more in {PARAMS}: executor; "
-                            f"{executor.last_words(other)}"
+                            f"{executor.diagnosis(other)}"
                         )
                 if lost:
                     executor.launch()
@@ -73,34 +73,34 @@ def on_cluster(settings: ExecutorParams, function: Callable[[Any], Any], parts: 
 
 
 def clear(folders: list[Path]) -> None:
-    """Remove calls that were left behind, after their jobs in Slurm have ended."""
+    """Remove calls that were left over, after their jobs in Slurm have ended."""
     for folder in folders:
         if (_trove(folder) / "launch_script.slurm").exists():
             _cancel(folder)
             while _are_alive(_jobs(folder)):
-                note(f"waiting for the end of jobs that were left behind: {_jobs(folder)[0]}")
+                note(f"waiting for jobs of an earlier run to end: {_jobs(folder)[0]}")
                 time.sleep(SECONDS_BETWEEN_QUESTIONS)
         shutil.rmtree(folder, ignore_errors=True)
 
 
 class Ranks(Protocol):
-    """A datatrove executor that is started and looked after."""
+    """Executor of datatrove that is started and watched."""
 
     def launch(self) -> None:
-        """Start every part that is neither done nor under way."""
+        """Start every part that is neither done nor running."""
 
     def lost(self) -> list[int]:
-        """Parts that were started since, and are neither done nor under way."""
+        """List parts that were started since then, and are neither done nor running."""
 
-    def last_words(self, number: int) -> str:
-        """Where a person finds out why a part was lost."""
+    def diagnosis(self, number: int) -> str:
+        """Say why a part was lost, or where to find out."""
 
     def stop(self) -> None:
-        """End what is under way."""
+        """End what is running."""
 
 
 class PartOfStage(PipelineStep):  # type: ignore[misc]  # datatrove has no types
-    """The one step of the pipeline: rank r does part r of a call. It yields no documents."""
+    """Only step of the pipeline: rank r does part r of a call. It yields no documents."""
 
     type, name = "everystep", "part of a stage"
 
@@ -115,10 +115,10 @@ class PartOfStage(PipelineStep):  # type: ignore[misc]  # datatrove has no types
 
 
 class RayRanks:
-    """datatrove's Ray executor, with a task of Ray for each rank.
+    """Ray executor of datatrove, with a Ray task for each rank.
 
     Its own `run` puts a `multiprocessing.Pool` into an actor. If the process of that pool is killed, the rank waits
-    for ever (docs/decisions.md). Here the process that works is the one that Ray watches.
+    forever (docs/decisions.md). Here the process that works is the one that Ray watches.
     """
 
     def __init__(self, settings: RayParams, call: Call) -> None:
@@ -160,7 +160,7 @@ class RayRanks:
         return lost
 
     def _is_given_up(self, number: int) -> bool:
-        """Whether a task that has ended failed, or its result should long be seen."""
+        """Tell whether an ended task failed, or its result should be visible by now."""
         import ray
 
         try:
@@ -171,9 +171,9 @@ class RayRanks:
         now = time.monotonic()
         return now - self._over_since.setdefault(number, now) > SECONDS_UNTIL_SEEN
 
-    def last_words(self, number: int) -> str:
+    def diagnosis(self, number: int) -> str:
         return self._errors.get(
-            number, f"it ended well, but no result is in {self._call.folder}; is that folder shared?"
+            number, f"it succeeded, but {self._call.folder} has no result; check that this folder is shared"
         )
 
     def stop(self) -> None:
@@ -184,7 +184,7 @@ class RayRanks:
 
 
 def _run_rank(trove: RayPipelineExecutor, rank: int) -> None:
-    """The work of datatrove for one rank, its log in the shared folder, where it outlives a kill."""
+    """Do datatrove's work for one rank, with its log in the shared folder, where it survives a kill."""
     PipelineExecutor._run_for_rank(trove, rank, local_rank=1)
 
 
@@ -210,14 +210,14 @@ def _connect(settings: RayParams) -> None:
 
 
 class SlurmRanks(SlurmPipelineExecutor):  # type: ignore[misc]
-    """datatrove's Slurm executor: an array of jobs, looked after until it has left the queue."""
+    """Slurm executor of datatrove: an array of jobs, watched until it has left the queue."""
 
     def __init__(self, settings: ExecutorParams, call: Call) -> None:
         if settings.slurm is None:
             raise EverystepError(f"{PARAMS}: executor.slurm: missing; add at least partition and time")
         for path in (Path.cwd(), Path(sys.executable)):
             if not PLAIN_PATH.fullmatch(str(path)):
-                raise EverystepError(f"{path}: a job's script cannot hold this path; use one of plain characters")
+                raise EverystepError(f"{path}: a job script cannot hold this path; use one of plain characters")
         super().__init__(
             [PartOfStage(call)],
             tasks=call.num,
@@ -241,16 +241,16 @@ class SlurmRanks(SlurmPipelineExecutor):  # type: ignore[misc]
         try:
             self.launch_job()
         except FileNotFoundError as error:
-            raise EverystepError(f"{PARAMS}: executor: slurm: there is no `sbatch` on this machine") from error
+            raise EverystepError(f"{PARAMS}: executor: slurm: this machine has no `sbatch`") from error
         except subprocess.CalledProcessError as error:
             script = _trove(self._call.folder) / "launch_script.slurm"
-            raise EverystepError(f"{script}: sbatch refused it, as said above; see {PARAMS}: executor.slurm") from error
+            raise EverystepError(f"{script}: sbatch refused it (see above); check {PARAMS}: executor.slurm") from error
 
     def launch_merge_stats(self) -> None:
-        """No job behind the jobs: nobody reads datatrove's statistics of a stage."""
+        """Launch no further job: nobody reads datatrove's statistics of a stage."""
 
     def lost(self) -> list[int]:
-        """All that is missing once no job is left: jobs that wait still read the list of ranks of the last launch."""
+        """List all missing parts once no job is left: waiting jobs still read the list of ranks of the last launch."""
         now = time.monotonic()
         if now - self._asked < SECONDS_BETWEEN_QUESTIONS:
             return []
@@ -262,7 +262,7 @@ class SlurmRanks(SlurmPipelineExecutor):  # type: ignore[misc]
         has_failed = bool(states - {"COMPLETED"})
         return self._call.missing() if has_failed or now - self._gone > SECONDS_UNTIL_SEEN else []
 
-    def last_words(self, number: int) -> str:
+    def diagnosis(self, number: int) -> str:
         return f"its log is in {self.slurm_logs_folder}"
 
     def stop(self) -> None:
@@ -270,13 +270,13 @@ class SlurmRanks(SlurmPipelineExecutor):  # type: ignore[misc]
 
 
 def _environment() -> str:
-    """What a job does first, in one line of shell: go where the stage runs, with its interpreter."""
+    """Make the first shell line of a job: go to the folder where the stage runs, with its interpreter."""
     project, programs = shlex.quote(str(Path.cwd())), shlex.quote(str(Path(sys.executable).parent))
     return f'cd {project} && export PYTHONPATH={shlex.quote(_search_path())} PATH={programs}:"$PATH"'
 
 
 def _search_path() -> str:
-    """Workers import from where the stage does."""
+    """Let workers import from the same folders as the stage."""
     return os.pathsep.join(str(Path(folder).absolute()) for folder in sys.path)
 
 
@@ -285,17 +285,17 @@ def _trove(folder: Path) -> Path:
 
 
 def _jobs(folder: Path) -> list[str]:
-    """The names of the jobs of a call, launch by launch."""
+    """Name the jobs of a call, launch by launch."""
     return [f"everystep-{folder.parent.name}-{folder.name}-{launch + 1}" for launch in range(TRIES)]
 
 
 def _cancel(folder: Path) -> None:
-    for job in _jobs(folder) if shutil.which("scancel") else []:  # else nothing was sent from this machine
+    for job in _jobs(folder) if shutil.which("scancel") else []:  # without it, no job was submitted from this machine
         subprocess.run(["scancel", f"--name={job}"], capture_output=True, check=False)
 
 
 def _are_alive(jobs: list[str]) -> bool:
-    """Whether Slurm may still run a job of these names."""
+    """Tell whether Slurm may still run a job of these names."""
     if not shutil.which("squeue"):
         return False
     states = _states(jobs)
@@ -303,7 +303,7 @@ def _are_alive(jobs: list[str]) -> bool:
 
 
 def _states(jobs: list[str]) -> set[str] | None:
-    """The states of all jobs of these names that Slurm still knows; None if it does not answer."""
+    """Ask Slurm for the states of all jobs of these names that it still knows; None if it does not answer."""
     command = ["squeue", "--noheader", "--states=all", "--array", "--format=%T", f"--name={','.join(jobs)}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return None if done.returncode else set(done.stdout.split())

@@ -1,8 +1,8 @@
-"""Work on many parts, here or on a cluster: results come in the order of the parts, whoever did them.
+"""Parallel map over parts, on this machine or a cluster, with results in the order of the parts.
 
-`executor` in `params.yaml` says who: processes of this machine, a Ray cluster or Slurm. That is execution, not
-identity: it stands in no manifest and changes no byte. A worker that is killed leaves nothing behind, because
-every writer is atomic; its part is done again.
+`executor` in `params.yaml` chooses processes of this machine, a Ray cluster or Slurm. That is execution, not
+identity: it is in no manifest and changes no byte. A killed worker leaves no partial file, because every writer is
+atomic; its part is done again.
 """
 
 import os
@@ -22,9 +22,9 @@ NAMES = ("local", "ray", "slurm")
 
 
 def ordered_map(function: Callable[[Part], Result], parts: Sequence[Part]) -> Iterator[Result]:
-    """`map(function, parts)` by several workers; the first exception of a part ends it.
+    """Compute `map(function, parts)` with several workers; the first exception of a part ends it.
 
-    `function` is importable by its name (a `partial` of one will do); arguments and results can be pickled.
+    `function` must be importable by its name, or a `partial` of such a function; arguments and results can be pickled.
     """
     if not parts:
         return
@@ -42,13 +42,13 @@ def ordered_map(function: Callable[[Part], Result], parts: Sequence[Part]) -> It
 
 
 def chosen_executor() -> ExecutorParams:
-    """The section `executor`; `EVERYSTEP_EXECUTOR` and `EVERYSTEP_WORKERS` go before it."""
+    """Read the section `executor`; `EVERYSTEP_EXECUTOR` and `EVERYSTEP_WORKERS` override it."""
     settings = load_section(ExecutorParams, "executor")
     name, workers = os.environ.get(EXECUTOR, ""), os.environ.get(WORKERS, "")
     if name and name not in NAMES:
-        raise EverystepError(f"{EXECUTOR}={name}: give one of {', '.join(NAMES)}, or unset it")
+        raise EverystepError(f"{EXECUTOR}={name}: set it to one of {', '.join(NAMES)}, or unset it")
     if workers and not (workers.isdecimal() and int(workers) > 0):
-        raise EverystepError(f"{WORKERS}={workers}: give a number of processes greater than 0, or unset it")
+        raise EverystepError(f"{WORKERS}={workers}: set it to a number of processes greater than 0, or unset it")
     asked = {"name": name or settings.name, "workers": int(workers) if workers else settings.workers}
     return settings.model_copy(update=asked)
 

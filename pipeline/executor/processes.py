@@ -1,7 +1,7 @@
-"""Processes of this machine that do parts of a stage, one at a time each.
+"""Worker processes on this machine, each of which does one part of a stage at a time.
 
-Not a `ProcessPoolExecutor`: that one breaks as a whole when a process is killed and does not say over which part, and
-its processes outlive a stage that was killed. What is imported here, each process imports before its first part.
+A `ProcessPoolExecutor` would not do: it breaks as a whole when a process is killed, does not say which part was lost,
+and its processes outlive a stage that was killed. Each process imports this module's imports before its first part.
 """
 
 import multiprocessing
@@ -17,15 +17,15 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from pipeline.base.errors import EverystepError
-from pipeline.executor.calls import TRIES, Outcome, outcome_of
+from pipeline.executor.calls import TRIES, PartResult, part_result
 
 Part = TypeVar("Part")
 Result = TypeVar("Result")
-AHEAD = 2  # parts under way per process, so that a slow consumer does not pile up results
+AHEAD = 2  # parts in flight per process, so that results do not pile up for a slow consumer
 
 
 def on_processes(function: Callable[[Part], Result], parts: Sequence[Part], num: int) -> Iterator[Result]:
-    """`map(function, parts)` by `num` processes; by this one alone if one is enough."""
+    """Compute `map(function, parts)` with `num` processes, or in this one if `num` is 1."""
     if num == 1:
         yield from map(function, parts)
         return
@@ -63,33 +63,33 @@ def on_processes(function: Callable[[Part], Result], parts: Sequence[Part], num:
 
 
 _idle: list["_Worker"] = []
-"""Those that are through with a call, libraries loaded: a stage calls several times. They end with this process."""
+"""Workers that have finished a call and keep their libraries for the next call of the stage. They end with it."""
 
 
 class _Worker:
-    """A process for one part at a time, started anew when it was killed."""
+    """Process for one part at a time; it is restarted after it was killed."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._is_over = False
         self._start()
 
-    def run(self, function: Callable[[Any], Any], part: Any) -> Outcome | None:
-        """What became of the part; None if the process was killed."""
+    def run(self, function: Callable[[Any], Any], part: Any) -> PartResult | None:
+        """Do a part and return its result; None if the process was killed."""
         try:
             self._pipe.send((function, part))
-            outcome: Outcome = self._pipe.recv()
+            outcome: PartResult = self._pipe.recv()
         except (EOFError, OSError):
             with self._lock:
                 self._process.join()
                 if self._is_over or self._process.exitcode == -signal.SIGINT:
-                    return Outcome(error=KeyboardInterrupt())
+                    return PartResult(error=KeyboardInterrupt())
                 self._start()
             return None
         return outcome
 
     def end(self) -> None:
-        """Kill the process, idle or not; it is not started again."""
+        """Kill the process, idle or not, without a restart."""
         with self._lock:
             self._is_over = True
             self._process.kill()
@@ -104,7 +104,7 @@ class _Worker:
 
 
 def _serve(pipe: Connection) -> None:
-    """A worker process: part after part, until there is nobody to give the result to."""
+    """Do part after part in a worker process, until the parent closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     while True:
@@ -112,11 +112,11 @@ def _serve(pipe: Connection) -> None:
             function, part = pipe.recv()
         except EOFError:
             return
-        pipe.send(outcome_of(function, part))
+        pipe.send(part_result(function, part))
 
 
 def _end_with_parent() -> None:
-    """A stage that was killed leaves no process that still writes while the stage runs again."""
+    """End with the parent, so that no process of a killed stage still writes while the stage runs again."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

@@ -1,4 +1,4 @@
-"""The section `executor` of `params.yaml`: who runs the parts of a data stage."""
+"""The section `executor` of `params.yaml`: where the parts of a data stage run."""
 
 from typing import Annotated, Any, Literal
 
@@ -11,7 +11,7 @@ Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,-]+$")]
 
 
 class RayParams(Section):
-    """The cluster to connect to (`RAY_ADDRESS` goes before `address`), and what each part asks of it."""
+    """Ray cluster to connect to (`RAY_ADDRESS` overrides `address`), and resources for each part."""
 
     address: str = "auto"
     cpus: Positive = 1
@@ -19,7 +19,7 @@ class RayParams(Section):
 
 
 class SlurmParams(Section):
-    """Where the jobs go, and what each part asks for. `memory_gb` is per processor, as Slurm counts."""
+    """Slurm partition and time limit, and resources for each part. `memory_gb` is per processor, as Slurm counts."""
 
     partition: Word
     time: Annotated[str, Field(pattern=r"^([0-9]+-)?[0-9]+(:[0-9]{2}){0,2}$")]
@@ -29,11 +29,11 @@ class SlurmParams(Section):
 
 
 class ExecutorParams(Section):
-    """Who runs the parts of a data stage. A bare word, `executor: ray`, is the same as `executor: {name: ray}`."""
+    """Executor of the parts of a data stage. `executor: ray` is short for `executor: {name: ray}`."""
 
     name: Literal["local", "ray", "slurm"] = "local"
     workers: Positive | None = None
-    """Parts at a time. Unset: one for each processor of this machine, or as many as the cluster takes."""
+    """Parts at a time. Default: one for each processor of this machine, or as many as the cluster takes."""
     ray: RayParams = RayParams()
     slurm: SlurmParams | None = None
 

@@ -10,13 +10,25 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow.json import ParseOptions, ReadOptions, read_json
 
 from pipeline.base.errors import EverystepError
-from pipeline.formats.lines import LineFile, Shard, encode_line, write_lines
+from pipeline.formats.lines import LineFile, encode_line
 
 DOCUMENTS_PER_SHARD = 8192
 METADATA_KEYS = {"license", "source", "text_sha256"}
+COLUMNS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("text", pa.string()),
+        ("metadata", pa.struct([(key, pa.string()) for key in sorted(METADATA_KEYS)])),
+    ]
+)
+"""Fields of a line that become columns."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +72,6 @@ def id_hashes(ids: Iterable[str], purpose: str, seed: int = 0) -> list[int]:
     return [int.from_bytes(digest[:8], "big") for digest in digests]
 
 
-def is_validation(id: str, share: float, seed: int) -> bool:
-    """Whether a document is held out: its hash falls into the first `share` of all hashes."""
-    return id_hash(id, "validation", seed) < share_limit(share)
-
-
 def share_limit(share: float) -> int:
     """Return the number below which this share of all hashes lies."""
     return round(share * 10**9) * (2**64 // 10**9)
@@ -100,23 +107,28 @@ def decode_texts(lines: Iterable[bytes], where: Path) -> tuple[list[str], list[s
     return ids, texts
 
 
-def write_documents(path: Path, documents: Iterable[Document], name: str) -> Shard:
-    """Write one shard."""
-    return write_lines(path, (encode_document(document) for document in documents), name)
-
-
-def write_sharded(folder: Path, documents: Iterable[Document]) -> list[Shard]:
-    """Write `000000.jsonl.zst`, `000001...` of `DOCUMENTS_PER_SHARD` documents each, in their order."""
-    shards: list[Shard] = []
-    batch: list[Document] = []
-    for document in documents:
-        batch.append(document)
-        if len(batch) == DOCUMENTS_PER_SHARD:
-            shards.append(_write_numbered(folder, len(shards), batch))
-            batch = []
-    if batch or not shards:
-        shards.append(_write_numbered(folder, len(shards), batch))
-    return shards
+def decode_columns(lines: bytes, where: Path) -> dict[str, pa.Array]:
+    """Parse lines of documents, LF included, into Arrow columns, without a Python object for each value."""
+    options = {
+        "read_options": ReadOptions(use_threads=False, block_size=len(lines) + 1),
+        "parse_options": ParseOptions(explicit_schema=COLUMNS, unexpected_field_behavior="ignore"),
+    }
+    try:
+        (batch,) = read_json(pa.BufferReader(lines), **options).combine_chunks().to_batches()
+        batch.validate(full=True)  # the parser accepts bytes that are not UTF-8
+    except pa.ArrowInvalid:
+        batch = None
+    columns = {}
+    if batch is not None and batch.num_rows == np.count_nonzero(np.frombuffer(lines, np.uint8) == ord("\n")):
+        columns = {"id": batch["id"], "text": batch["text"]}
+        columns |= {
+            field.name: pc.struct_field(batch["metadata"], field.name) for field in COLUMNS.field("metadata").type
+        }
+    if not columns or any(column.null_count for column in columns.values()):
+        for line in lines[:-1].split(b"\n"):
+            decode_document(line, where)
+        raise EverystepError(f"{where}: a line is not a document")
+    return columns
 
 
 def read_documents(path: Path) -> Iterator[Document]:
@@ -128,8 +140,3 @@ def read_documents(path: Path) -> Iterator[Document]:
 
 def shard_name(number: int) -> str:
     return f"{number:06d}.jsonl.zst"
-
-
-def _write_numbered(folder: Path, number: int, documents: list[Document]) -> Shard:
-    name = shard_name(number)
-    return write_documents(folder / name, documents, name)

@@ -190,12 +190,6 @@ class LineFile:
         return ends
 
 
-def read_lines(path: Path) -> Iterator[bytes]:
-    """All lines in order, without LF."""
-    with LineFile(path) as file:
-        yield from file
-
-
 def promised_frames(folder: Path, shard: Shard) -> Iterator[bytes]:
     """Yield the frames of a shard, LF included. After the last, `Differs` is raised unless they were what the manifest
     promised, so that nothing made from other lines is ever renamed into place."""

@@ -62,18 +62,11 @@ def rows_read(num_samples: int, num_rows: int, seed: int) -> NDArray[np.bool_]:
     return read
 
 
-def steps_of_row(row: int, global_batch: int, num_rows: int, seed: int, num_steps: int) -> list[int]:
-    """Every step below `num_steps` that reads `row`, each once, ascending.
+def steps_of_rows(rows: Numbers, global_batch: int, num_rows: int, seed: int, num_steps: int) -> list[int]:
+    """List every step below `num_steps` that reads any of `rows`, ascending, without repetition.
 
     A step that straddles two epochs may read a row twice.
     """
-    if not 0 <= row < num_rows:
-        raise EverystepError(f"there is no row {row}: rows are 0..{num_rows - 1}")
-    return steps_of_rows(np.array([row], dtype=np.uint64), global_batch, num_rows, seed, num_steps)
-
-
-def steps_of_rows(rows: Numbers, global_batch: int, num_rows: int, seed: int, num_steps: int) -> list[int]:
-    """Every step below `num_steps` that reads any of `rows`, each once, ascending."""
     num_samples = num_steps * global_batch
     steps: set[int] = set()
     for epoch in range(max(num_samples - 1, 0) // num_rows + 1):

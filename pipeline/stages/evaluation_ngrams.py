@@ -1,7 +1,7 @@
 """Hash the n-grams of the evaluation sets, for the step `contamination` of the filter.
 
 Reads `data/evaluation_sets`; writes `data/evaluation_ngrams/ngrams.parquet` (see `pipeline.formats.ngrams`) and
-`manifests/evaluation_ngrams.json`. Nothing of an item's text is written. An item whose texts are all shorter than an
+`manifests/evaluation_ngrams.json`. No text of an item is written. An item whose texts are all shorter than an
 n-gram cannot be found; such items are counted.
 """
 
@@ -29,7 +29,7 @@ from pipeline.stages.evaluation_sets import EvaluationParams, EvaluationSet
 from pipeline.stages.upstream import check_fetched
 
 END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
-"""Of Arrow (columnar format, IPC streaming format)."""
+"""Last bytes of an Arrow stream (columnar format, IPC streaming format)."""
 
 
 def evaluation_ngrams() -> None:
@@ -79,7 +79,7 @@ def _count(grams: list[Hashes]) -> dict[str, int]:
 
 
 def _items(name: str, declared: EvaluationSet) -> Iterator[tuple[str, list[str]]]:
-    """(item, its texts); an item that comes again, as a request for each choice does, is taken once."""
+    """Yield (item, its texts); a repeated item, such as one row for each answer, is taken once."""
     where = f"evaluation_sets.sets.{name}"
     seen: set[str] = set()
     for number, row in enumerate(_rows(declared)):
@@ -104,9 +104,9 @@ def _rows(declared: EvaluationSet) -> Iterator[Any]:
 
 
 def _arrow_rows(stream: Any, name: str) -> Iterator[Any]:
-    """Rows of an Arrow stream as dicts, each batch checked before it is read.
+    """Yield the rows of an Arrow stream as dicts; each batch is checked before it is read.
 
-    The library takes a stream that is cut off between two batches for a shorter one, so its last bytes are looked at.
+    The library mistakes a stream that is cut off between two batches for a shorter one, so its last bytes are checked.
     """
     try:
         watched = _Watched(stream)
@@ -121,7 +121,7 @@ def _arrow_rows(stream: Any, name: str) -> Iterator[Any]:
 
 
 class _Watched:
-    """A stream of which the last bytes that were read are known."""
+    """Stream that remembers the last bytes that were read."""
 
     closed = False
 
@@ -138,6 +138,6 @@ class _Watched:
 
 
 def _strings(value: Any) -> list[str]:
-    """A string, or every string of a list."""
+    """List a string, or every string of a list."""
     values = value if isinstance(value, list) else [value]
     return [text for text in values if isinstance(text, str)]

@@ -1,4 +1,4 @@
-"""Fetch the evaluation sets that no training document may hold: the pinned artefact, byte for byte.
+"""Fetch the evaluation sets that must not occur in training documents: the pinned artefact, byte for byte.
 
 Reads the world and `evaluation_sets.artefact` of `params.yaml`; writes `data/evaluation_sets` and
 `manifests/evaluation_sets.json`.
@@ -20,18 +20,19 @@ from pipeline.sources.fetch import fetch
 
 
 class EvaluationSet(Section):
-    """Items are rows of `.arrow` streams or lines of `.jsonl`, also `.gz`, in the artefact."""
+    """Set of items: rows of `.arrow` streams or lines of `.jsonl`, also `.gz`, in the artefact."""
 
     members: Text
     """Shell pattern of the files or archive members; `*` also crosses folders."""
     texts: Annotated[list[Text], Field(min_length=1)]
-    """Columns that are searched for, each by itself; `a.b` is field b of column a; of a list, each string."""
+    """Columns whose texts are searched for, each by itself: a string or each string of a list; `a.b` is field b of
+    column a."""
     id: Text | None = None
     """Column that names an item. None: its number in the set, from 0."""
 
 
 class EvaluationParams(Section):
-    """Where the sets come from, how many words an n-gram has, and which sets there are."""
+    """Artefact of the evaluation sets, words in an n-gram, and the sets."""
 
     artefact: Artefact
     words: Positive

@@ -1,12 +1,11 @@
-"""Extract one source: natural documents out of the raw artefact, as document shards.
+"""Extract one source: natural documents from the raw artefact, as document shards.
 
-Reads `data/raw/SOURCE`; writes `data/documents/SOURCE` (shards, and `removals.parquet`: what is no text, has a licence
-that `licenses` does not know, or made a reader fail) and `manifests/documents/SOURCE.json`. Documents stand in the
-order of the artefact's parts; an id that comes twice is an error, because everything later is keyed by it.
+Reads `data/raw/SOURCE`; writes `data/documents/SOURCE` (shards, and `removals.parquet`: records that are not text, have
+a licence that `licenses` does not list, or made a reader fail) and `manifests/documents/SOURCE.json`. Documents are in
+the order of the artefact's parts; a repeated id is an error, because everything later is keyed by it.
 
-A worker writes what it reads of a part to `.work/extract/SOURCE`: lines of documents, and removals. Shards have one
-size and parts have any, so workers then write the shards from the lines. What grows with the corpus in memory are
-64-bit hashes of the ids.
+Workers write the documents and removals of each part to `.work/extract/SOURCE`. Shards have one size and parts have
+any, so workers then write the shards from these lines. Only 64-bit hashes of the ids grow in memory with the corpus.
 """
 
 import shutil
@@ -49,15 +48,15 @@ SCRATCH = WORK / "extract"
 LINES, GONE = "jsonl.zst", "parquet"  # endings of the two files of a part
 
 
-class Read(NamedTuple):
-    """Documents that a part holds, the UTF-8 bytes of their texts, and hashes of the ids, of the removed too."""
+class PartCounts(NamedTuple):
+    """Documents in a part, the UTF-8 bytes of their texts, and hashes of all ids, including those of removals."""
 
     documents: int
     bytes: int
     hashes: NDArray[np.uint64]
 
 
-class Span(NamedTuple):
+class LineRange(NamedTuple):
     """Lines `start` to `stop` of the documents of a part."""
 
     part: int
@@ -73,21 +72,21 @@ def extract(name: str) -> None:
     folder = fresh_folder(DOCUMENTS / name)
     fresh_folder(SCRATCH / name)
     parts = list(enumerate(READERS[source.reader].parts(RAW / name, source)))
-    read: list[Read] = []
+    read: list[PartCounts] = []
     with progress(f"extract {name}", len(parts), "parts") as advance:
         for found in ordered_map(partial(_read_part, name=name, source=source), parts):
             read.append(found)
             advance(1)
         _refuse_repeated(name, [part.hashes for part in read])
-        shards = list(ordered_map(partial(_write_shard, name=name), _spans([part.documents for part in read])))
+        shards = list(ordered_map(partial(_write_shard, name=name), _line_ranges([part.documents for part in read])))
     removals = gather_removals((_scratch(name, number, GONE) for number in range(len(parts))), folder)
     documents = sum(part.documents for part in read)
     stop_if_too_many_failed(name, removals, documents + removals.table.lines, source.max_failed_share, folder)
     if not documents:
         counted = ", ".join(f"{number:,} {reason}" for reason, number in sorted(removals.removed.items())) or "none"
         raise EverystepError(
-            f"params.yaml: sources.{name}: no document was found; removed: {counted}. Do the reader, its members and "
-            f"its columns fit the data? {folder / REMOVALS_FILE} says what is wrong with each record"
+            f"params.yaml: sources.{name}: no document was found; removed: {counted}. Check that the reader, its "
+            f"members and its columns match the data; {folder / REMOVALS_FILE} says what is wrong with each record"
         )
     write_manifest(
         Extracted,
@@ -104,7 +103,8 @@ def extract(name: str) -> None:
     shutil.rmtree(SCRATCH / name)
 
 
-def _read_part(numbered: tuple[int, str], name: str, source: Source) -> Read:
+def _read_part(numbered: tuple[int, str], name: str, source: Source) -> PartCounts:
+    """Write the documents and the removals of a part."""
     number, part = numbered
     hashes = array("Q")
     num_bytes = 0
@@ -123,11 +123,11 @@ def _read_part(numbered: tuple[int, str], name: str, source: Source) -> Read:
                 yield encode_document(Document(id, item.text, item.metadata | own))
 
         written = write_lines(_scratch(name, number, LINES), lines(), part)
-    return Read(written.lines, num_bytes, np.array(hashes, dtype=np.uint64))
+    return PartCounts(written.lines, num_bytes, np.array(hashes, dtype=np.uint64))
 
 
 def _refuse_repeated(name: str, of_parts: list[NDArray[np.uint64]]) -> None:
-    """Raise if two documents have one id. Ids themselves are read only where hashes agree, by chance hardly ever."""
+    """Raise if two documents have the same id. Ids are read only if hashes agree, which is rare by chance."""
     hashes = np.concatenate([np.empty(0, dtype=np.uint64), *of_parts])
     hashes.sort()
     agreeing = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
@@ -154,10 +154,10 @@ def _hash(id: str) -> int:
     return id_hash(id, "unique")
 
 
-def _spans(counts: Sequence[int]) -> list[tuple[int, list[Span]]]:
-    """The number of each shard and where its lines are, for parts that hold so many documents."""
+def _line_ranges(counts: Sequence[int]) -> list[tuple[int, list[LineRange]]]:
+    """List each shard by number with the lines that it takes from parts of these numbers of documents."""
     ends = list(accumulate(counts))
-    shards: list[tuple[int, list[Span]]] = [(0, [])]
+    shards: list[tuple[int, list[LineRange]]] = [(0, [])]
     for part, (count, end) in enumerate(zip(counts, ends, strict=True)):
         begin = start = end - count
         while start < end:
@@ -165,18 +165,18 @@ def _spans(counts: Sequence[int]) -> list[tuple[int, list[Span]]]:
             if number == len(shards):
                 shards.append((number, []))
             stop = min(end, (number + 1) * DOCUMENTS_PER_SHARD)
-            shards[number][1].append(Span(part, start - begin, stop - begin))
+            shards[number][1].append(LineRange(part, start - begin, stop - begin))
             start = stop
     return shards
 
 
-def _write_shard(numbered: tuple[int, list[Span]], name: str) -> Shard:
-    number, spans = numbered
+def _write_shard(numbered: tuple[int, list[LineRange]], name: str) -> Shard:
+    number, ranges = numbered
 
     def lines() -> Iterator[bytes]:
-        for span in spans:
-            with LineFile(_scratch(name, span.part, LINES)) as file:
-                for line in range(span.start, span.stop):
+        for part, start, stop in ranges:
+            with LineFile(_scratch(name, part, LINES)) as file:
+                for line in range(start, stop):
                     yield file[line] + b"\n"
 
     return write_lines(DOCUMENTS / name / shard_name(number), lines(), shard_name(number))

@@ -1,7 +1,7 @@
 """Fetch one source: its artefact, byte for byte as pinned, into `data/raw/SOURCE`.
 
-Reads the world and `sources.SOURCE` of `params.yaml`; writes the raw artefact and
-`manifests/sources/SOURCE.json`. What is not the pinned bytes never reaches the output folder.
+Reads the network and `sources.SOURCE` of `params.yaml`; writes the raw artefact and
+`manifests/sources/SOURCE.json`. Bytes that are not the pinned ones never reach the output folder.
 """
 
 from pipeline.base.console import progress, total_of
@@ -19,7 +19,7 @@ def fetch(name: str) -> None:
     """Fetch the source `name`."""
     source = load_source(name)
     basis = take_basis(sections=[f"sources.{name}"])
-    check_words(load_params(), source_names(), str(PARAMS))  # the last stage needs them, and would say so too late
+    check_words(load_params(), source_names(), str(PARAMS))  # the last stage needs them, and would complain too late
     folder = fresh_folder(RAW / name)
     partial = WORK / "fetch" / name
     partial.mkdir(parents=True, exist_ok=True)

@@ -5,19 +5,19 @@ Reads `data/documents/SOURCE`, and `data/evaluation_ngrams` for the step `contam
 `manifests/filtered/SOURCE.json`. In this order a document is
 
 1. dropped unless `filter.licenses` satisfies its licence (reason `license`);
-2. kept or dropped by the source's cap: documents in the order of a keyed hash of their id, until the bytes would
+2. kept or dropped by the source's cap: documents in the order of a keyed hash of their id, until their bytes would
    exceed `cap_bytes` (reason `cap`);
-3. taken through `filter.steps`, one after another, until one of them drops it; a text of nothing but blanks is dropped
-   wherever it turns up (reason `empty`).
+3. taken through `filter.steps`, one after another, until one of them drops it; a blank text is dropped before any step
+   (reason `empty`).
 
-`filter.sources.NAME` changes single rules, or the list of steps, for one source. A source of which nothing stays stops
-the build: a licence that nobody listed would otherwise take a corpus out of a release without a word.
+`filter.sources.NAME` changes single rules, or the list of steps, for one source. The build stops if all documents of a
+source are dropped: otherwise a licence that is missing from the list would silently remove a corpus from a release.
 
 A document on which a step fails is dropped too (reason `failed`): the detail names the step, the kind of error and the
-line of code, and never the message, which may quote the text. More such than the source's `max_failed_share` stop the
-build.
+line of code, but never the message, which may quote the text. The build stops if more than the source's
+`max_failed_share` fail.
 
-`replaced.parquet` lists each document in which the step `personal_data` replaced something, also one that is dropped
+`replaced.parquet` lists each document in which the step `personal_data` replaced something, even if it is dropped
 later, so that its columns sum up to the counts of that step. A worker writes both tables of its shard to
 `.work/filter/SOURCE`; they are gathered in order.
 """
@@ -34,11 +34,11 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from pipeline.base.console import progress
-from pipeline.base.errors import NOT_THE_DOCUMENTS, EverystepError, failure
+from pipeline.base.errors import ALWAYS_FATAL, EverystepError, error_site
 from pipeline.base.files import fresh_folder
 from pipeline.base.params import load_section, source_names
 from pipeline.base.paths import DOCUMENTS, EVALUATION_NGRAMS, FILTERED, REMOVALS_FILE, REPLACED_FILE, WORK
-from pipeline.base.spdx import License, is_satisfied, parse_expression
+from pipeline.base.spdx import License, is_satisfied
 from pipeline.blocks.block import Block, Fault, Outcome, Rewritten
 from pipeline.blocks.contamination import EvaluationIndex
 from pipeline.blocks.steps import Steps, make_blocks
@@ -64,11 +64,11 @@ EVERY_HASH = 2**64
 
 
 class FilterParams(Steps):
-    """Whose licences are accepted, and how documents are cleaned and judged: all of them, or those of one source."""
+    """Accepted licences, and the steps and rules for the documents of all sources or of one."""
 
     licenses: Annotated[list[License], Field(min_length=1)]
     sources: Annotated[dict[str, Steps], Field(default_factory=dict)]
-    """By name of a source, its complete rules; written are only those that differ."""
+    """Complete rules by name of a source; `params.yaml` has only those that differ."""
 
     @model_validator(mode="before")
     @classmethod
@@ -79,14 +79,14 @@ class FilterParams(Steps):
         return tree | {"sources": {name: _changed(common, own) for name, own in tree["sources"].items()}}
 
     def of_source(self, name: str) -> Steps:
-        """The rules of one source."""
+        """Give the rules of one source."""
         for source in sorted(set(self.sources) - set(source_names())):
             raise EverystepError(f"params.yaml: filter.sources.{source}: not declared under sources")
         return self.sources.get(name, self)
 
 
 class Job(NamedTuple):
-    """What is the same for every shard of a source."""
+    """Input that is the same for every shard of a source."""
 
     name: str
     languages: list[str]
@@ -99,7 +99,7 @@ class Job(NamedTuple):
 
 @dataclass
 class Tally:
-    """What a step did: the documents it saw, those it rewrote, those it dropped by reason, and what it counted."""
+    """Counts of a step: documents it saw, rewrote, and dropped by reason, and its own counts."""
 
     documents: int = 0
     rewritten: int = 0
@@ -118,8 +118,8 @@ class Tally:
         return tree | {"counts": counts}
 
 
-class Judged(NamedTuple):
-    """What became of one shard."""
+class FilteredShard(NamedTuple):
+    """Shard after the filter, the bytes of its texts, and the tally of each step."""
 
     shard: Shard
     bytes: int
@@ -148,16 +148,16 @@ def filter(name: str) -> None:
     job = job._replace(limit=_cap_limit(job, extracted, source.cap_bytes))
     with progress(f"filter {name}", documents, "documents") as advance:
         tallies = [Tally() for _ in rules.steps]
-        judged = []
-        for shard, result in zip(extracted, ordered_map(partial(_judge_shard, job=job), extracted), strict=True):
-            judged.append(result)
+        results = []
+        for shard, result in zip(extracted, ordered_map(partial(_filter_shard, job=job), extracted), strict=True):
+            results.append(result)
             for tally, more in zip(tallies, result.tallies, strict=True):
                 tally.add(more)
             advance(shard.lines)
     removals = gather_removals((_scratch(name, shard, REMOVALS_FILE) for shard in extracted), folder)
     replaced = gather_replaced((_scratch(name, shard, REPLACED_FILE) for shard in extracted), folder)
     stop_if_too_many_failed(name, removals, tallies[0].documents, source.max_failed_share, folder)
-    kept = sum(result.shard.lines for result in judged)
+    kept = sum(result.shard.lines for result in results)
     stop_if_nothing_stays(name, removals, kept, folder)
     write_manifest(
         Filtered,
@@ -170,12 +170,12 @@ def filter(name: str) -> None:
             "licenses": params.licenses,
         },
         outputs={
-            "documents": [result.shard for result in judged],
+            "documents": [result.shard for result in results],
             "removals": [removals.table],
             "replaced": [replaced],
         },
         documents=kept,
-        bytes=sum(result.bytes for result in judged),
+        bytes=sum(result.bytes for result in results),
         steps=[tally.to_json(step) for step, tally in zip(rules.steps, tallies, strict=True)],
         removed=removals.removed,
         removed_by_license=removals.by_license,
@@ -185,7 +185,7 @@ def filter(name: str) -> None:
 
 
 def _changed(common: dict[str, Any], own: Any) -> Any:
-    """The rules that hold for all sources, with those of one in their place, key by key."""
+    """Replace rules for all sources by those of one source, key by key."""
     if not isinstance(own, dict):
         return own
     both = {key for key in own if isinstance(own[key], dict) and isinstance(common.get(key), dict)}
@@ -193,22 +193,27 @@ def _changed(common: dict[str, Any], own: Any) -> Any:
 
 
 def _cap_limit(job: Job, shards: list[Shard], cap_bytes: int | None) -> int:
-    """The hash from which on documents are dropped, so that those below it hold at most `cap_bytes`."""
+    """Find the smallest hash of which documents are dropped, so that those below it hold at most `cap_bytes`."""
     if cap_bytes is None:
         return EVERY_HASH
-    measured = np.concatenate(list(ordered_map(partial(_measure_shard, job=job), shards)))
+    sizes = []
+    with progress(f"filter {job.name}: cap", sum(shard.lines for shard in shards), "documents") as advance:
+        for shard, size in zip(shards, ordered_map(partial(_measure_shard, job=job), shards), strict=True):
+            sizes.append(size)
+            advance(shard.lines)
+    measured = np.concatenate(sizes)
     measured = measured[np.argsort(measured["hash"], kind="stable")]
     over = np.flatnonzero(np.cumsum(measured["bytes"]) > cap_bytes)
     if len(over) and not over[0]:
         raise EverystepError(
-            f"params.yaml: sources.{job.name}.cap_bytes: {cap_bytes:,} bytes are less than the first document has, "
-            f"{measured['bytes'][0]:,}, so none would stay; raise it, or leave it out to take all"
+            f"params.yaml: sources.{job.name}.cap_bytes: {cap_bytes:,} bytes is less than the "
+            f"{measured['bytes'][0]:,} of the first document, so none would stay; raise it, or omit it to take all"
         )
     return int(measured["hash"][over[0]]) if len(over) else EVERY_HASH
 
 
 def _measure_shard(shard: Shard, job: Job) -> np.ndarray[Any, Any]:
-    """(hash, bytes) of each document of a shard whose licence is accepted."""
+    """List (hash, bytes) of each document of a shard whose licence is accepted."""
     pairs = [
         (id_hash(document.id, "cap"), len(document.text.encode()))
         for line in promised_lines(DOCUMENTS / job.name, shard)
@@ -217,7 +222,7 @@ def _measure_shard(shard: Shard, job: Job) -> np.ndarray[Any, Any]:
     return np.array(pairs, dtype=[("hash", np.uint64), ("bytes", np.int64)])
 
 
-def _judge_shard(shard: Shard, job: Job) -> Judged:
+def _filter_shard(shard: Shard, job: Job) -> FilteredShard:
     kept_bytes = 0
     blocks = make_blocks(job.steps, job.languages, _index(*job.ngrams) if job.ngrams else None)
     tallies = [Tally() for _ in blocks]
@@ -244,23 +249,23 @@ def _judge_shard(shard: Shard, job: Job) -> Judged:
                 yield line + b"\n" if result == document.text else encode_document(document.with_text(result))
 
         written = write_lines(FILTERED / job.name / shard.path, kept(), shard.path)
-    return Judged(written, kept_bytes, tallies)
+    return FilteredShard(written, kept_bytes, tallies)
 
 
 def _scratch(name: str, shard: Shard, table: str) -> Path:
-    """A table of one shard, until it is gathered."""
+    """Name the file of a table of one shard, until it is gathered."""
     return SCRATCH / name / f"{shard.path}.{table}"
 
 
 def _admit(document: Document, job: Job) -> Fault | None:
-    """What is known without looking at the text."""
+    """Judge what is known without reading the text."""
     if not _is_licensed(document, job.licenses):
         return Fault("license", document.license)
     return Fault("cap") if id_hash(document.id, "cap") >= job.limit else None
 
 
 def clean(text: str, blocks: Sequence[tuple[str, Block]], tallies: list[Tally]) -> str | Fault:
-    """The text after all blocks, or the first fault; `tallies` has one for each block and is added to."""
+    """Return the text after all blocks, or the first fault; update `tallies`, one for each block."""
     for (step, block), tally in zip(blocks, tallies, strict=True):
         tally.documents += 1
         outcome = _tried(step, block, text)
@@ -281,10 +286,10 @@ def _tried(step: str, block: Block, text: str) -> Outcome:
         return Fault("empty")
     try:
         return block(text)
-    except NOT_THE_DOCUMENTS:
+    except ALWAYS_FATAL:
         raise
     except Exception as error:
-        return Fault("failed", f"{step}: {failure(error)}")
+        return Fault("failed", f"{step}: {error_site(error)}")
 
 
 def _is_blank(text: str) -> bool:
@@ -293,12 +298,12 @@ def _is_blank(text: str) -> bool:
 
 def _is_licensed(document: Document, allowed: list[str]) -> bool:
     try:
-        return is_satisfied(parse_expression(document.license), map(parse_expression, allowed))
-    except ValueError:  # of a document that others extracted
+        return is_satisfied(document.license, allowed)
+    except ValueError:  # in a document that others extracted
         return False
 
 
 @cache
 def _index(words: int, _sha256: str) -> EvaluationIndex:
-    """Read once a process; the digest tells one table from another."""
+    """Read the n-grams, once per process; the digest distinguishes tables."""
     return EvaluationIndex(words, *read_ngrams(EVALUATION_NGRAMS))

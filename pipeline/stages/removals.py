@@ -1,8 +1,8 @@
-"""What `extract` and `filter` dropped: the removals of all parts in one table, counted; and when that is too much.
+"""Removals by `extract` and `filter`: gathered in one table, counted, and an error if there are too many.
 
-A worker writes the removals of its part, if there are any, to a file of its own; here they are put behind each other
-in the order of the parts, a batch at a time, so that no stage holds the removals of a corpus. What `filter` replaced
-is gathered in the same way.
+A worker writes the removals of its part, if there are any, to a file of its own; here these are concatenated in the
+order of the parts, a batch at a time, so that no stage holds the removals of a corpus in memory. The table of what
+`filter` replaced is gathered in the same way.
 """
 
 from collections import Counter
@@ -17,8 +17,8 @@ from pipeline.base.paths import REMOVALS_FILE, REPLACED_FILE
 from pipeline.formats.lines import Shard
 from pipeline.formats.tables import REMOVALS, REPLACED, stored_batches, write_batches
 
-EXAMPLES = 3  # ids a reason that a manifest lists
-LICENSES, OTHERS = 100, "(others)"  # different licences that a manifest counts, and the name for the rest
+EXAMPLES = 3  # ids that a manifest lists for each reason
+LICENSES, OTHERS = 100, "(others)"  # licences that a manifest counts, and the name for the rest
 OF_LICENSES = ("license", "unknown_license")  # reasons whose detail is a licence
 CURES = {
     "license": "add these licences to filter.licenses",
@@ -28,7 +28,7 @@ CURES = {
 
 
 class Removals(NamedTuple):
-    """The table, and what a manifest says of it: documents by reason, the first ids of each, documents by licence."""
+    """Table of removals, and its summary in a manifest: documents by reason, the first ids of each, and by licence."""
 
     table: Shard
     removed: dict[str, int]
@@ -66,17 +66,17 @@ def gather_replaced(parts: Iterable[Path], folder: Path) -> Shard:
 
 
 def stop_if_too_many_failed(name: str, removals: Removals, documents: int, max_share: float, folder: Path) -> None:
-    """Stop when our code failed on more documents than declared: then it is wrong, and not the documents."""
+    """Stop the build if our code failed on more documents than declared: then the code is at fault."""
     failed = removals.removed.get("failed", 0)
     if failed > max_share * documents:
         raise EverystepError(
             f"params.yaml: sources.{name}.max_failed_share: {failed:,} of {documents:,} documents failed, more than "
-            f"{max_share:.2%}; {folder / REMOVALS_FILE} names them and the line of code"
+            f"{max_share:.2%}; {folder / REMOVALS_FILE} lists them with the line of code"
         )
 
 
 def stop_if_nothing_stays(name: str, removals: Removals, kept: int, folder: Path) -> None:
-    """Stop when the filter has removed a whole source, with what it was removed for and what can be done."""
+    """Stop the build if the filter has removed a whole source, with the reasons and the fix."""
     if kept:
         return
     reasons = sorted(removals.removed.items(), key=lambda pair: (-pair[1], pair[0]))

@@ -1,8 +1,8 @@
-"""Fetch rows of token ids that others published: the pinned files, byte for byte, into `data/llm360`.
+"""Fetch published rows of token ids: the pinned files, byte for byte, into `data/llm360`.
 
-The first stage of a release that begins with rows instead of texts (`examples/amber`); training is the next. Reads the
-world and `rows` of `params.yaml`; writes the files under their own names and `manifests/rows.json`. What is in them is
-checked, row by row, when a training begins.
+This is the first stage of a release that begins with rows instead of texts (`examples/amber`); training is the next.
+Reads the network and `rows` of `params.yaml`; writes the files under their own names and `manifests/rows.json`. Their
+rows are checked, one by one, when a training begins.
 """
 
 from pipeline.base.console import progress
@@ -17,7 +17,7 @@ from pipeline.sources.huggingface import fetch_files
 
 
 def rows() -> None:
-    """Fetch the declared files. Those that are complete when it is killed are not fetched again."""
+    """Fetch the declared files. After a kill, files that are complete are not fetched again."""
     source = load_section(TokenizedSource, "rows")
     basis = take_basis(sections=["rows"])
     check_words_on_rows(load_params(), str(PARAMS))
@@ -25,5 +25,5 @@ def rows() -> None:
     partial.mkdir(parents=True, exist_ok=True)
     folder = fresh_folder(PUBLISHED_ROWS)
     with progress("rows", source.files, "files") as advance:
-        files = fetch_files(source, folder, partial, lambda path: advance(1, path))
+        files = fetch_files(source, folder, partial, advance)
     write_manifest(PublishedRows, None, basis, parameters=source.model_dump(), outputs={}, files=files)

@@ -1,10 +1,10 @@
 """Train the tokenizer: a byte-level BPE on training documents only.
 
-Its special tokens are the end of a text and, where `tokenize` asks for fill-in-the-middle, the three sentinels of that.
+Its special tokens are the end of a text and, if `tokenize` asks for fill-in-the-middle, the three sentinels for it.
 
 Reads `data/deduplicated`; writes `data/tokenizer/tokenizer.json` and `manifests/tokenizer.json`. The sample
-is the first documents of the shuffle, whole ones, up to `sample_bytes`, so every source is in it by its weight. The
-first is always taken: a sample is never empty.
+is the first whole documents of the shuffle, up to `sample_bytes`, so every source has its share of it. The
+first document is always taken: a sample is never empty.
 """
 
 import os
@@ -28,7 +28,7 @@ from pipeline.stages.tokenize.params import TokenizeParams
 
 
 class TokenizerParams(Section):
-    """A byte-level BPE trained on the first shuffled documents, up to `sample_bytes` of them."""
+    """Size of a byte-level BPE, and of the sample of shuffled documents that it is trained on."""
 
     vocabulary: Annotated[int, Field(gt=257)]
     sample_bytes: Positive

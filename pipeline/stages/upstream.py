@@ -1,6 +1,6 @@
-"""Raw files that a stage is about to read, compared with the manifest of the fetch.
+"""Comparison of raw files with the manifest of their fetch, before a stage reads them.
 
-A shard is compared where it is read, part by part (`check_shard`). Raw files come in any number and size, and one may
+A shard is compared while it is read, part by part (`check_shard`). Raw files come in any number and size, and one may
 be read in several parts, so they are compared before the first is opened.
 """
 

@@ -13,8 +13,8 @@ from pipeline.base.paths import TOKENS
 from pipeline.formats.canonical import pretty
 from pipeline.formats.lines import Shard
 from pipeline.formats.manifests import Tokens
-from pipeline.formats.rows import write_rows
 from tests.project import environment, recipe
+from tests.shards import write_rows
 from tests.stubs import write_stub
 from trainer.data import Checking, TrainingData, training_data
 from trainer.plain_rows import CHECKED

@@ -15,8 +15,8 @@ import numpy as np
 from pipeline.base.paths import RECIPES, TOKENS, WORK
 from pipeline.formats.canonical import pretty
 from pipeline.formats.manifests import Tokens
-from pipeline.formats.rows import write_rows
 from tests.project import ROOT, environment, recipe
+from tests.shards import write_rows
 from tests.stubs import write_stub
 
 MODEL = "mobilellm"

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline.sources.declaration import Declared
-from pipeline.sources.document import Document, Rejected
+from pipeline.sources.document import RawDocument, Rejected
 from pipeline.sources.readers import aws_api, google_api, jsonl, parquet, plays, speeches, text
 
 
 class Reader(Protocol):
-    """What each module here is."""
+    """Interface of each module here."""
 
     def parts(self, folder: Path, source: Declared) -> list[str]: ...
 
-    def read(self, folder: Path, part: str, source: Declared) -> Iterator[Document | Rejected]: ...
+    def read(self, folder: Path, part: str, source: Declared) -> Iterator[RawDocument | Rejected]: ...
 
 
 READERS: dict[str, Reader] = {

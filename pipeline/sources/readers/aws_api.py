@@ -1,8 +1,8 @@
 """The reference of Amazon Web Services, from the service descriptions inside a botocore wheel.
 
 Reads `botocore/data/SERVICE/DATE/service-2.json.gz`. A page is one operation with the members of its request and
-response, one data type, or the overview of a service. Requests and responses are no pages of their own, or they
-would be said twice. Keys: `s3/2006-03-01/operations/PutObject`, `.../types/Bucket`, `.../overview`.
+response, one data type, or the overview of a service. Requests and responses get no pages of their own, which would
+repeat them. Keys: `s3/2006-03-01/operations/PutObject`, `.../types/Bucket`, `.../overview`.
 """
 
 import re
@@ -15,27 +15,27 @@ from typing import Any
 from pipeline.base.errors import well_shaped
 from pipeline.sources import archives
 from pipeline.sources.declaration import Declared
-from pipeline.sources.document import Document, Rejected, joined, pages
+from pipeline.sources.document import RawDocument, Rejected, joined, pages
 from pipeline.sources.rows import column, parse_bounded
 
-MAX_TITLE = 200  # characters; it stands in every page
+MAX_TITLE = 200  # characters, since every page repeats it
 MEMBERS = "botocore/data/*/service-2.json.gz"
 BLOCK = re.compile(r"</?(?:p|ul|ol|dl|dt|dd|note|important|br|tr|table|pre|h[1-6]|div|para)(?:\s[^<>]*)?/?>", re.I)
 ITEM = re.compile(r"<li(?:\s[^<>]*)?>(?:\s*<p>)?", re.I)
 CODE = re.compile(r"</?(?:code|filename|replaceable)>", re.I)
-# Only tags that occur as tags; `<account-id>` and its kin are placeholders that belong to the text.
+# Only tags that occur as tags; `<account-id>` and the like are placeholders and part of the text.
 INLINE = re.compile(
     r"</?(?:a|b|i|u|em|strong|span|td|th|li|fullname|zonbook|xhtml|link|ulink|emphasis|script)(?:\s[^<>]*)?/?>", re.I
 )
 
 
 def parts(folder: Path, source: Declared) -> list[str]:
-    """One part per service and API date."""
+    """List one part per service and API date."""
     return archives.parts(folder, source.members or MEMBERS)
 
 
-def read(folder: Path, part: str, source: Declared) -> Iterator[Document | Rejected]:
-    """The pages of a service: overview, operations by name, data types by name."""
+def read(folder: Path, part: str, source: Declared) -> Iterator[RawDocument | Rejected]:
+    """Yield the pages of a service: overview, operations by name, data types by name."""
     for name, packed in archives.streams(folder, part, source.members or MEMBERS):
         with archives.decompressed(packed, name, 0) as stream:
             content = archives.whole(stream, name)
@@ -72,13 +72,13 @@ def _operation_page(name: str, operation: dict[str, Any], shapes: dict[str, Any]
         shape = shapes.get(operation.get(end, {}).get("shape"), {})
         sections += [f"{heading}:\n\n{lines}" for lines in [_members(shape)] if lines]
     errors = [shape["shape"] for shape in operation.get("errors", [])]
-    lines = joined(_entry(error, shapes.get(error, {}).get("documentation", "")) for error in errors)
+    lines = joined(_named(error, shapes.get(error, {}).get("documentation", "")) for error in errors)
     sections += [f"Errors:\n\n{lines}"] if lines else []
     return "\n\n".join(filter(None, sections)) + "\n"
 
 
 def _type_page(name: str, shape: dict[str, Any], title: str) -> str:
-    """Empty unless somebody documented the type or one of its members."""
+    """Make the page of a data type; empty unless the type or one of its members is documented."""
     own, members = plain(shape.get("documentation", "")), _members(shape)
     if not own and not any(member.get("documentation") for member in shape.get("members", {}).values()):
         return ""
@@ -89,18 +89,18 @@ def _type_page(name: str, shape: dict[str, Any], title: str) -> str:
 def _members(shape: dict[str, Any]) -> str:
     required = set(shape.get("required", []))
     return joined(
-        _entry(f"{name} ({member['shape']}{', required' * (name in required)})", member.get("documentation", ""))
+        _named(f"{name} ({member['shape']}{', required' * (name in required)})", member.get("documentation", ""))
         for name, member in shape.get("members", {}).items()
     )
 
 
-def _entry(name: str, html: str) -> str:
+def _named(name: str, html: str) -> str:
     text = plain(html)
     return f"{name}: {text}" if text else name
 
 
 def plain(html: str) -> str:
-    """Readable text of the HTML in a description: a line per paragraph, `-` before list items, code in backticks."""
+    """Convert the HTML of a description to text: a line per paragraph, `-` before list items, code in backticks."""
     text = re.sub(r"\s+", " ", html)
     text = CODE.sub("`", ITEM.sub("\n- ", text))
     text = unescape(INLINE.sub("", BLOCK.sub("\n", text)))

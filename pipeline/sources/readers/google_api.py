@@ -1,8 +1,8 @@
 """The reference of Google's web services, from the discovery documents inside a google-api-python-client wheel.
 
 Reads `googleapiclient/discovery_cache/documents/API.VERSION.json`. A page is one method with its parameters, or
-one schema with its properties, nested ones indented. The version stands in the metadata and not in the text, which
-the versions of an API share: so they meet as duplicates. Keys: `drive.v3/methods/files.copy`, `drive.v3/schemas/File`.
+one schema with its properties, nested ones indented. The version is in the metadata and not in the text, so that
+pages that versions of an API share are duplicates. Keys: `drive.v3/methods/files.copy`, `drive.v3/schemas/File`.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,20 +15,20 @@ from typing import Any
 from pipeline.base.errors import EverystepError, well_shaped
 from pipeline.sources import archives
 from pipeline.sources.declaration import Declared
-from pipeline.sources.document import MAX_KEY, Document, Rejected, joined, pages
+from pipeline.sources.document import MAX_KEY, RawDocument, Rejected, joined, pages
 from pipeline.sources.rows import parse_bounded
 
-MAX_TITLE = 200  # characters; it stands in every page
+MAX_TITLE = 200  # characters, since every page repeats it
 MEMBERS = "googleapiclient/discovery_cache/documents/*.json"
 
 
 def parts(folder: Path, source: Declared) -> list[str]:
-    """One part per API and version."""
+    """List one part per API and version."""
     return archives.parts(folder, source.members or MEMBERS)
 
 
-def read(folder: Path, part: str, source: Declared) -> Iterator[Document | Rejected]:
-    """The pages of an API: methods by name, then schemas by name. A file that describes no API has none."""
+def read(folder: Path, part: str, source: Declared) -> Iterator[RawDocument | Rejected]:
+    """Yield the pages of an API: methods by name, then schemas by name. A file that describes no API has none."""
     for name, stream in archives.streams(folder, part, source.members or MEMBERS):
         content = archives.whole(stream, name)
         with well_shaped(name):
@@ -54,7 +54,7 @@ def _schema_page(name: str, schema: dict[str, Any], title: str) -> str:
 
 def _methods(node: dict[str, Any], prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
     if len(prefix) > MAX_KEY:
-        raise EverystepError(f"{prefix[:MAX_KEY]!r}: no method has so long a name")
+        raise EverystepError(f"{prefix[:MAX_KEY]!r}: longer than the name of a method may be")
     for name, method in node.get("methods", {}).items():
         yield prefix + name, method
     for name, resource in node.get("resources", {}).items():
@@ -78,7 +78,7 @@ def _described(node: dict[str, Any]) -> list[str]:
 
 
 def _properties(schema: dict[str, Any], indent: str) -> Iterator[str]:
-    """Lines for the properties of an object, of an array's items or of a map's values."""
+    """Yield lines for the properties of an object, of an array's items or of a map's values."""
     for key, value in schema.get("properties", {}).items():
         yield from _property(key, value, indent)
     for inner in (schema.get("items"), schema.get("additionalProperties")):

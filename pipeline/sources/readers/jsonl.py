@@ -1,7 +1,7 @@
 """JSON lines, plain or packed as gz, bz2, xz or zst, as files or in archives; a document is one line.
 
-Also reads the rows that `huggingface` keeps. A line that is no JSON object is rejected and counted. Without an
-`id_column` the key is file and line: `part-0003.jsonl.gz:17`, counted from 1.
+The rows that `huggingface` fetches are read in the same way. A line that is not a JSON object is rejected and counted.
+Without an `id_column` the key is file and line: `part-0003.jsonl.gz:17`, counted from 1.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.sources import archives
 from pipeline.sources.declaration import Declared, HuggingfaceSource
-from pipeline.sources.document import Document, Rejected, attempted, rejected
+from pipeline.sources.document import RawDocument, Rejected, attempted, rejected
 from pipeline.sources.records import Broken, json_row, numbered_lines
 from pipeline.sources.rows import row_document
 
@@ -18,12 +18,12 @@ MEMBERS = ("*.jsonl", *(f"*.json.{packing}" for packing in ("gz", "gzip", "bz2",
 
 
 def parts(folder: Path, source: Declared) -> list[str]:
-    """One part per file or zip member, and one per tar archive."""
+    """List one part per file or zip member, and one per tar archive."""
     return archives.parts(folder, *_patterns(source))
 
 
-def read(folder: Path, part: str, source: Declared) -> Iterator[Document | Rejected]:
-    """The lines of a part in their order. Blank lines are passed over, and counted in keys."""
+def read(folder: Path, part: str, source: Declared) -> Iterator[RawDocument | Rejected]:
+    """Yield the lines of a part in their order. Blank lines are skipped, but counted in keys."""
     packed_bytes = archives.size(folder, part)
     for name, packed in archives.streams(folder, part, *_patterns(source)):
         stream = archives.decompressed(packed, name, packed_bytes)
@@ -33,10 +33,10 @@ def read(folder: Path, part: str, source: Declared) -> Iterator[Document | Rejec
                 yield attempted(place, partial(_read_line, line, place, source))
 
 
-def _read_line(line: bytes, place: str, source: Declared) -> Document | Rejected:
+def _read_line(line: bytes, place: str, source: Declared) -> RawDocument | Rejected:
     row = json_row(line, place)
     if isinstance(source, HuggingfaceSource) and isinstance(row, list):
-        row = Broken(*row)  # as `huggingface` keeps what it could not read
+        row = Broken(*row)  # as `huggingface` keeps rows that it could not read
     return rejected(place, *row) if isinstance(row, Broken) else row_document(row, place, source)
 
 

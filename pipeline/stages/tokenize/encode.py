@@ -1,7 +1,7 @@
-"""The first half of `tokenize`: shards of documents to scratch files of ids, compared with the reference.
+"""Encode shards of documents to scratch files of ids, and compare them with the reference: first half of `tokenize`.
 
-A shard becomes two files: `.ids`, the ids of its documents one behind the other as plain integers, and `.arrow`, a
-line for each document. Both are scratch: they lie below `.work`, and nothing is promised of them.
+A shard becomes two files: `.ids`, the concatenated ids of its documents as plain integers, and `.arrow`, a
+line for each document. Both are scratch below `.work`, and their format may change.
 """
 
 from collections import Counter
@@ -15,34 +15,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pyarrow.json import ParseOptions, ReadOptions, read_json
 
 from pipeline.base.errors import EverystepError
 from pipeline.base.paths import TOKENIZER
 from pipeline.blocks.fill_in_the_middle import Filling, whole
 from pipeline.blocks.token_ids import Encoder, Reference
-from pipeline.formats.documents import METADATA_KEYS, decode_document
+from pipeline.formats.documents import decode_columns, decode_document
 from pipeline.formats.lines import LineFile, Shard, promised_frames
 from pipeline.formats.tables import DOCUMENT_INDEX
 from pipeline.formats.vocabulary import special_token
 
-BYTES_AT_ONCE = 1 << 21  # of documents, parsed and encoded together
-DOCUMENT = pa.schema(
-    [
-        ("id", pa.string()),
-        ("text", pa.string()),
-        ("metadata", pa.struct([(key, pa.string()) for key in sorted(METADATA_KEYS)])),
-    ]
-)
-"""What is taken of a line of documents."""
+BYTES_AT_ONCE = 1 << 21  # of lines that are parsed and encoded together
 NO_TOKEN = 2**32 - 1
 ENCODED = pa.schema([field for field in DOCUMENT_INDEX if field.name not in ("first_row", "offset")])
-"""What is known of a document before its place is."""
+"""Columns of the document index that are known before the places of documents are."""
 Ids = NDArray[np.unsignedinteger]
 
 
-class Part(NamedTuple):
-    """A shard of documents, and the scratch files of what it becomes: `scratch` with two endings."""
+class EncodedShard(NamedTuple):
+    """Shard of documents, and its scratch files: `scratch` with two endings."""
 
     folder: Path
     shard: Shard
@@ -54,12 +45,12 @@ class Part(NamedTuple):
         return self.folder / self.shard.path
 
     def ids(self) -> Ids:
-        """The ids, mapped, not read."""
+        """Map the ids, without reading them."""
         path = self.scratch.with_suffix(".ids")
         return np.memmap(path, self.dtype, "r") if path.stat().st_size else np.empty(0, self.dtype)
 
     def table(self) -> pa.Table:
-        """The documents, columns `ENCODED`, mapped."""
+        """Map the table of documents, with the columns `ENCODED`."""
         return pa.ipc.open_file(pa.memory_map(str(self.scratch.with_suffix(".arrow")))).read_all()
 
     def write_table(self, table: pa.Table) -> None:
@@ -68,17 +59,17 @@ class Part(NamedTuple):
 
 
 def id_type(vocabulary: int) -> str:
-    """The smallest type of an id, as numpy names it."""
+    """Name numpy's smallest type that holds every id."""
     return "uint16" if vocabulary <= 2**16 else "uint32"
 
 
-def encode_part(part: Part, filling: Filling | None) -> None:
-    """Encode a shard: each document as ordinary text, with one end token behind it; or in the pieces of `filling`."""
+def encode_shard(part: EncodedShard, filling: Filling | None) -> None:
+    """Encode a shard: each document as ordinary text followed by one end token, or in the pieces of `filling`."""
     encoder = _encoder()
     entries: list[pa.RecordBatch] = []
     with part.scratch.with_suffix(".ids").open("wb") as file:
         for lines in _blocks(promised_frames(part.folder, part.shard)):
-            columns = _columns(lines, part.documents)
+            columns = decode_columns(lines, part.documents)
             texts = columns.pop("text")
             ids, counts = _in_pieces(columns["id"], texts, filling) if filling else encoder.encode(texts)
             file.write(ids.astype(part.dtype).data)  # numpy's own writing does not say why it failed
@@ -88,7 +79,7 @@ def encode_part(part: Part, filling: Filling | None) -> None:
 
 
 def _in_pieces(ids: pa.Array, texts: pa.Array, filling: Filling) -> tuple[Ids, NDArray[np.int64]]:
-    """What `Encoder.encode` gives of documents, each encoded piece by piece, a special token or none behind each."""
+    """Encode as `Encoder.encode` does, but each document piece by piece, with a special token or none after each."""
     documents = [filling.pieces(*document) for document in zip(ids.to_pylist(), texts.to_pylist(), strict=True)]
     pieces = [piece for document in documents for piece in document]
     encoded, counts = _encoder().encode(pa.array([text for text, _ in pieces], pa.string()))
@@ -98,10 +89,12 @@ def _in_pieces(ids: pa.Array, texts: pa.Array, filling: Filling) -> tuple[Ids, N
     return encoded[encoded != NO_TOKEN], np.add.reduceat(counts - (marks == NO_TOKEN), firsts)
 
 
-def compare(parts: Sequence[Part], num_documents: int, filling: Filling | None) -> dict[str, int]:
-    """Encode `num_documents` of each source, and its longest, with `tokenizers` too; how many that were.
+def compare_with_reference(
+    parts: Sequence[EncodedShard], num_documents: int, filling: Filling | None
+) -> dict[str, int]:
+    """Encode `num_documents` of each source, and its longest, with `tokenizers` too; return how many, by source.
 
-    Shards are in the order of a keyed hash of the ids, so the first documents of a source are a sample of it.
+    Shards are in the order of a keyed hash of the ids, so the first documents of a source are a random sample.
     """
     reference = _reference()
     compared: Counter[str] = Counter()
@@ -126,12 +119,12 @@ def _check_same(id: str, ours: list[int], theirs: list[int]) -> None:
         first = next((i for i in range(both) if ours[i] != theirs[i]), both)
         raise EverystepError(
             f"{id}: token {first} is {ours[first : first + 1]} from gigatoken and {theirs[first : first + 1]} from "
-            "tokenizers; they must agree on every id, so pin other versions of them in constraints.txt"
+            "tokenizers; they must agree on every id, so pin other versions in constraints.txt"
         )
 
 
-def _sample(parts: Sequence[Part], num_documents: int) -> Iterator[tuple[Part, list[int]]]:
-    """The lines to compare, shard by shard."""
+def _sample(parts: Sequence[EncodedShard], num_documents: int) -> Iterator[tuple[EncodedShard, list[int]]]:
+    """Choose the lines to compare, shard by shard."""
     chosen: dict[int, set[int]] = {}
     found: Counter[str] = Counter()
     longest: dict[str, tuple[int, int, int]] = {}
@@ -167,7 +160,7 @@ def _special(token: str) -> int:
 
 
 def _blocks(frames: Iterable[bytes]) -> Iterator[bytes]:
-    """The frames, joined to blocks of at least `BYTES_AT_ONCE` but for the last."""
+    """Join frames to blocks of at least `BYTES_AT_ONCE`, except for the last."""
     block: list[bytes] = []
     size = 0
     for frame in frames:
@@ -178,27 +171,3 @@ def _blocks(frames: Iterable[bytes]) -> Iterator[bytes]:
             block, size = [], 0
     if block:
         yield b"".join(block)
-
-
-def _columns(lines: bytes, where: Path) -> dict[str, pa.Array]:
-    """The documents of these lines, column by column, without an object of Python for each."""
-    options = {
-        "read_options": ReadOptions(use_threads=False, block_size=len(lines) + 1),
-        "parse_options": ParseOptions(explicit_schema=DOCUMENT, unexpected_field_behavior="ignore"),
-    }
-    try:
-        (batch,) = read_json(pa.BufferReader(lines), **options).combine_chunks().to_batches()
-        batch.validate(full=True)  # the parser takes bytes that are no UTF-8
-    except pa.ArrowInvalid:
-        batch = None
-    columns = {}
-    if batch is not None and batch.num_rows == np.count_nonzero(np.frombuffer(lines, np.uint8) == ord("\n")):
-        columns = {"id": batch["id"], "text": batch["text"]}
-        columns |= {
-            field.name: pc.struct_field(batch["metadata"], field.name) for field in DOCUMENT.field("metadata").type
-        }
-    if not columns or any(column.null_count for column in columns.values()):
-        for line in lines[:-1].split(b"\n"):
-            decode_document(line, where)
-        raise EverystepError(f"{where}: a line is not a document")
-    return columns

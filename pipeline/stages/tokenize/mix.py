@@ -1,8 +1,8 @@
-"""The mixture of sources: encoded documents drawn, repeated and shuffled once more, before they are cut into rows.
+"""Mix sources: draw, repeat and shuffle encoded documents once more, before they are cut into rows.
 
-Only where `mixture` asks for it; else documents stay in the order of `dedup`. This is an external sort: every part
-draws its copies and sorts them by their places; then every bucket, a range of places, gathers its run from all parts.
-Nothing larger than a bucket is held in memory.
+This happens only if `mixture` asks for it; otherwise documents stay in the order of `dedup`. It is an external sort:
+every shard draws its copies and sorts them by place; then every bucket, a range of places, gathers its run from all
+shards. Nothing larger than a bucket is held in memory.
 """
 
 import shutil
@@ -27,25 +27,25 @@ from pipeline.blocks.mixture import ONE, Wish, num_copies, passes, place
 from pipeline.executor.ordered_map import ordered_map
 from pipeline.formats.lines import Shard
 from pipeline.formats.tables import REMOVALS, removal, write_table
-from pipeline.stages.tokenize.encode import Ids, Part
+from pipeline.stages.tokenize.encode import EncodedShard, Ids
 
 Places = NDArray[np.uint64]
 
 
 class SourceMixture(Section):
-    """`share`: of the training tokens. `epochs`: passes over the source; with a share, the most that it may take."""
+    """Share of the training tokens, and passes over the source; with a share, `epochs` is an upper limit."""
 
     share: Share | None = None
     epochs: Annotated[float, Field(gt=0, le=1000)] = 1.0
 
 
 class MixtureParams(Section):
-    """Sources that are not taken just once as they are."""
+    """Sources that are not taken exactly once as they are."""
 
     sources: dict[str, SourceMixture]
 
     def passes(self, tokens: Mapping[str, int], declared: list[str]) -> dict[str, int]:
-        """Billionths of a pass over each source that has tokens left."""
+        """Compute the billionths of a pass over each source that has tokens left."""
         for source in sorted(set(self.sources) - set(declared)):
             raise EverystepError(f"params.yaml: mixture.sources.{source}: not declared under sources")
         wishes = {source: Wish(wish.share, wish.epochs) for source, wish in self.sources.items()}
@@ -53,11 +53,11 @@ class MixtureParams(Section):
 
 
 def mix(
-    parts: list[Part], drawn: Mapping[str, int], seed: int, scratch: Path, folder: Path
-) -> tuple[list[Part], Shard]:
-    """The encoded documents after the draw, in ascending order of their places, and the record of those left out.
+    parts: list[EncodedShard], drawn: Mapping[str, int], seed: int, scratch: Path, folder: Path
+) -> tuple[list[EncodedShard], Shard]:
+    """Draw the encoded documents into new shards, ascending by place; record those left out in `folder`.
 
-    `drawn` holds the billionths of a pass over each source; the record is written to `folder`.
+    `drawn` holds the billionths of a pass over each source.
     """
     runs_folder, mixed_folder = fresh_folder(scratch / "runs"), fresh_folder(scratch / "mixed")
     runs = [part._replace(scratch=runs_folder / part.scratch.name) for part in parts]
@@ -82,22 +82,22 @@ def mix(
     return buckets, record
 
 
-def _num_documents(parts: list[Part]) -> int:
+def _num_documents(parts: list[EncodedShard]) -> int:
     return sum(part.table().num_rows for part in parts)
 
 
-def _refuse_undrawn(runs: list[Part], drawn: Mapping[str, int]) -> None:
-    """Stop when a source has a part in the mixture, and so small a one that none of its documents was drawn."""
+def _refuse_undrawn(runs: list[EncodedShard], drawn: Mapping[str, int]) -> None:
+    """Stop the build if a source takes part in the mixture, but with so few passes that no document was drawn."""
     found = {source for run in runs for source in pc.unique(run.table()["source"]).to_pylist()}
     for source in sorted({source for source, billionths in drawn.items() if billionths} - found):
         raise EverystepError(
-            f"params.yaml: mixture.sources.{source}: no document of it is drawn at {drawn[source] / ONE:g} passes; "
+            f"params.yaml: mixture.sources.{source}: none of its documents is drawn at {drawn[source] / ONE:g} passes; "
             "raise its share or epochs, or set its share to 0"
         )
 
 
-def _draw(task: tuple[Part, Part], drawn: Mapping[str, int], seed: int) -> list[dict[str, Any]]:
-    """Write the copies of a part's documents in the order of their places; give the documents that are left out."""
+def _draw(task: tuple[EncodedShard, EncodedShard], drawn: Mapping[str, int], seed: int) -> list[dict[str, Any]]:
+    """Write the copies of a shard's documents in the order of their places; return the removals of those left out."""
     part, run = task
     table = part.table()
     sources = table["source"].to_pylist()
@@ -116,8 +116,8 @@ def _draw(task: tuple[Part, Part], drawn: Mapping[str, int], seed: int) -> list[
     return left_out
 
 
-def _gather(task: tuple[int, Part], runs: list[Part], num_buckets: int) -> None:
-    """Write a bucket: the copies with place * num_buckets / 2^64 = its number, from all runs."""
+def _gather(task: tuple[int, EncodedShard], runs: list[EncodedShard], num_buckets: int) -> None:
+    """Write a bucket: the copies with floor(place * num_buckets / 2^64) = its number, from all runs."""
     number, bucket = task
     first, last = (-(-(edge << 64) // num_buckets) for edge in (number, number + 1))
     ids: list[Ids] = []
@@ -135,8 +135,8 @@ def _gather(task: tuple[int, Part], runs: list[Part], num_buckets: int) -> None:
     _write_sorted(bucket, np.concatenate(ids), table, np.arange(table.num_rows), np.concatenate(places))
 
 
-def _write_sorted(part: Part, ids: Ids, table: pa.Table, lines: NDArray[np.int64], places: Places) -> None:
-    """Write these lines of a table, and the ids of each, in the order of their places; equal ones as they come."""
+def _write_sorted(part: EncodedShard, ids: Ids, table: pa.Table, lines: NDArray[np.int64], places: Places) -> None:
+    """Write these lines of a table, and the ids of each, sorted by place; the sort is stable."""
     order = np.argsort(places, kind="stable")
     stops = table["num_tokens"].to_numpy().cumsum()
     starts = stops - table["num_tokens"].to_numpy()
@@ -147,5 +147,5 @@ def _write_sorted(part: Part, ids: Ids, table: pa.Table, lines: NDArray[np.int64
     _places_of(part).write_bytes(places[order].tobytes())
 
 
-def _places_of(part: Part) -> Path:
+def _places_of(part: EncodedShard) -> Path:
     return part.scratch.with_suffix(".places")

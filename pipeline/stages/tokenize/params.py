@@ -5,8 +5,7 @@ from pipeline.base.yaml import Section
 
 
 class FillInTheMiddle(Section):
-    """The share of training documents whose middle is moved to their end, and the share of these with the suffix
-    first."""
+    """Share of training documents whose middle is moved to their end, and share of these with the suffix first."""
 
     share: Share
     suffix_first_share: Share

@@ -1,4 +1,4 @@
-"""Tokenize: shuffled documents to rows of ids, the index of which document stands where, and the order.
+"""Tokenize: shuffled documents become rows of ids, an index of the documents in them, and the data order.
 
 Reads `data/deduplicated` and `data/tokenizer`; writes `data/tokens` and `manifests/tokens.json`:
 
@@ -6,13 +6,13 @@ Reads `data/deduplicated` and `data/tokenizer`; writes `data/tokens` and `manife
     validation/000000.jsonl.zst ...    rows of held-out documents
     train.parquet, validation.parquet  the document index of each split
     order.jsonl.zst                    epoch 0 of the order as data: line i is {"row": row of sample i}
-    removals.parquet                   documents that the mixture leaves out, where it is not plain
+    removals.parquet                   documents that the mixture leaves out, unless each is taken once
 
-Shards are encoded side by side into scratch files of ids. Where a row begins depends only on counts of ids, so then
-the shards of rows are cut out of these side by side. Of each source a sample and the longest document are compared
-id for id with `tokenizers`; a difference stops the build. What `mixture` asks for is drawn from the encoded documents.
+Workers encode shards to scratch files of ids. Where a row begins depends only on counts of ids, so workers then cut
+the shards of rows from these files. Of each source a sample and the longest document are compared id for id with
+`tokenizers`; a difference stops the build. What `mixture` asks for is drawn from the encoded documents.
 
-A text that spells a special token gets ordinary ids for it; only this stage writes the real ones. With
+The name of a special token in a text gets ordinary ids; only this stage writes the real tokens. With
 `fill_in_the_middle`, some training documents are encoded in pieces, in another order.
 """
 
@@ -41,7 +41,7 @@ from pipeline.formats.rows import ROWS_PER_SHARD, row_shard, rows_at_once, write
 from pipeline.formats.stages import manifest_path
 from pipeline.formats.tables import DOCUMENT_INDEX, write_batches
 from pipeline.formats.vocabulary import end_token
-from pipeline.stages.tokenize.encode import Ids, Part, compare, encode_part, id_type
+from pipeline.stages.tokenize.encode import EncodedShard, Ids, compare_with_reference, encode_shard, id_type
 from pipeline.stages.tokenize.mix import MixtureParams, mix
 from pipeline.stages.tokenize.params import TokenizeParams
 
@@ -49,14 +49,14 @@ SCRATCH = WORK / "tokenize"
 
 
 class Cut(NamedTuple):
-    """A shard of rows to write, and where its ids lie: parts, with the first and the last + 1 of each."""
+    """Shard of rows to write, and its ids: encoded shards, with the first and the last + 1 position in each."""
 
     name: str
-    pieces: list[tuple[Part, int, int]]
+    pieces: list[tuple[EncodedShard, int, int]]
 
 
 class Packed(NamedTuple):
-    """One split, written."""
+    """Files and counts of a split."""
 
     rows: list[Shard]
     documents: Shard
@@ -77,7 +77,8 @@ def tokenize() -> None:
     filling = _filling(params)
     fillings = {"train": filling, "validation": None}
     encoded = {split: _encode(split, vocabulary, fillings[split]) for split in SPLITS}
-    compared = {split: compare(parts, params.checked_documents, fillings[split]) for split, parts in encoded.items()}
+    checked = params.checked_documents
+    compared = {split: compare_with_reference(parts, checked, fillings[split]) for split, parts in encoded.items()}
     available = tally(encoded["train"])
     passes = mixture.passes(available["tokens_by_source"], source_names())
     outputs: dict[str, list[Shard]] = {}
@@ -110,34 +111,35 @@ def _filling(params: TokenizeParams) -> Filling | None:
     return Filling(rule.share, rule.suffix_first_share, params.seed) if rule else None
 
 
-def _encode(split: str, vocabulary: int, filling: Filling | None) -> list[Part]:
-    """Encode the shards of a split side by side."""
+def _encode(split: str, vocabulary: int, filling: Filling | None) -> list[EncodedShard]:
+    """Encode the shards of a split."""
     scratch = fresh_folder(SCRATCH / split)
     shards = read_current(Deduplicated).shards(split)
     parts = [
-        Part(DEDUPLICATED, shard, scratch / f"{number:06d}", id_type(vocabulary)) for number, shard in enumerate(shards)
+        EncodedShard(DEDUPLICATED, shard, scratch / f"{number:06d}", id_type(vocabulary))
+        for number, shard in enumerate(shards)
     ]
     with progress(f"tokenize {split}: encode", sum(shard.lines for shard in shards), "documents") as advance:
-        for shard, _ in zip(shards, ordered_map(partial(encode_part, filling=filling), parts), strict=True):
+        for shard, _ in zip(shards, ordered_map(partial(encode_shard, filling=filling), parts), strict=True):
             advance(shard.lines)
     return parts
 
 
-def _mix(parts: list[Part], passes: dict[str, int], folder: Path) -> tuple[list[Part], list[Shard]]:
-    """Draw and shuffle the training documents, by the seed that shuffled them before."""
+def _mix(parts: list[EncodedShard], passes: dict[str, int], folder: Path) -> tuple[list[EncodedShard], list[Shard]]:
+    """Draw and shuffle the training documents, with the seed that shuffled them in `dedup`."""
     seed = read_current(Deduplicated).parameters.seed
     mixed, left_out = mix(parts, passes, seed, SCRATCH, folder)
     return mixed, [left_out]
 
 
-def _pack(folder: Path, split: str, parts: list[Part], width: int, vocabulary: int) -> Packed:
+def _pack(folder: Path, split: str, parts: list[EncodedShard], width: int, vocabulary: int) -> Packed:
     """Write the index of a split, and cut its stream of ids into rows."""
     counts = tally(parts)
     index = write_batches(folder / f"{split}.parquet", _placed(parts, width), DOCUMENT_INDEX, f"{split}.parquet")
     num_tokens = counts["tokens"]
     if num_tokens < width:
         raise EverystepError(
-            f"params.yaml: the {split} split holds {num_tokens} tokens, less than one row of {width}; "
+            f"params.yaml: the {split} split has {num_tokens} tokens, fewer than a row of {width}; "
             "declare more text, a larger dedup.validation_share, or a smaller tokenize.context"
         )
     cuts = _cuts(split, parts, width, num_tokens // width)
@@ -150,8 +152,8 @@ def _pack(folder: Path, split: str, parts: list[Part], width: int, vocabulary: i
     return Packed(shards, index, counts | rows)
 
 
-def _placed(parts: list[Part], width: int) -> Iterator[pa.RecordBatch]:
-    """The lines of the document index: each document, with the place where the stream of ids reaches it."""
+def _placed(parts: list[EncodedShard], width: int) -> Iterator[pa.RecordBatch]:
+    """Yield the lines of the document index: each document with its place in the stream of ids."""
     position = 0
     for part in parts:
         table = part.table()
@@ -163,8 +165,8 @@ def _placed(parts: list[Part], width: int) -> Iterator[pa.RecordBatch]:
         position = int(stops[-1]) if len(stops) else position
 
 
-def _cuts(split: str, parts: list[Part], width: int, num_rows: int) -> list[Cut]:
-    """Which pieces of which parts make each shard of rows."""
+def _cuts(split: str, parts: list[EncodedShard], width: int, num_rows: int) -> list[Cut]:
+    """Choose the pieces of encoded shards for each shard of rows."""
     sizes = [len(part.ids()) for part in parts]
     ends = np.cumsum(sizes, dtype=np.int64)
     cuts = []
@@ -184,7 +186,7 @@ def _write_cut(cut: Cut, folder: Path, width: int, vocabulary: int) -> Shard:
 
 
 def _blocks(cut: Cut, width: int) -> Iterator[Ids]:
-    """The rows of a shard, as many at a time as are spelled together, shape (rows, width)."""
+    """Yield the rows of a shard, as many at a time as are written together, shape (rows, width)."""
     size = rows_at_once(width) * width
     rest: Ids = np.empty(0, dtype=cut.pieces[0][0].dtype)
     for part, begin, end in cut.pieces:
@@ -198,8 +200,8 @@ def _blocks(cut: Cut, width: int) -> Iterator[Ids]:
         yield rest.reshape(-1, width)
 
 
-def _count_filled(parts: list[Part], filling: Filling) -> dict[str, int]:
-    """Training documents whose middle stands at their end, by source; one that stands twice counts twice."""
+def _count_filled(parts: list[EncodedShard], filling: Filling) -> dict[str, int]:
+    """Count the training documents whose middle was moved to their end, by source; each copy counts."""
     found: Counter[str] = Counter()
     for part in parts:
         table = part.table()
@@ -208,8 +210,8 @@ def _count_filled(parts: list[Part], filling: Filling) -> dict[str, int]:
     return dict(sorted(found.items()))
 
 
-def tally(parts: list[Part]) -> dict[str, Any]:
-    """Documents, bytes and tokens, in all, by source and by licence; a document that stands twice counts twice."""
+def tally(parts: list[EncodedShard]) -> dict[str, Any]:
+    """Count documents, bytes and tokens, in total, by source and by licence; each copy of a document counts."""
     found: Counter[tuple[str, str, str]] = Counter()
     for part in parts:
         grouped = part.table().group_by(["source", "license"], use_threads=False)

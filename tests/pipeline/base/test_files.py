@@ -105,7 +105,7 @@ def test_lines_of_a_plain_file_are_read_one_at_a_time_and_one_without_an_end_is_
     assert list(plain_lines(tmp_path / "f")) == [b"one", b"", b"three"]
     for content in (b"one\ntwo", b"x" * MAX_LINE_BYTES + b"\n"):
         (tmp_path / "f").write_bytes(content)
-        with pytest.raises(EverystepError, match="a line that does not end"):
+        with pytest.raises(EverystepError, match="a line has no line end"):
             list(plain_lines(tmp_path / "f"))
 
 
@@ -118,7 +118,9 @@ def test_a_fresh_folder_holds_nothing_of_an_earlier_run(tmp_path: Path) -> None:
 def test_a_file_that_claims_to_be_huge_is_not_read_as_one(tmp_path: Path) -> None:
     with (tmp_path / "release.json").open("wb") as file:
         file.truncate(1 << 40)
-    with pytest.raises(EverystepError, match=f"1099511627776 bytes; a file of its kind has at most {MAX_SMALL_BYTES}"):
+    with pytest.raises(
+        EverystepError, match=f"1099511627776 bytes; a file of this kind may have at most {MAX_SMALL_BYTES}"
+    ):
         read_small(tmp_path / "release.json")
 
 

@@ -17,7 +17,7 @@ from pyarrow import parquet
 
 from pipeline.base.errors import EverystepError
 from pipeline.base.parquet import batches, open_parquet
-from pipeline.sources.document import Document, Rejected
+from pipeline.sources.document import RawDocument, Rejected
 from tests.pipeline.sources.declared import read_all
 
 NUM_ROWS = 5
@@ -100,7 +100,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
 def test_what_other_programs_write_is_read(tmp_path: Path, writer: str) -> None:
     WRITERS[writer](tmp_path / "rows.parquet")
     found = read_all(tmp_path, reader="parquet", id_column="id", metadata_columns=["score"])
-    assert found == [Document(f"k{n}", text, {"score": "0.5"}) for n, text in enumerate(TEXTS)]
+    assert found == [RawDocument(f"k{n}", text, {"score": "0.5"}) for n, text in enumerate(TEXTS)]
 
 
 @pytest.mark.parametrize("writer", ["pyarrow", "pandas", "polars", "duckdb"])
@@ -135,13 +135,13 @@ def test_a_column_of_texts_that_holds_no_strings_is_refused_by_file_column_and_t
     parquet.write_table(pa.table({"text": texts}), tmp_path / "rows.parquet")
     with pytest.raises(EverystepError) as caught:
         read_all(tmp_path, reader="parquet")
-    assert f"rows.parquet: its column 'text' holds '{kind}' and no strings; set `text_column`" in str(caught.value)
+    assert f"rows.parquet: its column 'text' holds '{kind}', not strings; set `text_column`" in str(caught.value)
 
 
 def test_a_text_in_a_struct_is_read_and_one_that_is_null_is_on_record(tmp_path: Path) -> None:
     parquet.write_table(pa.table({"content": [{"raw": "Text."}, {"raw": None}, None]}), tmp_path / "rows.parquet")
     good, *bad = read_all(tmp_path, reader="parquet", text_column="content.raw")
-    assert good == Document("rows.parquet:1", "Text.", {})
+    assert good == RawDocument("rows.parquet:1", "Text.", {})
     assert [one[1:] for one in bad] == [("broken_record", "column 'content.raw' holds no string")] * 2
     with pytest.raises(EverystepError, match="'content' holds 'struct<raw: string>'"):
         read_all(tmp_path, reader="parquet", text_column="content")
@@ -186,7 +186,7 @@ SPELLED: list[tuple[pa.Array, str | None]] = [
 def test_no_value_of_metadata_costs_the_text(tmp_path: Path, values: pa.Array, expected: str | None) -> None:
     parquet.write_table(pa.table({"text": ["Text."], "about": values}), tmp_path / "rows.parquet")
     (found,) = read_all(tmp_path, reader="parquet", metadata_columns=["about"])
-    assert found == Document("rows.parquet:1", "Text.", {} if expected is None else {"about": expected})
+    assert found == RawDocument("rows.parquet:1", "Text.", {} if expected is None else {"about": expected})
 
 
 JSON_VALUES = [
@@ -209,7 +209,9 @@ def test_no_value_of_a_line_of_json_costs_the_text(
 ) -> None:
     (tmp_path / "rows.jsonl").write_text(f'{{"text": "Text.", "about": {value}}}\n')
     (found,) = read_all(tmp_path, reader="jsonl", metadata_columns=columns)
-    assert found == Document("rows.jsonl:1", "Text.", {"about": expected} if columns and expected is not None else {})
+    assert found == RawDocument(
+        "rows.jsonl:1", "Text.", {"about": expected} if columns and expected is not None else {}
+    )
 
 
 def test_a_licence_that_is_no_number_is_none(tmp_path: Path) -> None:
@@ -225,7 +227,7 @@ def test_a_page_of_long_texts_is_read_a_few_rows_at_a_time(tmp_path: Path) -> No
         found = list(batches(file, tmp_path / "rows.parquet", 1000, ["text"], [0], 1 << 30))
         assert max(batch.nbytes for batch in found) < 70 << 20
         assert sum(batch.num_rows for batch in found) == len(texts)
-        with pytest.raises(EverystepError, match="a page of 209715"):
+        with pytest.raises(EverystepError, match="a page has 209715"):
             list(batches(file, tmp_path / "rows.parquet", 1000, ["text"], [0]))
 
 

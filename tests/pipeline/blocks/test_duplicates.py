@@ -9,23 +9,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.blocks import duplicates
+from pipeline.blocks import duplicates, shingles
 from pipeline.blocks.duplicates import (
     MAX_COMPARED,
     SEED,
     DuplicateRules,
-    Judged,
     Sets,
+    Verdicts,
     all_stay,
     first_copies,
     judge,
     linked,
-    members,
+    linked_ranks,
     reached,
     shared,
     with_copies,
 )
-from pipeline.blocks.shingles import band_keys, fingerprints, fold, fold_all, jaccard, shingle_hashes, shingle_sets
+from pipeline.blocks.shingles import band_keys, fingerprints, fold, fold_all, shingle_hashes, shingle_sets
 
 RULES = DuplicateRules(shingle_words=5, bands=14, rows=8, min_similarity=0.8)
 FINE = DuplicateRules(shingle_words=2, bands=32, rows=1, min_similarity=0.5)
@@ -59,14 +59,14 @@ def dedup(texts: list[str], rules: DuplicateRules, bands: Keys | None = None, bl
     links = linked(copies, bands.T, bands.shape[1])
     hashes, stops = shingle_sets(folded, rules.shingle_words)
     starts = np.append(0, stops)[:-1]
-    judged = all_stay(len(texts))
-    met = members(links)
+    verdicts = all_stay(len(texts))
+    met = linked_ranks(links)
     for ranks in np.split(met, range(block, len(met), block)) if len(met) else []:
-        unread = np.setdiff1d(np.arange(len(texts)), reached(ranks, links, judged))
+        unread = np.setdiff1d(np.arange(len(texts)), reached(ranks, links, verdicts))
         sets = Sets(hashes, starts.copy(), stops.copy())
         sets.starts[unread] = sets.stops[unread] = -1  # slices of them are empty: as similar as nothing
-        judge(ranks, links, sets, rules.min_similarity, judged)
-    removed, kept, similarities, exact = with_copies(copies, judged)
+        judge(ranks, links, sets, rules.min_similarity, verdicts)
+    removed, kept, similarities, exact = with_copies(copies, verdicts)
     rounded = [round(value, 6) for value in similarities.tolist()]
     return [*map(Duplicate, removed.tolist(), kept.tolist(), rounded, exact.tolist())]
 
@@ -239,7 +239,7 @@ def test_similarity_is_that_of_the_words(texts: list[str], size: int) -> None:
     rules = FINE.model_copy(update={"shingle_words": size})
     sets = sets_of(texts, size)
     for i, j in itertools.combinations(range(len(texts)), 2):
-        assert jaccard(sets[i], sets[j]) == similarity(texts[i], texts[j], rules)
+        assert round(shingles.similarity(sets[i], sets[j]), 6) == similarity(texts[i], texts[j], rules)
 
 
 @given(st.lists(st.text() | st.text(st.characters(max_codepoint=128)), max_size=9))
@@ -296,8 +296,8 @@ def test_documents_that_meet_nobody_are_never_looked_at() -> None:
     bands = np.array([[5, 6, 5, 7], [1, 1, 2, 3]], dtype=np.uint64)
     links = linked(np.arange(4), bands, 2)
     assert links.tolist() == [[-1, -1], [-1, 0], [0, -1], [-1, -1]]
-    assert members(links).tolist() == [0, 1, 2]
-    assert members(linked(np.array([0, 0, 2, 3]), bands, 2)).tolist() == [0, 2], "a further copy is met by nobody"
+    assert linked_ranks(links).tolist() == [0, 1, 2]
+    assert linked_ranks(linked(np.array([0, 0, 2, 3]), bands, 2)).tolist() == [0, 2], "a further copy is met by nobody"
 
 
 def headed(number: int, size: int = 60) -> list[str]:
@@ -306,30 +306,30 @@ def headed(number: int, size: int = 60) -> list[str]:
     return [f"{header} " + " ".join(f"t{text}w{word}" for word in range(size // 4)) for text in range(number)]
 
 
-def compared(texts: list[str], rules: DuplicateRules) -> tuple[int, Judged]:
+def compared(texts: list[str], rules: DuplicateRules) -> tuple[int, Verdicts]:
     """How many pairs were compared, and what came of it."""
     folded = fold_all(texts)
     links = linked(np.arange(len(texts)), keys_of(texts, rules).T, rules.bands)
     hashes, stops = shingle_sets(folded, rules.shingle_words)
-    judged = all_stay(len(texts))
+    verdicts = all_stay(len(texts))
     sets = Sets(hashes, np.append(0, stops)[:-1], stops)
-    return judge(np.arange(len(texts)), links, sets, rules.min_similarity, judged), judged
+    return judge(np.arange(len(texts)), links, sets, rules.min_similarity, verdicts), verdicts
 
 
 def test_documents_that_share_a_header_are_compared_a_bounded_number_of_times() -> None:
     for number in (1000, 2000):
-        pairs, judged = compared(headed(number), RULES)
-        assert (judged.kept == np.arange(number)).all()
+        pairs, verdicts = compared(headed(number), RULES)
+        assert (verdicts.kept == np.arange(number)).all()
         assert pairs <= number * RULES.bands * MAX_COMPARED
         assert pairs / number < 3 * MAX_COMPARED, "each band shares most of what it meets with the others"
-        assert judged.cut_short.sum() > number / 2
+        assert verdicts.cut_short.sum() > number / 2
 
 
 def test_a_near_duplicate_among_thousands_that_share_a_header_is_found_by_another_band() -> None:
     texts = headed(2000)
     copies = [texts[0].replace("t0w14", "changed"), texts[7].replace("t7w14", "changed")]
-    _, judged = compared([*texts, *copies], RULES)
-    assert judged.kept[2000:].tolist() == [0, 7]
+    _, verdicts = compared([*texts, *copies], RULES)
+    assert verdicts.kept[2000:].tolist() == [0, 7]
 
 
 @pytest.mark.parametrize("block", [1, 2, 3, 50])
@@ -352,8 +352,8 @@ def test_a_cluster_costs_its_size_not_its_square() -> None:
     number = 300_000
     links = np.repeat(np.arange(-1, number - 1, dtype=np.int32)[:, None], 14, axis=1)
     sets = Sets(np.array([7], dtype=np.uint64), np.zeros(number, dtype=np.int64), np.ones(number, dtype=np.int64))
-    judged = all_stay(number)
-    assert judge(np.arange(number), links, sets, 0.8, judged) == number - 1, "pairs compared"
-    assert not judged.kept.any()
-    assert set(judged.similarity[1:].tolist()) == {1.0}
+    verdicts = all_stay(number)
+    assert judge(np.arange(number), links, sets, 0.8, verdicts) == number - 1, "pairs compared"
+    assert not verdicts.kept.any()
+    assert set(verdicts.similarity[1:].tolist()) == {1.0}
     assert not links[1:].any(), "each is led to the one that stayed"

@@ -47,7 +47,7 @@ def emptied_copy(built: Path, folder: Path) -> Path:
     return folder
 
 
-def build(project: Path, **environment: str) -> None:
+def build(project: Path, **environment: Any) -> None:
     for stage in STAGES:
         run(project, sys.executable, "-m", "pipeline.stages", *stage, **environment)
         assert not list((project / ".work" / "parts").glob("*/*")), "no scratch stays behind"
@@ -61,7 +61,7 @@ def cluster() -> Iterator[Any]:
     """Three nodes of one processor on loopback, each with processes of its own."""
     from ray.cluster_utils import Cluster
 
-    node = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
+    node: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
     nodes = Cluster(initialize_head=True, head_node_args=node)
     for _ in range(2):
         nodes.add_node(**node)
@@ -140,7 +140,7 @@ def test_script_for_slurm_is_written_before_anything_is_sent(tmp_path: Path, mon
     shutil.copy(ROOT / "params.yaml", tmp_path)
     on_slurm(tmp_path, partition="cpu,long", qos="low", cpus=3, memory_gb=5)
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
-    with pytest.raises(EverystepError, match=r"params\.yaml: executor: slurm: there is no `sbatch` on this machine"):
+    with pytest.raises(EverystepError, match=r"params\.yaml: executor: slurm: this machine has no `sbatch`"):
         list(ordered_map(parts.square, range(4)))
     [script] = (tmp_path / ".work" / "parts").glob("*/*/trove/launch_script.slurm")
     subprocess.run(["/bin/bash", "-n", script], check=True)
@@ -163,7 +163,7 @@ def test_slurm_without_its_settings_or_in_a_path_with_a_blank_is_refused(
     with pytest.raises(EverystepError, match=r"params\.yaml: executor\.slurm: missing; add at least"):
         list(ordered_map(parts.square, [1]))
     on_slurm(folder)
-    with pytest.raises(EverystepError, match=r"a blank: a job's script cannot hold this path"):
+    with pytest.raises(EverystepError, match=r"a blank: a job script cannot hold this path"):
         list(ordered_map(parts.square, [1]))
 
 

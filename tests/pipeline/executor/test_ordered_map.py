@@ -134,7 +134,7 @@ def test_a_wrong_variable_is_refused_by_its_name(
     project: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
 ) -> None:
     monkeypatch.setenv(variable, value)
-    with pytest.raises(EverystepError, match=f"{variable}={value}: give"):
+    with pytest.raises(EverystepError, match=f"{variable}={value}: set"):
         list(ordered_map(parts.square, [1]))
 
 
@@ -144,10 +144,10 @@ def test_a_wrong_variable_is_refused_by_its_name(
 def test_a_part_is_done_once_and_read_once(project: Path) -> None:
     call = Call(partial(parts.die_once, folder=project), [0, 1])
     assert call.missing() == [0, 1]
-    do_part(call.folder, call.main, 1)
+    do_part(call.folder, 1)
     assert call.missing() == [0]
     assert call.take(1).result() == 1
-    do_part(call.folder, call.main, 1)  # a late retry
+    do_part(call.folder, 1)  # a late retry
     assert call.missing() == [0]
     assert [path.read_bytes() for path in (call.folder / "results").iterdir()] == [b""]
 

@@ -13,16 +13,15 @@ from pipeline.formats.documents import (
     decode_document,
     encode_document,
     id_hash,
-    is_validation,
     read_documents,
     shard_name,
+    share_limit,
     text_sha256,
-    write_documents,
-    write_sharded,
 )
 from pipeline.formats.lines import encode_line, write_lines
 from tests.pipeline.formats import second_reader as second
 from tests.pipeline.formats.values import TEXTS
+from tests.shards import write_documents, write_sharded
 
 SEEDS = st.integers(0, 2**53 - 1)
 PLAIN: dict[str, Any] = {
@@ -91,6 +90,10 @@ def test_hashes_for_two_purposes_have_nothing_in_common() -> None:
     small = [id for id in ids if id_hash(id, "shuffle", 1) < 2**63]
     for purpose, seed in (("validation", 1), ("shuffle", 2), ("cap", 0)):
         assert 0.45 < sum(id_hash(id, purpose, seed) < 2**63 for id in small) / len(small) < 0.55
+
+
+def is_validation(id: str, share: float, seed: int) -> bool:
+    return id_hash(id, "validation", seed) < share_limit(share)
 
 
 @given(TEXTS, SEEDS, st.floats(0, 1), st.floats(0, 1))

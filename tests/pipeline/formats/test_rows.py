@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipeline.base.errors import Differs, EverystepError
 from pipeline.formats import rows as rows_module
 from pipeline.formats import tables as tables_module
-from pipeline.formats.lines import Shard, check_shard, read_lines
+from pipeline.formats.lines import Shard, check_shard
 from pipeline.formats.order import permute
 from pipeline.formats.rows import (
     ROWS_PER_SHARD,
@@ -24,10 +24,10 @@ from pipeline.formats.rows import (
     rows_at_once,
     write_order,
     write_row_shard,
-    write_rows,
 )
 from pipeline.formats.tables import DOCUMENT_INDEX, write_table
 from tests.pipeline.formats import second_reader as second
+from tests.shards import read_lines, write_rows
 
 VOCABULARY = 1000
 

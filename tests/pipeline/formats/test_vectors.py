@@ -16,6 +16,7 @@ from pipeline.formats import checkpoints, digests, documents, lines, manifests, 
 from pipeline.formats.canonical import canonical, parse, pretty
 from tests.pipeline.formats import second_reader as second
 from tests.pipeline.formats.vectors import DOCUMENT, Case, vectors
+from tests.shards import read_lines
 
 VECTORS = vectors()
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "u1"}
@@ -94,7 +95,7 @@ def _(case: Case, folder: Path) -> None:
         if path.name == "ours":
             shard = lines.write_lines(path, [line + b"\n" for line in expected], "ours")
             assert (shard.lines, shard.bytes, shard.sha256) == (case["lines"], case["bytes"], case["sha256"])
-        assert list(lines.read_lines(path)) == expected == second.read_lines(path)
+        assert list(read_lines(path)) == expected == second.read_lines(path)
         with lines.LineFile(path) as file:
             assert file.digest() == (case["lines"], case["bytes"], case["sha256"])
     assert second.digest_of_lines(expected) == (case["lines"], case["bytes"], case["sha256"])
@@ -126,7 +127,8 @@ def _(case: Case, _: Path) -> None:
     seed = case.get("seed", 0)
     for id in ids:
         held_out = second.id_hash(id, "validation", seed) < limit
-        assert documents.is_validation(id, case["share"], seed) == held_out == case.get("held_out", held_out)
+        ours = documents.id_hash(id, "validation", seed) < documents.share_limit(case["share"])
+        assert ours == held_out == case.get("held_out", held_out)
 
 
 @checks("table-digest")
@@ -236,7 +238,8 @@ def _(case: Case, _: Path) -> None:
 @checks("steps-of-row")
 def _(case: Case, _: Path) -> None:
     arguments = case["row"], case["global_batch"], case["num_rows"], case["seed"], case["num_steps"]
-    assert order.steps_of_row(*arguments) == case["steps"] == second.steps_of_row(*arguments)
+    found = order.steps_of_rows(np.array([case["row"]], dtype=np.uint64), *arguments[1:])
+    assert found == case["steps"] == second.steps_of_row(*arguments)
 
 
 @checks("tensors")

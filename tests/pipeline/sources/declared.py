@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.sources.declaration import Source, parse_source
-from pipeline.sources.document import Document, Rejected
+from pipeline.sources.document import RawDocument, Rejected
 from pipeline.sources.readers import READERS
 
 COMMON: dict[str, Any] = {
@@ -32,12 +32,12 @@ def declared(kind: str, **changes: Any) -> Source:
     return parse_source("demo", tree(kind, **changes), "params.yaml")
 
 
-def read_all(folder: Path, **changes: Any) -> list[Document | Rejected]:
+def read_all(folder: Path, **changes: Any) -> list[RawDocument | Rejected]:
     """Every document of a raw folder, part by part."""
     return list(read_lazily(folder, **changes))
 
 
-def read_lazily(folder: Path, **changes: Any) -> Iterator[Document | Rejected]:
+def read_lazily(folder: Path, **changes: Any) -> Iterator[RawDocument | Rejected]:
     """The same, none of them held."""
     source = declared("url", **changes)
     reader = READERS[source.reader]

@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from pipeline.base.errors import EverystepError
-from pipeline.sources.document import Document, Rejected
+from pipeline.sources.document import RawDocument, Rejected
 from tests.pipeline.sources.declared import read_all
 
-Found = list[Document | Rejected]
+Found = list[RawDocument | Rejected]
 
 
 def line(text: str) -> bytes:

@@ -50,7 +50,7 @@ def test_kind_and_name_of_a_source_are_checked() -> None:
         parse_source("demo", tree("url") | {"kind": "ftp"}, "params.yaml")
     with pytest.raises(EverystepError, match=r"params.yaml: sources: 'De mo' cannot be a name"):
         parse_source("De mo", tree("url"), "params.yaml")
-    with pytest.raises(EverystepError, match=r"sources\.de\.mo: the name of a source has no dot"):
+    with pytest.raises(EverystepError, match=r"sources\.de\.mo: remove the dot from this name"):
         parse_source("de.mo", tree("url"), "params.yaml")
 
 
@@ -63,7 +63,8 @@ def test_spdx_expression_is_accepted(license_: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "license_", ["", "public domain", "MIT OR", "(MIT", "MIT)", "MIT and CC0-1.0", "AND", "MIT/X11", "()"]
+    "license_",
+    ["", "public domain", "MIT OR", "(MIT", "MIT)", "MIT and CC0-1.0", "AND", "MIT/X11", "()", "mit", "Apache-2.1"],
 )
 def test_what_is_no_spdx_expression_is_refused(license_: str) -> None:
     assert "sources.demo.license: " in refusal("url", license=license_)
@@ -124,8 +125,8 @@ def test_value_out_of_its_range_is_refused(changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"license_column": "terms"}, "sources.demo: license_column, licenses: one says where"),
-        ({"licenses": {"CC-BY-4.0": ["by"]}}, "sources.demo: license_column, licenses: one says where"),
+        ({"license_column": "terms"}, "sources.demo: license_column, licenses: one names the column"),
+        ({"licenses": {"CC-BY-4.0": ["by"]}}, "sources.demo: license_column, licenses: one names the column"),
         ({"license_column": "a", "licenses": {"MIT": ["by"]}}, "sources.demo: license_column: the reader text has"),
         ({"license_column": "a", "licenses": {"CC BY 4": ["by"]}}, "'CC BY 4' is not an SPDX"),
         ({"license_column": "a", "licenses": {"MIT": [""]}}, "sources.demo.licenses.MIT.0: "),

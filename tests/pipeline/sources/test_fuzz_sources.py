@@ -18,9 +18,8 @@ import zstandard
 from pyarrow import parquet
 
 from pipeline.formats.canonical import canonical
-from pipeline.formats.documents import Document as Stored
-from pipeline.formats.documents import encode_document
-from pipeline.sources.document import Document, Rejected, is_key
+from pipeline.formats.documents import Document, encode_document
+from pipeline.sources.document import RawDocument, Rejected, is_key
 from tests.fuzzing import Artefact, Target, run
 from tests.pipeline.sources.declared import read_all
 from tests.pipeline.sources.test_readers import API, PLAY, SERVICE
@@ -50,10 +49,10 @@ def reads(**declaration: Any) -> Callable[[Path, Path], None]:
                 assert found.reason in REASONS
                 assert len(found.detail.encode()) < 3000
             else:
-                assert isinstance(found, Document)
+                assert isinstance(found, RawDocument)
                 assert "\0" not in found.text
                 about = {"license": "CC0-1.0", "source": "demo", "text_sha256": ""}
-                encode_document(Stored(found.key, found.text, found.metadata | about))
+                encode_document(Document(found.key, found.text, found.metadata | about))
             assert is_key(found.key)
 
     return read

@@ -16,7 +16,7 @@ import zstandard
 from pyarrow import parquet
 
 from pipeline.formats.canonical import canonical
-from pipeline.sources.document import Document, Rejected
+from pipeline.sources.document import RawDocument, Rejected
 from pipeline.sources.readers import READERS
 from tests.pipeline.sources.declared import declared, read_all, tree
 from tests.pipeline.sources.test_fuzz_sources import in_zip
@@ -287,7 +287,7 @@ def test_values_stay_as_they_are_written_and_a_row_that_cannot_be_read_is_on_rec
     assert isinstance(fetched[case], list), fetched[case]
     source = declared("huggingface", **CASES[case])
     rows = READERS["jsonl"].read(home / "raw" / case, "rows.jsonl", source)
-    found = [[d.key, d.text, d.metadata.get("score")] if isinstance(d, Document) else d.reason for d in rows]
+    found = [[d.key, d.text, d.metadata.get("score")] if isinstance(d, RawDocument) else d.reason for d in rows]
     assert found == EXPECTED[case]
 
 
@@ -301,7 +301,7 @@ def test_what_is_wrong_with_a_row_says_where_it_stands(home: Path, fetched: dict
 def test_column_of_licences_is_kept_and_translated(home: Path, fetched: dict[str, Any]) -> None:
     assert fetched["licensed"] == fetched["lines"], "the same rows, whatever a column is declared for"
     found = read_all(home / "raw/licensed", reader="jsonl", **LICENSED)
-    assert [item.license for item in found if isinstance(item, Document)] == ["CC-BY-4.0"] * len(ROWS)
+    assert [item.license for item in found if isinstance(item, RawDocument)] == ["CC-BY-4.0"] * len(ROWS)
 
 
 def test_only_the_first_rows_are_taken_where_the_declaration_says_so(home: Path, fetched: dict[str, Any]) -> None:
@@ -315,20 +315,20 @@ def test_only_the_first_rows_are_taken_where_the_declaration_says_so(home: Path,
         ("digest", f"expected sha256 {'0' * 64} of the rows, got "),
         ("commit", "the data set has no such commit: correct `revision`"),
         ("column", "data/train.jsonl: has no column 'content', only id, text, score, about; correct the declaration"),
-        ("numbers", "data/train-1.parquet: its column 'text' holds 'int64' and no strings; set `text_column`"),
-        ("lists", "data/train.parquet: its column 'text' holds 'list<element: string>' and no strings"),
+        ("numbers", "data/train-1.parquet: its column 'text' holds 'int64', not strings; set `text_column`"),
+        ("lists", "data/train.parquet: its column 'text' holds 'list<element: string>', not strings"),
         ("one-file-lacks-the-text", "data/train-1.jsonl: has no column 'text', only id; correct the declaration"),
         ("one-table-lacks-the-text", "data/train-1.parquet: has no column 'text', only id; correct the declaration"),
-        ("cut-frame", "data/train.jsonl.zst: broken (it is cut off); remove the artefact and fetch again"),
-        ("cut-member", "data/train.jsonl.gz: broken (it is cut off)"),
-        ("cut-quote", "data/train.csv: line 2: unexpected end of data; the file is cut off or no CSV"),
+        ("cut-frame", "data/train.jsonl.zst: damaged (it is cut off); remove the artefact and fetch again"),
+        ("cut-member", "data/train.jsonl.gz: damaged (it is cut off)"),
+        ("cut-quote", "data/train.csv: line 2: unexpected end of data; the file is cut off or not CSV"),
         ("dialect", "its README sets quotechar for csv, which is not supported"),
-        ("kind", "its files are of the kind arrow, which is not read; only parquet, csv, json, text are"),
-        ("packing", "data/train.jsonl: packed as lz4, which is not read; pack it as zst, gz, xz or bz2"),
+        ("kind", "its files are of the kind arrow; only parquet, csv, json, text are supported"),
+        ("packing", "data/train.jsonl: lz4 is not a supported packing; pack it as zst, gz, xz or bz2"),
         ("split", "validation"),
         ("hidden", "a local path of that name hides the Hub's"),
         ("unnamed", "Config name is missing"),
-        ("program", "it is a program, and none of a data set is ever run"),
+        ("program", "programs of a data set are never run"),
         ("gated", "accept its terms at https://huggingface.co/datasets/owner/gated and set HF_TOKEN"),
         ("absent", "owner/absent"),
     ],

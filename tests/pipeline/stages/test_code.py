@@ -15,7 +15,7 @@ import pytest
 from pipeline.base.yaml import load_yaml
 from pipeline.build.init import copy_code, own_stages
 from pipeline.formats.canonical import parse, pretty
-from pipeline.formats.manifests import parse_manifest
+from pipeline.formats.manifests import Code, read_manifest
 from pipeline.stages.code import code
 from pipeline.stages.programs import ELSEWHERE, NAMES
 from tests.imports import ROOT
@@ -51,7 +51,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     os.chdir(tmp_path_factory.mktemp("written"))
     try:
         code()
-        return parse_manifest(CODE.read_bytes(), CODE, "code")
+        return read_manifest(Code, CODE).to_json()
     finally:
         os.chdir(here)
 
@@ -69,7 +69,7 @@ def test_each_stage_has_its_files_and_a_digest_that_sha256sum_makes_too(manifest
 
 def test_identifier_is_that_of_git_for_the_listed_files(manifest: dict[str, Any], tmp_path: Path) -> None:
     """The commands of docs/audit.md."""
-    index = {"GIT_INDEX_FILE": str(tmp_path / "index")}
+    index: dict[str, Any] = {"GIT_INDEX_FILE": str(tmp_path / "index")}
     run(ROOT, "git", "add", *manifest["files"], **index)
     assert manifest["swhid"] == f"swh:1:dir:{run(ROOT, 'git', 'write-tree', **index).stdout.strip()}"
 
@@ -82,7 +82,7 @@ def test_an_edit_changes_the_digests_of_the_stages_that_load_the_file(
     monkeypatch.setattr("pipeline.stages.code.ROOT", copy)
     with edited(copy / name):
         code()
-    found = parse_manifest(CODE.read_bytes(), CODE, "code")
+    found = read_manifest(Code, CODE).to_json()
     changed = {stage for stage, of in found["stages"].items() if of["digest"] != manifest["stages"][stage]["digest"]}
     assert changed - {"code", "rows"} == EDITED[name]
     assert (found == manifest) == (not EDITED[name])
@@ -215,3 +215,11 @@ def test_code_is_the_same_in_every_project(by_hand: Path, manifest: dict[str, An
     shutil.rmtree(by_hand / "pipeline/audit")
     assert started(by_hand, "code").returncode == 0
     assert parse((by_hand / CODE).read_bytes()) == manifest
+
+
+def test_a_digest_that_is_not_that_of_the_files_is_refused(by_hand: Path) -> None:
+    tree = parse((by_hand / CODE).read_bytes())
+    tree["stages"]["fetch"]["files"].remove("pipeline/sources/url.py")
+    (by_hand / CODE).write_bytes(pretty(tree))
+    done = started(by_hand, "fetch", "letters")
+    assert (done.returncode, "stages.fetch.digest: not that of its files" in done.stderr) == (2, True)

@@ -11,18 +11,19 @@ import pytest
 from tokenizers import Tokenizer
 
 from pipeline.base.files import sha256_file
-from pipeline.formats.documents import Document, id_hash, is_validation, read_documents
-from pipeline.formats.lines import read_lines
+from pipeline.formats.documents import Document, id_hash, read_documents, share_limit
 from pipeline.formats.order import permute
 from pipeline.formats.rows import DocumentIndex, Rows
 from pipeline.formats.stages import manifest_path
 from pipeline.formats.vocabulary import END_OF_TEXT
 from tests.project import SOURCES, commit, make_project, params, run
 from tests.releases import read_json, shards_of
+from tests.shards import read_lines
 
 
 def manifest(project: Path, stage: str, of: str | None = None) -> dict[str, Any]:
-    return read_json(project / manifest_path(stage, of))
+    tree: dict[str, Any] = read_json(project / manifest_path(stage, of))
+    return tree
 
 
 def documents(
@@ -86,7 +87,7 @@ def test_held_out_documents_are_those_of_the_hash_and_in_no_training_row(built_p
     dedup = manifest(built_project, "dedup")["parameters"]
     for split in ("train", "validation"):
         for document in documents(built_project, "data/deduplicated", "dedup", None, split):
-            held_out = is_validation(document.id, dedup["validation_share"], dedup["seed"])
+            held_out = id_hash(document.id, "validation", dedup["seed"]) < share_limit(dedup["validation_share"])
             assert held_out == (split == "validation")
 
 

@@ -13,13 +13,14 @@ from pipeline.base.paths import FILTERED
 from pipeline.blocks import duplicates
 from pipeline.formats.canonical import pretty
 from pipeline.formats.current import take_basis
-from pipeline.formats.documents import Document, text_sha256, write_documents
+from pipeline.formats.documents import Document, text_sha256
 from pipeline.formats.lines import Shard
 from pipeline.formats.manifests import Filtered
 from pipeline.formats.stages import manifest_path
 from pipeline.stages.dedup.stage import dedup
 from tests.project import ROOT, SOURCES, params
 from tests.releases import read_json
+from tests.shards import write_documents
 from tests.stubs import write_stub
 
 PER_SHARD = 40

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.base.errors import EverystepError
-from pipeline.formats.documents import Document, decode_document, encode_document, text_sha256
+from pipeline.formats.documents import Document, decode_columns, decode_document, encode_document, text_sha256
 from pipeline.stages.tokenize import encode
 from tests.pipeline.formats.values import TEXTS
 
@@ -22,7 +22,7 @@ def document(id: str, text: str, more: str) -> Document:
 @given(st.lists(st.builds(document, TEXTS, TEXTS, TEXTS), min_size=1, max_size=20))
 def test_columns_are_those_of_the_documents_one_by_one(documents: list[Document]) -> None:
     lines = [encode_document(document) for document in documents]
-    columns = {name: column.to_pylist() for name, column in encode._columns(b"".join(lines), HERE).items()}
+    columns = {name: column.to_pylist() for name, column in decode_columns(b"".join(lines), HERE).items()}
     assert [decode_document(line, HERE) for line in lines] == documents
     assert columns["id"] == [document.id for document in documents]
     assert columns["text"] == [document.text for document in documents]
@@ -50,7 +50,7 @@ def test_columns_are_those_of_the_documents_one_by_one(documents: list[Document]
 )
 def test_a_line_that_is_no_document_is_refused_by_its_file(damaged: bytes) -> None:
     with pytest.raises(EverystepError, match=r"^here\.jsonl\.zst: a line is not a document"):
-        encode._columns(PLAIN + damaged + PLAIN, HERE)
+        decode_columns(PLAIN + damaged + PLAIN, HERE)
 
 
 @pytest.mark.parametrize("at_once", [1, 5000, 10**9])

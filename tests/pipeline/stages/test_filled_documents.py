@@ -9,13 +9,14 @@ import pytest
 from tokenizers import Tokenizer
 
 from pipeline.blocks.fill_in_the_middle import Filling
-from pipeline.formats.documents import Document, write_documents
+from pipeline.formats.documents import Document
 from pipeline.formats.rows import Rows
 from pipeline.formats.stages import manifest_path
 from pipeline.formats.vocabulary import FILL_MIDDLE, FILL_PREFIX, FILL_SUFFIX, special_token
 from pipeline.stages.tokenize import encode
 from tests.pipeline.stages.test_tokenize import MIXTURE, Case, documents, forget, index, tokenized
 from tests.releases import read_json, shards_of
+from tests.shards import write_documents
 
 RULE = {"share": 0.5, "suffix_first_share": 0.5}
 SENTINELS = (FILL_PREFIX, FILL_SUFFIX, FILL_MIDDLE)
@@ -48,7 +49,7 @@ def ids_of_documents(project: Path, split: str) -> list[tuple[str, list[int]]]:
 
 def test_every_document_comes_back_from_its_pieces_in_the_rows(filled: Path) -> None:
     tokenizer = Tokenizer.from_file(str(filled / "data/tokenizer/tokenizer.json"))
-    prefix, suffix, middle = (tokenizer.token_to_id(sentinel) for sentinel in SENTINELS)
+    prefix, suffix, middle = (tokenizer.get_vocab()[sentinel] for sentinel in SENTINELS)
     texts = {document.id: document.text for document in documents(filled, "train")}
     kinds: Counter[str] = Counter()
     for id, ids in ids_of_documents(filled, "train"):
@@ -119,8 +120,8 @@ def test_no_document_changes_when_others_are_removed(
 
 def encoded(folder: Path, some: list[Document], rule: Filling) -> dict[str, list[int]]:
     name = f"{len(some)}.jsonl.zst"
-    part = encode.Part(folder, write_documents(folder / name, some, name), folder / f"{len(some)}", "uint16")
-    encode.encode_part(part, rule)
+    part = encode.EncodedShard(folder, write_documents(folder / name, some, name), folder / f"{len(some)}", "uint16")
+    encode.encode_shard(part, rule)
     table: Any = part.table()
     pieces = np.split(part.ids(), table["num_tokens"].to_numpy().cumsum()[:-1])
     return {id: ids.tolist() for id, ids in zip(table["id"].to_pylist(), pieces, strict=True)}

@@ -15,7 +15,7 @@ from pipeline.base.paths import DOCUMENTS
 from pipeline.blocks.block import Block, Fault, Outcome, Rewritten
 from pipeline.blocks.personal_data import REPLACEMENTS
 from pipeline.formats.current import take_basis
-from pipeline.formats.documents import Document, read_documents, shard_name, text_sha256, write_documents
+from pipeline.formats.documents import Document, read_documents, shard_name, text_sha256
 from pipeline.formats.manifests import Extracted
 from pipeline.stages import filter as stage
 from pipeline.stages.evaluation_ngrams import evaluation_ngrams
@@ -23,6 +23,7 @@ from pipeline.stages.evaluation_sets import evaluation_sets
 from pipeline.stages.filter import Tally, clean, filter
 from tests.project import EVALUATION_SET, make_corpora, params
 from tests.releases import everystep
+from tests.shards import write_documents
 from tests.stubs import write_stub
 
 GOOD = " ".join(
@@ -162,7 +163,7 @@ def test_a_table_says_in_which_documents_personal_data_was_replaced_and_how_ofte
     rows = pq.read_table("data/filtered/letters/replaced.parquet").to_pylist()
     none = dict.fromkeys(REPLACEMENTS, 0)
     assert rows == [
-        {"id": f"letters/{id}", "source": "letters"} | none | counts
+        {"id": f"letters/{id}", "source": "letters", **none, **counts}
         for id, counts in (
             ("two", {"email": 1}),
             ("three", {"email": 1, "ip": 1, "phone": 1}),
@@ -307,12 +308,12 @@ def test_a_cap_below_the_first_document_says_what_it_takes(here: Path) -> None:
     tree = json.loads((here / "params.yaml").read_text())
     tree["sources"]["letters"]["cap_bytes"] = 100
     (here / "params.yaml").write_text(json.dumps(tree))
-    message = rf"sources\.letters\.cap_bytes: 100 bytes are less than the first document has, {len(GOOD)}, so"
+    message = rf"sources\.letters\.cap_bytes: 100 bytes is less than the {len(GOOD)} of the first document, so"
     with pytest.raises(EverystepError, match=message):
         filter("letters")
 
 
-PAGES = {
+PAGES: dict[str, Any] = {
     "c4": {
         "min_num_sentences": 5,
         "min_words_per_line": 3,
@@ -338,7 +339,7 @@ PAGES = {
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"steps": ["normalize", "normalize"]}, "filter: steps: normalize stands twice"),
+        ({"steps": ["normalize", "normalize"]}, "filter: steps: normalize is listed twice"),
         ({"steps": ["c4"]}, "filter: c4: missing; add its rules"),
         ({"steps": []}, "filter.steps: "),
         ({"steps": ["spelling"]}, "filter.steps.0: "),
@@ -408,7 +409,7 @@ def breaks(text: str) -> Outcome:
 
 def run_blocks(texts: list[str], *blocks: Block) -> tuple[list[str | Fault], list[Tally]]:
     tallies = [Tally() for _ in blocks]
-    named = [(block.__name__, block) for block in blocks]  # type: ignore[attr-defined]
+    named = [(block.__name__, block) for block in blocks]
     return [clean(text, named, tallies) for text in texts], tallies
 
 

@@ -10,7 +10,7 @@ from pipeline.base.errors import EverystepError
 from pipeline.blocks.mixture import ONE
 from pipeline.formats.canonical import pretty
 from pipeline.formats.lines import Shard
-from pipeline.stages.tokenize.encode import ENCODED, Part
+from pipeline.stages.tokenize.encode import ENCODED, EncodedShard
 from pipeline.stages.tokenize.mix import mix
 from tests.project import params
 
@@ -21,7 +21,8 @@ def test_a_part_too_small_for_one_document_is_told(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_bytes(pretty(params(corpora)))
-    part = Part(tmp_path, Shard(path="unread", lines=20, bytes=0, sha256="0" * 64), tmp_path / "000000", "uint16")
+    shard = Shard(path="unread", lines=20, bytes=0, sha256="0" * 64)
+    part = EncodedShard(tmp_path, shard, tmp_path / "000000", "uint16")
     rows = [
         {"id": f"{source}/{n}", "source": source, "license": "MIT", "text_sha256": "", "num_tokens": 2, "bytes": 5}
         for n in range(10)
@@ -34,6 +35,6 @@ def test_a_part_too_small_for_one_document_is_told(
         mix([part], drawn, 1, tmp_path / "scratch", tmp_path)
     else:
         with pytest.raises(
-            EverystepError, match=r"mixture\.sources\.letters: no document of it is drawn at 1e-09 pass"
+            EverystepError, match=r"mixture\.sources\.letters: none of its documents is drawn at 1e-09 pass"
         ):
             mix([part], drawn, 1, tmp_path / "scratch", tmp_path)

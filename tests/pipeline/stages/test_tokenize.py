@@ -38,7 +38,8 @@ def tokenized(folder: Path, built: Path, mixture: Case, workers: int = 1, **more
     for stage in ("tokenizer", "tokenize"):
         done = run_stage(folder, workers, stage)
         assert done.returncode == 0, done.stderr
-    return read_json(folder / manifest_path("tokenize"))
+    tree: dict[str, Any] = read_json(folder / manifest_path("tokenize"))
+    return tree
 
 
 def run_stage(folder: Path, workers: int, stage: str) -> subprocess.CompletedProcess[str]:
@@ -159,14 +160,14 @@ def test_one_other_id_stops_the_build_with_the_document_and_the_place(
     forget()
     manifest = read_json(built_project / manifest_path("dedup"))
     folder, shards = built_project / "data/deduplicated", shards_of(manifest, "train")
-    parts = [encode.Part(folder, shard, tmp_path / f"{n:06d}", "uint16") for n, shard in enumerate(shards)]
+    parts = [encode.EncodedShard(folder, shard, tmp_path / f"{n:06d}", "uint16") for n, shard in enumerate(shards)]
     for part in parts:
-        encode.encode_part(part, None)
-    assert sum(encode.compare(parts, 1, None).values()) >= 3
+        encode.encode_shard(part, None)
+    assert sum(encode.compare_with_reference(parts, 1, None).values()) >= 3
     first = parts[0].table().to_pylist()[0]
     ids = np.array(parts[0].ids())
     ids[5] ^= 1
     ids.tofile(parts[0].scratch.with_suffix(".ids"))
     with pytest.raises(EverystepError, match=rf"^{first['id']}: token 5 is \[{ids[5]}\] from gigatoken and \[\d+\]"):
-        encode.compare(parts, 1, None)
+        encode.compare_with_reference(parts, 1, None)
     forget()

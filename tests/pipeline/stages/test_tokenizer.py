@@ -8,12 +8,13 @@ import pytest
 from pipeline.base.paths import DEDUPLICATED, TOKENIZER
 from pipeline.formats.canonical import pretty
 from pipeline.formats.current import take_basis
-from pipeline.formats.documents import Document, write_documents
+from pipeline.formats.documents import Document
 from pipeline.formats.manifests import Deduplicated
 from pipeline.formats.stages import manifest_path
 from pipeline.stages.tokenizer import tokenizer
 from tests.project import WORDS, params
 from tests.releases import read_json
+from tests.shards import write_documents
 from tests.stubs import write_stub
 
 SHARD = "train/000000.jsonl.zst"

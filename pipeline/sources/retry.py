@@ -1,0 +1,35 @@
+"""Retries with back-off, for fetches over networks that fail now and then."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+ATTEMPTS = 5
+"""Failures in a row, without progress between them, after which a fetch gives up."""
+Answer = TypeVar("Answer")
+
+
+def with_retries(
+    attempt: Callable[[], Answer],
+    is_transient: Callable[[Exception], bool],
+    first_wait_seconds: float,
+    reached: Callable[[], int] = lambda: 0,
+    progress: int = 1,
+) -> Answer:
+    """Call `attempt` again after a transient error; each wait is twice the one before.
+
+    `reached` says how far the attempts have come; an attempt that comes `progress` further starts the count again. The
+    last error is raised.
+    """
+    failures = 0
+    while True:
+        before = reached()
+        try:
+            return attempt()
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            failures = 1 if reached() >= before + progress else failures + 1
+            if failures == ATTEMPTS:
+                raise
+            time.sleep(first_wait_seconds * 2 ** (failures - 1))

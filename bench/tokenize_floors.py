@@ -26,7 +26,7 @@ from pipeline.blocks.token_ids import Encoder
 from pipeline.formats.documents import decode_columns
 from pipeline.formats.lines import LineFile, _compressor
 from pipeline.formats.manifests import Deduplicated, TokenizerTrained, read_manifest
-from pipeline.formats.rows import _spelled_rows, _spellings, rows_at_once
+from pipeline.formats.rows import _digits_of_ids, _written_rows, rows_at_once
 from pipeline.formats.stages import manifest_path
 from pipeline.stages.tokenize.encode import _blocks, id_type
 
@@ -66,7 +66,7 @@ def turn(paths: list[Path], vocabulary: int) -> dict[str, float]:
     clock, encoder, size, number = Clock(), Encoder(TOKENIZER), 0, 0
     reference = Tokenizer.from_file(str(TOKENIZER))
     compressor, digest, block = _compressor(digits=True), hashlib.sha256(), rows_at_once(WIDTH)
-    _spellings(vocabulary)
+    _digits_of_ids(vocabulary)
     rest = np.empty(0, dtype=id_type(vocabulary))
     for path in paths:
         with LineFile(path) as file:
@@ -81,7 +81,7 @@ def turn(paths: list[Path], vocabulary: int) -> dict[str, float]:
                 rest = np.concatenate([rest, ids.astype(rest.dtype)])
                 while len(rest) >= block * WIDTH:
                     rows, rest = rest[: block * WIDTH].reshape(-1, WIDTH), rest[block * WIDTH :]
-                    frames = clock("digits", list, _spelled_rows(rows, vocabulary))
+                    frames = clock("digits", list, _written_rows(rows, vocabulary))
                     for frame in frames:
                         clock("SHA-256", digest.update, frame)
                         clock("zstd, rows", compressor.compress, frame)

@@ -69,7 +69,7 @@ SHARDS = 12
 @pytest.fixture
 def many_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project of twelve shards of 64 rows; a step reads 8 of these 768 rows."""
-    monkeypatch.setattr(rows_format, "ROWS_PER_SHARD", 64)
+    monkeypatch.setattr("tests.shards.ROWS_PER_SHARD", 64)
     write_ours(tmp_path, numbered(64 * SHARDS))
     write_recipe(tmp_path, "everystep")
     return tmp_path

@@ -42,9 +42,10 @@ print(json.dumps(found))
 REPLAY = """
 import sys
 from pathlib import Path
+from pipeline.release.release import Release
 from trainer.replay import replay
-outcome = replay(Path, Path(), "mobilellm", int(sys.argv[1]), int(sys.argv[2]))
-print(outcome.first_difference, outcome.detail, outcome.digests_compared)
+replayed = replay(Release.open(Path()), "mobilellm", int(sys.argv[1]), int(sys.argv[2]))
+print(replayed.first_difference, replayed.detail, replayed.digests_compared)
 """
 
 

@@ -1,5 +1,6 @@
 """The stage `train`: what names a run, what it says of other states, and digests that find a wrong step."""
 
+import hashlib
 import json
 import math
 import re
@@ -16,6 +17,7 @@ from pipeline.formats.canonical import canonical
 from pipeline.formats.digests import tensors_digest
 from tests.imports import ROOT
 from tests.project import recipe, run
+from tests.releases import read_json, write_json
 from tests.trainer.runs import MODEL, end, make_run, num_logged, result, start, train
 from trainer.evaluate import _result
 from trainer.train import TRAINS
@@ -83,7 +85,12 @@ def test_weights_are_digested_every_so_many_steps_and_replay_finds_a_wrong_diges
     assert entries[11]["weights_digest"] == tensors_digest(ck.read_tensors(states[12] / ck.WEIGHTS))
     assert replayed(folder, 4, 8) == "None every step is the same 1"
     entries[5]["weights_digest"] = entries[8]["weights_digest"]
-    path.write_bytes(b"".join(canonical(entry) + b"\n" for entry in entries))
+    content = b"".join(canonical(entry) + b"\n" for entry in entries)
+    path.write_bytes(content)
+    manifest = read_json(folder / "manifests" / "models" / f"{MODEL}.json")
+    (shard,) = manifest["outputs"]["log"]
+    shard |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    write_json(folder / "manifests" / "models" / f"{MODEL}.json", manifest)
     assert replayed(folder, 4, 8).startswith(f"6 weights_digest: released {entries[8]['weights_digest']}, replayed ")
 
 

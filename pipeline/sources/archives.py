@@ -264,7 +264,7 @@ def _check_name(name: str, place: str, seen: set[str]) -> None:
     leaves = not name or name.startswith("/") or ".." in plain.split("/") or "" in plain.split("/")
     odd = re.search(r"\\|^[A-Za-z]:", name) or not is_key(plain)
     _refuse(leaves or bool(odd), place[:MAX_PLACE], "is not a plain relative path")
-    _refuse(plain in seen, place, "is there twice")
+    _refuse(plain in seen, place, "appears twice")
     seen.add(plain)
 
 

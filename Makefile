@@ -16,7 +16,7 @@ release: .venv/built
 	@$(RUN) python -m pipeline.build.release
 
 test: .venv/tested check
-	$(RUN) python -m pytest -n auto --dist worksteal
+	$(RUN) python -m pytest -n auto --dist worksteal --cov
 
 test-long: .venv/tested
 	$(RUN) python -m tests.proofs

@@ -10,7 +10,7 @@ TORCH_INDEX ?=
 INSTALL := .venv/bin/python -m pipeline.build.install
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
 
-.PHONY: release test test-long reproduce setup check clean
+.PHONY: release test test-long reproduce setup check lock clean
 
 release: .venv/built
 	@$(RUN) python -m pipeline.build.release
@@ -39,22 +39,30 @@ ONCE = $(LOCK); [ -f $@ ] && [ -z "$$(find $^ -newer $@)" ] && exit 0
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "error: Everystep needs Python 3.11 or newer; run make PYTHON=/path/to/python3.11")'
 	@mkdir -p .venv; $(LOCK); [ -x $@ ] || $(PYTHON) -m venv .venv
 
-.venv/built: .venv/bin/pip pyproject.toml constraints.txt
+.venv/built: .venv/bin/pip pyproject.toml constraints.txt requirements.lock
 	@$(ONCE); \
 	echo "installing what builds into .venv (about three minutes)"; \
+	$(INSTALL) --no-deps --require-hashes --requirement requirements.lock && \
 	$(INSTALL) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) --constraint constraints.txt torch==2.13.0 && \
-	$(INSTALL) --constraint constraints.txt --editable '.[build,train]' && touch $@
+	$(INSTALL) --no-deps --no-build-isolation --editable . && touch $@
 
 OLDEST := transformers tokenizers
 
-.venv/tested: .venv/built constraints-dev.txt $(OLDEST:%=tests/oldest/%.txt)
+.venv/tested: .venv/built requirements-dev.lock $(OLDEST:%=tests/oldest/%.txt)
 	@$(ONCE); \
 	echo "installing what tests into .venv"; \
-	$(INSTALL) --constraint constraints.txt --constraint constraints-dev.txt --editable '.[build,train,cloud,tensorboard,test]' && \
+	$(INSTALL) --no-deps --require-hashes --requirement requirements-dev.lock && \
 	for name in $(OLDEST); do \
 	  rm -rf .venv/oldest/$$name && \
-	  $(INSTALL) --no-deps --target .venv/oldest/$$name --requirement tests/oldest/$$name.txt || exit; \
+	  $(INSTALL) --no-deps --require-hashes --target .venv/oldest/$$name --requirement tests/oldest/$$name.txt || exit; \
 	done && touch $@
+
+# Hashes of what constraints.txt and constraints-dev.txt pin, from the index; needs uv on PATH.
+lock:
+	UV_CUSTOM_COMPILE_COMMAND="make lock" uv pip compile --quiet pyproject.toml --extra build --extra train \
+	  --constraint constraints.txt --output-file requirements.lock
+	UV_CUSTOM_COMPILE_COMMAND="make lock" uv pip compile --quiet pyproject.toml --all-extras \
+	  --constraint constraints.txt --constraint constraints-dev.txt --output-file requirements-dev.lock
 
 clean:
 	rm -rf .work release runs results data

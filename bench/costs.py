@@ -130,7 +130,7 @@ def main() -> None:
         for example in examples:
             readme = example / "README.md"
             written = table(example)
-            write_bytes(readme, TABLE.sub(lambda _, text=written: text, readme.read_text("utf-8")).encode())
+            write_bytes(readme, TABLE.sub(written.replace("\\", r"\\"), readme.read_text("utf-8")).encode())
         return
     values = {example.name: {line.entry.name: line.value for line in lines(example)} for example in examples}
     print(json.dumps(values, indent=1))

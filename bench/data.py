@@ -54,7 +54,13 @@ def measure(name: str, folder: Path, num_rows: int, width: int) -> dict[str, flo
         else:
             found = check_rows(folder, files, width, VOCABULARY, cache, name)
         seconds.append(cpu_seconds() - began)
-    reading = {"width": width, "vocabulary": VOCABULARY, "seed": SEED, "global_batch": BATCH, "micro_batch": 1}
+    reading: dict[str, Any] = {
+        "width": width,
+        "vocabulary": VOCABULARY,
+        "seed": SEED,
+        "global_batch": BATCH,
+        "micro_batch": 1,
+    }
     more: dict[str, Any] = {"memory": cache} if written else {"cache": cache}
     rate = rows_per_second(layout(folder=folder, shards=written or found, **reading, **more), num_rows)
     return {

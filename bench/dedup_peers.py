@@ -43,7 +43,7 @@ def datatrove(folder: Path, out: Path, language: Any) -> None:
 def split_by_expression() -> Any:
     from datatrove.utils.word_tokenizers import WordTokenizer
 
-    class Words(WordTokenizer):
+    class Words(WordTokenizer):  # type: ignore[misc]
         def word_tokenize(self, text: str) -> list[str]:
             return re.findall(r"\w+", text)
 

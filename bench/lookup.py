@@ -49,10 +49,12 @@ def of_the_index(folder: Path, documents: int) -> dict[str, Any]:
     for batch in BATCHES:
         asked = [rows_of_step(step, batch, num_rows, SEED).tolist() for step in range(QUESTIONS)]
         report[f"step of {batch} rows, cold"] = median(
-            lambda i, asked=asked: DocumentIndex(path, WIDTH, num_rows).documents_of_rows(asked[i])
+            lambda i, asked=asked: DocumentIndex(path, WIDTH, num_rows).documents_of_rows(asked[i])  # type: ignore[misc]
         )
         index = DocumentIndex(path, WIDTH, num_rows)
-        report[f"step of {batch} rows"] = median(lambda i, index=index, asked=asked: index.documents_of_rows(asked[i]))
+        report[f"step of {batch} rows"] = median(
+            lambda i, index=index, asked=asked: index.documents_of_rows(asked[i])  # type: ignore[misc]
+        )
     report["rows of a document"] = median(lambda i: index.rows_of_document(f"source-0/document/{i * 10:012d}"))
     return report
 

@@ -39,9 +39,9 @@ class Clock:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
-    def __call__(self, name: str, call: Callable[[], Any]) -> Any:
+    def __call__(self, name: str, call: Callable[..., Any], *arguments: object) -> Any:
         began = time.process_time()
-        result = call()
+        result = call(*arguments)
         self.seconds[name] = self.seconds.get(name, 0.0) + time.process_time() - began
         return result
 
@@ -71,20 +71,20 @@ def turn(paths: list[Path], vocabulary: int) -> dict[str, float]:
     for path in paths:
         with LineFile(path) as file:
             blocks = _blocks(file.frames())
-            while (lines := clock("zstd, documents", lambda blocks=blocks: next(blocks, None))) is not None:
-                texts = clock("JSON", lambda lines=lines, path=path: decode_columns(lines, path))["text"]
-                ids, _ = clock("gigatoken", lambda texts=texts: encoder.encode(texts))
+            while (lines := clock("zstd, documents", next, blocks, None)) is not None:
+                texts = clock("JSON", decode_columns, lines, path)["text"]
+                ids, _ = clock("gigatoken", encoder.encode, texts)
                 if number % EVERY == 0:
                     some = texts.to_pylist()
-                    clock("reference", lambda some=some: reference.encode_batch_fast(some))
+                    clock("reference", reference.encode_batch_fast, some)
                 size, number = size + pc.sum(pc.binary_length(texts)).as_py(), number + 1
                 rest = np.concatenate([rest, ids.astype(rest.dtype)])
                 while len(rest) >= block * WIDTH:
                     rows, rest = rest[: block * WIDTH].reshape(-1, WIDTH), rest[block * WIDTH :]
-                    frames = clock("digits", lambda rows=rows: list(_spelled_rows(rows, vocabulary)))
+                    frames = clock("digits", list, _spelled_rows(rows, vocabulary))
                     for frame in frames:
-                        clock("SHA-256", lambda frame=frame: digest.update(frame))
-                        clock("zstd, rows", lambda frame=frame: compressor.compress(frame))
+                        clock("SHA-256", digest.update, frame)
+                        clock("zstd, rows", compressor.compress, frame)
     clock.seconds["reference"] *= number / len(range(0, number, EVERY))
     return clock.seconds | {"bytes": size}
 

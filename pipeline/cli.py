@@ -12,6 +12,7 @@ import shlex
 import shutil
 import signal
 import sys
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -61,6 +62,21 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for p
 
 
 app.add_typer(export, name="export")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"everystep {version('everystep')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Take what no command takes."""
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ literal. `count_steps` is trusted because it finds the matches that `re` finds, 
 
 import re
 from collections.abc import Iterator
-from re import _constants as op
+from re import _constants as op  # type: ignore[attr-defined]
 from re import _parser  # type: ignore[attr-defined]
 from typing import Any
 
@@ -78,7 +78,7 @@ def _is_exactly_in(kind: Any, what: Any, character: str, flags: int) -> bool:
             }[str(what).rpartition("_")[2]]
             return answer is not ("_NOT_" in str(what))
     negated = what[0][0] is op.NEGATE
-    return negated is not any(_is_exactly_in(*item, character, flags) for item in what[negated:])
+    return negated is not any(_is_exactly_in(kind, what, character, flags) for kind, what in what[negated:])
 
 
 class _Search:
@@ -105,7 +105,8 @@ class _Search:
         if first == len(items):
             yield place
             return
-        for end in self._one(*items[first], place):
+        kind, what = items[first]
+        for end in self._one(kind, what, place):
             yield from self._ends(items, end, first + 1)
 
     def _one(self, kind: Any, what: Any, place: int) -> Iterator[int]:
@@ -156,7 +157,7 @@ class _Search:
     def _greedy(self, items: Any, low: int, high: Any, place: int) -> Iterator[int]:
         if len(items) == 1 and items[0][0] in ONE_CHARACTER:
             end = place
-            while (high is op.MAXREPEAT or end - place < high) and self._takes(*items[0], end):
+            while (high is op.MAXREPEAT or end - place < high) and self._takes(items[0][0], items[0][1], end):
                 end += 1
             for each in range(end, place + low - 1, -1):
                 self.steps += 1

@@ -140,7 +140,12 @@ def reseal_model(release: Path, model: str) -> None:
         weights, moments = (tensors_digest(ck.read_tensors(checkpoint / name)) for name in (ck.WEIGHTS, ck.OPTIMIZER))
         state = ck.state_digest(weights, moments, step)
         old = ck.read_record(checkpoint)
-        new = {"weights_digest": weights, "optimizer_digest": moments, "state_digest": state, "parent": parent}
+        new: dict[str, Any] = {
+            "weights_digest": weights,
+            "optimizer_digest": moments,
+            "state_digest": state,
+            "parent": parent,
+        }
         records.append(old.model_copy(update=new))
         ck.write_record(checkpoint, records[-1])
         parent = state

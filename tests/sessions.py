@@ -1,7 +1,7 @@
-"""Code in the documentation: found, and its terminal sessions run and written anew.
+"""Code in the documentation: found, and its terminal sessions run and written again.
 
-`python -m tests.sessions` runs every session on the built `release/` and writes what it prints under each command;
-then the table of models, from `manifests/release.json`, into the README. Messages on stderr are not shown.
+`python -m tests.sessions` runs every session on the built `release/` and writes its output under each command, and
+the table of models, from `manifests/release.json`, into the README. Messages on stderr are not shown.
 """
 
 import re
@@ -9,15 +9,15 @@ import shlex
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from textwrap import dedent, indent
 from typing import NamedTuple
 
 from pipeline.base.files import write_bytes
-from pipeline.formats.stages import manifest_path
+from pipeline.formats.manifests import Released, path_of, read_manifest
 from pipeline.release.card import models_table
 from tests.project import environment
-from tests.releases import read_json
 
 ROOT = Path(__file__).parent.parent
 FENCE = re.compile(r"^( *)```([^\n]*)\n(.*?)^ *```$", re.M | re.S)
@@ -25,7 +25,7 @@ MODELS = re.compile(r"(?<=<!-- models -->\n).*?(?=<!-- /models -->)", re.S)
 
 
 class Block(NamedTuple):
-    """A fenced block: what stands behind the fence, and the text without its indentation."""
+    """A fenced block: the words after the fence, and the text without its indentation."""
 
     kind: str
     text: str
@@ -95,7 +95,7 @@ def with_sessions(text: str, printed: Callable[[Block], Iterator[tuple[str, str]
 
 def with_models(text: str) -> str:
     """The text with the table of models between its marks."""
-    table = models_table(read_json(ROOT / manifest_path("release"))["models"])
+    table = models_table(read_manifest(Released, ROOT / path_of(Released)).models)
     return MODELS.sub(lambda _: table + "\n", text)
 
 
@@ -104,10 +104,10 @@ def main() -> None:
         text = path.read_text("utf-8")
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "release").symlink_to(ROOT / "release")
-            new = with_models(with_sessions(text, lambda block, folder=folder: run_session(block, Path(folder))))
+            new = with_models(with_sessions(text, partial(run_session, folder=Path(folder))))
         if new != text:
             write_bytes(path, new.encode())
-            print(f"{path.relative_to(ROOT)}: written anew")
+            print(f"{path.relative_to(ROOT)}: updated")
 
 
 def _typed(block: Block) -> list[str]:

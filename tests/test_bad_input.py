@@ -548,7 +548,7 @@ def test_a_full_disk_is_said_and_the_same_command_goes_on_when_there_is_room(
     assert (code, half, again) == ("code 2", "half 0", "again 0"), done.stderr
     assert "disk is full" in done.stderr
     assert "Traceback" not in done.stderr
-    found = dict(reversed(line.split("  ")) for line in sums)
+    found = {path: digest for digest, path in (line.split("  ") for line in sums)}
     expected = {path: sha256_file(built_project / path) for path in found}
     assert found == expected
     assert len(found) > 1
@@ -667,7 +667,7 @@ def killed_in_a_checkpoint(folder: Path, delay: float) -> bool:
 
 def test_two_trainings_of_one_model_at_once_do_not_mix(trainable: Path, built_project: Path) -> None:
     one = {"PYTHONPATH": str(ROOT), "EVERYSTEP_PROCESSES": "1"}
-    command = [BIN / "python", "-m", "pipeline.stages", "train", "mobilellm"]
+    command = [str(BIN / "python"), "-m", "pipeline.stages", "train", "mobilellm"]
     both = [
         subprocess.Popen(command, cwd=trainable, env=environment(**one), stderr=subprocess.PIPE, text=True)
         for _ in range(2)

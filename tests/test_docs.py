@@ -5,16 +5,20 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import typer
 
+from pipeline.base.params import OPTIONAL, SECTIONS, SECTIONS_ON_ROWS
 from pipeline.base.yaml import Section, check, load_yaml
+from pipeline.blocks.steps import STEPS
 from pipeline.cli import app
 from pipeline.executor.ordered_map import EXECUTOR, WORKERS
+from pipeline.executor.settings import ExecutorParams
 from pipeline.formats.model import num_parameters, unrolled
-from pipeline.release.words import Description, RowsDescription
+from pipeline.formats.stages import BY_NAME, ON_ROWS, STAGES
+from pipeline.release.words import Description, ReleaseParams, RowsDescription
 from pipeline.sources.declaration import (
     Declared,
     HuggingfaceSource,
@@ -25,7 +29,12 @@ from pipeline.sources.declaration import (
 )
 from pipeline.sources.document import RawDocument
 from pipeline.sources.readers import READERS
+from pipeline.stages.dedup.stage import DedupParams
+from pipeline.stages.evaluation_sets import EvaluationParams
 from pipeline.stages.filter import FilterParams
+from pipeline.stages.tokenize.mix import MixtureParams
+from pipeline.stages.tokenize.params import TokenizeParams
+from pipeline.stages.tokenizer import TokenizerParams
 from tests.pipeline.sources.declared import declared
 from tests.project import environment
 from tests.sessions import (
@@ -41,13 +50,15 @@ from tests.sessions import (
     spans,
     with_models,
 )
+from tests.test_layering import ALLOWED
 from trainer import families
+from trainer.evaluate import EvaluateParams
 from trainer.launch import PROCESSES
-from trainer.monitor import TENSORBOARD
-from trainer.recipe import DataSection, LossSection, OptimizerSection, Recipe, ScheduleSection
+from trainer.recipe import Recipe
 
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text("utf-8") for path in documents()}
 PROGRAM: Any = typer.main.get_command(app)
+PARAMS_PAGE = "docs/reference/params.md"
 
 # The documents speak of the demo; here they run on the small release, which has other models, steps and documents.
 SMALL = {
@@ -164,21 +175,64 @@ def test_table_of_models_is_that_of_the_release() -> None:
     assert with_models(TEXTS["README.md"]) == TEXTS["README.md"]
 
 
+def test_every_page_is_linked_from_the_index() -> None:
+    index = ROOT / "docs" / "README.md"
+    linked = {index.parent / target for target in re.findall(r"\]\(([^)#\s]+)", index.read_text("utf-8"))}
+    assert linked >= {*(ROOT / "docs").rglob("*.md")} - {index}
+
+
 def test_variables_of_the_environment_are_documented() -> None:
-    assert {EXECUTOR, WORKERS, PROCESSES, TENSORBOARD} <= set(spans(TEXTS["docs/reproduce.md"]))
+    """Each constant that names one, and nothing else by our name."""
+    code = [path.read_text("utf-8") for room in ("pipeline", "trainer") for path in (ROOT / room).rglob("*.py")]
+    ours = {name for text in code for name in re.findall(r"\"(EVERYSTEP_[A-Z]+)\"", text)}
+    assert ours >= {EXECUTOR, WORKERS, PROCESSES}
+    assert {span for span in spans(TEXTS["docs/reference/environment.md"]) if span.startswith("EVERYSTEP_")} == ours
 
 
-def test_every_key_of_a_source_is_documented() -> None:
-    kinds: list[type[Section]] = [
-        Declared,
-        PackageSource,
-        UrlSource,
-        HuggingfaceSource,
-        TokenizedSource,
-        RowsDescription,
-    ]
-    keys = {key for kind in kinds for key in kind.model_fields}
-    assert keys | set(READERS) <= set(spans(TEXTS["docs/add-a-corpus.md"]))
+SECTION_MODELS: dict[str, list[type[Section]]] = {
+    "sources": [Declared, PackageSource, UrlSource, HuggingfaceSource],
+    "descriptions": [Description, RowsDescription],
+    "rows": [TokenizedSource],
+    "evaluation_sets": [EvaluationParams],
+    "filter": [FilterParams],
+    "dedup": [DedupParams],
+    "tokenizer": [TokenizerParams],
+    "mixture": [MixtureParams],
+    "tokenize": [TokenizeParams],
+    "evaluate": [EvaluateParams],
+    "models": [],
+    "release": [ReleaseParams],
+    "executor": [ExecutorParams],
+}
+
+
+def test_every_section_of_params_is_documented() -> None:
+    assert set(SECTION_MODELS) == {*SECTIONS, *OPTIONAL, *SECTIONS_ON_ROWS}
+    assert {f"`{name}`" for name in SECTION_MODELS} <= set(re.findall("^## (.*)$", TEXTS[PARAMS_PAGE], flags=re.M))
+
+
+@pytest.mark.parametrize("name", SECTION_MODELS)
+def test_every_key_of_a_section_is_documented(name: str) -> None:
+    """Below the heading of the section, by its own name or as the last part of a dotted one."""
+    (text,) = re.findall(rf"^## `{name}`\n(.*?)(?=^## |\Z)", TEXTS[PARAMS_PAGE], flags=re.M | re.S)
+    said = {part for span in spans(text) for part in span.split(".")}
+    assert {key for model in SECTION_MODELS[name] for key in keys_of(model)} <= said
+
+
+def keys_of(section: type[Section]) -> set[str]:
+    """The keys of a section and of the sections inside it."""
+    inside = [model for field in section.model_fields.values() for model in sections_in(field.annotation)]
+    return set(section.model_fields).union(*map(keys_of, inside))
+
+
+def sections_in(annotation: Any) -> list[type[Section]]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in sections_in(argument)]
+
+
+def test_every_reader_and_step_is_documented() -> None:
+    assert {*READERS, *STEPS} <= set(spans(TEXTS[PARAMS_PAGE]))
 
 
 def test_sources_in_the_documents_are_accepted() -> None:
@@ -198,9 +252,8 @@ def test_rules_of_one_source_in_the_documents_are_accepted() -> None:
     trees = [parsed(block) for block in blocks(TEXTS["docs/add-a-corpus.md"], "yaml")]
     (own,) = [tree["filter"]["sources"] for tree in trees if "filter" in tree and "sources" in tree["filter"]]
     common = load_yaml(ROOT / "params.yaml")["filter"]
-    rules = check(FilterParams, common | {"sources": own}, "docs/add-a-corpus.md").sources["gazette"]
-    assert rules.gopher_quality is not None
-    assert rules.gopher_quality.model_dump() == common["gopher_quality"] | own["gazette"]["gopher_quality"]
+    rules = check(FilterParams, common | {"sources": own}, "docs/add-a-corpus.md").sources["gazette"].model_dump()
+    assert rules["gopher_quality"] == common["gopher_quality"] | own["gazette"]["gopher_quality"]
 
 
 def parsed(block: Block) -> dict[str, Any]:
@@ -211,21 +264,50 @@ def parsed(block: Block) -> dict[str, Any]:
 
 
 def test_every_key_of_a_recipe_is_documented() -> None:
-    said = set(spans(TEXTS["docs/add-a-model.md"]))
-    said |= {part for span in said for part in span.split(".")}
-    sections: list[type[Section]] = [Recipe, DataSection, LossSection, OptimizerSection, ScheduleSection]
-    keys = {key for section in sections for key in section.model_fields}
-    keys |= {key for section, _ in families.FAMILIES.values() for key in section.model_fields}
-    assert keys - {"data", "loss", "optimizer", "schedule"} | set(families.FAMILIES) <= said
+    said = {part for span in spans(TEXTS["docs/reference/recipes.md"]) for part in span.split(".")}
+    keys = keys_of(Recipe).union(*(keys_of(section) for section, _ in families.FAMILIES.values()))
+    assert keys | set(families.FAMILIES) <= said
+
+
+def test_rooms_in_the_documents_are_those_that_the_layering_allows() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|.*\|([^|]*)\|$", section_of("docs/architecture.md", "Rooms"), flags=re.M)
+    said = {room: set(re.findall(r"`(\w+)`", allowed)) for room, allowed in rows}
+    short = {
+        room.rpartition(".")[2]: {other.rpartition(".")[2] for other in allowed} for room, allowed in ALLOWED.items()
+    }
+    assert said == short
+
+
+def test_stages_in_the_documents_are_those_of_the_table() -> None:
+    rows = re.findall(
+        r"^\| `(\w+)` \| \w+ (\w+) \|.*\| `([\w/.]+)`", section_of("docs/architecture.md", "Stages"), flags=re.M
+    )
+    said = {name: (per, manifest) for name, per, manifest in rows}
+    for stage in STAGES:
+        ending = ".json" if stage.per == "release" else f"/{stage.per.upper()}.json"
+        assert said[stage.name] == (stage.per, f"{stage.manifest}{ending}")
+    assert set(said) <= {*BY_NAME, "code"} - {stage.name for stage in ON_ROWS}
+
+
+def section_of(path: str, title: str) -> str:
+    (text,) = re.findall(rf"^## {title}\n(.*?)(?=^## |\Z)", FENCE.sub("", TEXTS[path]), flags=re.M | re.S)
+    return str(text)
 
 
 def test_family_in_the_documents_builds_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
     (block,) = blocks(TEXTS["docs/add-a-model.md"], "python family")
     monkeypatch.setattr(families, "FAMILIES", dict(families.FAMILIES))
     exec(compile(block.text, "docs/add-a-model.md", "exec"), vars(families) | {"FAMILIES": families.FAMILIES})
-    recipe = {"vocabulary": 64, "context": 16, "width": 32, "layers": 6, "query_heads": 4, "ffn_width": 48}
-    recipe |= {"tied_embedding": True, "rotary_base": 10000.0, "norm_epsilon": 1e-5, "initial_std": 0.02}
-    spec = families.build_spec({"family": "one-block", **recipe}, "recipes/x.yaml")
+    shape: dict[str, Any] = {
+        "vocabulary": 64,
+        "context": 16,
+        "width": 32,
+        "layers": 6,
+        "query_heads": 4,
+        "ffn_width": 48,
+    }
+    rest: dict[str, Any] = {"tied_embedding": True, "rotary_base": 10000.0, "norm_epsilon": 1e-5, "initial_std": 0.02}
+    spec = families.build_spec({"family": "one-block", **shape, **rest}, "recipes/x.yaml")
     assert len(spec.applications) == 6 and len(unrolled(spec)[0].layers) == 6
     assert num_parameters(spec) == 64 * 32 + (4 * 32 * 32 + 3 * 32 * 48 + 2 * 32) + 32
     assert len(block.text.splitlines()) < 30

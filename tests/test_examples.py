@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from bench.costs import EXAMPLES, TABLE, lines, table
 from pipeline.base.errors import EverystepError
 from pipeline.base.params import load_params, load_section, model_names, source_names
-from pipeline.base.yaml import load_yaml
+from pipeline.base.yaml import Section, load_yaml
 from pipeline.formats.model import num_parameters, num_parameters_if_repeated
 from pipeline.formats.suite import require_one_suite
 from pipeline.release.words import ReleaseParams, check_words
@@ -19,7 +19,7 @@ from pipeline.sources.declaration import HuggingfaceSource, TokenizedSource, loa
 from pipeline.stages.dedup.stage import DedupParams
 from pipeline.stages.evaluation_sets import EvaluationParams
 from pipeline.stages.filter import FilterParams
-from pipeline.stages.tokenize.stage import TokenizeParams
+from pipeline.stages.tokenize.params import TokenizeParams
 from pipeline.stages.tokenizer import TokenizerParams
 from tests.examples import ON_ROWS, stages_on_rows
 from tests.imports import ROOT
@@ -28,7 +28,7 @@ from trainer.recipe import load_recipe
 
 NAMES = sorted(path.parent.name for path in EXAMPLES.glob("*/params.yaml"))
 ON_TEXT = [name for name in NAMES if "sources" in load_yaml(EXAMPLES / name / "params.yaml")]
-SECTIONS = {
+SECTIONS: dict[str, type[Section]] = {
     "evaluation_sets": EvaluationParams,
     "filter": FilterParams,
     "dedup": DedupParams,

@@ -90,8 +90,8 @@ def test_a_number_out_of_bounds_is_refused_by_its_key(
     name, *options = command
     out = ["--out", str(tmp_path / "out")] if name == "pull" else []
     if path == RECIPE and named == "recipes":
-        steps = put("schedule.steps", 10**8)
-        change = lambda tree, every=change: (every(tree), steps(tree))  # noqa: E731
+        every, steps = change, put("schedule.steps", 10**8)
+        change = lambda tree: (every(tree), steps(tree))  # noqa: E731
     with changed(release, path, change):
         done = everystep(name, release, *options, *out)
     assert done.code in (1, 2), done.said

@@ -140,7 +140,7 @@ def _order(release: Release) -> Iterator[str]:
             return
         lines = (parse(line, str(ORDER)) for line in published)
         rows = ({"row": row} for row in _permuted(num_rows, seed))
-        yield from _compared(ORDER, "line", lines, f"the seed {seed}", rows)
+        yield from _compared(ORDER, "line", lines, f"the seed {seed} gives", rows)
 
 
 def _permuted(num_rows: int, seed: int) -> Iterator[int]:
@@ -168,7 +168,7 @@ def _evaluation(release: Release, name: str) -> Iterator[str]:
     """The manifest's results are those of the lines, one for each checkpoint of the model."""
     path, manifest = RESULTS / name / EVALUATION, release.manifest(Evaluated, name)
     results = [result.to_json() for result in manifest.results]
-    yield from _compared(manifest.path, "result", results, path, _lines(release, path))
+    yield from _compared(manifest.path, "result", results, f"{path} gives", _lines(release, path))
     revisions = [entry.revision for entry in release.manifest(Trained, name).checkpoints]
     if [result.revision for result in manifest.results] != revisions:
         yield f"{manifest.path}: its results are not those of the model's checkpoints, in their order"
@@ -196,7 +196,7 @@ def _csv(release: Release, lines: Path) -> Iterator[str]:
         yield f"{path}: its columns are {header}, {lines} has {','.join(sorted(first))}"
         return
     printed = (",".join(_cell(entry[column]) for column in columns) for entry in chain([first], entries))
-    yield from _compared(path, "row", rows, lines, printed)
+    yield from _compared(path, "row", rows, f"{lines} gives", printed)
 
 
 def _coverage(release: Release) -> Iterator[str]:
@@ -225,14 +225,14 @@ def _papers(release: Release, facts: Facts) -> Iterator[str]:
             continue
         ours = release.read(name).decode("utf-8", "replace").split("\n")
         theirs = render(facts).decode().split("\n")
-        yield from _compared(Path(name), "line", ours, f"{PARAMS} and the manifests", theirs)
+        yield from _compared(Path(name), "line", ours, f"{PARAMS} and the manifests give", theirs)
 
 
-def _compared(where: Path, what: str, ours: Iterable[Json], other: str | Path, theirs: Iterable[Json]) -> Iterator[str]:
+def _compared(where: Path, what: str, ours: Iterable[Json], other: str, theirs: Iterable[Json]) -> Iterator[str]:
     """The first entry that differs."""
     for number, (mine, yours) in enumerate(zip_longest(ours, theirs), 1):
         if mine != yours:
-            yield f"{where}: {what} {number} is {_shown(mine)}, {other} gives {_shown(yours)}"
+            yield f"{where}: {what} {number} is {_shown(mine)}, {other} {_shown(yours)}"
             return
 
 

@@ -177,7 +177,7 @@ def list_files(folder: Path) -> list[str]:
     """
     found = list_folder(folder) if folder.exists() else Listing([], [], [], [])
     if found.closed:
-        raise EverystepError(f"{folder / found.closed[0]}: cannot be listed, or lies too deep")
+        raise EverystepError(f"{folder / found.closed[0]}: cannot be listed, or is nested too deep")
     return sorted([*found.files, *found.links, *found.others])
 
 

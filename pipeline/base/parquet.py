@@ -165,7 +165,7 @@ def _pages(raw: IO[bytes], column: Fields, where: str) -> Iterator[_Page]:
     while left > 0:
         page = _page(raw, start, HEADER_BYTES)
         if not start < page.next <= size or page.values < 0 or page.bytes < 0:
-            raise EverystepError(f"{where}: no page at byte {start}")
+            raise EverystepError(f"{where}: no page at byte {start}; damaged")
         yield page
         left -= 0 if page.is_dictionary else page.values
         start = page.next

@@ -1,54 +1,45 @@
 """SPDX licence expressions (SPDX 2.3, annex D): operands joined by OR, AND and WITH, with parentheses.
 
-WITH binds closest, then AND, then OR. Which identifiers exist is not checked. Identifiers are compared without
-regard to case.
+`packaging.licenses` checks the grammar and the list of identifiers; a licence that SPDX does not list is
+`LicenseRef-NAME`. What is declared must be written as SPDX writes it, so that one licence has one name everywhere.
 """
 
+import ast
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import lru_cache
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
+from packaging.licenses import canonicalize_license_expression
 from pydantic import AfterValidator
 
-TOKEN = re.compile(r"[A-Za-z0-9.+:-]+|\S")
-OPERATORS = ("OR", "AND", "WITH")
-MAX_TOKENS = 500
+TOKEN = re.compile(r"[()]|[^() ]+(?: WITH [^() ]+)?")
+PYTHON = {"OR": "or", "AND": "and", "(": "(", ")": ")"}
+MAX_CHARACTERS = 10_000
 
 
-class Expression(NamedTuple):
-    """`operator` joins `parts`; an operand has none and is its own text (`A`, or `A WITH B`) in small letters."""
-
-    operator: str
-    parts: tuple["Expression", ...]
-    operand: str = ""
-
-
-@lru_cache(maxsize=1024)
-def parse_expression(text: str) -> Expression:
-    """Raises `ValueError` for what is no expression."""
-    tokens = TOKEN.findall(text)
-    if len(tokens) > MAX_TOKENS or text.count("(") > MAX_TOKENS // 10:
-        raise ValueError("longer than a licence expression may be")
-    expression, rest = _joined("OR", tokens)
-    if rest:
-        raise ValueError(f"does not end before {rest[0]!r}")
-    return expression
+def canonical(text: str) -> str:
+    """The same expression as SPDX writes it. Raises `ValueError` for what is no expression."""
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(f"longer than {MAX_CHARACTERS:,} characters")
+    return canonicalize_license_expression(text)
 
 
-def is_satisfied(expression: Expression, allowed: Iterable[Expression]) -> bool:
+def is_satisfied(expression: str, allowed: Iterable[str]) -> bool:
     """Whether what is allowed is enough: of OR one side, of AND both; a pair joined by WITH must be listed itself."""
-    operands = {operand for each in allowed for operand in _operands(each)}
-    return _holds(expression, operands)
+    licenses = {token for each in allowed for token in _tokens(each)}
+    words = [PYTHON.get(token, str(token in licenses)) for token in _tokens(expression)]
+    return _holds(ast.parse(" ".join(words), mode="eval").body)
 
 
 def _checked(value: str) -> str:
     try:
-        parse_expression(value)
-        if value != " ".join(value.split()):
-            raise ValueError("it holds a line end, or more blanks than one between two words")
+        if value != canonical(value):
+            raise ValueError(f"SPDX writes it {canonical(value)!r}")
     except ValueError as error:
-        examples = "`Apache-2.0`, `MIT OR CC-BY-4.0`, and for the public domain `CC-PDM-1.0`"
+        examples = (
+            "`Apache-2.0`, `MIT OR CC-BY-4.0`, for the public domain `CC-PDM-1.0`, and `LicenseRef-NAME` for others"
+        )
         raise ValueError(f"{value!r} is not an SPDX expression ({error}); write one such as {examples}") from error
     return value
 
@@ -57,43 +48,14 @@ License = Annotated[str, AfterValidator(_checked)]
 """A field of a declaration that holds a licence expression."""
 
 
-def _holds(expression: Expression, operands: set[str]) -> bool:
-    if not expression.parts:
-        return expression.operand in operands
-    enough: Callable[[Iterable[bool]], bool] = any if expression.operator == "OR" else all
-    return enough(_holds(part, operands) for part in expression.parts)
+@lru_cache(maxsize=1024)
+def _tokens(expression: str) -> list[str]:
+    return TOKEN.findall(canonical(expression))
 
 
-def _operands(expression: Expression) -> Iterable[str]:
-    if not expression.parts:
-        return [expression.operand]
-    return [operand for part in expression.parts for operand in _operands(part)]
-
-
-def _joined(operator: str, tokens: list[str]) -> tuple[Expression, list[str]]:
-    parts: list[Expression] = []
-    while True:
-        part, tokens = _joined("AND", tokens) if operator == "OR" else _operand(tokens)
-        parts.append(part)
-        if tokens[:1] != [operator]:
-            return (parts[0] if len(parts) == 1 else Expression(operator, tuple(parts))), tokens
-        tokens = tokens[1:]
-
-
-def _operand(tokens: list[str]) -> tuple[Expression, list[str]]:
-    if tokens[:1] == ["("]:
-        inner, rest = _joined("OR", tokens[1:])
-        if rest[:1] != [")"]:
-            raise ValueError("a parenthesis is not closed")
-        return inner, rest[1:]
-    name, rest = _identifier(tokens)
-    if rest[:1] == ["WITH"]:
-        exception, rest = _identifier(rest[1:])
-        name = f"{name} with {exception}"
-    return Expression("", (), name), rest
-
-
-def _identifier(tokens: list[str]) -> tuple[str, list[str]]:
-    if not tokens or tokens[0] in OPERATORS or not TOKEN.fullmatch(tokens[0]) or not tokens[0][0].isalnum():
-        raise ValueError(f"a licence is expected {f'before {tokens[0]!r}' if tokens else 'at its end'}")
-    return tokens[0].lower(), tokens[1:]
+def _holds(node: ast.expr) -> bool:
+    """The value of True and False, joined by `and` and `or`."""
+    if isinstance(node, ast.BoolOp):
+        enough = any if isinstance(node.op, ast.Or) else all
+        return enough(map(_holds, node.values))
+    return isinstance(node, ast.Constant) and bool(node.value)

@@ -28,8 +28,9 @@ from pipeline.formats.stages import manifest_path
 
 CODE = ("pipeline", "trainer")
 FILES = (
-    *("LICENSE", "constraints.txt", "pyproject.toml", ".gitattributes", ".gitignore", ".dvcignore"),
-    *(".dvc/config", ".dvc/.gitignore", manifest_path("code").as_posix()),
+    *("LICENSE", "constraints.txt", "requirements.lock", "pyproject.toml"),
+    *(".gitattributes", ".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore"),
+    manifest_path("code").as_posix(),
 )
 DOCS = "docs"
 LINK = re.compile(r"\[([^\[\]]+)\]\(([^()#\s]+)(#[^()\s]*)?\)")
@@ -178,7 +179,7 @@ def _own_params(path: Path, name: str, resolve: Resolve | None) -> tuple[str, di
 
 def _mapping(path: Path, place: str, value: Any) -> Any:
     if not isinstance(value, dict):
-        raise EverystepError(f"{path}: {place}: expected keys and values, got {value!r}; docs/add-a-corpus.md has them")
+        raise EverystepError(f"{path}: {place}: expected keys and values, got {value!r}; see docs/reference/params.md")
     return value
 
 
@@ -204,8 +205,8 @@ def _read(path: Path) -> str:
 
 def _write_texts(made: Path, example: Path, root: Path, name: str) -> None:
     """README.md and the documentation. A link to what the new repository does not hold becomes its words alone."""
-    (made / DOCS).mkdir()
-    texts = {PurePosixPath(DOCS, path.name): (path, _read(path)) for path in sorted((root / DOCS).glob("*.md"))}
+    docs = sorted((root / DOCS).rglob("*.md"))
+    texts = {PurePosixPath(path.relative_to(root).as_posix()): (path, _read(path)) for path in docs}
     own = example / "README.md"
     texts[PurePosixPath("README.md")] = (own, _readme(name, example.name, _read(own) if own.is_file() else ""))
     held = {*texts, *(PurePosixPath(path.relative_to(made).as_posix()) for path in made.rglob("*"))}
@@ -242,7 +243,7 @@ make release                 # all of it
 git add --all && git commit --message "First build"
 ```
 
-`docs/` is the documentation of Everystep. The releases, models and steps in its examples are those of its own demo.
+[docs](docs/README.md) is the documentation of Everystep. Its examples show the releases, models and steps of the demo.
 
 {_lowered(own)}"""
 

@@ -19,6 +19,8 @@ from pipeline.base.console import INTERRUPTED, SECONDS_BETWEEN_LINES, amount, cl
 SECONDS_BETWEEN_LOOKS = 0.5
 LAST_LINES = 15
 LOUD = ("WARNING", "DEPRECATION", "ERROR", "error")
+QUIET = "Expected     or"
+"""One more hash that would have been right; of a package with many wheels there are a hundred."""
 CLEARED = "\r\033[K"
 NEW_PACKAGE = ("Collecting", "Processing", "Obtaining")
 
@@ -73,7 +75,7 @@ def _watch(lines: "SimpleQueue[str | None]") -> deque[str]:
             if on_terminal:
                 print(CLEARED, end="", file=sys.stderr)
             note(line)
-        elif line:
+        elif line and not line.lstrip().startswith(QUIET):
             last.append(line)
             said.take(line)
         if on_terminal or now - told >= SECONDS_BETWEEN_LINES:

@@ -241,7 +241,7 @@ class SlurmRanks(SlurmPipelineExecutor):  # type: ignore[misc]
         try:
             self.launch_job()
         except FileNotFoundError as error:
-            raise EverystepError(f"{PARAMS}: executor: slurm: this machine has no `sbatch`; use another") from error
+            raise EverystepError(f"{PARAMS}: executor: slurm: this machine has no `sbatch`") from error
         except subprocess.CalledProcessError as error:
             script = _trove(self._call.folder) / "launch_script.slurm"
             raise EverystepError(f"{script}: sbatch refused it (see above); check {PARAMS}: executor.slurm") from error

@@ -38,7 +38,7 @@ from pipeline.base.errors import ALWAYS_FATAL, EverystepError, error_site
 from pipeline.base.files import fresh_folder
 from pipeline.base.params import load_section, source_names
 from pipeline.base.paths import DOCUMENTS, EVALUATION_NGRAMS, FILTERED, REMOVALS_FILE, REPLACED_FILE, WORK
-from pipeline.base.spdx import License, is_satisfied, parse_expression
+from pipeline.base.spdx import License, is_satisfied
 from pipeline.blocks.block import Block, Fault, Outcome, Rewritten
 from pipeline.blocks.contamination import EvaluationIndex
 from pipeline.blocks.steps import Steps, make_blocks
@@ -298,7 +298,7 @@ def _is_blank(text: str) -> bool:
 
 def _is_licensed(document: Document, allowed: list[str]) -> bool:
     try:
-        return is_satisfied(parse_expression(document.license), map(parse_expression, allowed))
+        return is_satisfied(document.license, allowed)
     except ValueError:  # in a document that others extracted
         return False
 

@@ -80,8 +80,8 @@ def slurm(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def _start(command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen(command, env=os.environ | environment, **quiet)
+    silent = subprocess.DEVNULL
+    return subprocess.Popen(command, env=os.environ | environment, stdout=silent, stderr=silent)
 
 
 def _idle(environment: dict[str, str]) -> int:

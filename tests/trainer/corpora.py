@@ -12,8 +12,10 @@ import numpy as np
 from pipeline.base.paths import TOKENS
 from pipeline.formats.canonical import pretty
 from pipeline.formats.lines import Shard
+from pipeline.formats.manifests import Tokens
 from tests.project import environment, recipe
 from tests.shards import write_rows
+from tests.stubs import write_stub
 from trainer.data import Checking, TrainingData, training_data
 from trainer.plain_rows import CHECKED
 from trainer.recipe import Recipe, load_recipe
@@ -35,21 +37,11 @@ def write_plain(path: Path, rows: Sequence[Sequence[int]], **keys: str) -> Path:
 
 
 def write_ours(project: Path, rows: Sequence[Sequence[int]]) -> list[Shard]:
-    """Rows as the stage `tokenize` leaves them, with as much of its manifest as training reads."""
+    """Write rows as the stage `tokenize` leaves them, with as much of its manifest as training reads."""
     shards = write_rows(project / TOKENS, [np.array(row) for row in rows], "train")
-    manifest = {
-        "format": "everystep/manifest/2",
-        "stage": "tokenize",
-        "of": None,
-        "inputs": {},
-        "params": {},
-        "parameters": {"context": WIDTH - 1, "seed": SEED},
-        "outputs": {"train": [shard.to_json() for shard in shards]},
-        "width": WIDTH,
-        "vocabulary": VOCABULARY,
-    }
-    (project / "manifests").mkdir(exist_ok=True)
-    (project / "manifests" / "tokens.json").write_bytes(pretty(manifest))
+    parameters = {"context": WIDTH - 1, "seed": SEED}
+    outputs = {"train": shards}
+    write_stub(Tokens, parameters=parameters, outputs=outputs, root=project, width=WIDTH, vocabulary=VOCABULARY)
     return shards
 
 

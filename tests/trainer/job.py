@@ -77,7 +77,8 @@ def _averaged_by_ddp() -> Any:
             self.model = _model()
 
         def forward(self, rows_BT: torch.Tensor) -> torch.Tensor:
-            return self.model.loss(rows_BT)
+            loss: torch.Tensor = self.model.loss(rows_BT)
+            return loss
 
     ddp = DistributedDataParallel(Loss())
     ddp(_rows(torch.distributed.get_rank())).backward()

@@ -7,6 +7,7 @@ python -m tests.trainer.steps odd     every family at sizes that are no multiple
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from pipeline.formats.model import ModelSpec
 from tests.trainer.tiny import LLAMA, OPENELM, PYTHIA
@@ -39,7 +40,7 @@ def odd_specs() -> dict[str, ModelSpec]:
     grouped = LLAMA | {"query_heads": 6, "kv_heads": 2, "ffn_width": 101, "tied_embedding": True}
     mobillama = LLAMA | {"query_heads": 6, "ffn_width": 101, "tied_embedding": False, "shared_ffn": True}
     openelm = OPENELM | {"head_width": 12, "query_heads_per_kv_head": 2, "ffn_divisor": 17, "tied_embedding": True}
-    sections = {
+    sections: dict[str, dict[str, Any]] = {
         "llama": grouped | {"tied_embedding": False},
         "mobilellm": grouped,
         "mobilellm-ls": grouped,
@@ -68,7 +69,7 @@ def digest_of_steps(recipe: Recipe, spec: ModelSpec, z_loss: float = 0.0, steps:
         gradients.zero_()
         for row in (1, 2):
             rows_BT = (torch.arange(spec.context + 1) * 7919 * step * row % spec.vocabulary)[None]
-            model.loss(rows_BT, z_loss).backward()  # type: ignore[no-untyped-call]
+            model.loss(rows_BT, z_loss).backward()
         _, factor = clip_factor(block_norms(gradients, flat.size // BLOCKS), 0.5, recipe.optimizer.clip_norm)
         rate = learning_rate(recipe.schedule, step, recipe.data.global_batch)
         optimizer.update(gradients, factor, rate, step)

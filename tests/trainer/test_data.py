@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -21,6 +21,7 @@ from pipeline.base.errors import Differs, EverystepError
 from pipeline.formats import rows as rows_format
 from pipeline.formats.lines import LineFile
 from pipeline.formats.order import permute, rows_of_step
+from pipeline.formats.rows import Row, decode_row
 from pipeline.release.release import Release
 from tests.releases import flip, read_json
 from tests.trainer.corpora import (
@@ -38,6 +39,7 @@ from trainer import plain_rows
 from trainer.data import Checking, EverystepData, Llm360Data, TrainingData, training_data
 from trainer.recipe import load_recipe
 from trainer.replay import _own_rows
+from trainer.verified_rows import VerifiedRows
 
 
 def numbers_of(data: TrainingData, step: int, number: int) -> list[int]:
@@ -71,6 +73,12 @@ def many_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_ours(tmp_path, numbered(64 * SHARDS))
     write_recipe(tmp_path, "everystep")
     return tmp_path
+
+
+def verified(project: Path) -> VerifiedRows:
+    rows = load(project, "everystep").open()
+    assert isinstance(rows, VerifiedRows)
+    return rows
 
 
 def shard_path(project: Path, number: int) -> Path:
@@ -141,16 +149,16 @@ def test_a_replay_digests_only_the_shards_of_its_stretch_each_once(
 
 def test_a_later_start_digests_only_what_changed_or_was_not_read(many_shards: Path, read: Read) -> None:
     everything = range(64 * SHARDS)
-    load(many_shards, "everystep").open().check(everything)
+    verified(many_shards).check(everything)
     assert len(read.digested) == SHARDS
-    load(many_shards, "everystep").open().check(everything)
+    verified(many_shards).check(everything)
     assert len(read.digested) == SHARDS
     touched, replaced = shard_path(many_shards, 3), shard_path(many_shards, 5)
     os.utime(touched)
     aside = replaced.with_name("aside")
     shutil.copy2(replaced, aside)
     aside.replace(replaced)  # the same bytes and times in another file
-    load(many_shards, "everystep").open().check(everything)
+    verified(many_shards).check(everything)
     assert sorted(read.digested[SHARDS:]) == [touched.name, replaced.name]
 
 
@@ -171,14 +179,14 @@ def test_a_flipped_byte_is_found_before_a_row_of_its_shard_is_used(many_shards: 
 
 def test_another_shard_of_good_rows_is_found_by_name_before_its_rows_are_used(many_shards: Path) -> None:
     shard_path(many_shards, 3).write_bytes(shard_path(many_shards, 4).read_bytes())
-    rows = load(many_shards, "everystep").open()
+    rows = verified(many_shards)
     rows.check(range(64 * 3))
     with pytest.raises(Differs, match=r"train/000003\.jsonl\.zst: the manifest promises 64 lines with sha256"):
         rows[64 * 3]
 
 
 def test_a_shard_that_is_replaced_after_it_was_digested_is_digested_again(many_shards: Path) -> None:
-    rows = load(many_shards, "everystep").open()
+    rows = verified(many_shards)
     rows.check(range(64 * SHARDS))
     shard_path(many_shards, 4).with_name("aside").write_bytes(shard_path(many_shards, 3).read_bytes())
     shard_path(many_shards, 4).with_name("aside").replace(shard_path(many_shards, 4))
@@ -270,7 +278,7 @@ def test_a_missing_or_double_or_compressed_chunk_is_refused(tmp_path: Path) -> N
     with pytest.raises(EverystepError, match="data/llm360: no such folder"):
         load(tmp_path, "llm360")
     folder.mkdir(parents=True)
-    with pytest.raises(EverystepError, match=r"the first is train_000\.jsonl"):
+    with pytest.raises(EverystepError, match=r"the first would be train_000\.jsonl"):
         load(tmp_path, "llm360")
     chunks_of(tmp_path, 16, 16, 16)
     (folder / "train_001.jsonl").rename(folder / "train_003.jsonl")
@@ -447,11 +455,10 @@ def test_a_line_without_end_is_refused_in_bounded_memory(tmp_path: Path) -> None
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The places of all lines that were parsed by the check, as it goes on."""
     places: list[str] = []
-    decode: Callable[..., plain_rows.Row] = plain_rows.decode_row
 
-    def counted(line: bytes, width: int, vocabulary: int, where: str) -> plain_rows.Row:
+    def counted(line: bytes, width: int, vocabulary: int, where: str) -> Row:
         places.append(where)
-        return decode(line, width, vocabulary, where)
+        return decode_row(line, width, vocabulary, where)
 
     monkeypatch.setattr(plain_rows, "decode_row", counted)
     return places

@@ -28,7 +28,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the script as `convert.py`, `llama.cpp`, and sentencepiece in `libraries`."""
     folder = tmp_path_factory.mktemp("workplace")
     pip = [sys.executable, "-m", "pip", "--quiet"]
-    download = ["download", "--no-deps", "--no-binary", "llama-cpp-python", "--dest", folder, SOURCE]
+    download = ["download", "--no-deps", "--no-binary", "llama-cpp-python", "--dest", str(folder), SOURCE]
     subprocess.run([*pip, *download], check=True)
     subprocess.run([*pip, "install", "--no-deps", "--target", folder / "libraries", SENTENCEPIECE], check=True)
     (archive,) = folder.glob("*.tar.gz")

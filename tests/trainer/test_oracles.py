@@ -132,7 +132,7 @@ def test_neoxs_logits_are_ours() -> None:
             queries, keys, values = weights[f"layers.{layer}.attention.query_key_value.{kind}"].split(96)
             heads = [part[32 * head : 32 * head + 32] for head in range(3) for part in (queries, keys, values)]
             found[f"gpt_neox.layers.{layer}.attention.query_key_value.{kind}"] = torch.cat(heads)
-    config = GPTNeoXConfig(
+    config = GPTNeoXConfig(  # type: ignore[call-arg]
         vocab_size=200,
         hidden_size=96,
         intermediate_size=384,

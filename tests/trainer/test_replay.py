@@ -12,6 +12,7 @@ import pytest
 from pipeline.base.errors import EverystepError
 from pipeline.base.files import sha256_file
 from pipeline.formats.lines import LineFile, Shard
+from pipeline.formats.rows import Row, decode_row
 from pipeline.release.release import Release
 from tests.project import recipe, run
 from tests.releases import checkpoint, copied, edit_log, read_json, reseal, reseal_model, swap
@@ -219,9 +220,18 @@ def test_a_replay_of_published_rows_reads_each_file_once_and_parses_no_other_row
 ) -> None:
     read: list[str] = []
     parsed: list[str] = []
-    digest, decode = plain_rows._digest, plain_rows.decode_row
-    monkeypatch.setattr(plain_rows, "_digest", lambda task: read.append(task[0].name) or digest(task))
-    monkeypatch.setattr(plain_rows, "decode_row", lambda *about: parsed.append(about[-1]) or decode(*about))
+    digest = plain_rows._digest
+
+    def digested(task: Any) -> Any:
+        read.append(task[0].name)
+        return digest(task)
+
+    def counted(line: bytes, width: int, vocabulary: int, where: str) -> Row:
+        parsed.append(where)
+        return decode_row(line, width, vocabulary, where)
+
+    monkeypatch.setattr(plain_rows, "_digest", digested)
+    monkeypatch.setattr(plain_rows, "decode_row", counted)
     recipe, spec = load_recipe(MODEL, on_published_rows)
     data = trainer_replay._rows_of_others(Release.open(on_published_rows), recipe, spec, tmp_path, 4, 5)
     assert (read, parsed) == ([f"train_{number:03d}.jsonl" for number in range(CHUNKS)], [])

@@ -73,7 +73,12 @@ def test_transformers_gives_our_logits(pair: Pair) -> None:
 def test_generation_continues_as_we_do_with_any_cache(pair: Pair, cache: str) -> None:
     ours, theirs, _ = pair
     prompt_BT = tokens(ours, length=20)
-    how = {"dynamic": {}, "none": {"use_cache": False}, "static": {"cache_implementation": "static"}}[cache]
+    ways: dict[str, dict[str, Any]] = {
+        "dynamic": {},
+        "none": {"use_cache": False},
+        "static": {"cache_implementation": "static"},
+    }
+    how = ways[cache]
 
     def generate() -> Any:
         mask_BT = torch.ones_like(prompt_BT)
@@ -253,7 +258,7 @@ def test_all_of_this_holds_with_the_oldest_transformers_too() -> None:
 
 
 def test_both_versions_are_the_ones_that_the_docs_name() -> None:
-    pins = PINS["oldest" if IS_OLDEST else "newest"].read_text().splitlines()
+    pins = PINS["oldest" if IS_OLDEST else "newest"].read_text().split()
     assert f"transformers=={version('transformers')}" in pins
     said = (ROOT / "docs" / "use-checkpoints.md").read_text("utf-8")
     assert f"transformers {version('transformers')}" in said

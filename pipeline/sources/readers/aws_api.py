@@ -30,7 +30,7 @@ INLINE = re.compile(
 
 
 def parts(folder: Path, source: Declared) -> list[str]:
-    """One part per service and API date."""
+    """List one part per service and API date."""
     return archives.parts(folder, source.members or MEMBERS)
 
 

@@ -23,7 +23,7 @@ MEMBERS = "googleapiclient/discovery_cache/documents/*.json"
 
 
 def parts(folder: Path, source: Declared) -> list[str]:
-    """One part per API and version."""
+    """List one part per API and version."""
     return archives.parts(folder, source.members or MEMBERS)
 
 

@@ -18,7 +18,7 @@ MEMBERS = ("*.jsonl", *(f"*.json.{packing}" for packing in ("gz", "gzip", "bz2",
 
 
 def parts(folder: Path, source: Declared) -> list[str]:
-    """One part per file or zip member, and one per tar archive."""
+    """List one part per file or zip member, and one per tar archive."""
     return archives.parts(folder, *_patterns(source))
 
 

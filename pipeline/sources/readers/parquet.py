@@ -19,7 +19,7 @@ MEMBERS = "*.parquet"
 
 
 def parts(folder: Path, source: Declared) -> list[str]:
-    """One part `FILE#ROW_GROUP` per row group of each file that matches, sorted."""
+    """List one part `FILE#ROW_GROUP` per row group of each file that matches, sorted."""
     pattern = source.members or MEMBERS
     there = list_files(folder)
     names = [name for name in there if archives.fits(name, [pattern])]

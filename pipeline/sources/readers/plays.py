@@ -21,7 +21,7 @@ MARKUP = re.compile(r"[*_\\]")  # emphasis, often unbalanced, and escapes: a pla
 
 
 def parts(folder: Path, source: Declared) -> list[str]:
-    """One part per play."""
+    """List one part per play."""
     return archives.parts(folder, source.members or MEMBERS)
 
 

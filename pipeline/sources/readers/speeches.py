@@ -22,7 +22,7 @@ COLUMNS = (*METADATA, "agenda", "parliament", "parlspeech_row", "text")
 
 
 def parts(folder: Path, source: Declared) -> list[str]:
-    """One part: the sample is 1,000 speeches."""
+    """List the one part: the sample has only 1,000 speeches."""
     return archives.parts(folder, source.members or MEMBERS)
 
 

@@ -16,7 +16,7 @@ MEMBERS = ("*.txt", "*.md")
 
 
 def parts(folder: Path, source: Declared) -> list[str]:
-    """One part per file or zip member, and one per tar archive."""
+    """List one part per file or zip member, and one per tar archive."""
     return archives.parts(folder, *_patterns(source))
 
 

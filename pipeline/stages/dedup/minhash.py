@@ -49,7 +49,7 @@ class Sketch(NamedTuple):
         return SCRATCH / f"{self.first:012d}.{suffix}"
 
     def numbers(self) -> Hashes:
-        """The matrix, mapped, not read."""
+        """Map the matrix, without reading it."""
         return np.memmap(self.scratch("numbers"), "<u8", "r").reshape(-1, self.stop - self.first)
 
     def lines(self, places: Numbers) -> list[bytes]:

@@ -69,7 +69,7 @@ from pipeline.stages.dedup.minhash import (
 )
 
 SHINGLES, STAYS = SCRATCH / "shingles", SCRATCH / "stays"
-ROWS = 4096  # of evidence that are written at a time
+ROWS = 4096  # of evidence written at a time
 
 
 class DedupParams(Section):

@@ -18,7 +18,7 @@ from trainer.model import Decoder, load_tensors
 def numpys_mean(release: Path, model: str, steps: tuple[int, ...]) -> dict[str, np.ndarray]:
     states = [load_file(checkpoint(release, model, step) / "model.safetensors") for step in steps]
     return {
-        name: np.mean([state[name] for state in states], axis=0, dtype=np.float64).astype(np.float32)
+        name: np.asarray(np.mean([state[name] for state in states], axis=0, dtype=np.float64), np.float32)
         for name in states[0]
     }
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,7 +74,7 @@ def test_what_is_exported_is_read_in_the_published_order(project: Path, layout: 
     """Past the end of the epoch too, if that many steps were asked for."""
     exported(project, layout, *more)
     steps = 12 if layout == "mobilellm" else 6
-    reading = {"global_batch": 8, "micro_batch": 1}
+    reading: dict[str, Any] = {"global_batch": 8, "micro_batch": 1}
     write_recipe(project, "everystep", steps=steps, **reading)
     write_recipe(project, layout, steps=steps, **reading)
     ours, theirs = load(project, "everystep"), load(project, layout)

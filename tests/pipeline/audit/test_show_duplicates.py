@@ -10,7 +10,7 @@ from tests.releases import copied, everystep
 def test_clusters_hold_every_removal_once(built_project: Path) -> None:
     rows = pq.read_table(built_project / "data/deduplicated/removals.parquet").to_pylist()
     for folder in (built_project, built_project / "release"):
-        shown = everystep("show", "duplicates", folder, "--json", "--largest", 1000)
+        shown = everystep("show", "duplicates", folder, "--json", "--largest", "1000")
         assert shown.code == 0, shown.said
         clusters = json.loads(shown.out)["clusters"]
         expected = Counter(row["kept"] for row in rows)

@@ -59,7 +59,7 @@ def test_documents_are_listed_by_how_much_was_replaced(where: str, request: pyte
     assert found["sources"] == TOTALS
     assert [row["id"] for row in found["documents"]] == LARGEST
     assert found["documents"][2] == replacement("letters", "letters/b", {"email": 2, "phone": 1})
-    fewer = json.loads(everystep("show", "personal-data", folder, "--json", "--largest", 2).out)
+    fewer = json.loads(everystep("show", "personal-data", folder, "--json", "--largest", "2").out)
     assert (fewer["sources"], [row["id"] for row in fewer["documents"]]) == (TOTALS, LARGEST[:2])
 
 

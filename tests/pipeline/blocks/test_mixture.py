@@ -43,11 +43,11 @@ def test_where_every_source_has_a_share_one_of_them_is_used_up(tokens: dict[str,
 @pytest.mark.parametrize(
     ("wishes", "told"),
     [
-        ({"a": Wish(0.9)}, r"mixture\.sources\.a: its share .* takes 9\.000 passes over it, more than 1"),
+        ({"a": Wish(0.9)}, r"mixture\.sources\.a: its share .* needs 9\.000 passes over it, more than 1"),
         ({"a": Wish(1.0)}, "add up to 1; make it less than 1"),
         ({"a": Wish(0.3), "b": Wish(0.3)}, "add up to 0.6; make it 1"),
         ({"a": Wish(0.3), "b": Wish(0.8)}, "add up to 1.1; make it 1"),
-        ({"c": Wish(0.3)}, r"mixture\.sources\.c: no text of it is left"),
+        ({"c": Wish(0.3)}, r"mixture\.sources\.c: has no text left"),
     ],
 )
 def test_a_mixture_that_cannot_be_is_told_so_with_its_key(wishes: dict[str, Wish], told: str) -> None:

@@ -114,8 +114,8 @@ def test_release_takes_the_name_of_its_folder_and_nothing_else_of_params_changes
 @pytest.mark.parametrize("name", NAMES)
 def test_every_link_of_the_new_repository_leads_somewhere(name: str, tmp_path: Path) -> None:
     made = init(tmp_path / name, EXAMPLES / name, ROOT)
-    texts = [made.folder / "README.md", *(made.folder / "docs").glob("*.md")]
-    assert len(texts) == 1 + len(list((ROOT / "docs").glob("*.md")))
+    texts = [made.folder / "README.md", *(made.folder / "docs").rglob("*.md")]
+    assert len(texts) == 1 + len(list((ROOT / "docs").rglob("*.md")))
     for text in texts:
         for target in re.findall(r"\]\(([^)#\s]+)", FENCE.sub("", text.read_text())):
             assert "://" in target or (text.parent / target).exists(), f"{text.name}: {target}"
@@ -128,7 +128,7 @@ def test_every_document_that_the_code_names_is_in_the_new_repository(tmp_path: P
         *(made.folder / "trainer").rglob("*.py"),
         made.folder / "Makefile",
     ]
-    named = {name for path in code for name in re.findall(r"docs/[a-z-]+\.md", path.read_text())}
+    named = {name for path in code for name in re.findall(r"docs/[a-z/-]+\.md", path.read_text())}
     assert named
     assert [name for name in sorted(named) if not (made.folder / name).is_file()] == []
 
@@ -412,7 +412,7 @@ def test_release_on_a_file_and_a_data_set_of_the_hub_is_built_up_to_its_rows(tmp
     write_example(tmp_path / "example", tree, {"mobilellm": recipe("mobilellm")})
     history = {OLDER: {"train.jsonl": b"{}\n"}, COMMIT: {"train.jsonl": rows_of_text(1)}}
     with serve_hub({"owner/stories": history}) as url:
-        env = seeing(url, str(tmp_path / "cache"))
+        env: dict[str, Any] = seeing(url, str(tmp_path / "cache"))
         done = everystep(tmp_path, "init", "small", "--example", str(tmp_path / "example"), "--pin", "--json", **env)
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["pinned"] == {"sources.stories.revision": COMMIT}
@@ -454,7 +454,7 @@ REPOSITORY = {COMMIT: {"README.md": b"rows", "train/train_000.jsonl": chunk(0), 
 def test_release_on_published_rows_is_pinned_fetched_and_trained(tmp_path: Path) -> None:
     example = on_rows(tmp_path)
     with serve_hub({"owner/rows": REPOSITORY}, manners=Manners(large=(".jsonl",))) as url:
-        env = seeing(url, str(tmp_path / "cache"))
+        env: dict[str, Any] = seeing(url, str(tmp_path / "cache"))
         done = everystep(tmp_path, "init", "small", "--example", str(example), "--pin", **env)
         assert done.returncode == 0, done.stderr
         assert f"rows.revision: {COMMIT}" in done.stdout
@@ -483,7 +483,7 @@ def test_published_rows_that_are_not_as_declared_are_refused(
 ) -> None:
     made = init(tmp_path / "small", on_rows(tmp_path, **{"revision": COMMIT} | changes), ROOT)
     with serve_hub({"owner/rows": REPOSITORY}, manners=manners) as url:
-        env = seeing(url, str(tmp_path / "cache"))
+        env: dict[str, Any] = seeing(url, str(tmp_path / "cache"))
         done = run(made.folder, sys.executable, "-m", "pipeline.stages", "rows", check=False, **env)
     assert done.returncode in (1, 2)
     assert message in done.stderr

@@ -76,7 +76,7 @@ def test_a_failure_shows_the_end_of_what_pip_said(tmp_path: Path, environment: d
 @pytest.fixture(params=["Makefile", "examples/Makefile"])
 def project(tmp_path: Path, environment: dict[str, str], request: pytest.FixtureRequest) -> Path:
     shutil.copy(ROOT / request.param, tmp_path / "Makefile")
-    for name in ("pyproject.toml", "constraints.txt"):
+    for name in ("pyproject.toml", "constraints.txt", "requirements.lock"):
         shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path
 
@@ -91,7 +91,7 @@ def test_make_setup_installs_once(project: Path, environment: dict[str, str]) ->
     done = make_setup(project, environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("installing what builds into .venv")
-    assert done.stderr.count("packages installed") == 2  # torch, then all else
+    assert done.stderr.count("packages installed") == 3  # the lock, torch, and this project
     again = make_setup(project, environment)
     assert (again.returncode, again.stderr) == (0, "")
     assert "installing" not in again.stdout

@@ -47,7 +47,7 @@ def emptied_copy(built: Path, folder: Path) -> Path:
     return folder
 
 
-def build(project: Path, **environment: str) -> None:
+def build(project: Path, **environment: Any) -> None:
     for stage in STAGES:
         run(project, sys.executable, "-m", "pipeline.stages", *stage, **environment)
         assert not list((project / ".work" / "parts").glob("*/*")), "no scratch stays behind"
@@ -61,7 +61,7 @@ def cluster() -> Iterator[Any]:
     """Three nodes of one processor on loopback, each with processes of its own."""
     from ray.cluster_utils import Cluster
 
-    node = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
+    node: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
     nodes = Cluster(initialize_head=True, head_node_args=node)
     for _ in range(2):
         nodes.add_node(**node)

@@ -134,7 +134,7 @@ def test_a_wrong_variable_is_refused_by_its_name(
     project: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
 ) -> None:
     monkeypatch.setenv(variable, value)
-    with pytest.raises(EverystepError, match=f"{variable}={value}: give"):
+    with pytest.raises(EverystepError, match=f"{variable}={value}: set"):
         list(ordered_map(parts.square, [1]))
 
 

@@ -3,6 +3,7 @@
 import json
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def read_plain_rows(folder: Path, file: Path) -> None:
 
 def removals() -> Sequence[Artefact]:
     table = [removal("filter", "s", f"s/{n}", "cap", bytes=n, similarity=n / 7) for n in range(300)]
-    return [made("t.parquet", lambda path, n=n: write_table(path, table[:n], REMOVALS, "t")) for n in (0, 5, 300)]
+    return [made("t.parquet", partial(write_table, rows=table[:n], schema=REMOVALS, name="t")) for n in (0, 5, 300)]
 
 
 def read_removals(_folder: Path, file: Path) -> None:
@@ -118,10 +119,8 @@ def read_index(_folder: Path, file: Path) -> None:
 
 
 def tensors() -> Sequence[Artefact]:
-    more = {"a": np.zeros((0, 3), np.float32), "b": np.ones(3, np.int64), "c": np.array(1.0)}
-    files = [
-        made("t.safetensors", lambda path, each=each: ck.write_tensors(path, each)) for each in (WEIGHT, MOMENTS, more)
-    ]
+    more: ck.Tensors = {"a": np.zeros((0, 3), np.float32), "b": np.ones(3, np.int64), "c": np.array(1.0)}
+    files = [made("t.safetensors", partial(ck.write_tensors, tensors=each)) for each in (WEIGHT, MOMENTS, more)]
 
     def around(rest: bytes) -> Callable[[bytes], bytes]:
         return lambda header: len(header).to_bytes(8, "little") + header + rest

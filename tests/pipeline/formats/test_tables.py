@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.base.errors import Differs, EverystepError
 from pipeline.base.files import list_files
+from pipeline.base.parquet import batches as batches_of
 from pipeline.formats import tables
 from pipeline.formats.tables import (
     DOCUMENT_INDEX,
@@ -79,7 +80,7 @@ def test_only_columns_of_few_values_have_a_dictionary_and_a_group_is_read_at_onc
         group = file.metadata.row_group(0)
         columns = [group.column(number) for number in range(group.num_columns)]
         assert {c.path_in_schema for c in columns if c.has_dictionary_page} == {"source", "license"}
-        batches = list(tables.batches(file, path, 4096, DOCUMENT_INDEX.names, [0]))
+        batches = list(batches_of(file, path, 4096, DOCUMENT_INDEX.names, [0]))
         assert [batch.num_rows for batch in batches] == [4096]
 
 

@@ -17,7 +17,6 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from ruamel.yaml import YAML
 
-from pipeline.audit.agreement import _card, _notice
 from pipeline.base.errors import EverystepError
 from pipeline.base.yaml import load_yaml
 from pipeline.formats.canonical import pretty
@@ -29,8 +28,10 @@ from pipeline.release.words import MAX_LINE, MAX_TEXT, check_words, check_words_
 from tests.project import SOURCES, params, repro, run
 from tests.releases import copied, everystep, read_json, unsealed
 
-LINES = ("descriptions.letters.title", "descriptions.tales.issuer", "descriptions.notes.evidence")
-LINES += ("release.version", "release.title", "release.publisher")
+LINES = (
+    *("descriptions.letters.title", "descriptions.tales.issuer", "descriptions.notes.evidence"),
+    *("release.version", "release.title", "release.publisher"),
+)
 TEXTS = ("descriptions.letters.attribution", "release.limits")
 NASTY = [
     "no", "---", "a|b", "| a | b |", "`code`", "<b>bold</b>", "<!-- x", "# heading", "- item", "+ item", "1. item",
@@ -121,24 +122,23 @@ def test_every_accepted_text_is_shown_as_it_is_written(bare: Path, words: dict[s
     card = (bare / "README.md").read_bytes().decode()
     _, front, body = card.split("---\n", 2)
     tokens = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).parse(body)
-    release = facts["release"]
-    assert shown(after(tokens, "heading_open")[0]) == f"{release['name']} {release['version']}"
-    publisher = f"{release['title']}. Published by {release['publisher']}; built by Everystep with "
-    assert after(tokens, "paragraph_open")[0].children[0].content == publisher
+    release = facts.release
+    assert shown(after(tokens, "heading_open")[0]) == f"{release.name} {release.version}"
+    publisher = f"{release.title}. Published by {release.publisher}; built by Everystep with "
+    assert (after(tokens, "paragraph_open")[0].children or [])[0].content == publisher
     cells = [shown(cell) for cell in after(tokens, "td_open") if cell.type == "inline"]
-    for source in facts["sources"]:
-        assert cells[cells.index(source["name"]) + 6] == source["title"]
+    for source in facts.sources:
+        assert cells[cells.index(source.name) + 6] == source.title
         notice = (bare / "NOTICE").read_bytes().decode()
-        assert f"{source['name']}: {source['title']}. {source['issuer']}. {source['license']}.\n" in notice
-        for line in (source["attribution"] or "").split("\n"):
+        assert f"{source.name}: {source.title}. {source.issuer}. {source.license}.\n" in notice
+        for line in (source.attribution or "").split("\n"):
             assert f"    {line}".rstrip() in notice.split("\n") or not line.strip()
     quote = next(i for i, token in enumerate(tokens) if token.type == "blockquote_open")
     limits = "\n".join(shown(inline) for inline in after(tokens[quote:], "paragraph_open"))
-    assert limits.split("\n") == [line.strip() for line in release["limits"].split("\n") if line.strip()]
+    assert limits.split("\n") == [line.strip() for line in release.limits.split("\n") if line.strip()]
     assert tokens[-1].type == "blockquote_close"
     assert yaml.safe_load(front) == YAML(typ="safe", pure=True).load(front)
-    assert list(_card(bare, facts)) == list(_notice(bare, facts)) == []
-    said = {"release": release, "descriptions": [source["title"] for source in facts["sources"]]}
+    said = {"release": release.model_dump(), "descriptions": [source.title for source in facts.sources]}
     assert parse_yaml(dumps_yaml(said), "dvc.lock") == said
 
 
@@ -171,7 +171,7 @@ def test_every_language_code_is_the_same_to_every_reader_of_yaml(bare: Path) -> 
     front = front_matter(facts).split("---\n")[1]
     for read in (yaml.safe_load(front), YAML(typ="safe", pure=True).load(front)):
         assert read["language"] == languages
-    assert ModelCard(write_card(facts).decode()).data.language == languages
+    assert ModelCard(write_card(facts).decode()).data.to_dict()["language"] == languages
 
 
 @pytest.mark.parametrize(

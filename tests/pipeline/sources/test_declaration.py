@@ -63,7 +63,8 @@ def test_spdx_expression_is_accepted(license_: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "license_", ["", "public domain", "MIT OR", "(MIT", "MIT)", "MIT and CC0-1.0", "AND", "MIT/X11", "()"]
+    "license_",
+    ["", "public domain", "MIT OR", "(MIT", "MIT)", "MIT and CC0-1.0", "AND", "MIT/X11", "()", "mit", "Apache-2.1"],
 )
 def test_what_is_no_spdx_expression_is_refused(license_: str) -> None:
     assert "sources.demo.license: " in refusal("url", license=license_)

@@ -69,7 +69,7 @@ def test_each_stage_has_its_files_and_a_digest_that_sha256sum_makes_too(manifest
 
 def test_identifier_is_that_of_git_for_the_listed_files(manifest: dict[str, Any], tmp_path: Path) -> None:
     """The commands of docs/audit.md."""
-    index = {"GIT_INDEX_FILE": str(tmp_path / "index")}
+    index: dict[str, Any] = {"GIT_INDEX_FILE": str(tmp_path / "index")}
     run(ROOT, "git", "add", *manifest["files"], **index)
     assert manifest["swhid"] == f"swh:1:dir:{run(ROOT, 'git', 'write-tree', **index).stdout.strip()}"
 

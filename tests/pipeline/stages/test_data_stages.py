@@ -22,7 +22,8 @@ from tests.shards import read_lines
 
 
 def manifest(project: Path, stage: str, of: str | None = None) -> dict[str, Any]:
-    return read_json(project / manifest_path(stage, of))
+    tree: dict[str, Any] = read_json(project / manifest_path(stage, of))
+    return tree
 
 
 def documents(

@@ -22,8 +22,11 @@ from tests.servers.index import wheel
 
 LONG = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
 OTHER = "where is the old captain who walked along the wall and counted windows every morning in winter"
-ROWS = [{"id": "a/1", "question": LONG, "choices": {"text": [OTHER, "short"]}}, {"id": "b", "question": "Too short?"}]
-REQUESTS = [{"doc": {"id": 7, "query": f"Q: {OTHER}"}, "choice": n} for n in range(3)]
+ROWS: list[dict[str, Any]] = [
+    {"id": "a/1", "question": LONG, "choices": {"text": [OTHER, "short"]}},
+    {"id": "b", "question": "Too short?"},
+]
+REQUESTS: list[dict[str, Any]] = [{"doc": {"id": 7, "query": f"Q: {OTHER}"}, "choice": n} for n in range(3)]
 
 
 def arrow(rows: list[dict[str, Any]]) -> bytes:

@@ -18,6 +18,7 @@ from pipeline.formats.documents import Document, read_documents, text_sha256
 from pipeline.formats.lines import Shard
 from pipeline.formats.manifests import Fetched
 from pipeline.formats.stages import manifest_path
+from pipeline.sources.readers import READERS
 from pipeline.stages import extract as stage
 from pipeline.stages.extract import extract
 from tests.fuzzing import forget_peak, peak
@@ -65,7 +66,8 @@ def rows_of(start: int, stop: int) -> list[dict[str, Any]]:
 
 
 def manifest() -> dict[str, Any]:
-    return read_json(manifest_path("extract", NAME))
+    tree: dict[str, Any] = read_json(manifest_path("extract", NAME))
+    return tree
 
 
 def shards() -> list[Shard]:
@@ -145,8 +147,8 @@ def test_too_many_failures_stop_the_build_and_leave_a_record(
             raise ValueError(f"cannot digest {row['text']}")
         return real(row, place, source)
 
-    real = stage.READERS["jsonl"].row_document  # type: ignore[attr-defined]
-    monkeypatch.setattr(stage.READERS["jsonl"], "row_document", fails)
+    real = READERS["jsonl"].row_document  # type: ignore[attr-defined]
+    monkeypatch.setattr(READERS["jsonl"], "row_document", fails)
     declare(here, max_failed_share=share)
     write_part(0, rows_of(0, 8))
     if share == 0.3:

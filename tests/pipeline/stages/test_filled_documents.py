@@ -49,7 +49,7 @@ def ids_of_documents(project: Path, split: str) -> list[tuple[str, list[int]]]:
 
 def test_every_document_comes_back_from_its_pieces_in_the_rows(filled: Path) -> None:
     tokenizer = Tokenizer.from_file(str(filled / "data/tokenizer/tokenizer.json"))
-    prefix, suffix, middle = (tokenizer.token_to_id(sentinel) for sentinel in SENTINELS)
+    prefix, suffix, middle = (tokenizer.get_vocab()[sentinel] for sentinel in SENTINELS)
     texts = {document.id: document.text for document in documents(filled, "train")}
     kinds: Counter[str] = Counter()
     for id, ids in ids_of_documents(filled, "train"):

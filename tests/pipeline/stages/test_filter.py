@@ -163,7 +163,7 @@ def test_a_table_says_in_which_documents_personal_data_was_replaced_and_how_ofte
     rows = pq.read_table("data/filtered/letters/replaced.parquet").to_pylist()
     none = dict.fromkeys(REPLACEMENTS, 0)
     assert rows == [
-        {"id": f"letters/{id}", "source": "letters"} | none | counts
+        {"id": f"letters/{id}", "source": "letters", **none, **counts}
         for id, counts in (
             ("two", {"email": 1}),
             ("three", {"email": 1, "ip": 1, "phone": 1}),
@@ -313,7 +313,7 @@ def test_a_cap_below_the_first_document_says_what_it_takes(here: Path) -> None:
         filter("letters")
 
 
-PAGES = {
+PAGES: dict[str, Any] = {
     "c4": {
         "min_num_sentences": 5,
         "min_words_per_line": 3,
@@ -409,7 +409,7 @@ def breaks(text: str) -> Outcome:
 
 def run_blocks(texts: list[str], *blocks: Block) -> tuple[list[str | Fault], list[Tally]]:
     tallies = [Tally() for _ in blocks]
-    named = [(block.__name__, block) for block in blocks]  # type: ignore[attr-defined]
+    named = [(block.__name__, block) for block in blocks]
     return [clean(text, named, tallies) for text in texts], tallies
 
 

@@ -38,7 +38,8 @@ def tokenized(folder: Path, built: Path, mixture: Case, workers: int = 1, **more
     for stage in ("tokenizer", "tokenize"):
         done = run_stage(folder, workers, stage)
         assert done.returncode == 0, done.stderr
-    return read_json(folder / manifest_path("tokenize"))
+    tree: dict[str, Any] = read_json(folder / manifest_path("tokenize"))
+    return tree
 
 
 def run_stage(folder: Path, workers: int, stage: str) -> subprocess.CompletedProcess[str]:

@@ -369,7 +369,8 @@ MEASURED = """
 import atexit, pathlib, re, runpy, sys
 status = pathlib.Path("/proc/self/status")
 atexit.register(lambda: print("peak", re.search(r"VmHWM:\\s+(\\d+)", status.read_text())[1], file=sys.stderr))
-runpy.run_module("pipeline.stages", run_name="__main__")
+module, *sys.argv[1:] = sys.argv[1:]
+runpy.run_module(module, run_name="__main__")
 """
 
 
@@ -388,7 +389,9 @@ def test_broken_documents_are_counted_and_the_good_ones_stay(tmp_path: Path, cor
         file.write(json.dumps({"id": "last", "text": better}).encode())
     declare(tmp_path, corpora, source, sha256_file(source))
     assert stage(tmp_path, "fetch", "letters").returncode == 0
-    measured = run(tmp_path, sys.executable, "-c", MEASURED, "extract", "letters", PYTHONPATH=str(ROOT))
+    measured = run(
+        tmp_path, sys.executable, "-c", MEASURED, "pipeline.stages", "extract", "letters", PYTHONPATH=str(ROOT)
+    )
     assert (
         int(measured.stderr.split("peak ")[1]) < 400_000
     )  # KiB; the document alone would take 512 MiB to read and decode

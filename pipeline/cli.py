@@ -293,7 +293,7 @@ def verify(address: Address, follow_links: FollowLinks = False, as_json: Json = 
     """Recompute every digest of a release and report what differs.
 
     Exit codes: 0, every byte is what the release promises; 1, a file is changed, missing or unreadable; 2, misuse;
-    3, every promised byte is right, but there are other files; 4, links stand in place of files and were not followed.
+    3, every promised byte is right, but there are other files; 4, there are links in place of files, not followed.
     What Git, the Hub's client and file managers leave in a folder changes no exit code.
     """
     from pipeline.audit.verify import verify as check_release

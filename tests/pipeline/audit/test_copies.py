@@ -74,7 +74,7 @@ def test_the_hubs_cache_of_links_is_not_followed_unasked_and_each_link_is_told_o
     assert report["links"] == list_files(cache)
     said = everystep("verify", cache).out
     assert "missing" not in said
-    assert f"{len(report['links'])} links stand in place of files" in said
+    assert f"{len(report['links'])} links in place of files" in said
     assert len(said.splitlines()) == 3
 
 

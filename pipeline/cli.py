@@ -95,38 +95,29 @@ def _say(text: str = "") -> None:
 
 
 @app.command()
-def show(
-    what: Annotated[
-        str, typer.Argument(help="Folder of a release, or one of the words `duplicates` and `personal-data`.")
-    ],
-    folder: Annotated[
-        Path | None,
-        typer.Argument(help="With one of these words: folder of a project or release (default: here)."),
-    ] = None,
+def show(address: Address, follow_links: FollowLinks = False, as_json: Json = False) -> None:
+    """Print what is in a release: models, sources, licences, cleaning and removals."""
+    from pipeline.audit.show import summarize
+    from pipeline.release.release import Release
+
+    facts = summarize(Release.open(address, follow_links))
+    if as_json:
+        print(json.dumps(facts.to_json()))
+    else:
+        _show_facts(facts)
+
+
+@app.command()
+def duplicates(
+    folder: Folder = Path(),
     id: Annotated[
-        str | None,
-        typer.Option(help="With duplicates: the id of one removed document, to compare it.", callback=_require_utf8),
+        str | None, typer.Option(help="Id of one removed document, to compare it.", callback=_require_utf8)
     ] = None,
-    largest: Annotated[
-        int, typer.Option(min=1, help="With one of these words: number of clusters or documents to show.")
-    ] = 20,
+    largest: Annotated[int, typer.Option(min=1, help="Number of clusters to show.")] = 20,
     follow_links: FollowLinks = False,
     as_json: Json = False,
 ) -> None:
-    """Print what is in a release, its clusters of duplicates, or where personal data was replaced."""
-    if what == "duplicates":
-        _show_duplicates(folder or Path(), id, largest, follow_links, as_json)
-    elif id is not None:
-        raise EverystepError(f"{what}: only `everystep show duplicates` takes --id")
-    elif what == "personal-data":
-        _show_personal_data(folder or Path(), largest, follow_links, as_json)
-    elif folder is not None:
-        raise EverystepError(f"{what}: only `everystep show duplicates` and `show personal-data` take a second folder")
-    else:
-        _show_release(Path(what), follow_links, as_json)
-
-
-def _show_duplicates(folder: Path, id: str | None, largest: int, follow_links: bool, as_json: bool) -> None:
+    """Print the largest clusters of duplicates, or compare one removed document with the one that was kept."""
     from dataclasses import asdict
 
     from pipeline.audit.duplicates import clusters, compare
@@ -151,7 +142,14 @@ def _show_duplicates(folder: Path, id: str | None, largest: int, follow_links: b
     _table(["kept", "exact", "near", "least similar", "for example"], rows[:largest])
 
 
-def _show_personal_data(folder: Path, largest: int, follow_links: bool, as_json: bool) -> None:
+@app.command("personal-data")
+def personal_data(
+    folder: Folder = Path(),
+    largest: Annotated[int, typer.Option(min=1, help="Number of documents to show.")] = 20,
+    follow_links: FollowLinks = False,
+    as_json: Json = False,
+) -> None:
+    """Print where personal data was replaced, and how much of each kind."""
     from pipeline.audit.personal_data import replaced
     from pipeline.formats.tables import PERSONAL_DATA
     from pipeline.release.release import Release
@@ -166,17 +164,6 @@ def _show_personal_data(folder: Path, largest: int, follow_links: bool, as_json:
     if found.documents:
         rows = [[row["id"], *(f"{row[kind]:,}" for kind in PERSONAL_DATA)] for row in found.documents]
         _table(["document", *PERSONAL_DATA], rows)
-
-
-def _show_release(folder: Path, follow_links: bool, as_json: bool) -> None:
-    from pipeline.audit.show import summarize
-    from pipeline.release.release import Release
-
-    facts = summarize(Release.open(folder, follow_links))
-    if as_json:
-        print(json.dumps(facts.to_json()))
-    else:
-        _show_facts(facts)
 
 
 def _show_facts(facts: "Summary") -> None:
@@ -306,7 +293,7 @@ def verify(address: Address, follow_links: FollowLinks = False, as_json: Json = 
     """Recompute every digest of a release and report what differs.
 
     Exit codes: 0, every byte is what the release promises; 1, a file is changed, missing or unreadable; 2, misuse;
-    3, every promised byte is right, but there are other files; 4, links stand in place of files and were not followed.
+    3, every promised byte is right, but there are other files; 4, there are links in place of files, not followed.
     What Git, the Hub's client and file managers leave in a folder changes no exit code.
     """
     from pipeline.audit.verify import verify as check_release

@@ -229,7 +229,7 @@ def test_duplicates_without_the_document_that_stayed_are_no_traceback(built_proj
     path = "data/deduplicated/removals.parquet"
     write_table(release / path, [removal("dedup", "notes", "notes/1", "exact_duplicate")], REMOVALS, path)
     reseal_file(release, path)
-    done = everystep("show", "duplicates", release)
+    done = everystep("duplicates", release)
     assert (done.code, done.out) == (2, "")
     assert path in done.err
 

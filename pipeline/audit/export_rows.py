@@ -7,7 +7,8 @@ The number of a chunk has three digits, as AmberDatasets is published and MobiLl
 trainer reads `train_0.jsonl`, one digit.
 
 Both hold whole steps of `global_batch` rows. Line n of a file of `mobilellm` is for rank n mod 8. The lines of a
-chunk stand so that the permutation in which our trainer reads a chunk gives the published order (docs/formats.md).
+chunk are ordered so that the permutation in which our trainer reads a chunk gives the published order
+(docs/formats.md).
 """
 
 from collections.abc import Iterator
@@ -73,7 +74,7 @@ def export_llm360(
     in_chunk = (steps or source.steps(batch)) // chunks
     if not in_chunk or (steps and steps % chunks):
         raise EverystepError(
-            f"--chunks {chunks}: {steps or source.steps(batch)} steps of {batch} rows do not part into so many chunks"
+            f"--chunks {chunks}: {steps or source.steps(batch)} steps of {batch} rows do not divide equally"
         )
 
     def lines_of(chunk: int) -> Iterator[Numbers]:

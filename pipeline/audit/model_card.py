@@ -1,4 +1,4 @@
-"""The card of a pulled folder: README.md for people and for hubs, out of what `everystep.json` says."""
+"""The card of a pulled folder: its README.md, for people and for hubs, from the facts in `everystep.json`."""
 
 import json
 
@@ -41,7 +41,7 @@ def model_card(about: dict[str, Json], context: int, *, remote_code: bool) -> st
         ("tokens trained on", f"{states[-1]['tokens']:,}"),
         ("weights", _code(about["weights_digest"])),
         *([] if "mean_of" in about else [("weights, moments and step", _code(about["state_digest"]))]),
-        ("licence", f"{_code(about['license'])}, see LICENSE; NOTICE lists the texts behind it"),
+        ("licence", f"{_code(about['license'])}, see LICENSE; NOTICE lists the texts it was trained on"),
     ]
     steps = " and ".join(str(state["step"]) for state in states)
     return CARD.format(

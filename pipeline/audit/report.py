@@ -1,12 +1,12 @@
-"""What `verify` found. Changed bytes, links and other files are three things, told apart by sentence and exit code.
+"""The report of `verify`: changed bytes, links and other files each have their own sentence and exit code.
 
     0  every promised byte is right, and there is nothing else
     1  a file is changed, missing or unreadable, or two files contradict each other
     3  every promised byte is right, but there are other files
-    4  links stand in place of files and were not followed; what else was read is right
+    4  there are links in place of files, which were not followed; everything else is right
 
-(2 is misuse, as everywhere.) What Git, the Hub's client and file managers leave in a folder is counted and told, and
-changes no exit code.
+(2 is misuse, as everywhere.) What Git, the Hub's client and file managers leave in a folder is reported, and changes
+no exit code.
 """
 
 from collections import Counter
@@ -25,8 +25,8 @@ LONGEST = 200
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """The outcome. `faults` are sentences, the other lists paths; `files`, `bytes` and `checkpoints` count what was
-    read and found right. A release whose root manifest could not be read has no name and no digest."""
+    """Outcome of a verification. `faults` are sentences, the other lists are paths; `files`, `bytes` and `checkpoints`
+    count what was found right. A release whose root manifest could not be read has no name and no digest."""
 
     name: str | None
     version: str | None
@@ -50,13 +50,13 @@ class Report:
         return {"verified": not self.faults and not self.links, **asdict(self)}
 
     def lines(self, release: Path) -> Iterator[str]:
-        """What a person reads: long lists are folded."""
+        """Yield the lines that a person reads; long lists are shortened."""
         yield from self.faults[:SHOWN]
         yield from _more(self.faults[SHOWN:])
         if self.links:
-            count = f"{len(self.links):,} links stand in place of files and were not followed"
+            count = f"{len(self.links):,} links in place of files were not followed"
             yield f"{release}: {count}: {_folded(self.links)}"
-            yield "--follow-links reads what they point at; `cp -rL` makes a copy without links"
+            yield "use --follow-links to read what they point at, or copy the folder with `cp -rL`"
         if self.others:
             yield f"{release}: {len(self.others):,} other files, not part of the release: {_folded(self.others)}"
         if self.left_by_tools:
@@ -69,9 +69,9 @@ class Report:
         if self.faults:
             return f"{len(self.faults):,} faults; this is not the release that was published"
         if self.links and not self.files:
-            return "nothing was verified: what is promised stands behind a link"
+            return "nothing was verified: release.json is a link"
         if self.links:
-            return f"not verified behind links; right are {self._amount()}"
+            return f"what the links point at was not verified; the rest is right: {self._amount()}"
         return f"every file is what the release promises: {self.name} {self.version}, {self._amount()}"
 
     def _amount(self) -> str:
@@ -80,7 +80,7 @@ class Report:
 
 
 def _folded(paths: Sequence[str]) -> str:
-    """The first paths, code before all others, and where the rest lie."""
+    """Name the first paths, code before all others, and count the rest by folder."""
     ordered = sorted(paths, key=lambda path: (not is_code(path), path))
     rest = Counter(path.partition("/")[0] + "/" if "/" in path else "(top)" for path in ordered[3:])
     more = [f"{number:,} more in {folder}" for folder, number in sorted(rest.items())]

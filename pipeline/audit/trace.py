@@ -115,7 +115,7 @@ def _index_path(split: str) -> str:
 
 
 def _absent(release: Release, id: str) -> dict[str, Any]:
-    """Why a document is not in the training rows."""
+    """Say why a document is not in the training rows."""
     held_out = _index(release, "validation").rows_of_document(id)
     if held_out:
         return {"split": "validation", "rows": _bounds(held_out), "steps": [], "first_checkpoint": None}
@@ -129,7 +129,7 @@ def _absent(release: Release, id: str) -> dict[str, Any]:
 
 
 def _nearly(tables: list[Path], id: str) -> str:
-    """What to say of an id that no table has: the ids that it may stand for, in one pass over them."""
+    """Suggest ids for one that no table has, in one pass over the tables."""
     half = len(id) // 2
     begins, contains, near = _Found(), _Found(), _Found()
     for path in tables:

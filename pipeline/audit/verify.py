@@ -1,8 +1,8 @@
-"""Verify: recompute every digest of a release, every link of the chain of manifests, and what is said twice.
+"""Verify: recompute every digest of a release, the chain of manifests, and every fact that is stated twice.
 
-Faults are: a missing, changed or unreadable file; a stored byte that `SHA256SUMS` does not promise; code that is not
+Faults are a missing, changed or unreadable file; a stored byte that `SHA256SUMS` does not promise; code that is not
 ours (`pipeline.release.code`); a manifest whose inputs are not the ones beside it, a shard that its manifest does not
-promise, a checkpoint that fails the gate (`pipeline.audit.chain`); a table or a card that tells another story than the
+promise, a checkpoint that fails the gate (`pipeline.audit.chain`); a table or a paper that differs from the
 records (`pipeline.audit.agreement`). Every file is checked whatever is wrong with the others, and a fault is one line.
 Links in place of files and files that are no part of the release are told apart from faults (`pipeline.audit.report`).
 
@@ -66,7 +66,7 @@ def verify(release: Path, follow_links: bool = False) -> Report:
     try:
         content = release_root(release, follow_links)
         reading = _Reading(release, follow_links, parse_root(content, release / ROOT))
-    except Linked:  # what is promised stands behind a link, so nothing can be said of the rest
+    except Linked:  # without it nothing is known of the other files
         return _unread(began, links=list_folder(release, is_tool_folder).links)
     except OSError as error:
         return _unread(began, faults=[f"{ROOT}: {_told(error)}"])
@@ -118,7 +118,7 @@ def _unread(began: float, faults: list[str] | None = None, links: list[str] | No
 
 
 def _find_files(reading: _Reading) -> None:
-    """Note the state of every promised file; a missing one is a fault, one behind a link is set apart."""
+    """Note the state of every promised file; a missing one is a fault, a link is noted apart."""
     for path in reading.promised():
         try:
             file = safe_join(reading.release, path, reading.follow_links)

@@ -7,7 +7,7 @@ and 64-bit numbers that numba compiles, all integer, so that their results are t
 A text's *words* are the runs of non-blank characters of its lower case, in the Unicode sense of `str.split`. A
 *shingle* is `size` words in a row; a text of fewer words is one shingle. A shingle is identified by its 64-bit hash:
 all of a million differ with probability 1 - 3e-8, and an auditor measures on the words themselves
-(`everystep show duplicates`, tests).
+(`everystep duplicates`, tests).
 
 Shape suffixes: D documents, W words, S shingles (of all documents, concatenated), P permutations, B bands.
 """

@@ -1,4 +1,4 @@
-"""Git, as `init`, `build` and `reproduce` run it: a failure is an error in Git's own words, which name the fix."""
+"""Git, as the builders' commands run it. A failure is an error in Git's own words, which name the fix."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ OF_ANOTHER = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
 
 
 def git(folder: Path, *words: str) -> str:
-    """What `git WORDS` prints in `folder`."""
+    """Return what `git WORDS` prints in `folder`."""
     done = try_git(folder, *words)
     if done.returncode:
         raise EverystepError(f"git {words[0]} in {folder.absolute()} failed:\n{done.stderr.strip()}")
@@ -19,7 +19,7 @@ def git(folder: Path, *words: str) -> str:
 
 
 def try_git(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """The same, for a caller who knows what a failure means."""
+    """Run `git WORDS` for a caller who handles a failure."""
     environment = {name: value for name, value in os.environ.items() if name not in OF_ANOTHER}
     try:
         return subprocess.run(

@@ -49,13 +49,13 @@ class Made(NamedTuple):
     pinned: dict[str, str]
     """Revisions that were looked up, by the key that holds them."""
     unpinned: list[str]
-    """Keys that hold a name where a commit must stand."""
+    """Keys that hold a name instead of a commit."""
     uncommitted: str
-    """Why Git made no first commit; empty if it did."""
+    """Why there is no first commit; empty if there is one."""
 
 
 def checkout() -> Path:
-    """The checkout that this code runs from."""
+    """Find the checkout that this code runs from."""
     root = Path(pipeline.__file__).parent.parent
     for part in ("examples", STAGES, RECIPES, DOCS, *CODE, *FILES):
         if not (root / part).exists():
@@ -105,7 +105,7 @@ def init(folder: Path, example: Path, root: Path, resolve: Resolve | None = None
 
 
 def _refuse_inside_another(folder: Path) -> None:
-    """Git and DVC would take a repository inside another for a part of it, unless that one ignores it."""
+    """Refuse a place inside another repository that does not ignore it: Git and DVC would take it for a part of it."""
     place = Path(os.path.abspath(folder))  # noqa: PTH100  # `..` goes as the user typed it
     above = next(path for path in place.parents if path.is_dir())
     if try_git(above, "check-ignore", "--quiet", str(place)).returncode == 1:
@@ -128,7 +128,7 @@ def _first_commit(made: Path, example: str) -> str:
 
 
 def copy_code(root: Path, folder: Path) -> None:
-    """What every release repository takes from the checkout as it is."""
+    """Copy what every release repository takes unchanged from the checkout."""
     code = [f"{part}/{name}" for part in CODE for name in list_files(root / part) if "__pycache__" not in name]
     for name in [*code, *FILES]:  # not `copytree`, which would go on where the disk is full
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""`make release`: build the project with `dvc repro`, verify what came out, and say what to do with it.
+"""`make release`: build the project with `dvc repro`, verify the release, and say what to do next.
 
 One at a time in a folder. What a killed DVC left half written is mended first. Each stage is announced with its place
 among all of them, whether it runs, is taken from DVC's cache of runs, or has not changed. All of that goes to stderr;
@@ -31,11 +31,11 @@ READERS = Path(".dvc/tmp/rwlock")
 CUT_OFF = re.compile(r"dvc\.lock' (is invalid|validation failed)")
 STAGE = re.compile(r"(?:Running stage|Stage) '([^']+)(':|' didn't change|' is cached)")
 OUTCOMES = {"':": "", "' didn't change": ": unchanged", "' is cached": ": taken from DVC's cache of runs"}
-"""What DVC says of a stage, and what that becomes here."""
+"""DVC's words about a stage → ours."""
 PASSED_OVER = re.compile(
     r"> |(Updating|Generating) lock file|To track the changes|\tgit add|To enable auto|\tdvc config|Use `dvc push`"
 )
-"""Lines of DVC that repeat what stands here, or advise what `_say_what_is_next` says."""
+"""Lines of DVC that repeat ours, or give the advice of `_say_what_is_next`."""
 
 
 def build() -> None:
@@ -53,7 +53,7 @@ def build() -> None:
 
 
 def _refuse_symbolic_links(project: Path) -> None:
-    """DVC can fill the outputs with links into its cache, and a release made of them could not leave this machine."""
+    """Refuse outputs that DVC fills with links into its cache: such a release could not leave this machine."""
     for path in (project / ".dvc/config.local", project / ".dvc/config"):
         settings = ConfigParser(strict=False, interpolation=None, allow_no_value=True)
         if path.is_file():
@@ -68,7 +68,7 @@ def _refuse_symbolic_links(project: Path) -> None:
 
 @contextmanager
 def only_one(project: Path) -> Iterator[int]:
-    """Hold the lock of builds in this folder; gives its file, for a child that shall hold it as well."""
+    """Hold the lock of builds in this folder. Yields its file, for a child process that must hold it too."""
     path = project / WORK / "build.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
@@ -84,14 +84,14 @@ def only_one(project: Path) -> Iterator[int]:
 
 
 def _require_another_lock(project: Path) -> None:
-    """DVC locks by `flock` as well; told so, it locks by links, and then its lock is enough for us."""
+    """Require that DVC locks without `flock` (it can lock by hard links); then its lock is enough for us."""
     if _dvc(project, "config", "core.hardlink_lock").stdout.strip() != "true":
         fix = "run `dvc config --local core.hardlink_lock true`, which makes DVC do without, and the same command again"
         raise EverystepError(f"{project.absolute()}: its file system has no file locks (flock); {fix}")
 
 
 def repro(project: Path, *passed: int) -> list[str]:
-    """Run `dvc repro`, and announce each stage; gives the names of all stages."""
+    """Run `dvc repro` and announce each stage. Returns the names of all stages."""
     stages = mend(project)
     began = time.monotonic()
     outcomes: Counter[str] = Counter()
@@ -125,7 +125,7 @@ def repro(project: Path, *passed: int) -> list[str]:
 
 
 def mend(project: Path) -> list[str]:
-    """Repair what a killed DVC left half written, so that it starts again; gives the names of all stages.
+    """Repair what a killed DVC left half written, so that it can start. Returns the names of all stages.
 
     Cut off may be its list of who reads what, which is empty between two runs, and the lock: then the committed one
     comes back, and what was built since then is in DVC's cache of runs.
@@ -151,7 +151,7 @@ def _dvc(project: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def _environment() -> dict[str, str]:
-    """With this interpreter's programs first: stages are run as `python`."""
+    """The environment with this interpreter's programs first, because stages are run as `python`."""
     return os.environ | {
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     }
@@ -165,7 +165,7 @@ def _run(module: str, *words: str) -> None:
 
 
 def _say_what_is_next(project: Path, is_released: bool) -> None:
-    """Commands for this project's own models, and what to commit where something is not committed."""
+    """Print commands for this project's models, and what to commit if something is not committed."""
     model = load_yaml(project / PARAMS)["models"][0]
     start, stop = list(Release.open(project).states(model))[-2:]
     folder = RELEASE if is_released else Path()

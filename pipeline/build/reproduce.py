@@ -74,7 +74,7 @@ def _differences(where: str, left: Any, right: Any) -> Iterator[str]:
 
 
 def _in_order_of_stages(key: str) -> tuple[int, str]:
-    """Causes before effects, so that the first line of a report names what to look at."""
+    """Order causes before effects, so that the first line of a report names what to look at."""
     stage = key.partition("@")[0]
     names = list(BY_NAME)
     return names.index(stage) if stage in names else len(names), key

@@ -78,7 +78,7 @@ In the words of {publisher}:
 """
 
 MARKS = re.compile(r"[&<\\*`\[\]|#~$>]|(?<![^\W_])_|_(?![^\W_])")  # `_` inside a word is a letter
-ENTITIES = {"&": "&amp;", "<": "&lt;", "\\": "&#92;"}  # a bracket behind two backslashes begins a formula on the Hub
+ENTITIES = {"&": "&amp;", "<": "&lt;", "\\": "&#92;"}  # a bracket after two backslashes begins a formula on the Hub
 BLOCK = re.compile(r"^(\d*)(?=[-+=.)])")
 
 # SPDX identifiers that the Hub knows in small letters (https://huggingface.co/docs/hub/repositories-licenses).

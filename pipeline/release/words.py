@@ -1,4 +1,4 @@
-"""What people say of a release: the sections `descriptions` and `release` of `params.yaml`.
+"""Words of people about a release: the sections `descriptions` and `release` of `params.yaml`.
 
 `descriptions` has what is said of each source and decides no byte of the data, so only the release stage depends on
 it. Every text is checked here, so that card, NOTICE and tables can show it letter by letter: a line has no line end, no
@@ -27,7 +27,7 @@ INVISIBLE = ("Zs", "Cf")
 
 def _line(value: str) -> str:
     if value.endswith("\n"):
-        raise ValueError("ends with a line end; write `>-` where `>` or `|` stands in the file")
+        raise ValueError("ends with a line end; write `>-` instead of `>` or `|`")
     if "\n" in value:
         raise ValueError("is more than one line; write it as one, without an empty line inside")
     if value != value.strip():

@@ -113,8 +113,8 @@ def test_exporting_twice_gives_the_same_bytes(project: Path) -> None:
         ("--layout llm360 --nodes 1", "--chunks with --layout llm360"),
         ("--layout mobilellm --nodes 2 --global-batch 8", "--global-batch 8: not a multiple of 16"),
         ("--layout mobilellm --nodes 9", "70 rows do not fill one step of 72"),
-        ("--layout llm360 --chunks 71", "--chunks 71: 70 steps of 1 rows do not part"),
-        ("--layout llm360 --chunks 3 --steps 4", "--chunks 3: 4 steps of 1 rows do not part"),
+        ("--layout llm360 --chunks 71", "--chunks 71: 70 steps of 1 rows do not divide"),
+        ("--layout llm360 --chunks 3 --steps 4", "--chunks 3: 4 steps of 1 rows do not divide"),
     ],
 )
 def test_what_cannot_be_exported_is_refused(project: Path, options: str, named: str) -> None:

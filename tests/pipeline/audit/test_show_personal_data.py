@@ -1,4 +1,4 @@
-"""`everystep show personal-data`: in which documents personal data was replaced; only ids, kinds and counts."""
+"""`everystep personal-data`: in which documents personal data was replaced; only ids, kinds and counts."""
 
 import json
 from pathlib import Path
@@ -53,18 +53,18 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("where", ["release", "project"])
 def test_documents_are_listed_by_how_much_was_replaced(where: str, request: pytest.FixtureRequest) -> None:
     folder = request.getfixturevalue(where)
-    shown = everystep("show", "personal-data", folder, "--json")
+    shown = everystep("personal-data", folder, "--json")
     assert shown.code == 0, shown.said
     found = json.loads(shown.out)
     assert found["sources"] == TOTALS
     assert [row["id"] for row in found["documents"]] == LARGEST
     assert found["documents"][2] == replacement("letters", "letters/b", {"email": 2, "phone": 1})
-    fewer = json.loads(everystep("show", "personal-data", folder, "--json", "--largest", "2").out)
+    fewer = json.loads(everystep("personal-data", folder, "--json", "--largest", "2").out)
     assert (fewer["sources"], [row["id"] for row in fewer["documents"]]) == (TOTALS, LARGEST[:2])
 
 
 def test_a_person_reads_two_tables_and_no_id_steers_the_terminal(release: Path) -> None:
-    shown = everystep("show", "personal-data", release)
+    shown = everystep("personal-data", release)
     assert shown.out.startswith("personal data was replaced in 4 documents:\n\nsource ")
     assert [line.split() for line in shown.out.splitlines() if line.startswith(("notes", "letters/b", "tales"))] == [
         ["notes", "1", "12,000", "0", "0", "0"],
@@ -78,18 +78,18 @@ def test_a_person_reads_two_tables_and_no_id_steers_the_terminal(release: Path) 
 def test_a_table_that_is_not_the_promised_one_is_not_shown(project: Path, release: Path) -> None:
     for folder in (project, release):
         write_table(folder / table_of("letters"), [], REPLACED, "replaced.parquet")
-        shown = everystep("show", "personal-data", folder)
+        shown = everystep("personal-data", folder)
         assert (shown.code, shown.out) == (1, "")
         assert table_of("letters") in shown.err
 
 
 def test_what_cannot_be_shown_is_said(release: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    assert "neither a release nor a project" in everystep("show", "personal-data", tmp_path / "empty").err
-    assert everystep("show", "personal-data", release, "--id", "letters/a").code == 2
+    assert "neither a release nor a project" in everystep("personal-data", tmp_path / "empty").err
+    assert everystep("personal-data", release, "--id", "letters/a").code == 2
     write_table(release / table_of("letters"), [removal("filter", "letters", "letters/a", "cap")], REMOVALS, "t")
     reseal_file(release, table_of("letters"))
-    shown = everystep("show", "personal-data", release)
+    shown = everystep("personal-data", release)
     assert (shown.code, shown.out) == (2, "")
     assert f"{table_of('letters')}: its columns are" in shown.err
 

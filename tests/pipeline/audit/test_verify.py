@@ -176,7 +176,7 @@ def test_a_link_in_the_place_of_a_file_is_not_followed_though_its_content_is_the
     aside = release.parent / "aside"
     (release / file).rename(aside)
     (release / file).symlink_to(aside)
-    expect_fault(release, f"1 links stand in place of files and were not followed: {file}", code=4)
+    expect_fault(release, f"1 links in place of files were not followed: {file}", code=4)
 
 
 @pytest.mark.timeout(60)

@@ -157,7 +157,7 @@ def test_a_folded_text_is_told_its_fix(corpora: Path) -> None:
     tree["descriptions"]["letters"]["title"] = YAML(typ="safe", pure=True).load("title: >\n  folded\n  words\n")[
         "title"
     ]
-    with pytest.raises(EverystepError, match=r"letters\.title: ends with a line end; write `>-` where `>` or `\|`"):
+    with pytest.raises(EverystepError, match=r"letters\.title: ends with a line end; write `>-` instead of `>`"):
         check_words(tree, SOURCES, "params.yaml")
 
 

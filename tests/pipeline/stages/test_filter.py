@@ -176,7 +176,7 @@ def test_a_table_says_in_which_documents_personal_data_was_replaced_and_how_ofte
     assert counted == {kind: sum(row[kind] for row in rows) for kind in REPLACEMENTS}
     (shard,) = manifest()["outputs"]["replaced"]
     assert (shard["path"], shard["lines"]) == ("replaced.parquet", 4)
-    shown = everystep("show", "personal-data", here, "--json")
+    shown = everystep("personal-data", here, "--json")
     found = json.loads(shown.out)
     assert found["sources"] == [{"source": "letters", "documents": 4} | counted]
     assert [row["id"] for row in found["documents"]] == [f"letters/{id}" for id in ("three", "gone", "one", "two")]
@@ -187,7 +187,7 @@ def test_without_personal_data_or_its_step_the_table_is_empty(here: Path) -> Non
     filter("letters")
     assert pq.read_table("data/filtered/letters/replaced.parquet").num_rows == 0
     assert manifest()["outputs"]["replaced"][0]["lines"] == 0
-    shown = everystep("show", "personal-data", here)
+    shown = everystep("personal-data", here)
     assert (shown.code, "replaced in 0 documents" in shown.out) == (0, True)
 
 

@@ -112,7 +112,7 @@ def test_a_recipe_of_endless_steps_is_refused_by_verify_too(release: Path) -> No
         reseal_file(release, MANIFEST)
         done = everystep("verify", release)
         assert done.code == 1
-        assert "schedule.steps: expected" in done.out or "digest_every: expected" in done.out
+        assert "parameters.schedule.steps: input" in done.out or "parameters.digest_every: input" in done.out
     for name, content in before.items():
         (release / name).write_bytes(content)
 

@@ -104,13 +104,14 @@ def fault_of(peers: Sequence[tuple[BaseProcess, Connection]], within: float = 0.
                 return error
         except EOFError:
             pass
-        if peer.exitcode and peer.exitcode < 0:
+        code = peer.exitcode  # once: it may end between two looks
+        if code and code < 0:
             return EverystepError(
-                f"process {rank} of {len(peers) + 1} was killed by signal {-peer.exitcode}, perhaps because memory "
+                f"process {rank} of {len(peers) + 1} was killed by signal {-code}, perhaps because memory "
                 "ran out; run the same command again"
             )
-        if peer.exitcode:
+        if code:
             return EverystepError(
-                f"process {rank} of {len(peers) + 1} failed with exit code {peer.exitcode}; its message is above"
+                f"process {rank} of {len(peers) + 1} failed with exit code {code}; its message is above"
             )
     return None

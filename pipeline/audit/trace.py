@@ -19,7 +19,7 @@ from pipeline.base.parquet import batches, damage_named, open_parquet
 from pipeline.base.paths import REMOVALS_FILE, SPLITS, TOKENS
 from pipeline.base.suggest import CANDIDATES, NAMED, did_you_mean
 from pipeline.formats.bounds import MAX_PASSES, MAX_READS
-from pipeline.formats.manifests import Checkpoint, Tokens
+from pipeline.formats.manifests import Checkpoint, Tokens, path_of
 from pipeline.formats.order import rows_of_step, steps_of_rows
 from pipeline.formats.rows import IDS_AT_ONCE, DocumentIndex
 from pipeline.formats.tables import stored_batches
@@ -40,7 +40,9 @@ class _Training:
     def of(cls, release: Release, model: str) -> "_Training":
         trained, rows = release.model(model), release.manifest(Tokens).splits.train.rows
         recipe = trained.parameters
-        if not rows or recipe.data.global_batch > rows * MAX_PASSES:
+        if not rows:
+            raise EverystepError(f"{release.folder / path_of(Tokens)}: splits.train.rows: 0; no training reads no rows")
+        if recipe.data.global_batch > rows * MAX_PASSES:
             raise EverystepError(
                 f"{release.folder}: a step of {recipe.data.global_batch:,} samples passes over the {rows:,} rows more "
                 f"than {MAX_PASSES:,} times; no training does"

@@ -16,7 +16,7 @@ SHOWN = 100
 """Characters of a wrong value that an error shows."""
 Sha256 = Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]
 TensorsDigest = Annotated[str, Field(pattern=r"\Atensors-v1:[0-9a-f]{64}\z")]
-Count = Annotated[int, Field(ge=0, le=2**53)]
+Count = Annotated[int, Field(ge=0, lt=2**53)]
 Counts = dict[str, Count]
 
 

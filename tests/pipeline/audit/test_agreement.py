@@ -220,9 +220,9 @@ def test_a_card_that_tells_the_hub_something_else_is_found(release: Path, old: s
 @pytest.mark.parametrize("key", ["name", "version"])
 def test_a_root_manifest_of_another_name_than_params_is_found(release: Path, key: str) -> None:
     in_json(release / "params.yaml", lambda tree: tree["release"].update({key: "other"}))
-    assert found(release) == [
-        f"release.json: {key} is '{read_json(release / 'release.json')[key]}', params.yaml says 'other'"
-    ]
+    fault, *of_papers = found(release)
+    assert fault == f"release.json: {key} is '{read_json(release / 'release.json')[key]}', params.yaml says 'other'"
+    assert all(other.startswith("README.md: line ") for other in of_papers)
 
 
 def test_a_title_that_differs_between_card_and_params_is_found(release: Path) -> None:

@@ -320,7 +320,7 @@ def test_a_checkpoint_of_another_model_is_found(release: Path) -> None:
     path = checkpoint(release, MODEL, 4) / "record.json"
     write_json(path, read_json(path) | {"model": "openelm"})
     reseal(release)
-    expect_fault(release, "step000004-tokens1024: is a checkpoint of openelm")
+    expect_fault(release, "step000004-tokens1024: holds openelm step000004-tokens1024")
 
 
 def test_a_checkpoint_with_another_config_than_the_model_is_found(release: Path) -> None:

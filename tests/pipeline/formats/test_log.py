@@ -49,7 +49,7 @@ def test_a_finished_log_is_read_one_line_at_a_time(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes() + b"[" * (2 * MAX_LINE_BYTES))
     read = log.read(path)
     assert [next(read) for _ in range(4)] == entries(4)
-    with pytest.raises(EverystepError, match="a line that does not end"):
+    with pytest.raises(EverystepError, match="a line has no line end"):
         next(read)
 
 

@@ -180,7 +180,6 @@ def test_every_language_code_is_the_same_to_every_reader_of_yaml(bare: Path) -> 
         ("Apache-2.0", {"license": "apache-2.0"}),
         ("GPL-3.0-only", {"license": "gpl-3.0"}),
         ("MIT OR Apache-2.0", {"license": "other", "license_name": "MIT OR Apache-2.0"}),
-        ("0o10", {"license": "other", "license_name": "0o10"}),
     ],
 )
 def test_the_hub_is_told_a_licence_that_it_knows_and_the_data_sets_but_no_library(

@@ -19,7 +19,7 @@ from pipeline.release.code import REMOTE
 from pipeline.release.facts import read_words
 from pipeline.release.release import Release, State, Weights
 
-PAPERS = ("LICENSE", "NOTICE")
+RIGHTS = ("LICENSE", "NOTICE")
 """Papers of the release that every pulled folder carries."""
 
 
@@ -52,7 +52,7 @@ def write_folder(release: Release, folder: Path, spec: ModelSpec, weights: Weigh
     write_bytes(folder / "tokenizer_config.json", pretty(_tokenizer_config(spec)))
     write_bytes(folder / "everystep.json", pretty(about))
     write_bytes(folder / "README.md", model_card(about, spec.context, remote_code=bool(code)).encode())
-    for name in PAPERS:
+    for name in RIGHTS:
         write_bytes(folder / name, release.read(name))
 
 

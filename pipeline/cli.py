@@ -80,7 +80,7 @@ def _options(
 
 
 def main() -> None:
-    """Run a command; a mendable fault is one message and an exit code."""
+    """Run a command; an error that a user can fix is one message and an exit code."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `everystep ... | head` ends like any Unix program
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that is not UTF-8
@@ -98,9 +98,8 @@ def _say(text: str = "") -> None:
 def show(address: Address, follow_links: FollowLinks = False, as_json: Json = False) -> None:
     """Print what is in a release: models, sources, licences, cleaning and removals."""
     from pipeline.audit.show import summarize
-    from pipeline.release.release import Release
 
-    facts = summarize(Release.open(address, follow_links))
+    facts = summarize(_open_release(address, follow_links))
     if as_json:
         print(json.dumps(facts.to_json()))
     else:
@@ -137,7 +136,7 @@ def duplicates(
         print(json.dumps({"clusters": [asdict(cluster) for cluster in all_of_them[:largest]]}))
         return
     removed = sum(cluster.exact + cluster.near for cluster in all_of_them)
-    _say(f"{removed:,} documents were removed for {len(all_of_them):,} that stayed; the largest clusters:\n")
+    _say(f"{removed:,} documents are duplicates of {len(all_of_them):,} that were kept; the largest clusters:\n")
     rows = [[c.kept, f"{c.exact:,}", f"{c.near:,}", f"{c.least_similar:.3f}", c.examples[0]] for c in all_of_them]
     _table(["kept", "exact", "near", "least similar", "for example"], rows[:largest])
 
@@ -280,7 +279,7 @@ def init(
         note(f"note: {made.folder}/params.yaml: {key}: a name that can move; write a commit, or start again with --pin")
     if made.uncommitted:
         again = f"git -C {shlex.quote(str(made.folder))} commit --message 'Start from an example'"
-        note(f"note: all files are staged but not committed: {made.uncommitted}; mend that, then: {again}")
+        note(f"note: all files are staged but not committed: {made.uncommitted}; fix that, then run: {again}")
     for key, commit in made.pinned.items():
         _say(f"{key}: {commit}")
     _say(f"{made.folder}: {', '.join(made.models)} on {', '.join(made.sources) or 'published rows'}")
@@ -303,7 +302,7 @@ def verify(address: Address, follow_links: FollowLinks = False, as_json: Json = 
         print(json.dumps(report.to_json()))
     else:
         for line in report.lines(address):
-            print(printable(line, keep=""))  # a fault is one line, whatever stands in a name
+            print(printable(line, keep=""))  # a fault is one line, whatever a name contains
     sys.exit(report.exit_code)
 
 
@@ -320,11 +319,10 @@ def pull(
 ) -> None:
     """Write verified checkpoints as folders that transformers loads."""
     from pipeline.audit.pull import pull as pull_checkpoints
-    from pipeline.release.release import Release
 
     if everything and step:
         raise EverystepError("pull: give either --step or --all")
-    release = Release.open(address, follow_links)
+    release = _open_release(address, follow_links)
     model = model or _only_model(release)
     stored = list(release.states(model))
     steps = stored if everything else sorted({*step}) if step else stored[-1:]
@@ -347,9 +345,8 @@ def average(
 ) -> None:
     """Write the mean of a model's last checkpoints, as `pull` does."""
     from pipeline.audit.average import average as average_checkpoints
-    from pipeline.release.release import Release
 
-    release = Release.open(address, follow_links)
+    release = _open_release(address, follow_links)
     model = model or _only_model(release)
     trained = [state for step, state in release.states(model).items() if step > 0]
     if last > len(trained):
@@ -451,11 +448,10 @@ def trace(
 ) -> None:
     """Print the documents of a step, or the steps of a document."""
     from pipeline.audit import trace as tracing
-    from pipeline.release.release import Release
 
     if (step is None) == (document is None):
         raise EverystepError("trace: give either --step or --document")
-    release = Release.open(address, follow_links)
+    release = _open_release(address, follow_links)
     if step is not None:
         spans = tracing.trace_step(release, model, step)
         if as_json:
@@ -506,6 +502,17 @@ def _require_torch(command: str) -> None:
         raise EverystepError(f"{command}: needs torch, which a reader's installation lacks; {how_to_install('train')}")
 
 
+def _open_release(address: Path, follow_links: bool) -> "Release":
+    """Open a release; a project, or a release that has lost its root manifest, is refused."""
+    from pipeline.release.release import Release
+
+    release = Release.open(address, follow_links)
+    if release.version is None:
+        fix = "`make release` builds a release from a project; one that was fetched must be fetched whole"
+        raise EverystepError(f"{address}: has no release.json; {fix}")
+    return release
+
+
 def _only_model(release: "Release") -> str:
     names = release.models()
     if len(names) != 1:
@@ -527,7 +534,7 @@ def _tell(found: dict[str, Any]) -> str:
     if "removed" in found:
         row = found["removed"]
         detail = f" ({row['detail']})" if row["detail"] else ""
-        kept = f"; {row['kept']} stayed, similarity {row['similarity']}" if row["kept"] else ""
+        kept = f"; {row['kept']} was kept, similarity {row['similarity']}" if row["kept"] else ""
         return f"{found['id']}: removed by {row['stage']} as {row['reason']}{detail}{kept}"
     if found["split"] == "validation":
         return f"{found['id']}: held out for validation; no step saw it"

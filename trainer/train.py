@@ -46,8 +46,7 @@ if TYPE_CHECKING:
 
 IDENTITY = "identity.json"
 CODE = Path(__file__).parents[1]
-TRAINS = ("trainer.loop", "trainer.checkpoint")
-"""The modules that, with all that they load, decide the bits of a run."""
+PINS = "constraints.txt"
 
 
 def train(name: str) -> None:
@@ -79,8 +78,8 @@ def train(name: str) -> None:
 
 
 def identity(recipe: Recipe, spec: ModelSpec, data: TrainingData) -> dict[str, Json]:
-    """Return everything that decides the bits of a run: recipe, model, rows, and the code that trains."""
-    code = {name: sha256_file(CODE / name) for name in closure(CODE, TRAINS)}
+    """Return everything that decides the bits of a run: recipe, model, rows, the code that trains, its libraries."""
+    code = {name: sha256_file(CODE / name) for name in [PINS, *closure(CODE, [__name__])] if (CODE / name).is_file()}
     return {"code": code, "data": data.identity(), "model": spec.to_json(), "recipe": recipe.model_dump()}
 
 

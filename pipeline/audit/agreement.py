@@ -223,8 +223,8 @@ def _papers(release: Release, facts: Facts) -> Iterator[str]:
         if name not in release.files:
             yield f"{name}: missing"
             continue
-        ours = release.read(name).decode("utf-8", "replace").split("\n")
-        theirs = render(facts).decode().split("\n")
+        said, rendered = release.read(name), render(facts)
+        ours, theirs = (content.decode("utf-8", "backslashreplace").split("\n") for content in (said, rendered))
         yield from _compared(Path(name), "line", ours, f"{PARAMS} and the manifests give", theirs)
 
 

@@ -28,7 +28,7 @@ def chain_faults(release: Release, stored: dict[str, str]) -> list[str]:
         try:
             manifest = parse_any_manifest(release.read(path), release.folder / path)
             if manifest.path.as_posix() != path:  # it would hide the one whose place it has
-                raise EverystepError(f"is a manifest of stage {manifest.stage}, of {manifest.of}, in another's place")
+                raise EverystepError(f"is the manifest of another place, {manifest.path}")
             faults += _inputs(path, manifest, stored)
             promises = manifest.promises()
             faults += _outputs(release, path, promises)

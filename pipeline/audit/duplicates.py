@@ -1,4 +1,4 @@
-"""Duplicates: which texts were taken for the same, in clusters around the document that stayed; and the two texts.
+"""Duplicates: which texts were taken for the same, in clusters around the document that was kept; and the two texts.
 
 Clusters come from the published record of removals. The texts are in a project that built them: there a removal is
 measured once more, on words, by another rule than the one that removed it (sets of words, not of hashes).
@@ -23,7 +23,7 @@ TABLE = DEDUPLICATED / REMOVALS_FILE
 
 @dataclass(frozen=True)
 class Cluster:
-    """Documents removed for one that stayed; similarities are of each with that."""
+    """Documents removed for one that was kept; similarities are of each with that."""
 
     kept: str
     exact: int
@@ -35,7 +35,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A removed document beside the one that stayed; `measured` now, `recorded` by the build."""
+    """A removed document beside the one that was kept; `measured` now, `recorded` by the build."""
 
     removed: str
     kept: str

@@ -41,7 +41,9 @@ class _Training:
         trained, rows = release.model(model), release.manifest(Tokens).splits.train.rows
         recipe = trained.parameters
         if not rows:
-            raise EverystepError(f"{release.folder / path_of(Tokens)}: splits.train.rows: 0; no training reads no rows")
+            raise EverystepError(
+                f"{release.folder / path_of(Tokens)}: splits.train.rows: 0; a training needs at least one row"
+            )
         if recipe.data.global_batch > rows * MAX_PASSES:
             raise EverystepError(
                 f"{release.folder}: a step of {recipe.data.global_batch:,} samples passes over the {rows:,} rows more "

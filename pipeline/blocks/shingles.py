@@ -15,10 +15,11 @@ Shape suffixes: D documents, W words, S shingles (of all documents, concatenated
 import hashlib
 from collections.abc import Callable, Iterable
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
-from numba import njit, uint8, uint32, uint64
+from numba import config, njit, uint8, uint32, uint64
 from numba.core import entrypoints
 from numpy.typing import NDArray
 
@@ -119,6 +120,19 @@ def _permutations(number: int, seed: int) -> tuple[NDArray[np.uint32], NDArray[n
     stream = hashlib.shake_256(f"everystep/minhash/{seed}".encode()).digest(8 * number)
     drawn = np.frombuffer(stream, dtype="<u4").reshape(2, number).astype(np.uint32)
     return drawn[0] | np.uint32(1), drawn[1]
+
+
+def _machine_code() -> str:
+    """The folder of machine code that was compiled from these very sources.
+
+    numba compares a cached loop with the file of that loop alone, so it would keep one whose callee, in another file,
+    has changed.
+    """
+    sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+    return str(Path(__file__).parent / "__pycache__" / f"numba-{hashlib.sha256(sources).hexdigest()[:16]}")
+
+
+config.CACHE_DIR = _machine_code()  # type: ignore[attr-defined]
 
 
 def compiled(function: Callable[Given, Result]) -> Callable[Given, Result]:

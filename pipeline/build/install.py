@@ -41,9 +41,7 @@ def install(*arguments: str) -> int:
     last = _watch(lines)
     code = process.wait()
     if code:
-        note(
-            "\n".join([*last, f"error: pip ended with {code}; mend what it says above, and run the same command again"])
-        )
+        note("\n".join([*last, f"error: pip ended with {code}; fix the error above and run the same command again"]))
     return code
 
 

@@ -1,6 +1,6 @@
 """`make release`: build the project with `dvc repro`, verify the release, and say what to do next.
 
-One at a time in a folder. What a killed DVC left half written is mended first. Each stage is announced with its place
+One at a time in a folder. What a killed DVC left half written is repaired first. Each stage is announced with its place
 among all of them, whether it runs, is taken from DVC's cache of runs, or has not changed. All of that goes to stderr;
 the summary of the release goes to stdout.
 """
@@ -119,7 +119,7 @@ def repro(project: Path, *passed: int) -> list[str]:
     finally:
         code = process.wait()  # an interrupt reaches DVC too, and it ends in its own time
     if code:
-        fix = "mend what is said above, and run the same command again: it goes on from there"
+        fix = "fix the error above and run the same command again; it resumes there"
         raise EverystepError(f"stopped{f' at {at}' if at else ''}; {fix}")
     return stages
 

@@ -187,12 +187,6 @@ def read_promised(path: Path, promised: str) -> dict[str, NDArray[np.generic]]:
     return tensors
 
 
-def check_tensors(path: Path, promised: str) -> None:
-    """Raise `Differs` unless the tensors of a file have this digest; holds one piece of them at a time."""
-    with TensorFile(path) as file:
-        _require_promised(path, promised, file.digest())
-
-
 def promised_digest(record: Record, name: str) -> str:
     """Return the digest that a record promises for its weights or moments."""
     return {WEIGHTS: record.weights_digest, OPTIMIZER: record.optimizer_digest}[name]

@@ -28,7 +28,6 @@ FORMAT: Literal["everystep/release/1"] = "everystep/release/1"
 Kind = Literal["file", "lines", "table", "tensors"]
 ROOT, SUMS, SIGNATURES = "release.json", "SHA256SUMS", "signatures"
 REVISIONS = "revisions.jsonl"
-CARD, NOTICE = "README.md", "NOTICE"
 
 
 def kind_of(path: str) -> Kind:

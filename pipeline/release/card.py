@@ -4,15 +4,10 @@ Every number is taken from a manifest of the release; what is somebody's word (a
 cannot do) is marked as theirs. These words are plain text: `escaped` keeps Markdown from reading them as anything else.
 """
 
+import json
 import re
-import sys
-from io import StringIO
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.scalarstring import DoubleQuotedScalarString
-
-from pipeline.formats.canonical import Json
 from pipeline.formats.manifests import LicenseFacts, ModelFacts, StepTally
 from pipeline.release.facts import Facts, SourceFacts
 
@@ -55,7 +50,7 @@ personal data, which it replaced, or evaluation sets whose items it met.
 {cleaning}
 
 Removed documents are listed with their reasons in `data/*/removals.parquet`, those of duplicates with the document that
-stayed and the measured similarity:
+was kept and the measured similarity:
 
 {removals}
 
@@ -144,11 +139,11 @@ def front_matter(facts: Facts) -> str:
     datasets = sorted({source.repository for source in facts.sources if source.repository})
     metadata: dict[str, Any] = {"license": tag} if tag else {"license": "other", "license_name": license}
     metadata |= {"language": facts.languages} | ({"datasets": datasets} if datasets else {})
-    written = StringIO()
-    dumper = YAML()
-    dumper.width = sys.maxsize
-    dumper.dump(_all_quoted(metadata | {"tags": ["everystep", "reproducible"]}), written)
-    return f"---\n{written.getvalue()}---\n"
+    lines = []
+    for key, value in (metadata | {"tags": ["everystep", "reproducible"]}).items():
+        lines += [f"{key}:", *(f"- {_in_quotes(item)}" for item in value)] if isinstance(value, list) else []
+        lines += [f"{key}: {_in_quotes(value)}"] if isinstance(value, str) else []
+    return "\n".join(["---", *lines, "---", ""])
 
 
 def _tables(facts: Facts) -> list[str]:
@@ -206,7 +201,7 @@ def listed(counts: dict[str, int]) -> str:
 
 
 def percent(share: float) -> str:
-    """A share for people: little is not nothing."""
+    """A share as text; a small one is never printed as 0.0%."""
     return "under 0.1%" if 0 < share < 0.0005 else f"{share:.1%}"
 
 
@@ -238,10 +233,9 @@ def _quoted(text: str) -> str:
     return "\n>\n> ".join(lines)
 
 
-def _all_quoted(value: Json) -> Json:
-    if isinstance(value, dict):
-        return {key: _all_quoted(item) for key, item in value.items()}
-    return [_all_quoted(item) for item in value] if isinstance(value, list) else DoubleQuotedScalarString(value)
+def _in_quotes(text: str) -> str:
+    """A text in the double quotes of YAML, which are those of JSON."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _cell(cell: Any) -> str:

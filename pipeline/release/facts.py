@@ -10,6 +10,7 @@ from pipeline.base.errors import EverystepError
 from pipeline.base.paths import PARAMS
 from pipeline.formats.manifests import (
     Code,
+    Coverage,
     Deduplicated,
     Evaluated,
     Extracted,
@@ -23,6 +24,7 @@ from pipeline.formats.manifests import (
     Tally,
     Tokens,
     Trained,
+    path_of,
 )
 from pipeline.formats.typed import Count, Counts, Typed
 from pipeline.release.release import Release
@@ -113,7 +115,7 @@ def read_words(release: Release) -> Words:
 def _models(release: Release) -> list[str]:
     """Its models in the order of `params.yaml`."""
     where, declared = release.folder / PARAMS, release.params().get("models")
-    if not isinstance(declared, list) or sorted(map(str, declared)) != release.models():
+    if not declared or not isinstance(declared, list) or sorted(map(str, declared)) != release.models():
         raise EverystepError(f"{where}: models: lists other models than those with a manifest: {release.models()}")
     return list(map(str, declared))
 
@@ -121,7 +123,7 @@ def _models(release: Release) -> list[str]:
 def _model(release: Release, name: str, read: ReadCounts, num_rows: int) -> ModelFacts:
     trained, evaluated = release.manifest(Trained, name), release.manifest(Evaluated, name)
     if name not in read.models:
-        raise EverystepError(f"{release.folder}: what {name} read was not counted")
+        raise EverystepError(f"{release.folder / path_of(Coverage)}: has no counts for the model {name}")
     return ModelFacts(
         name=name,
         parameters=trained.parameters_unique,
@@ -181,7 +183,8 @@ def _share(part: int, whole: int) -> float:
 
 
 def _cleaning(release: Release) -> list[StepTally]:
-    """What each step of the filter saw, changed, removed and counted, over all sources, in the order of the steps."""
+    """What each step of the filter saw, changed, removed and counted, over all sources. Steps are in the order of the
+    first source that ran them."""
     by_step: dict[str, list[StepTally]] = {}
     for name in release.sources():
         for tally in release.manifest(Filtered, name).steps:

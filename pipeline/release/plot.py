@@ -59,7 +59,8 @@ def _ticks(low: float, high: float) -> list[float]:
     span = (high - low) or 1.0
     unit = float(f"1e{f'{span / TICKS:e}'.partition('e')[2]}")  # its power of ten, without a mathematics library
     step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor * TICKS >= span)
-    return [step * number for number in range(floor(low / step), ceil(high / step) + 1)]
+    first, last = floor(low / step), ceil(high / step)
+    return [step * number for number in range(first, max(last, first + 1) + 1)]
 
 
 def _x(value: float, bounds: Range) -> float:

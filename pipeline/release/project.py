@@ -16,7 +16,7 @@ from pipeline.formats.release import ListedFile, kind_of
 from pipeline.formats.stages import manifest_path
 
 
-def promised_by(project: Path) -> dict[str, ListedFile]:
+def promised_by(project: Path, follow_links: bool = False) -> dict[str, ListedFile]:
     """Every file that the manifests of a project promise, with the manifests themselves."""
     manifests = [MANIFESTS / path for path in list_files(project / MANIFESTS) if path.endswith(".json")]
     if not manifests:
@@ -25,24 +25,25 @@ def promised_by(project: Path) -> dict[str, ListedFile]:
     for path in manifests:
         if path == manifest_path("release"):
             continue
-        promised[path.as_posix()] = sha256_file(project / path)
-        manifest = read_any_manifest(project / path)
+        file = safe_join(project, path.as_posix(), follow_links)
+        promised[path.as_posix()] = sha256_file(file)
+        manifest = read_any_manifest(file)
         if manifest.path != path:
             raise EverystepError(f"{project / path}: is the manifest of {manifest.stage} of {manifest.of}")
         promised |= manifest.promises(everything=True)
         if isinstance(manifest, Trained):
-            promised |= dict(_training(project, manifest))
+            promised |= dict(_training(project, manifest, follow_links))
     return {path: ListedFile(kind=kind_of(path), digest=digest) for path, digest in promised.items()}
 
 
-def _training(project: Path, manifest: Trained) -> Iterator[tuple[str, str]]:
+def _training(project: Path, manifest: Trained, follow_links: bool) -> Iterator[tuple[str, str]]:
     """The recipe, and the files of the checkpoints that are there; a record has to say what the manifest says."""
     recipe = (RECIPES / f"{manifest.of}.yaml").as_posix()
     if recipe in manifest.inputs:
         yield recipe, manifest.inputs[recipe]
     for entry in manifest.checkpoints:
         state = RUNS / manifest.of / entry.revision
-        folder = safe_join(project, state.as_posix())
+        folder = safe_join(project, state.as_posix(), follow_links)
         if not folder.is_dir():
             continue
         record = ck.read_record(folder)

@@ -1,13 +1,12 @@
 """A release, or a project that has built something, opened for reading.
 
-Every file that it hands out was compared with what the release promises, once. What is above it asks for a verified
-local path or for a manifest, never for a place in a folder, so that a release may come from anywhere.
+Every file that it hands out was compared with what the release promises, once.
 """
 
 import hashlib
 from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -55,7 +54,7 @@ class Release:
         if (folder / ROOT).exists() or (folder / ROOT).is_symlink():
             root = parse_root(release_root(folder, follow_links), folder / ROOT)
             return cls(folder, root.name, root.version, root.files, follow_links)
-        return cls(folder, folder.resolve().name, None, promised_by(folder), follow_links)
+        return cls(folder, folder.resolve().name, None, promised_by(folder, follow_links), follow_links)
 
     def trust(self, paths: set[str]) -> None:
         """Take these files as verified: `verify` has just compared them."""
@@ -81,8 +80,10 @@ class Release:
         name = _name(path)
         file = self._place(name)
         content = read_small(file)
-        if hashlib.sha256(content).hexdigest() != self.files[name].digest:
+        sha256 = hashlib.sha256(content).hexdigest()
+        if sha256 != self.files[name].digest:
             raise self._differs(file)
+        refuse_foreign_code(name, sha256)
         return content
 
     def manifest(self, kind: type[M], of: str | None = None) -> M:
@@ -97,8 +98,9 @@ class Release:
 
     def names(self, kind: type[M]) -> list[str]:
         """The sources or models that have a manifest of this kind, sorted."""
-        folder = f"{path_of(kind, 'any').parent.as_posix()}/"
-        return sorted(PurePosixPath(path).stem for path in self.files if path.startswith(folder))
+        folder = path_of(kind, "any").parent
+        listed = [Path(path) for path in self.files]
+        return sorted(path.stem for path in listed if path.parent == folder and path.suffix == ".json")
 
     def sources(self) -> list[str]:
         """Its sources, sorted."""
@@ -145,8 +147,11 @@ class Release:
 
     def _place(self, name: str) -> Path:
         file = safe_join(self.folder, name, self.follow_links)
-        if name not in self.files or not file.is_file():
+        if name not in self.files:
             raise EverystepError(f"{file}: the release does not hold this file")
+        if not file.is_file():
+            fix = "run `dvc pull` or `dvc repro`" if self.version is None else "fetch the release again"
+            raise EverystepError(f"{file}: no such file, though it is promised; {fix}")
         return file
 
     def _differs(self, file: Path) -> Differs:

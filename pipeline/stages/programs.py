@@ -40,6 +40,8 @@ def run_stage(*words: str) -> None:
         require_current_code(stage.name)
     program: Callable[..., None] = getattr(import_module(module_of(stage.name)), stage.name)
     program(*words[1:])
+    if stage.name != "code":
+        require_current_code(stage.name)  # its workers may have loaded what was edited meanwhile
 
 
 def module_of(stage: str) -> str:
@@ -48,13 +50,15 @@ def module_of(stage: str) -> str:
 
 
 def require_current_code(stage: str) -> None:
-    """Raise unless the code of a stage is what `manifests/code.json` says, which DVC takes for the code that runs.
+    """Raise unless the code of a stage is what `manifests/code.json` lists, which DVC assumes is the code that runs.
 
-    Where no such file is, nothing says anything of the code.
+    Without that file, nothing is checked.
     """
     path = path_of(Code)
     if not path.is_file():
         return
+    if Path("pipeline").is_dir() and not Path("pipeline").samefile(ROOT / "pipeline"):
+        raise EverystepError(f"{ROOT}: the code that runs is not that of this project; run `make release` here")
     for name, sha256 in read_manifest(Code, path).files_of(stage).items():
         if not (ROOT / name).is_file() or sha256_file(ROOT / name) != sha256:
             raise EverystepError(f"{path}: out of date: {name} has changed since it was written; run `dvc repro`")

@@ -20,7 +20,6 @@ from tests.project import recipe, run
 from tests.releases import read_json, write_json
 from tests.trainer.runs import MODEL, end, make_run, num_logged, result, start, train
 from trainer.evaluate import _result
-from trainer.train import TRAINS
 
 FINGERPRINTS = """
 import json, sys
@@ -55,10 +54,11 @@ def test_fingerprint_follows_each_file_that_trains_and_no_other(tmp_path: Path) 
     code = tmp_path / "code"
     for part in ("pipeline", "trainer"):
         shutil.copytree(ROOT / part, code / part, ignore=shutil.ignore_patterns("__pycache__"))
-    loaded = closure(ROOT, TRAINS)
+    shutil.copy(ROOT / "constraints.txt", code)
+    loaded = ["constraints.txt", *closure(ROOT, ["trainer.train"])]
     decide = ["loop", "data", "model", "optimizer", "matmul", "parallel", "recipe", "numerics", "exact"]
     assert {f"trainer/{name}.py" for name in decide} | {"pipeline/formats/order.py"} <= set(loaded)
-    others = ["pipeline/audit/pull.py", "trainer/monitor.py", "trainer/evaluate.py", "trainer/train.py"]
+    others = ["pipeline/audit/pull.py", "trainer/sample.py", "trainer/evaluate.py", "trainer/replay.py"]
     command = [sys.executable, "-c", FINGERPRINTS, str(code), *loaded, *others]
     folder = make_run(tmp_path / "run")
     found = json.loads(run(folder, *command, PYTHONPATH=str(code)).stdout)

@@ -16,7 +16,7 @@ def test_clusters_hold_every_removal_once(built_project: Path) -> None:
         expected = Counter(row["kept"] for row in rows)
         assert {cluster["kept"]: cluster["exact"] + cluster["near"] for cluster in clusters} == expected
         assert [c["exact"] + c["near"] for c in clusters] == sorted(expected.values(), reverse=True)
-    assert "documents were removed for" in everystep("duplicates", built_project).out
+    assert "documents are duplicates of" in everystep("duplicates", built_project).out
 
 
 def test_a_removal_is_measured_again_on_the_words(built_project: Path) -> None:

@@ -1,6 +1,9 @@
 import hashlib
 import itertools
 import random
+import shutil
+import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +29,7 @@ from pipeline.blocks.duplicates import (
     with_copies,
 )
 from pipeline.blocks.shingles import band_keys, fingerprints, fold, fold_all, shingle_hashes, shingle_sets
+from tests.project import ROOT, run
 
 RULES = DuplicateRules(shingle_words=5, bands=14, rows=8, min_similarity=0.8)
 FINE = DuplicateRules(shingle_words=2, bands=32, rows=1, min_similarity=0.5)
@@ -229,8 +233,8 @@ def test_shingles_are_runs_of_words_whoever_stands_beside_them(texts: list[str],
         words = words_of(text)
         runs = [tuple(words[i : i + size]) for i in range(max(1, len(words) - size + 1))]
         assert len(found) == len(runs)
-        for run, number in zip(runs, found.tolist(), strict=True):
-            assert meaning.setdefault(number, run) == run
+        for words_of_run, number in zip(runs, found.tolist(), strict=True):
+            assert meaning.setdefault(number, words_of_run) == words_of_run
     assert len(set(meaning.values())) == len(meaning), "one run of words has two hashes"
 
 
@@ -357,3 +361,17 @@ def test_a_cluster_costs_its_size_not_its_square() -> None:
     assert not verdicts.kept.any()
     assert set(verdicts.similarity[1:].tolist()) == {1.0}
     assert not links[1:].any(), "each is led to the one that stayed"
+
+
+def test_machine_code_of_other_sources_is_not_used(tmp_path: Path) -> None:
+    """numba looks at the file of a loop and not at those of the loops that it calls."""
+    shutil.copytree(ROOT / "pipeline", tmp_path / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-c", "import numba, pipeline.blocks.shingles; print(numba.config.CACHE_DIR)"]
+    before = run(tmp_path, *command, PYTHONPATH=str(tmp_path)).stdout
+    assert before.startswith(str(tmp_path / "pipeline" / "blocks" / "__pycache__"))
+    for name in ("shingles.py", "duplicates.py", "repetition.py"):
+        path = tmp_path / "pipeline" / "blocks" / name
+        path.write_text(path.read_text() + "# changed\n")
+        after = run(tmp_path, *command, PYTHONPATH=str(tmp_path)).stdout
+        assert after != before
+        before = after

@@ -67,7 +67,7 @@ def test_a_log_gets_one_line_of_a_short_installation(tmp_path: Path, environment
 def test_a_failure_shows_the_end_of_what_pip_said(tmp_path: Path, environment: dict[str, str]) -> None:
     done = install(tmp_path, env=environment | {"CODE": "3"}, capture_output=True)
     assert done.returncode == 3
-    assert "the last words of pip\nerror: pip ended with 3; mend" in done.stderr
+    assert "the last words of pip\nerror: pip ended with 3; fix" in done.stderr
 
 
 # The Makefiles

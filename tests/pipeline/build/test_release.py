@@ -67,7 +67,7 @@ def test_each_stage_is_announced_with_its_place_whether_it_runs_fails_or_has_not
     assert announced(printed) == ["[1/3] fetch letters", "[2/3] fetch notes", "[3/3] dedup"]
     assert len(printed.splitlines()) == 3
     (project / "dvc.yaml").write_text(STAGES.replace("cat data/letters", "false && cat data/letters"))
-    with pytest.raises(EverystepError, match=r"^stopped at \[3/3\] dedup; mend what is said above"):
+    with pytest.raises(EverystepError, match=r"^stopped at \[3/3\] dedup; fix the error above"):
         repro(project)
     lines = announced(capsys.readouterr().err)
     assert lines == ["[1/3] fetch letters: unchanged", "[2/3] fetch notes: unchanged", "[3/3] dedup"]

@@ -252,13 +252,12 @@ def test_a_release_in_a_folder_that_is_not_utf8_is_the_same_release(built_projec
     [
         ("trace", "--model", MODEL, "--document", "\udcff"),
         ("trace", "--model", "\udcff", "--step", "1"),
-        ("show", "--id", "\udcff"),
+        ("duplicates", "--id", "\udcff"),
         ("sample", "--model", MODEL, "--prompt", "\udcff"),
     ],
 )
 def test_an_argument_that_is_not_utf8_is_said_so(release: Path, command: tuple[str, ...]) -> None:
-    arguments = ["duplicates", release] if command[0] == "show" else [release]
-    done = everystep(command[0], *arguments, *command[1:])
+    done = everystep(command[0], release, *command[1:])
     assert done.code == 2
     assert "\\xff: not UTF-8" in done.err
 

@@ -68,11 +68,11 @@ def release() -> None:
     params = check_words(load_params(), sources, str(PARAMS)).release
     manifests = _manifests(sources, models)
     basis = take_basis(manifests, SECTIONS)
+    trained = read_all_current(Trained, models)
+    require_one_suite({name: manifest.parameters.to_json() for name, manifest in trained.items()})
+    read_all_current(Evaluated, models)
     for stage in PER_SOURCE:
         read_all_current(KINDS[stage], sources)
-    trained = read_all_current(Trained, models)
-    read_all_current(Evaluated, models)
-    require_one_suite({name: manifest.parameters.to_json() for name, manifest in trained.items()})
     project = Release.open(Path())
     with progress("release: gate", len(models), "models") as advance:
         records: list[Record] = []

@@ -123,11 +123,11 @@ def result(folder: Path) -> dict[str, bytes]:
 
 def children(process: int) -> list[int]:
     """The processes that a process has started."""
-    return [
-        int(child)
-        for task in Path(f"/proc/{process}/task").iterdir()
-        for child in (task / "children").read_text().split()
-    ]
+    found: list[int] = []
+    for task in Path(f"/proc/{process}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that ended meanwhile
+            found += map(int, (task / "children").read_text().split())
+    return found
 
 
 def are_gone(processes: list[int], within: float = 30) -> bool:

@@ -24,8 +24,8 @@ from bench.turns import middle
 from pipeline.base.yaml import load_yaml
 from pipeline.formats.canonical import pretty
 from pipeline.formats.documents import read_documents
-from pipeline.formats.manifests import Deduplicated, read_manifest
-from pipeline.formats.stages import manifest_path
+from pipeline.formats.lines import Shard
+from pipeline.formats.manifests import Deduplicated, Tokens, path_of, read_manifest
 
 TURNS = 3
 SHARE = 10
@@ -55,10 +55,11 @@ def measure(project: Path, scratch: Path, vocabulary: int) -> dict[str, Any]:
         trained = folder
     turns = [turn(whole, tenth) for _ in range(TURNS)]
     two = stage(whole, "tokenize", 2)
-    tokens = json.loads((whole / manifest_path("tokenize")).read_bytes())["splits"]
+    splits = read_manifest(Tokens, whole / path_of(Tokens)).splits
+    both = (splits.train, splits.validation)
     return {
-        "documents": sum(counts["documents"] for counts in tokens.values()),
-        "million_tokens": round(sum(counts["tokens"] for counts in tokens.values()) / 1e6, 2),
+        "documents": sum(tally.documents for tally in both),
+        "million_tokens": round(sum(tally.tokens for tally in both) / 1e6, 2),
         **{name: middle([turn[name] for turn in turns]) for name in turns[0]},
         "two_processes": {"cpu": round(two["cpu"], 2), "wall": round(two["wall"], 2)},
     }
@@ -88,10 +89,10 @@ def make_project(project: Path, folder: Path, vocabulary: int, share: int) -> No
     (folder / "data").mkdir(parents=True)
     (folder / "manifests").mkdir()
     (folder / DEDUPLICATED).symlink_to(project / DEDUPLICATED)
-    manifest = json.loads((project / manifest_path("dedup")).read_bytes())
-    for shards in manifest["outputs"].values():
-        del shards[max(1, len(shards) // share) :]
-    (folder / manifest_path("dedup")).write_bytes(pretty(manifest))
+    manifest = read_manifest(Deduplicated, project / path_of(Deduplicated))
+    fewer = {name: shards[: max(1, len(shards) // share)] for name, shards in manifest.outputs.items()}
+    write = manifest.model_copy(update={"outputs": fewer}).to_json()
+    (folder / path_of(Deduplicated)).write_bytes(pretty(write))
     params = load_yaml(project / "params.yaml")
     ours = load_yaml(Path("params.yaml"))
     params = ours | {name: params[name] for name in ("sources", "filter", "dedup", "models")}
@@ -137,12 +138,12 @@ def reference(folder: Path) -> None:
 
 
 def text_bytes(folder: Path) -> int:
-    splits = json.loads((folder / manifest_path("tokenize")).read_bytes())["splits"]
-    return sum(counts["bytes"] for counts in splits.values())
+    splits = read_manifest(Tokens, folder / path_of(Tokens)).splits
+    return splits.train.bytes + splits.validation.bytes
 
 
-def shards(folder: Path, split: str) -> list[Any]:
-    return read_manifest(Deduplicated, folder / manifest_path("dedup")).shards(split)
+def shards(folder: Path, split: str) -> list[Shard]:
+    return read_manifest(Deduplicated, folder / path_of(Deduplicated)).shards(split)
 
 
 if __name__ == "__main__":

@@ -49,9 +49,11 @@ def _require_utf8(text: str | None) -> str | None:
     return text
 
 
-Address = Annotated[Path, typer.Argument(help="Folder of a release.")]
-Trained = Annotated[Path, typer.Argument(help="Folder of a release, or of a project with trained models.")]
-Folder = Annotated[Path, typer.Argument(help="Folder of a project or a release.")]
+Address = Annotated[str, typer.Argument(help="Folder or address of a release.")]
+Trained = Annotated[
+    str, typer.Argument(help="Folder or address of a release, or folder of a project with trained models.")
+]
+Folder = Annotated[str, typer.Argument(help="Folder or address of a release, or folder of a project.")]
 Model = Annotated[str, typer.Option(help="Name of a model; `everystep show` lists them.", callback=_require_utf8)]
 OnlyModel = Annotated[
     str | None,
@@ -108,7 +110,7 @@ def show(address: Address, follow_links: FollowLinks = False, as_json: Json = Fa
 
 @app.command()
 def duplicates(
-    folder: Folder = Path(),
+    folder: Folder = ".",
     id: Annotated[
         str | None, typer.Option(help="Id of one removed document, to compare it.", callback=_require_utf8)
     ] = None,
@@ -143,7 +145,7 @@ def duplicates(
 
 @app.command("personal-data")
 def personal_data(
-    folder: Folder = Path(),
+    folder: Folder = ".",
     largest: Annotated[int, typer.Option(min=1, help="Number of documents to show.")] = 20,
     follow_links: FollowLinks = False,
     as_json: Json = False,
@@ -169,7 +171,8 @@ def _show_facts(facts: "Summary") -> None:
     from pipeline.release.card import listed, percent
 
     rows = facts.rows
-    _say(f"{facts.name} {facts.version}: {facts.files:,} files, {facts.bytes / 1e6:,.1f} MB")
+    size = "" if facts.bytes is None else f", {facts.bytes / 1e6:,.1f} MB"
+    _say(f"{facts.name} {facts.version}: {facts.files:,} files{size}")
     _say(f"rows: {rows.train:,} to train on, {rows.read:,} of them read; {rows.validation:,} held out\n")
     _table(
         ["model", "parameters", "tokens", "rows read", "checkpoints", "validation loss", "bits per byte", "numerics"],
@@ -231,7 +234,9 @@ def _number(number: int) -> str:
 
 
 @app.command()
-def recipes(folder: Folder = Path(), as_json: Json = False) -> None:
+def recipes(
+    folder: Annotated[Path, typer.Argument(help="Folder of a project or a release.")] = Path(), as_json: Json = False
+) -> None:
     """List recipes with their size, tokens and checkpoints."""
     from dataclasses import asdict
 
@@ -502,7 +507,7 @@ def _require_torch(command: str) -> None:
         raise EverystepError(f"{command}: needs torch, which a reader's installation lacks; {how_to_install('train')}")
 
 
-def _open_release(address: Path, follow_links: bool) -> "Release":
+def _open_release(address: str, follow_links: bool) -> "Release":
     """Open a release; a project, or a release that has lost its root manifest, is refused."""
     from pipeline.release.release import Release
 
@@ -516,7 +521,7 @@ def _open_release(address: Path, follow_links: bool) -> "Release":
 def _only_model(release: "Release") -> str:
     names = release.models()
     if len(names) != 1:
-        raise EverystepError(f"--model: name one of {', '.join(names)}, the models of {release.folder}")
+        raise EverystepError(f"--model: name one of {', '.join(names)}, the models of {release.address}")
     return names[0]
 
 

@@ -4,9 +4,7 @@ What is shown is what the release promises: each manifest and `params.yaml` are 
 Files beside the promised ones are not counted.
 """
 
-from pipeline.base.files import safe_join
 from pipeline.formats.manifests import Coverage
-from pipeline.formats.release import ROOT, SUMS
 from pipeline.formats.typed import Count
 from pipeline.release.facts import Facts, gather
 from pipeline.release.release import Release
@@ -20,20 +18,19 @@ class Summary(Facts):
     version: str | None
     """Version of the release."""
     files: Count
-    """Promised files that are there, the two lists included."""
-    bytes: Count
-    """Their bytes."""
+    """Promised files that are there, the two lists included; as many as promised, if the store cannot list."""
+    bytes: Count | None
+    """Their bytes; null if the store cannot list."""
 
 
 def summarize(release: Release) -> Summary:
     """What `everystep show` prints of a release."""
     facts = gather(release, release.manifest(Coverage))
-    files = [safe_join(release.folder, path, release.follow_links) for path in (ROOT, SUMS, *release.files)]
-    present = [file for file in files if file.is_file()]
+    sizes = release.sizes()
     return Summary(
         name=release.name,
         version=release.version,
-        files=len(present),
-        bytes=sum(file.stat().st_size for file in present),
+        files=len(release.files) + 2 if sizes is None else len(sizes),
+        bytes=None if sizes is None else sum(sizes.values()),
         **dict(facts),
     )

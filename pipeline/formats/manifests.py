@@ -28,7 +28,7 @@ from pipeline.formats.lines import Shard
 from pipeline.formats.stages import BY_NAME, manifest_path, output_folder
 from pipeline.formats.typed import Count, Counts, Declared, Sha256, TensorsDigest, Typed
 
-FORMAT = "everystep/manifest/2"
+FORMAT = "everystep/manifest/3"
 Bits = Annotated[float, Field(ge=0)]
 Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 RowCount = Annotated[int, Field(ge=0, le=MAX_ROWS)]
@@ -51,7 +51,7 @@ class Manifest(Typed):
     shipped: ClassVar[tuple[str, ...]] = ()
     """Outputs whose files a release holds."""
 
-    format: Literal["everystep/manifest/2"]
+    format: Literal["everystep/manifest/3"]
     """Version of this form."""
     stage: str
     """Name of the stage."""

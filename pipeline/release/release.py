@@ -4,7 +4,8 @@ Every file that it hands out was compared with what the release promises, once.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -19,11 +20,15 @@ from pipeline.base.suggest import did_you_mean
 from pipeline.base.yaml import load_yaml
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.canonical import Json, parse
+from pipeline.formats.index_groups import Window
 from pipeline.formats.manifests import Checkpoint, Fetched, M, Trained, parse_manifest, path_of
 from pipeline.formats.model import ModelSpec
-from pipeline.formats.release import ROOT, ListedFile, content_digest, parse_root, release_root
+from pipeline.formats.release import ROOT, SUMS, ListedFile, content_digest, parse_root, release_root
 from pipeline.release.code import refuse_foreign_code
+from pipeline.release.mirror import Mirror
 from pipeline.release.project import promised_by
+from pipeline.stores.address import is_remote, open_store
+from pipeline.stores.store import Store
 
 LISTED = 20
 """Steps that an error lists at most."""
@@ -34,10 +39,18 @@ class Release:
     """A release, or a project that has built something, opened for reading."""
 
     def __init__(
-        self, folder: Path, name: str, version: str | None, files: Mapping[str, ListedFile], follow_links: bool = False
+        self,
+        folder: Path,
+        name: str,
+        version: str | None,
+        files: Mapping[str, ListedFile],
+        follow_links: bool = False,
+        mirror: Mirror | None = None,
     ) -> None:
         self.folder = folder
-        """Where it is; `file` is the way to what it holds."""
+        """Where it is, or where its files come to; `file` is the way to what it holds."""
+        self.mirror = mirror
+        """What brings its files here; null if it is a folder of this machine."""
         self.name = name
         self.version = version
         """Null for a project."""
@@ -49,12 +62,27 @@ class Release:
 
     @classmethod
     def open(cls, address: str | Path, follow_links: bool = False) -> Self:
-        """The release in the folder `address`; else the project there, as its own manifests promise it."""
-        folder = Path(address)
+        """The release at an address (`pipeline.stores.address`); in a folder without one, the project there, as its own
+        manifests promise it."""
+        if is_remote(address):
+            return cls.mirrored(open_store(str(address)))
+        folder = Path(str(address).removeprefix("file://"))
         if (folder / ROOT).exists() or (folder / ROOT).is_symlink():
             root = parse_root(release_root(folder, follow_links), folder / ROOT)
             return cls(folder, root.name, root.version, root.files, follow_links)
         return cls(folder, folder.resolve().name, None, promised_by(folder, follow_links), follow_links)
+
+    @classmethod
+    def mirrored(cls, store: Store) -> Self:
+        """The release in a store. Its files come to this machine when they are asked for."""
+        mirror = Mirror(store)
+        root = parse_root(mirror.root, mirror.folder / ROOT)
+        return cls(mirror.folder, root.name, root.version, root.files, mirror=mirror)
+
+    @property
+    def address(self) -> str:
+        """Where it is, for a person."""
+        return self.mirror.store.address if self.mirror else str(self.folder)
 
     def trust(self, paths: set[str]) -> None:
         """Take these files as verified: `verify` has just compared them."""
@@ -66,25 +94,38 @@ class Release:
         Code is refused unless it is that of this installation, and a link unless links are followed.
         """
         name = _name(path)
-        file = self._place(name)
+        file = self.place(name)
         if name not in self._verified:
-            promised = self.files[name]
-            if content_digest(file, promised.kind) != promised.digest:
+            if not self._is_promised(file, name):
                 raise self._differs(file)
-            refuse_foreign_code(name, promised.digest)
+            refuse_foreign_code(name, self.files[name].digest)
             self._verified.add(name)
         return file
 
     def read(self, path: str | Path) -> bytes:
         """The bytes of a small file; what is returned is what was compared."""
         name = _name(path)
-        file = self._place(name)
+        file = self.place(name)
         content = read_small(file)
         sha256 = hashlib.sha256(content).hexdigest()
+        if sha256 != self.files[name].digest and self.mirror:
+            self._is_promised(file, name)
+            content = read_small(file)
+            sha256 = hashlib.sha256(content).hexdigest()
         if sha256 != self.files[name].digest:
             raise self._differs(file)
         refuse_foreign_code(name, sha256)
         return content
+
+    @contextmanager
+    def window(self, path: str | Path) -> Iterator[Window]:
+        """One file for a reader who needs some of its bytes, and compares what it read itself."""
+        name = _name(path)
+        if self.mirror and name in self.files and not (self.folder / name).is_file():
+            with self.mirror.window(name) as window:
+                yield window
+        else:
+            yield _Here(self.place(name))
 
     def manifest(self, kind: type[M], of: str | None = None) -> M:
         """The manifest of this kind, of a source or model where there is one for each."""
@@ -145,10 +186,39 @@ class Release:
             )
         return states[step]
 
-    def _place(self, name: str) -> Path:
+    def sizes(self) -> dict[str, int] | None:
+        """Bytes of each promised file that is there, the two lists included; null if its store cannot list."""
+        names = (ROOT, SUMS, *self.files)
+        if self.mirror:
+            listed = self.mirror.store.list()
+            return None if listed is None else {name: listed[name].bytes for name in names if name in listed}
+        places = {name: safe_join(self.folder, name, self.follow_links) for name in names}
+        return {name: place.stat().st_size for name, place in places.items() if place.is_file()}
+
+    def _is_promised(self, file: Path, name: str) -> bool:
+        """Compare a file with its promise. One that was damaged in the cache is fetched again."""
+        promised = self.files[name]
+        if self.mirror and name in self.mirror.brought:
+            return True
+        try:
+            if content_digest(file, promised.kind) == promised.digest:
+                return True
+        except EverystepError:
+            if not self.mirror:
+                raise
+        if self.mirror:
+            self.mirror.drop(name)
+            self.mirror.fetch(name, promised)
+        return self.mirror is not None
+
+    def place(self, path: str | Path) -> Path:
+        """The local path of one file that a reader compares itself; `file` compares it."""
+        name = _name(path)
         file = safe_join(self.folder, name, self.follow_links)
         if name not in self.files:
             raise EverystepError(f"{file}: the release does not hold this file")
+        if self.mirror:
+            return self.mirror.fetch(name, self.files[name])
         if not file.is_file():
             fix = "run `dvc pull` or `dvc repro`" if self.version is None else "fetch the release again"
             raise EverystepError(f"{file}: no such file, though it is promised; {fix}")
@@ -159,6 +229,17 @@ class Release:
         if self.version is None:
             promised = "the manifests of this project promise; run `dvc repro`"
         return Differs(f"{file}: its content is not what {promised}")
+
+
+class _Here:
+    """A window on a file that is on this machine as a whole."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.size = path.stat().st_size
+
+    def need(self, start: int, stop: int) -> None:
+        pass
 
 
 class State:
@@ -203,7 +284,7 @@ class State:
 
     def weights(self) -> Weights:
         """The weights as float32, read from the file once and compared with the digest in the record."""
-        path = safe_join(self.release.folder, f"{self.folder}/{ck.WEIGHTS}", self.release.follow_links)
+        path = self.release.place(f"{self.folder}/{ck.WEIGHTS}")
         tensors = ck.read_promised(path, self.record.weights_digest)
         return {name: np.asarray(tensor, dtype=np.float32) for name, tensor in tensors.items()}
 

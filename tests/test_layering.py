@@ -29,6 +29,15 @@ ALLOWED = {
         "pipeline.release",
     },
     "pipeline.build": {"pipeline.base", "pipeline.formats", "pipeline.release"},
+    "pipeline.publish": {
+        "pipeline.base",
+        "pipeline.formats",
+        "pipeline.stores",
+        "pipeline.release",
+        "pipeline.signing",
+        "pipeline.audit",
+        "pipeline.build",
+    },
     "trainer": {"pipeline.base", "pipeline.formats", "pipeline.release"},
 }
 HEAVY = ("torch", "dvc", "datasets", "datatrove", "transformers", "tokenizers")

@@ -497,6 +497,15 @@ class Result(Typed):
     """The same per byte of text, in bits."""
 
 
+class EvaluateParameters(Declared):
+    """The section `evaluate` of `params.yaml`."""
+
+    rows: Annotated[int, Field(ge=1)]
+    """Held-out rows that are read."""
+    micro_batch: Annotated[int, Field(ge=1)]
+    """Rows that are read at once."""
+
+
 class Evaluated(Manifest):
     """Validation loss and bits per byte of every checkpoint of a model."""
 
@@ -504,6 +513,7 @@ class Evaluated(Manifest):
 
     stage: Literal["evaluate"]
     of: str
+    parameters: EvaluateParameters
     tokenizer_sha256: Sha256
     """SHA-256 of the tokenizer whose bytes were counted."""
     targets: Count

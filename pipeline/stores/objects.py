@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pipeline.base.errors import EverystepError, how_to_install
-from pipeline.stores.store import AccessDenied, Answer, Listed, Missing, Taken
+from pipeline.stores.store import AccessDenied, Answer, Listed, Missing, StoreFailed, Taken
 
 RANGE_BYTES = 8 << 20  # one request
 ANONYMOUS: dict[str, dict[str, Any]] = {"s3": {"anon": True}, "gs": {"token": "anon"}}
@@ -122,7 +122,7 @@ def translated_errors(address: str) -> Iterator[None]:
                 f"{address}: not readable with the credentials of this machine ({error}); {advice}"
             ) from error
         advice = "the part so far is kept; run the same command again, or correct the address"
-        raise EverystepError(f"{address}: the store failed ({error or repr(error)}); {advice}") from error
+        raise StoreFailed(f"{address}: the store failed ({error or repr(error)}); {advice}") from error
 
 
 def _is_access_denied(error: Exception) -> bool:

@@ -59,5 +59,9 @@ class Taken(EverystepError):  # noqa: N818  # reads as the sentence that it is
     """A path of a store that holds a file already."""
 
 
+class StoreFailed(EverystepError):  # noqa: N818  # reads as the sentence that it is
+    """A store that did not answer, or answered with an error; it may be worth to ask again."""
+
+
 class AccessDenied(EverystepError):  # noqa: N818  # reads as the sentence that it is
     """The answer of a store that refuses these credentials."""

@@ -502,6 +502,65 @@ def replay(
     sys.exit(0 if outcome.first_difference is None else 1)
 
 
+@app.command()
+def publish(
+    address: Annotated[
+        Path, typer.Argument(metavar="RELEASE", help="Folder of a release, in the project that built it.")
+    ],
+    to: Annotated[str, typer.Option(help="Folder, s3://BUCKET/PATH, or hf://OWNER/NAME.")],
+    key: Annotated[Path | None, typer.Option(help="Private key to sign with (default: it is signed already).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check a release, upload it, and compare every byte with what the store then has.
+
+    Nothing goes out unless each checkpoint is the one that was trained, its validation loss comes out again, the
+    licences are allowed, the project is committed, and commit and lock are signed. Run again, it goes on.
+    """
+    _require_torch("publish")
+    from dataclasses import asdict
+
+    from pipeline.base.errors import Differs
+    from pipeline.publish.hub import publish_to_hub
+    from pipeline.publish.refusals import committed, refusals
+    from pipeline.publish.upload import publish as upload
+    from pipeline.release.release import Release
+    from pipeline.stores.address import open_store
+    from trainer.probe import probe
+
+    release = _open_release(str(address), follow_links=False)
+    if key is not None:
+        from pipeline.signing.keys import read_private
+        from pipeline.signing.sign import sign
+
+        sign(release, read_private(key, _ask_passphrase), committed(release))
+    faults = list(refusals(release))
+    if not faults:
+        faults = [fault for model in release.models() for fault in probe(release, model)]
+    if faults:
+        lines = [*faults[:20], *([f"... and {len(faults) - 20} more"] if len(faults) > 20 else [])]
+        raise Differs("\n".join([*lines, "nothing was published"]))
+    if to.startswith("hf://"):
+        on_hub = publish_to_hub(release, to)
+        if as_json:
+            print(json.dumps(asdict(on_hub)))
+            return
+        _say(
+            f"{to}: published {release.name} {release.version} in {len(on_hub.repositories)} repositories, "
+            f"{on_hub.revisions} checkpoints, {on_hub.commits} commits; the Hub was asked for {on_hub.compared:,} files"
+        )
+        return
+    done = upload(Release.open(str(address)), open_store(to))
+    if as_json:
+        print(json.dumps(asdict(done)))
+        return
+    _say(
+        f"{to}: published {release.name} {release.version}, {done.files:,} files, {done.bytes / 1e6:,.1f} MB; "
+        f"{done.uploaded:,} were uploaded, {done.told:,} compared with the store's own SHA-256, "
+        f"{done.read_back:,} read back"
+    )
+    _say(f"sha256 of release.json: {done.root_sha256}")
+
+
 def _require_torch(command: str) -> None:
     if not find_spec("torch"):
         raise EverystepError(f"{command}: needs torch, which a reader's installation lacks; {how_to_install('train')}")

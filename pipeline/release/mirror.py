@@ -18,11 +18,14 @@ from pipeline.base.console import progress, total_of
 from pipeline.base.errors import Differs, EverystepError
 from pipeline.base.files import MAX_SMALL_BYTES, TEMPORARY_SUFFIX, atomic_writer, safe_join, write_bytes
 from pipeline.base.locks import only_one
+from pipeline.formats.canonical import parse
 from pipeline.formats.release import ROOT, SUMS, ListedFile, content_digest
+from pipeline.stores.address import is_remote, open_store
 from pipeline.stores.download import download, is_broken
 from pipeline.stores.retry import with_retries
 from pipeline.stores.store import Answer, Missing, Store
 
+ABOUT = "everystep.json"
 MAX_BYTES = 1 << 44
 FIRST_WAIT_SECONDS = 0.5
 SHOWN_BYTES = 4 << 20
@@ -53,6 +56,25 @@ def fetch_small(store: Store, path: str) -> bytes:
     return with_retries(attempt, is_broken, FIRST_WAIT_SECONDS)
 
 
+def mirror_of(store: Store) -> "Mirror":
+    """The mirror of the release in a store, or of the release that a model repository in it says it is from."""
+    try:
+        return Mirror(store)
+    except Missing:
+        pass
+    try:
+        about = parse(fetch_small(store, ABOUT), f"{store.address}/{ABOUT}")
+    except Missing as error:
+        raise EverystepError(f"{store.address}: has no {ROOT}; correct the address of the release") from error
+    address, promised = about.get("release_address"), about.get("root_sha256")
+    if not isinstance(address, str) or not is_remote(address):
+        raise EverystepError(f"{store.address}/{ABOUT}: does not say where its release is; give the release's address")
+    mirror = Mirror(open_store(address))
+    if hashlib.sha256(mirror.root).hexdigest() != promised:
+        raise Differs(f"{address}/{ROOT}: is not the root manifest that {store.address}/{ABOUT} names")
+    return mirror
+
+
 class Mirror:
     """The local folder of a release in a store."""
 
@@ -61,10 +83,7 @@ class Mirror:
         self.store = store
         self.brought: set[str] = set()
         """Files that this process fetched and compared."""
-        try:
-            self.root = fetch_small(store, ROOT)
-        except Missing as error:
-            raise EverystepError(f"{store.address}: has no {ROOT}; correct the address of the release") from error
+        self.root = fetch_small(store, ROOT)
         self.folder = cache_folder() / "releases" / hashlib.sha256(self.root).hexdigest()
         if not (self.folder / ROOT).is_file() or (self.folder / ROOT).read_bytes() != self.root:
             write_bytes(self.folder / ROOT, self.root)

@@ -25,7 +25,7 @@ from pipeline.formats.manifests import Checkpoint, Fetched, M, Trained, parse_ma
 from pipeline.formats.model import ModelSpec
 from pipeline.formats.release import ROOT, SUMS, ListedFile, content_digest, parse_root, release_root
 from pipeline.release.code import refuse_foreign_code
-from pipeline.release.mirror import Mirror
+from pipeline.release.mirror import Mirror, mirror_of
 from pipeline.release.project import promised_by
 from pipeline.stores.address import is_remote, open_store
 from pipeline.stores.store import Store
@@ -75,7 +75,7 @@ class Release:
     @classmethod
     def mirrored(cls, store: Store) -> Self:
         """The release in a store. Its files come to this machine when they are asked for."""
-        mirror = Mirror(store)
+        mirror = mirror_of(store)
         root = parse_root(mirror.root, mirror.folder / ROOT)
         return cls(mirror.folder, root.name, root.version, root.files, mirror=mirror)
 

@@ -5,10 +5,10 @@
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from pipeline.base.errors import EverystepError, how_to_install
@@ -20,34 +20,33 @@ CONDITIONAL = ("s3", "s3a")
 """Schemes whose library can store a file on the condition that there is none."""
 
 
+Reply = TypeVar("Reply")
+
+
 class Objects:
     """What is below one path of a file system of fsspec."""
 
-    def __init__(self, address: str, filesystem: Any, root: str) -> None:
+    def __init__(self, address: str, filesystem: Any, root: str, is_anonymous: bool = False) -> None:
         self.address = address
         self._filesystem, self._root = filesystem, root.rstrip("/")
+        self._is_anonymous = is_anonymous
 
     @classmethod
     def at(cls, address: str) -> "Objects":
-        """The store at `SCHEME://...`; read without credentials where that is possible."""
-        scheme = urlsplit(address).scheme
-        if scheme in ANONYMOUS:
-            filesystem = opened_filesystem(address, **ANONYMOUS[scheme])
-            try:
-                with translated_errors(address):
-                    filesystem.ls(address, detail=False)
-                return cls(address, filesystem, address)
-            except EverystepError:  # not public, or not there: the credentials of this machine decide
-                pass
-        return cls(address, opened_filesystem(address), address)
+        """The store at `SCHEME://...`, read without credentials for as long as it allows that."""
+        anonymous = ANONYMOUS.get(urlsplit(address).scheme)
+        return cls(address, opened_filesystem(address, **(anonymous or {})), address, anonymous is not None)
 
     def list(self) -> dict[str, Listed] | None:
-        with translated_errors(self.address):
+        def find() -> dict[str, Any]:
             self._filesystem.invalidate_cache()
-            try:
-                found = self._filesystem.find(self._root, detail=True)
-            except FileNotFoundError:
-                return {}
+            found: dict[str, Any] = self._filesystem.find(self._root, detail=True)
+            return found
+
+        try:
+            found = self._asked(self.address, find)
+        except Missing:
+            return {}
         root = self._filesystem._strip_protocol(self._root)
         return {
             name.removeprefix(root).lstrip("/"): Listed(int(about["size"]), _told_sha256(about))
@@ -55,8 +54,30 @@ class Objects:
         }
 
     def size(self, path: str) -> int:
-        with translated_errors(f"{self.address}/{path}"):
-            return int(self._filesystem.info(f"{self._root}/{path}")["size"])
+        def ask() -> int:
+            self._filesystem.invalidate_cache()  # what a listing said is no permission to read
+            about = self._filesystem.info(f"{self._root}/{path}")
+            if about["type"] != "file":
+                raise IsADirectoryError(path)
+            return int(about["size"])
+
+        return self._asked(f"{self.address}/{path}", ask)
+
+    def _asked(self, address: str, question: Callable[[], Reply]) -> Reply:
+        """Ask the store; if it refuses those without credentials, with those of this machine from now on."""
+        try:
+            with translated_errors(address):
+                return question()
+        except AccessDenied:
+            if not self._is_anonymous:
+                raise
+        self._know()
+        with translated_errors(address):
+            return question()
+
+    def _know(self) -> None:
+        if self._is_anonymous:
+            self._filesystem, self._is_anonymous = opened_filesystem(self.address), False
 
     @contextmanager
     def open(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[Answer]:
@@ -67,6 +88,7 @@ class Objects:
 
     def put(self, path: str, file: Path) -> None:
         place, address = f"{self._root}/{path}", f"{self.address}/{path}"
+        self._know()
         options = {"mode": "create"} if urlsplit(self.address).scheme in CONDITIONAL else {}
         with translated_errors(address):
             if self._filesystem.exists(place):

@@ -33,11 +33,7 @@ class Form:
 
     def hub_name(self, name: str) -> str:
         """`layers.3.ffn.down.weight` -> `model.layers.3.mlp.down_proj.weight`."""
-        module, kind = name.rsplit(".", 1)
-        if not module.startswith("layers."):
-            return f"{self.names[module]}.{kind}"
-        _, depth, rest = module.split(".", 2)
-        return f"{self.names['layers']}.{depth}.{self.names[rest]}.{kind}"
+        return renamed(name, self.names)
 
 
 def form_of(spec: ModelSpec) -> Form:
@@ -59,6 +55,15 @@ def form_of(spec: ModelSpec) -> Form:
                 "has layers that differ, in their heads and FFN widths, and it has one value of this for all"
             )
     return OPENELM
+
+
+def renamed(name: str, names: Mapping[str, str]) -> str:
+    """Translate the name of a tensor by a table of the names of modules; depth and kind are kept."""
+    module, kind = name.rsplit(".", 1)
+    if not module.startswith("layers."):
+        return f"{names[module]}.{kind}"
+    _, depth, rest = module.split(".", 2)
+    return f"{names['layers']}.{depth}.{names[rest]}.{kind}"
 
 
 def is_plain_llama(spec: ModelSpec) -> bool:

@@ -1,4 +1,4 @@
-"""The way back from a model repository to the digest of record: `restore(spec, export(spec, tensors).tensors) == tensors`.
+"""The way back from a model repository to the digest of record: `restore(spec, export(spec, x).tensors) == x`.
 
 A reader who has only a folder of the Hub recomputes `weights_digest` with it, without the release. The description of
 the model is in the folder's `everystep.json`; `config.json`, which says what loaders compute with the weights, must
@@ -63,7 +63,9 @@ def restore(spec: ModelSpec, source: Path | Tensors) -> dict[str, Array]:
     Raises `Differs` if a tensor is missing, unknown or of another shape, or if copies of one stored tensor (a block
     that is applied twice, a shared FFN, a tied head) are not equal, byte for byte.
     """
-    where, named = (f"{source / WEIGHTS}: ", read_tensors(source / WEIGHTS)) if isinstance(source, Path) else ("", source)
+    where, named = (
+        (f"{source / WEIGHTS}: ", read_tensors(source / WEIGHTS)) if isinstance(source, Path) else ("", source)
+    )
     twin, origin = unrolled(spec)
     form = form_of(twin)
     named = _without_tied_head(spec, form, named, where)

@@ -1,8 +1,8 @@
 """Pull: checkpoints of a release, verified, as folders that transformers loads.
 
 The digests of the source are checked before anything is converted. `everystep.json` beside the weights says which state
-of which release they are and describes the model in our own form, so that `pipeline.audit.import_model` finds the digest
-of record again; README.md, LICENSE and NOTICE go along. Needs numpy, not torch.
+of which release they are and describes the model in our own form, from which `pipeline.audit.import_model` finds the
+digest of record again; README.md, LICENSE and NOTICE go along. Needs numpy, not torch.
 """
 
 import json

@@ -83,7 +83,7 @@ def test_copies_of_one_tensor_that_differ_are_found(family: str, name: str) -> N
     tensors = dict(export(spec, random_tensors(spec), eos_token_id=0).tensors)
     tensors[name] = tensors[name].copy()
     tensors[name].flat[-1] = np.nextafter(tensors[name].flat[-1], 9)
-    with pytest.raises(Differs, match="is a copy of layers.*they are not equal"):
+    with pytest.raises(Differs, match=r"is a copy of layers.*they are not equal"):
         restore(spec, tensors)
 
 

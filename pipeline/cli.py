@@ -341,6 +341,26 @@ def pull(
 
 
 @app.command()
+def digest(
+    folder: Annotated[Path, typer.Argument(help="Folder that `pull` or `average` wrote, or a copy of it from a hub.")],
+    as_json: Json = False,
+) -> None:
+    """Compute the digest of record from the weights in a pulled folder, and compare it with its `everystep.json`."""
+    from dataclasses import asdict
+
+    from pipeline.audit.import_model import digest_folder
+
+    found = digest_folder(folder)
+    same = found.weights_digest == found.promised
+    if as_json:
+        print(json.dumps(asdict(found)))
+    else:
+        _say(f"{found.weights_digest}  {found.model} {found.revision or '(a mean)'}")
+        note("same as everystep.json says" if same else f"differs: everystep.json says {found.promised}")
+    sys.exit(0 if same else 1)
+
+
+@app.command()
 def average(
     address: Address,
     last: Annotated[int, typer.Option(min=2, help="Number of checkpoints to average, counted from the last.")],

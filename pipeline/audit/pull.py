@@ -1,7 +1,8 @@
 """Pull: checkpoints of a release, verified, as folders that transformers loads.
 
 The digests of the source are checked before anything is converted. `everystep.json` beside the weights says which state
-of which release they are, and README.md, LICENSE and NOTICE go along. Needs numpy, not torch.
+of which release they are and describes the model in our own form, from which `pipeline.audit.import_model` finds the
+digest of record again; README.md, LICENSE and NOTICE go along. Needs numpy, not torch.
 """
 
 import json
@@ -40,14 +41,15 @@ def origin(release: Release) -> dict[str, Json]:
 
 
 def write_folder(release: Release, folder: Path, spec: ModelSpec, weights: Weights, about: dict[str, Json]) -> None:
-    """Weights with their config, the release's tokenizer and papers, and `about` as `everystep.json`."""
+    """Weights with their config, the release's tokenizer and papers, and `everystep.json`: `about`, the description of
+    the model and the licence."""
     tokenizer = release.file(TOKENIZER)
     exported = export(spec, weights, eos_token_id=end_token(tokenizer))
     code = [name for name in exported.extra_files if name.endswith(".py")]
     for name in code:
         release.file(f"{REMOTE}/{name}")  # a release with other code than the copy that is written is refused
     write_export(exported, folder)
-    about = {**about, "license": read_words(release).release.license}
+    about = {**about, "description": spec.to_json(), "license": read_words(release).release.license}
     write_bytes(folder / "tokenizer.json", portable_tokenizer(tokenizer))
     write_bytes(folder / "tokenizer_config.json", pretty(_tokenizer_config(spec)))
     write_bytes(folder / "everystep.json", pretty(about))

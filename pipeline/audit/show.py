@@ -5,11 +5,29 @@ Files beside the promised ones are not counted.
 """
 
 from pipeline.base.files import safe_join
-from pipeline.formats.manifests import Coverage
+from pipeline.formats.manifests import Coverage, Trained
 from pipeline.formats.release import ROOT, SUMS
-from pipeline.formats.typed import Count
+from pipeline.formats.typed import Count, Typed
 from pipeline.release.facts import Facts, gather
 from pipeline.release.release import Release
+
+BYTES_OF_A_PARAMETER = 12
+"""Of a state: its weight and two moments, in fp32."""
+
+
+class StateFacts(Typed):
+    """How many states a model has, and the bytes of their weights and moments."""
+
+    model: str
+    """Name of the model."""
+    stored: Count
+    """States whose bytes are in the release."""
+    virtual: Count
+    """States of which it has the digest of the weights; the bytes come back by replay."""
+    bytes_stored: Count
+    """Bytes of the stored states."""
+    bytes_raw: Count
+    """Bytes that all of them would take."""
 
 
 class Summary(Facts):
@@ -23,6 +41,8 @@ class Summary(Facts):
     """Promised files that are there, the two lists included."""
     bytes: Count
     """Their bytes."""
+    states: list[StateFacts]
+    """The states of each model."""
 
 
 def summarize(release: Release) -> Summary:
@@ -35,5 +55,18 @@ def summarize(release: Release) -> Summary:
         version=release.version,
         files=len(present),
         bytes=sum(file.stat().st_size for file in present),
+        states=[_states(release.model(model.name)) for model in facts.models],
         **dict(facts),
+    )
+
+
+def _states(trained: Trained) -> StateFacts:
+    stored, virtual = len(trained.checkpoints), trained.num_virtual
+    each = BYTES_OF_A_PARAMETER * trained.parameters_unique
+    return StateFacts(
+        model=trained.of,
+        stored=stored,
+        virtual=virtual,
+        bytes_stored=stored * each,
+        bytes_raw=(stored + virtual) * each,
     )

@@ -26,7 +26,7 @@ from pipeline.base.errors import EverystepError, how_to_install
 if TYPE_CHECKING:
     from pipeline.audit.show import Summary
     from pipeline.release.facts import SourceFacts
-    from pipeline.release.release import Release
+    from pipeline.release.release import Release, State
 
 app = typer.Typer(
     help="Rebuild, publish and prove open language models.",
@@ -191,6 +191,18 @@ def _show_facts(facts: "Summary") -> None:
         ],
     )
     _table(
+        ["model", "states", "stored", "virtual", "bytes stored", "of all raw", "share"],
+        [
+            [
+                states.model,
+                *map(_number, (states.stored + states.virtual, states.stored, states.virtual)),
+                *map(_number, (states.bytes_stored, states.bytes_raw)),
+                percent(states.bytes_stored / states.bytes_raw),
+            ]
+            for states in facts.states
+        ],
+    )
+    _table(
         ["source", "licence", "documents found", "kept", "to train on", "read", "tokens", "tokens read", "title"],
         [
             [source.name, source.license, *map(_number, _found_to_read(source)), source.title]
@@ -317,9 +329,12 @@ def pull(
     out: Annotated[Path, typer.Option(help="Folder to create; several checkpoints get a folder each inside it.")],
     model: OnlyModel = None,
     step: Annotated[
-        list[int] | None, typer.Option(help="Step of a stored checkpoint; may be repeated (default: the last).")
+        list[int] | None, typer.Option(help="Step of a checkpoint; may be repeated (default: the last).")
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Every checkpoint of the model.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Every stored checkpoint of the model.")] = False,
+    virtual: Annotated[
+        bool, typer.Option("--virtual", help="With --all, the virtual ones too: the training is repeated.")
+    ] = False,
     follow_links: FollowLinks = False,
 ) -> None:
     """Write verified checkpoints as folders that transformers loads."""
@@ -327,15 +342,20 @@ def pull(
 
     if everything and step:
         raise EverystepError("pull: give either --step or --all")
+    if virtual and not everything:
+        raise EverystepError("pull: --virtual adds to --all; a single virtual checkpoint is pulled by its --step")
     release = _open_release(address, follow_links)
     model = model or _only_model(release)
     stored = list(release.states(model))
     steps = stored if everything else sorted({*step}) if step else stored[-1:]
+    if virtual:
+        steps = sorted([*steps, *release.model(model).virtual_steps()])
     several = everything or len(steps) > 1
-    states = {f"step{each}" if several else ".": release.state(model, each) for each in steps}
+    found = _with_bytes(release, release.states_at(model, steps))
+    states = {f"step{step}" if several else ".": state for step, state in found.items()}
     pull_checkpoints(release, states, out)
     for name, state in states.items():
-        _say(f"{out / name}: {model} {state.entry.revision}" + ("" if several else f"; {_how_to_load(out)}"))
+        _say(f"{out / name}: {model} {state.revision}" + ("" if several else f"; {_how_to_load(out)}"))
     if several:
         _say(_how_to_load(out / list(states)[-1]))
 
@@ -363,24 +383,35 @@ def digest(
 @app.command()
 def average(
     address: Address,
-    last: Annotated[int, typer.Option(min=2, help="Number of checkpoints to average, counted from the last.")],
     out: Annotated[Path, typer.Option(help="Folder to create.")],
+    last: Annotated[
+        int | None, typer.Option(min=2, help="Number of stored checkpoints to average, counted from the last.")
+    ] = None,
+    step: Annotated[
+        list[int] | None, typer.Option(help="Step of a checkpoint to average instead; give it twice at least.")
+    ] = None,
     model: OnlyModel = None,
     follow_links: FollowLinks = False,
 ) -> None:
-    """Write the mean of a model's last checkpoints, as `pull` does."""
+    """Write the mean of a model's last checkpoints, or of chosen ones, as `pull` does."""
     from pipeline.audit.average import average as average_checkpoints
 
+    if (last is None) == (not step) or (step and len({*step}) < 2):
+        raise EverystepError("average: give either --last, or --step twice at least")
     release = _open_release(address, follow_links)
     model = model or _only_model(release)
-    trained = [state for step, state in release.states(model).items() if step > 0]
-    if last > len(trained):
+    trained = [each for each in release.states(model) if each > 0]
+    if last is not None and last > len(trained):
         raise EverystepError(
             f"--last {last}: {model} has {len(trained)} checkpoints after step 0, which is untrained: "
-            f"{', '.join(str(state.entry.step) for state in trained)}"
+            f"{', '.join(map(str, trained))}"
         )
-    average_checkpoints(release, trained[-last:], out)
-    revisions = ", ".join(state.entry.revision for state in trained[-last:])
+    steps = sorted({*step}) if step else trained[-last:] if last else []
+    if 0 in steps:
+        raise EverystepError("--step 0: is untrained; average later steps")
+    states = [*_with_bytes(release, release.states_at(model, steps)).values()]
+    average_checkpoints(release, states, out)
+    revisions = ", ".join(state.revision for state in states)
     _say(f"{out}: {model}, mean of {revisions}; {_how_to_load(out)}")
 
 
@@ -388,7 +419,7 @@ def average(
 def sample(
     address: Trained,
     model: Model,
-    step: Annotated[int | None, typer.Option(help="Step of a stored checkpoint (default: the last).")] = None,
+    step: Annotated[int | None, typer.Option(help="Step of a checkpoint (default: the last).")] = None,
     prompt: Annotated[
         str, typer.Option(help="Text to continue (default: start a new document).", callback=_require_utf8)
     ] = "",
@@ -408,7 +439,8 @@ def sample(
     from trainer.sample import sample as continue_text
 
     release = Release.open(address, follow_links)
-    state = release.state(model, max(release.states(model)) if step is None else step)
+    step = max(release.states(model)) if step is None else step
+    state = _with_bytes(release, release.states_at(model, [step]))[step]
     request = Request(prompt=prompt, tokens=tokens, temperature=temperature, top_k=top_k, seed=seed)
     show = (lambda piece: None) if as_json else _show_text
     answer = continue_text(state, request, show)
@@ -500,7 +532,7 @@ def trace(
 def replay(
     address: Trained,
     model: Model,
-    start: Annotated[int, typer.Option("--from", help="Step of a stored checkpoint to start from.")],
+    start: Annotated[int, typer.Option("--from", help="Step of a checkpoint to start from.")],
     stop: Annotated[int, typer.Option("--to", help="Step to train to.")],
     as_json: Json = False,
 ) -> None:
@@ -511,8 +543,10 @@ def replay(
     from pipeline.release.release import Release
     from trainer.replay import replay as replay_stretch
 
+    release = Release.open(address)
+    _with_bytes(release, release.states_at(model, [start]))
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # processes talk over sockets
-    outcome = replay_stretch(Release.open(address), model, start, stop)
+    outcome = replay_stretch(release, model, start, stop)
     if as_json:
         print(json.dumps(asdict(outcome)))
     elif outcome.first_difference is None:
@@ -581,9 +615,24 @@ def publish(
     _say(f"sha256 of release.json: {done.root_sha256}")
 
 
-def _require_torch(command: str) -> None:
+def _require_torch(what: str) -> None:
     if not find_spec("torch"):
-        raise EverystepError(f"{command}: needs torch, which a reader's installation lacks; {how_to_install('train')}")
+        raise EverystepError(f"{what}: needs torch, which a reader's installation lacks; {how_to_install('train')}")
+
+
+def _with_bytes(release: "Release", states: "dict[int, State]") -> "dict[int, State]":
+    """Give back these states of one model, once the virtual ones among them are rebuilt or found in the cache."""
+    from pipeline.release.release import Virtual
+
+    missing = [state for state in states.values() if isinstance(state, Virtual) and not state.is_rebuilt()]
+    if missing:
+        _require_torch(f"step {missing[0].step} is virtual; rebuilding it")
+        from trainer.rebuild import rebuild
+
+        on_pipe = signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # processes talk over sockets
+        rebuild(release, missing)
+        signal.signal(signal.SIGPIPE, on_pipe)
+    return states
 
 
 def _open_release(address: str, follow_links: bool) -> "Release":

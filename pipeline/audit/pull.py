@@ -12,13 +12,14 @@ from pipeline.audit.export_model import export, write_export
 from pipeline.audit.model_card import model_card
 from pipeline.base.errors import EverystepError, well_shaped
 from pipeline.base.files import new_folder, read_small, write_bytes
-from pipeline.base.paths import TOKENIZER
+from pipeline.base.paths import RUNS, TOKENIZER
+from pipeline.formats import log
 from pipeline.formats.canonical import Json, pretty
 from pipeline.formats.model import ModelSpec
 from pipeline.formats.vocabulary import END_OF_TEXT, end_token
 from pipeline.release.code import REMOTE
 from pipeline.release.facts import read_words
-from pipeline.release.release import Release, State, Weights
+from pipeline.release.release import Release, State, Virtual, Weights
 
 RIGHTS = ("LICENSE", "NOTICE")
 """Papers of the release that every pulled folder carries."""
@@ -31,13 +32,26 @@ def pull(release: Release, states: dict[str, State], out: Path) -> None:
     """
     with new_folder(out) as scratch:
         for name, state in states.items():
-            about = {**origin(release), **state.record.to_json()}
+            about = {**origin(release), **state.record.to_json(), **proof(state)}
             write_folder(release, scratch / name, state.spec, state.weights(), about)
 
 
 def origin(release: Release) -> dict[str, Json]:
     """Which release a folder comes from, for its `everystep.json`."""
     return {"release": release.name, "release_version": release.version}
+
+
+def proof(state: State) -> dict[str, Json]:
+    """How a virtual state was proved to be that of the release, for `everystep.json`; of a stored one its digests are
+    in the release."""
+    if not isinstance(state, Virtual):
+        return {}
+    path, first = (RUNS / state.model / log.JSONL).as_posix(), state.nearest.step + 1
+    steps = f"step {state.step}" if first == state.step else f"steps {first} to {state.step}"
+    return {
+        "proof": f"rebuilt from {state.nearest.revision}, which the release stores: {steps} came out as in {path}, "
+        f"which has the digest of the weights at step {state.step}"
+    }
 
 
 def write_folder(release: Release, folder: Path, spec: ModelSpec, weights: Weights, about: dict[str, Json]) -> None:

@@ -7,7 +7,6 @@ nothing until whoever reads them has compared a digest.
 """
 
 import hashlib
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -17,7 +16,8 @@ from secrets import token_hex
 from pipeline.base.console import progress, total_of
 from pipeline.base.errors import Differs, EverystepError
 from pipeline.base.files import MAX_SMALL_BYTES, TEMPORARY_SUFFIX, atomic_writer, safe_join, write_bytes
-from pipeline.base.locks import only_one
+from pipeline.base.locks import in_turn
+from pipeline.base.paths import cache_folder
 from pipeline.formats.canonical import parse
 from pipeline.formats.release import ROOT, SUMS, ListedFile, content_digest
 from pipeline.stores.address import open_store
@@ -30,13 +30,6 @@ MAX_BYTES = 1 << 44
 FIRST_WAIT_SECONDS = 0.5
 SHOWN_BYTES = 4 << 20
 """A file that is shorter moves without a line on the terminal."""
-
-
-def cache_folder() -> Path:
-    """Where mirrors are: `EVERYSTEP_CACHE`, else `everystep` in the user's folder of caches."""
-    named = os.environ.get("EVERYSTEP_CACHE")
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(named) if named else Path(home) / "everystep"
 
 
 def fetch_small(store: Store, path: str) -> bytes:
@@ -114,17 +107,9 @@ class Mirror:
         partial = file.with_name(f".{file.name}{TEMPORARY_SUFFIX}")
         file.parent.mkdir(parents=True, exist_ok=True)
         lock = self.folder / ".locks" / hashlib.sha256(path.encode()).hexdigest()[:16]
-        try:
-            with only_one(lock, "taken"):
+        with in_turn(lock, f"waiting: another process fetches {path}"):
+            if promised is None or not file.is_file():
                 self._fill(path, partial, file, promised)
-        except EverystepError as error:
-            if str(error) != "taken":
-                raise
-            own = file.with_name(f".{file.name}.{token_hex(8)}{TEMPORARY_SUFFIX}")  # another process is at it
-            try:
-                self._fill(path, own, file, promised)
-            finally:
-                own.unlink(missing_ok=True)
 
     def _fill(self, path: str, partial: Path, file: Path, promised: ListedFile | None) -> None:
         """Download into `partial`, which a killed run may have begun, and move it once it is what is promised."""

@@ -4,7 +4,8 @@ Every file that it hands out was compared with what the release promises, once.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -19,11 +20,13 @@ from pipeline.base.paths import PARAMS, RUNS
 from pipeline.base.suggest import did_you_mean
 from pipeline.base.yaml import load_yaml
 from pipeline.formats import checkpoints as ck
+from pipeline.formats import log
 from pipeline.formats.canonical import Json, parse
 from pipeline.formats.index_groups import Window
 from pipeline.formats.manifests import Checkpoint, Fetched, M, Trained, parse_manifest, path_of
 from pipeline.formats.model import ModelSpec
 from pipeline.formats.release import ROOT, SUMS, ListedFile, content_digest, parse_root, release_root
+from pipeline.release import rebuilt
 from pipeline.release.code import refuse_foreign_code
 from pipeline.release.mirror import Mirror, mirror_of
 from pipeline.release.project import promised_by
@@ -168,23 +171,33 @@ class Release:
         """Its `params.yaml`."""
         return load_yaml(self.file(PARAMS) if self.version is not None else self.folder / PARAMS)
 
-    def states(self, model: str) -> dict[int, "State"]:
+    def states(self, model: str) -> dict[int, "Stored"]:
         """The stored states of a model by step, ascending."""
         trained = self.model(model)
-        return {entry.step: State(self, model, entry) for entry in sorted(trained.checkpoints, key=lambda c: c.step)}
+        return {entry.step: Stored(self, model, entry) for entry in sorted(trained.checkpoints, key=lambda c: c.step)}
 
     def state(self, model: str, step: int) -> "State":
-        """One stored state; for an unknown step, the error names the nearest and lists the others."""
-        states = self.states(model)
-        if step not in states:
-            known = list(states)
-            near = [*[other for other in known if other < step][-1:], *[other for other in known if other > step][:1]]
-            listed = known if len(known) <= LISTED else [*known[: LISTED // 2], "...", *known[-LISTED // 2 :]]
-            raise EverystepError(
-                f"step {step}: no checkpoint of {model} there; the nearest are {', '.join(map(str, near))}; "
-                f"it has {', '.join(map(str, listed))}"
-            )
-        return states[step]
+        """One state, stored or virtual; for an unknown step, the error says which there are."""
+        return self.states_at(model, [step])[step]
+
+    def states_at(self, model: str, steps: Iterable[int]) -> dict[int, "State"]:
+        """Several states, stored or virtual, by step, in the given order; the log is read once at most."""
+        stored, wanted = self.states(model), list(dict.fromkeys(steps))
+        virtual = {step for step in wanted if step not in stored}
+        for step in sorted(virtual):
+            if not self.model(model).is_virtual(step):
+                raise EverystepError(_unknown(self.model(model), step))
+        path = RUNS / model / log.JSONL
+        entries = {e.step: e for e in log.read(self.file(path)) if e.step in virtual} if virtual else {}
+        for step in sorted(virtual):
+            if step not in entries or entries[step].weights_digest is None:
+                raise Differs(f"{self.folder / path}: has no digest of the weights at step {step}")
+        return {
+            step: stored[step]
+            if step in stored
+            else Virtual(self, model, entries[step], stored[max(other for other in stored if other < step)])
+            for step in wanted
+        }
 
     def sizes(self) -> dict[str, int] | None:
         """Bytes of each promised file that is there, the two lists included; null if its store cannot list."""
@@ -242,19 +255,62 @@ class _Here:
         pass
 
 
-class State:
-    """A stored state of a model in a release."""
+class State(ABC):
+    """A state of a model in a release, `Stored` or `Virtual`; every file of it was compared before it is handed out."""
 
-    def __init__(self, release: Release, model: str, entry: Checkpoint) -> None:
+    def __init__(self, release: Release, model: str, step: int, tokens: int) -> None:
         self.release = release
         self.model = model
-        self.entry = entry
-        """What the manifest of the model says of it."""
-        if entry.revision != ck.revision(entry.step, entry.tokens):
+        self.step = step
+        self.tokens = tokens
+        self.revision = ck.revision(step, tokens)
+
+    @abstractmethod
+    def file(self, name: str) -> Path:
+        """The verified local path of one of its files."""
+
+    @property
+    @abstractmethod
+    def record(self) -> ck.Record:
+        """Its record."""
+
+    @property
+    @abstractmethod
+    def entry(self) -> Checkpoint:
+        """What the manifest of the model says of it, or would say."""
+
+    @property
+    @abstractmethod
+    def config(self) -> Json:
+        """The description of the model as JSON."""
+
+    @cached_property
+    def spec(self) -> ModelSpec:
+        """The description of the model."""
+        return ModelSpec.from_json(self.config, str(self.file(ck.CONFIG)))
+
+    def weights(self) -> Weights:
+        """The weights as float32; what was read is compared with the digest in the record."""
+        tensors = ck.read_promised(self.file(ck.WEIGHTS), self.record.weights_digest)
+        return {name: np.asarray(tensor, dtype=np.float32) for name, tensor in tensors.items()}
+
+
+class Stored(State):
+    """A state whose bytes are in the release."""
+
+    def __init__(self, release: Release, model: str, entry: Checkpoint) -> None:
+        super().__init__(release, model, entry.step, entry.tokens)
+        if entry.revision != self.revision:
             where = release.folder / path_of(Trained, model)
             raise Differs(f"{where}: gives step {entry.step} the revision {entry.revision!r}")
+        self._entry = entry
         self.folder = (RUNS / model / entry.revision).as_posix()
         """Its place in the release."""
+
+    @property
+    def entry(self) -> Checkpoint:
+        """What the manifest of the model says of it."""
+        return self._entry
 
     def file(self, name: str) -> Path:
         """The verified local path of one of its files."""
@@ -277,16 +333,77 @@ class State:
         path = f"{self.folder}/{ck.CONFIG}"
         return parse(self.release.read(path), str(self.release.folder / path))
 
-    @cached_property
-    def spec(self) -> ModelSpec:
-        """The description of the model."""
-        return ModelSpec.from_json(self.config, str(self.release.folder / self.folder / ck.CONFIG))
 
-    def weights(self) -> Weights:
-        """The weights as float32, read from the file once and compared with the digest in the record."""
-        path = self.release.place(f"{self.folder}/{ck.WEIGHTS}")
-        tensors = ck.read_promised(path, self.record.weights_digest)
-        return {name: np.asarray(tensor, dtype=np.float32) for name, tensor in tensors.items()}
+class Virtual(State):
+    """A state of which the release has the digest of the weights, in its log, and the stored state before it.
+
+    Its bytes come back by replay (`trainer.rebuild`), into the cache of this user. Until they are there,
+    `is_rebuilt` is false, and what needs them raises an error.
+    """
+
+    def __init__(self, release: Release, model: str, logged: log.Entry, nearest: Stored) -> None:
+        super().__init__(release, model, logged.step, logged.tokens)
+        self.logged = logged
+        """Its line of the log."""
+        self.nearest = nearest
+        """The last stored state before it."""
+        manifest = release.files[path_of(Trained, model).as_posix()].digest
+        self.place = rebuilt.place(model, manifest, self.revision)
+        """Where its bytes are, once it is rebuilt."""
+        self.damage: Exception | None = None
+        """What is wrong with the bytes in the cache, once `is_rebuilt` has found it."""
+        self._proved: ck.Record | None = None
+
+    def is_rebuilt(self) -> bool:
+        """Whether its bytes are in the cache, and are the right ones: all of them are compared, once."""
+        if self._proved is None and self.place.is_dir():
+            try:
+                self._proved = rebuilt.check(self.place, self.logged, self.nearest.record, self.config)
+            except (EverystepError, OSError) as error:
+                self.damage = error
+        return self._proved is not None
+
+    def file(self, name: str) -> Path:
+        """The verified local path of one of its files."""
+        self._require_rebuilt()
+        return self.place / name
+
+    @property
+    def record(self) -> ck.Record:
+        """Its record, as it was written when the state was rebuilt."""
+        return self._require_rebuilt()
+
+    @property
+    def entry(self) -> Checkpoint:
+        """What a manifest would say of it."""
+        return Checkpoint.of_record(self.record)
+
+    @property
+    def config(self) -> Json:
+        """The description of the model as JSON, that of every state of the model."""
+        return self.release.model(self.model).model
+
+    def _require_rebuilt(self) -> ck.Record:
+        if not self.is_rebuilt() or self._proved is None:
+            raise EverystepError(
+                f"{self.place}: step {self.step} of {self.model} is virtual, and "
+                f"{'is not rebuilt yet' if self.damage is None else f'what was rebuilt is damaged: {self.damage}'}; "
+                f"`everystep pull --model {self.model} --step {self.step}` rebuilds it"
+            )
+        return self._proved
+
+
+def _unknown(trained: Trained, step: int) -> str:
+    """An error about a step that has no state: the nearest, the stored ones, and which are virtual."""
+    known = trained.stored_steps
+    near = [*[other for other in known if other < step][-1:], *[other for other in known if other > step][:1]]
+    listed = known if len(known) <= LISTED else [*known[: LISTED // 2], "...", *known[-LISTED // 2 :]]
+    every = trained.parameters.digest_every
+    return (
+        f"step {step}: no checkpoint of {trained.of} there; the nearest are {', '.join(map(str, near))}; "
+        f"stored are {', '.join(map(str, listed))}; the others {'' if every == 1 else f'that {every} divides '}"
+        f"up to {trained.parameters.schedule.steps} are virtual"
+    )
 
 
 def _name(path: str | Path) -> str:

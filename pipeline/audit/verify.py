@@ -102,7 +102,7 @@ def _fetch_all(release: Release) -> _Beside:
     with progress("fetch", len(wanted), "files") as advance:
         for path in wanted:
             try:
-                release.mirror.fetch(path, release.files.get(path))
+                release.mirror.fetch(path, release.files.get(path), quiet=True)
             except Missing:
                 found.faults.append(f"{path}: missing")
                 found.unfetched.add(path)

@@ -52,7 +52,9 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, list[s
     draw = random.Random(3)
     packed, entries, _ = second.pack([[1] * draw.choice([0, 1, 3, 6, 30]) for _ in range(60)], 0, WIDTH)
     path = tmp_path / "train.parquet"
-    batch = pa.RecordBatch.from_pylist(entries, schema=DOCUMENT_INDEX)
+    about = {"source": "s", "license": "l", "text_sha256": "0" * 64, "bytes": 1}
+    lines = [{"id": f"s/{number}"} | about | entry for number, entry in enumerate(entries)]
+    batch = pa.RecordBatch.from_pylist(lines, schema=DOCUMENT_INDEX)
     shard = write_batches(path, [batch], DOCUMENT_INDEX, path.name, in_parts=True)
     assert shard.groups == group_digests(path, DOCUMENT_INDEX)
     assert shard.groups is not None and len(shard.groups) == 12
@@ -71,9 +73,8 @@ def test_a_row_needs_the_footer_and_one_or_two_groups(index: tuple[Path, list[st
     whole = DocumentIndex(path, WIDTH, num_rows)
     for row in range(num_rows):
         holes = Holes(path, tmp_path)
-        holes.need(0, 0)
         assert documents_of_rows(holes, groups, WIDTH, num_rows, [row]) == [whole.documents_of_row(row)]
-        assert len(holes.asked) - 2 <= 3  # a document of many rows may make a group that begins no row
+        assert 2 <= len(holes.asked) <= 4  # the footer, and a group more where a group begins within the row
 
 
 def test_a_footer_longer_than_the_first_look_is_brought_whole(

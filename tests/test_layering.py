@@ -18,7 +18,8 @@ ALLOWED = {
     "pipeline.blocks": {"pipeline.base", "pipeline.formats"},
     "pipeline.executor": {"pipeline.base"},
     "pipeline.release": {"pipeline.base", "pipeline.formats"},
-    "pipeline.audit": {"pipeline.base", "pipeline.formats", "pipeline.release"},
+    "pipeline.signing": {"pipeline.base", "pipeline.formats", "pipeline.release"},
+    "pipeline.audit": {"pipeline.base", "pipeline.formats", "pipeline.release", "pipeline.signing"},
     "pipeline.stages": {
         "pipeline.base",
         "pipeline.formats",

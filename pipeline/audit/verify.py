@@ -15,7 +15,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -23,13 +23,13 @@ from pipeline.audit.agreement import disagreements
 from pipeline.audit.chain import chain_faults
 from pipeline.audit.leftovers import is_left_by_tools, is_tool_folder
 from pipeline.audit.report import Report
+from pipeline.audit.signed import Signatures, check_signatures
 from pipeline.base.console import progress
 from pipeline.base.errors import EverystepError, Linked
 from pipeline.base.files import list_folder, read_small, safe_join, sha256_file
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.release import (
     ROOT,
-    SIGNATURES,
     SUMS,
     ListedFile,
     Root,
@@ -39,6 +39,8 @@ from pipeline.formats.release import (
 )
 from pipeline.release.code import refuse_foreign_code
 from pipeline.release.release import Release
+from pipeline.signing.keys import PublicKey
+from pipeline.signing.sign import place_of
 
 State = tuple[int, ...]
 
@@ -55,13 +57,15 @@ class _Reading:
     stored: dict[str, str] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     links: set[str] = field(default_factory=set)
+    signatures: Signatures | None = None
 
     def promised(self) -> list[str]:
         return sorted({ROOT, SUMS, *self.root.files})
 
 
-def verify(release: Path, follow_links: bool = False) -> Report:
-    """Everything in the release that differs from what it promises, and everything beside it."""
+def verify(release: Path, follow_links: bool = False, pinned: Mapping[str, PublicKey] | None = None) -> Report:
+    """Everything in the release that differs from what it promises, and everything beside it. The owners of the
+    `pinned` keys, by key id, must have signed it."""
     began = time.monotonic()
     try:
         content = release_root(release, follow_links)
@@ -83,6 +87,10 @@ def verify(release: Path, follow_links: bool = False) -> Report:
         reading.faults += chain_faults(found, reading.stored)
         if not reading.faults:
             reading.faults += _agreement(found)
+        if not reading.faults:
+            reading.signatures = check_signatures(found, reading.stored, pinned or {})
+            reading.faults += reading.signatures.faults
+            reading.links.update(reading.signatures.links)
     reading.faults += _changed(reading)
     others = _others(reading)
     return Report(
@@ -97,6 +105,7 @@ def verify(release: Path, follow_links: bool = False) -> Report:
         links=sorted(reading.links),
         others=[path for path in others if not is_left_by_tools(path)],
         left_by_tools=[path for path in others if is_left_by_tools(path)],
+        signatures=reading.signatures,
     )
 
 
@@ -219,7 +228,7 @@ def _others(reading: _Reading) -> list[str]:
         if reading.follow_links:
             pending += [f"{inside}{link}/" for link in listing.links if inside + link in above]
         found += [path for path in everything if path not in promised | above | told]
-    return sorted(path for path in found if not f"{path}/".startswith(f"{SIGNATURES}/"))
+    return sorted(path for path in found if place_of(path) is None and path not in reading.links)
 
 
 def _state(status: os.stat_result) -> State:

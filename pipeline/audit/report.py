@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.audit.signed import Claim, Signatures
+from pipeline.audit.signed import DATA, RELEASE, Claim, Signatures
 from pipeline.base.columns import table
 from pipeline.base.errors import Differs, Linked
 from pipeline.release.code import is_code
@@ -112,17 +112,23 @@ def _folded(paths: Sequence[str]) -> str:
 
 
 def _claims(claims: Sequence[Claim]) -> list[list[str]]:
-    """Rows of a table: claims that several signers make, or that are made of several models, share a row."""
-    about: dict[tuple[str, bool], set[str]] = {}
-    keys: dict[tuple[str, bool], set[str]] = {}
+    """Rows of a table, what was recomputed first. Claims of several signers, or of several models, share a row."""
+    shared: dict[tuple[bool, str], list[Claim]] = {}
     for claim in claims:
-        about.setdefault((claim.claim, claim.recomputed), set()).add(claim.about)
-        keys.setdefault((claim.claim, claim.recomputed), set()).add(claim.key[:SHORT_KEY])
-    return [
-        [said, ", ".join(sorted(about[row])), "recomputed" if row[1] else f"word of {', '.join(sorted(keys[row]))}"]
-        for row in about
-        for said in [row[0]]
-    ]
+        shared.setdefault((not claim.recomputed, claim.claim), []).append(claim)
+    ordered = sorted(shared.items(), key=lambda row: row[0][0])
+    return [[said, _subjects(same), _known(is_word, same)] for (is_word, said), same in ordered]
+
+
+def _subjects(claims: Sequence[Claim]) -> str:
+    models = sorted({claim.about for claim in claims} - {RELEASE, DATA})
+    others = [name for name in (RELEASE, DATA) if any(claim.about == name for claim in claims)]
+    return ", ".join([*others, *(models if len(models) < 3 else [f"{len(models)} models"])])
+
+
+def _known(is_word: bool, claims: Sequence[Claim]) -> str:
+    keys = sorted({claim.key[:SHORT_KEY] for claim in claims})
+    return f"word of {', '.join(keys)}" if is_word else "recomputed"
 
 
 def _more(faults: Sequence[str]) -> Iterator[str]:

@@ -25,8 +25,10 @@ from pipeline.signing.bundles import parse_bundle, signed_files
 from pipeline.signing.envelopes import Envelope, opened
 from pipeline.signing.keys import PUBLIC, PublicKey, key_id, parse_public
 from pipeline.signing.sign import BUNDLE, Place, place_of
-from pipeline.signing.statements import CODE, COMMIT, PINS, commit_of, data_statement, model_statement
+from pipeline.signing.statements import CODE, PINS, commit_of, data_statement, model_statement
 
+RELEASE, DATA = "release", "data"
+"""What a claim may be about, besides a model."""
 MAX_BYTES = 16 << 20
 """A bundle has about 200 bytes for each file of the release."""
 MAX_SIGNERS = 100
@@ -149,7 +151,7 @@ def _check_signer(check: _Check, places: Mapping[str, Place], pinned: PublicKey 
             faults.append(_line(path, error))
     found.faults.extend(faults)
     if not faults:
-        about = sorted({claim.about for claim in claims} - {"release"})
+        about = sorted({claim.about for claim in claims} - {RELEASE})
         found.signers.append(Signer(check.key, pinned is not None, about))
         found.claims.extend(claims)
 
@@ -176,7 +178,7 @@ def _bundle(check: _Check, path: str, key: PublicKey) -> Iterator[Claim]:
             raise Differs(f"signs {name!r}, which is no file of the release{fix}")
         if signed[name] != check.stored[name]:
             raise Differs(f"signs other bytes of {name!r}")
-    yield check.says(f"the bytes of all {len(signed):,} files", "release", True)
+    yield check.says(f"the bytes of all {len(signed):,} files", RELEASE, True)
 
 
 def _statement(check: _Check, path: str, place: Place, key: PublicKey) -> Iterator[Claim]:
@@ -198,36 +200,32 @@ def _statement(check: _Check, path: str, place: Place, key: PublicKey) -> Iterat
 
 def _claims(check: _Check, said: Json, model: str | None, commit: str | None) -> Iterator[Claim]:
     """What a statement that agrees with the release claims, in words."""
-    about = model or "data"
+    about = model or DATA
     dependencies = said["predicate"]["buildDefinition"]["resolvedDependencies"]
     if model is None:
-        yield check.says(f"digests of the {len(said['subject']):,} files that came out", about, True)
-        yield check.says("params.yaml, constraints.txt, dvc.lock went in", about, True)
         raw = sum("uri" in one and one["name"] != CODE for one in dependencies)
+        yield check.says(f"the bytes of the {len(said['subject']):,} files that came out", about, True)
+        yield check.says("params.yaml, constraints.txt and dvc.lock are those in the release", about, True)
         yield check.says(f"upstream served the {raw:,} source files that went in", about, False)
-        yield check.says("the code turned these sources into these files (make reproduce)", about, False)
+        yield check.says("these sources give these files (test it: make reproduce)", about, False)
     else:
         entries = check.release.manifest(Trained, model).checkpoints
         stored = sum(entry.storage == "stored" for entry in entries)
-        yield check.says(f"digests of the {stored:,} stored checkpoints", about, True)
+        yield check.says(f"the digests of the {stored:,} stored checkpoints", about, True)
         if stored < len(entries):
-            yield check.says(f"digests of the {len(entries) - stored:,} other checkpoints (pull)", about, False)
-        yield check.says("data, recipe, constraints.txt, dvc.lock went in", about, True)
-        yield check.says("training on these data gave these checkpoints (replay)", about, False)
+            virtual = f"the digests of the {len(entries) - stored:,} virtual checkpoints (test them: everystep pull)"
+            yield check.says(virtual, about, False)
+        yield check.says("data, recipe, constraints.txt and dvc.lock are those in the release", about, True)
+        yield check.says("this training gave these checkpoints (test it: everystep replay)", about, False)
     different, files = _other_code(check.release)
+    code = f"the code is {check.release.manifest(Code).swhid}"
     if different:
-        code = f"code {said_code(dependencies)}: {different:,} of {files:,} files are not this installation's"
-        yield check.says(code, about, False)
+        yield check.says(f"{code}; {different:,} of its {files:,} files are not this installation's", about, False)
     else:
-        yield check.says(f"the code is this installation's, {files:,} files", about, True)
+        yield check.says(f"{code}, and this installation's", about, True)
     if commit is not None:
-        yield check.says(f"the project was at {COMMIT} {commit}", about, False)
-    yield check.says("who built it: nobody else watched", about, False)
-
-
-def said_code(dependencies: Json) -> str:
-    """The identifier of the code in the dependencies of a statement."""
-    return next(str(one["uri"]) for one in dependencies if one["name"] == CODE)
+        yield check.says(f"the project was at commit {commit}", about, False)
+    yield check.says("who built it, and that no third party watched", about, False)
 
 
 def _other_code(release: Release) -> tuple[int, int]:

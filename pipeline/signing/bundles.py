@@ -166,7 +166,7 @@ def signed_files(bundle: Bundle, key: PublicKey, where: object) -> dict[str, str
         raise EverystepError(f"{where}: serialization: lists {how.method} by {how.hash_type}; we check files by sha256")
     names = Counter(resource.name for resource in resources)
     for resource in resources:
-        safe_join(Path(), resource.name, follow_links=True)  # only the name is looked at
+        _require_plain(resource.name, f"{where}: resources")
         if names[resource.name] > 1:
             raise EverystepError(f"{where}: resources: {resource.name!r} is listed twice")
         if resource.algorithm != "sha256" or len(resource.digest) != 64:
@@ -183,11 +183,18 @@ def _root(digests: Iterable[str]) -> str:
     return hashlib.sha256(b"".join(map(bytes.fromhex, digests))).hexdigest()
 
 
+def _require_plain(path: str, where: str) -> None:
+    try:
+        safe_join(Path(), path, follow_links=True)  # looks at the name alone
+    except EverystepError as error:
+        raise EverystepError(f"{where}: {error}") from error
+
+
 def _refuse_hidden(ignored: Iterable[str], files: Iterable[str], where: object) -> None:
     """Refuse a list of ignored paths that is not one, or that hides a file."""
     left_out = set(ignored)
     for path in left_out:
-        safe_join(Path(), path, follow_links=True)
+        _require_plain(path, f"{where}: ignore_paths")
         if not set(path).isdisjoint("*?["):
             raise EverystepError(f"{where}: ignore_paths: {path!r} is a pattern; a path is expected")
     for file in sorted(files):

@@ -39,10 +39,8 @@ def new_keys(folder: Path, passphrase: bytes | None = None) -> str:
         encryption = serialization.BestAvailableEncryption(_usable(passphrase))
     private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
     with new_folder(folder) as scratch:
-        for name, content, mode in ((PRIVATE, private, 0o600), (PUBLIC, pem(key.public_key()), 0o644)):
-            with open(scratch / name, "xb", opener=lambda path, flags, mode=mode: os.open(path, flags, mode)) as file:
-                file.write(content)
-                os.fsync(file.fileno())
+        _write(scratch / PRIVATE, private, 0o600)
+        _write(scratch / PUBLIC, pem(key.public_key()), 0o644)
     return key_id(key.public_key())
 
 
@@ -101,6 +99,13 @@ def is_signed(key: PublicKey, message: bytes, signed: bytes) -> bool:
     except InvalidSignature:
         return False
     return True
+
+
+def _write(path: Path, content: bytes, mode: int) -> None:
+    """Write a new file that never, not for a moment, had other permissions."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        file.write(content)
+        os.fsync(file.fileno())
 
 
 def _read(path: Path) -> bytes:

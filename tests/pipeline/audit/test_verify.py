@@ -159,10 +159,10 @@ def test_a_file_that_the_sums_leave_out_is_a_fault(release: Path) -> None:
     expect_fault(release, "README.md: SHA256SUMS does not list it", "1 faults")
 
 
-def test_signatures_are_the_one_thing_that_may_be_added(release: Path) -> None:
+def test_a_file_among_the_signatures_that_signs_nothing_is_no_part_of_the_release(release: Path) -> None:
     (release / "signatures").mkdir()
     (release / "signatures" / "somebody.sig").write_bytes(b"trust me")
-    assert everystep("verify", release).code == 0
+    expect_fault(release, "signatures/somebody.sig", "unsigned: nobody has signed this release", code=3)
 
 
 def test_an_empty_folder_is_no_file(release: Path) -> None:

@@ -32,6 +32,7 @@ from pipeline.base.files import list_folder, read_small, safe_join, sha256_file
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.release import (
     ROOT,
+    SIGNATURES,
     SUMS,
     ListedFile,
     Root,

@@ -102,7 +102,7 @@ def test_every_command_that_takes_a_folder_takes_an_address(web: Web, released: 
         assert theirs == ours, command
     averaged = everystep("average", web.url, "--model", MODEL, "--last", "2", "--out", tmp_path / "mean")
     assert averaged.code == 0, averaged.said
-    rows = ["tokens", web.url, "--layout", "mobilellm", "--nodes", "1", "--out", tmp_path / "rows"]
+    rows: list[str | Path] = ["tokens", web.url, "--layout", "mobilellm", "--nodes", "1", "--out", tmp_path / "rows"]
     assert everystep("export", *rows).code == 0
 
 

@@ -155,7 +155,7 @@ def _own_rows(release: Release, recipe: Recipe, spec: ModelSpec, memory: Path, s
     data = own_rows(release.folder, recipe, spec, release.manifest(Tokens), memory)
     needed = sorted({shard for part in steps for shard in data.shards_of_steps(part.start, part.stop)})
     rows = data.open()
-    with progress(f"replay {recipe.name}: rows", len(needed), "shards") as advance:
+    with progress(f"{recipe.name}: rows", len(needed), "shards") as advance:
         for shard in needed:
             path = f"{recipe.data.folder}/{data.shards[shard].path}"
             file = release.file(path)

@@ -1,6 +1,5 @@
 """Virtual states: rebuilt from released bytes, they are what a training that stores them would have written."""
 
-import errno
 import hashlib
 import json
 import os
@@ -37,12 +36,25 @@ with exit_codes():
     rebuild(release, [*release.states_at("mobilellm", steps).values()])
 """
 
+SLOWLY = """
+import time
+from trainer import numerics
+numerics.prepare("portable")
+from trainer.parallel import World
+gather = World.gather
+def slowly(self, owned, whole):
+    gather(self, owned, whole)
+    time.sleep(0.3)
+World.gather = slowly
+"""
+"""The first process takes its time after each exchange, so the others run ahead."""
+
 
 def rebuild(
-    project: Path, cache: Path, *steps: int, check: bool = True, processes: int = 1
+    project: Path, cache: Path, *steps: int, check: bool = True, processes: int = 1, before: str = ""
 ) -> subprocess.CompletedProcess[str]:
     """Rebuild in a process of its own, because it enters a numerics class."""
-    command = [sys.executable, "-c", REBUILD, str(project), *map(str, steps)]
+    command = [sys.executable, "-c", before + REBUILD, str(project), *map(str, steps)]
     env = {CACHE: str(cache), "PYTHONPATH": str(ROOT), "EVERYSTEP_PROCESSES": str(processes)}
     return run(cache.parent, *command, check=check, **env)
 
@@ -99,10 +111,10 @@ def test_rebuilt_states_are_those_of_a_training_that_stores_every_step(
         assert (record["storage"], record["nearest_stored_step"], record["parent"]) == ("virtual", nearest, parent)
 
 
-def test_one_replay_serves_all_steps_that_are_wanted_and_two_processes_give_the_same(
+def test_one_replay_serves_all_steps_that_are_wanted_and_a_process_that_is_ahead_waits(
     reference: Path, rebuilt: Path, tmp_path: Path
 ) -> None:
-    done = rebuild(reference, tmp_path / "cache", 9, 6, processes=2)
+    done = rebuild(reference, tmp_path / "cache", 9, 6, processes=2, before=SLOWLY)
     assert done.stderr.count("rebuild mobilellm: ") == 1
     ours, theirs = files(tmp_path / "cache"), files(rebuilt)
     assert ours.items() <= theirs.items()
@@ -264,26 +276,38 @@ def test_damage_on_the_way_is_found_and_nothing_is_handed_over(
     assert folders(tmp_path / "cache") == []
 
 
-def test_a_full_disk_is_said_and_leaves_nothing(
-    reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from trainer import rebuild as rebuilding
-
-    monkeypatch.setenv(CACHE, str(tmp_path / "cache"))
-    state = virtual(reference, 6)
-    weights = ck.read_tensors(state.nearest.file(ck.WEIGHTS))
-    moments = ck.read_tensors(state.nearest.file(ck.OPTIMIZER))
-
-    def full(number: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(EverystepError, match=r"model\.safetensors: the disk is full"):
-        rebuilding.keep(state.place, state.nearest.record, state.nearest.spec, weights, moments)  # type: ignore[arg-type]
-    assert list_files(tmp_path / "cache") == []
-    assert folders(tmp_path / "cache") == []
+FULL = """
+mount -t tmpfs -o size=1m tmpfs "$1" || exit 77
+cache=$1
+shift
+"$@"
+echo "code $?"
+find "$cache" -name "*step*"
+"""
 
 
+def test_a_disk_that_gets_full_is_said_and_nothing_half_written_is_left(reference: Path, tmp_path: Path) -> None:
+    """Room for one state, of 0.7 MB, and not for the second."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = [sys.executable, "-B", "-c", REBUILD, str(reference), "6", "9"]
+    done = run(
+        tmp_path,
+        *["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", FULL, "sh", str(disk), *command],
+        check=False,
+        PYTHONPATH=str(ROOT),
+        EVERYSTEP_PROCESSES="1",
+        **{CACHE: str(disk)},
+    )
+    if done.returncode == 77 or done.stderr.startswith("unshare:"):
+        pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")
+    code, *left = done.stdout.split()[1:]
+    assert code == "2" and [path.rpartition("/")[2] for path in left] == ["step000006-tokens4608"]
+    assert "the disk is full; free some room and run the same command again" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.long
 def test_a_kill_leaves_no_state_that_is_not_whole(reference: Path, rebuilt: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     os.environ[CACHE], before = str(cache), os.environ.get(CACHE)
@@ -303,6 +327,7 @@ def test_a_kill_leaves_no_state_that_is_not_whole(reference: Path, rebuilt: Path
     assert files(cache) == files(rebuilt)
 
 
+@pytest.mark.long
 def test_two_at_once_rebuild_once(reference: Path, rebuilt: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     command = [sys.executable, "-c", REBUILD, str(reference), "6", "9"]

@@ -105,6 +105,7 @@ class Window:
         after = np.append(np.cumprod(self._decays[:0:-1])[::-1], 1.0)[: self.num_steps]
         return float((self._moves * after).sum())
 
+    @np.errstate(over="ignore", invalid="ignore")
     def weights(
         self, name: str, start: Floats, end: Floats, published: Literal["F32", "BF16", "F16"] = "F32"
     ) -> Violation | None:
@@ -127,6 +128,7 @@ class Window:
             worst = _worse(worst, "weight", name, start.shape, piece, moved, allowed)
         return worst
 
+    @np.errstate(over="ignore", invalid="ignore")
     def moments(self, name: str, start: Moments | None, end: Moments) -> Violation | None:
         """The moment of one tensor that is farthest beyond its bound, (5) or (6), if one is; `start` None: zero."""
         optimizer, n = self.optimizer, self.num_steps
@@ -137,6 +139,8 @@ class Window:
         start = start or Moments(np.zeros_like(end.first), np.zeros_like(end.second))
         worst: Violation | None = None
         for piece, (m, v, m_end, v_end) in _pieces(*start, *end):
+            if _surely_fit(m, v, m_end, v_end, optimizer.beta1**n, optimizer.beta2**n, ratio * (1 - 8 * U)):
+                continue
             m, v, m_end, v_end = (x.astype(np.float64) for x in (m, v, m_end, v_end))
             least = beta2 * v - tiny2
             worst = _worse(worst, "second moment", name, end.first.shape, piece, v_end, least)
@@ -162,6 +166,13 @@ def _pieces(*tensors: Floats) -> Iterator[tuple[int, list[Floats]]]:
     flat = [tensor.reshape(-1) for tensor in tensors]
     for first in range(0, flat[0].size, PIECE):
         yield first, [tensor[first : first + PIECE] for tensor in flat]
+
+
+def _surely_fit(m: Floats, v: Floats, m_end: Floats, v_end: Floats, beta1: float, beta2: float, ratio: float) -> bool:
+    """Whether all moments are within their bounds by float32 arithmetic, whose own error is below what those allow."""
+    moved = m_end - np.float32(beta1) * m
+    grown = v_end - np.float32(beta2) * v
+    return bool((moved * moved <= np.float32(ratio) * grown).all())
 
 
 def _worse(

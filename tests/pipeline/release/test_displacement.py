@@ -34,10 +34,13 @@ Arrays = NDArray[np.float64]
 
 @pytest.fixture(scope="module", params=[False, True], ids=["native", "portable"], autouse=True)
 def portable(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Each numerics class has an update of its own."""
+    """Each numerics class has an update of its own. One thread: tensors are small, and threads wait for one another."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("trainer.matmul._portable", request.param)
         yield
+    torch.set_num_threads(threads)
 
 
 class Model(torch.nn.Module):

@@ -6,7 +6,7 @@ can show, and from which distance on, is measured in `docs/audit.md`.
 
 from collections.abc import Iterator
 from functools import cache
-from typing import Any
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -76,3 +76,79 @@ def test_no_recipe_gives_a_false_alarm_on_real_gradients(name: str) -> None:
     optimizer = Optimizer(**recipe.optimizer.model_dump(exclude={"clip_norm"}))
     for start, end in ((0, 1), (1, 2), (2, 8), (0, 8), (7, 8)):
         assert found_between(optimizer, rates[start:end], start, (states[start], states[end])) == []
+
+
+@cache
+def series(seed: int) -> dict[int, State]:
+    """The stored states of the demo's mobilellm, made tiny, until the end of its warm-up."""
+    recipe, _ = load_recipe("mobilellm", ROOT)
+    states = trained("mobilellm", recipe.optimizer, demo_rates(), seed)
+    return {step: states[step] for step in STORED}
+
+
+def ours() -> Optimizer:
+    recipe, _ = load_recipe("mobilellm", ROOT)
+    return Optimizer(**recipe.optimizer.model_dump(exclude={"clip_norm"}))
+
+
+@cache
+def demo_rates() -> list[float]:
+    schedule: ScheduleSection = load_recipe("mobilellm", ROOT)[0].schedule
+    return [learning_rate(schedule, step, 4) for step in range(1, STORED[-1] + 1)]
+
+
+def blend(ours: Tensors, theirs: Tensors, share: float) -> Tensors:
+    return {name: ours[name] + np.float32(share) * (theirs[name] - ours[name]) for name in ours}
+
+
+def spliced(kind: str, step: int, draw: np.random.Generator) -> tuple[Tensors, set[str]]:
+    """Weights for `step` that no training made, and the tensors that are not ours."""
+    ours, theirs = series(1)[step][0], series(2)[step][0]
+    if kind == "another seed":
+        return theirs, {name for name in ours if not np.array_equal(ours[name], theirs[name])}
+    if kind == "another step":
+        other = series(1)[int(draw.choice([one for one in STORED if one != step]))][0]
+        return other, {*ours}
+    if kind.startswith("interpolation"):
+        mixed = blend(ours, theirs, float(kind.split()[1]))
+        return mixed, {name for name in ours if not np.array_equal(ours[name], mixed[name])}
+    if kind == "one tensor":
+        name = str(draw.choice([name for name in ours if ours[name].ndim > 1]))
+        return ours | {name: theirs[name]}, {name}
+    sigma = float(kind.split()[1]) * np.std(ours["embedding.weight"])
+    noise = {name: np.float32(sigma) * draw.standard_normal(t.shape).astype(np.float32) for name, t in ours.items()}
+    return {name: t + noise[name] for name, t in ours.items()}, {*ours}
+
+
+KINDS = ["another seed", "another step", "interpolation 0.03", "interpolation 0.1", "one tensor", "noise 0.1", "noise 3"]
+
+
+@pytest.mark.parametrize("number", range(100))
+def test_a_splice_is_found_by_tensor_and_no_other_tensor_is(number: int) -> None:
+    """At the steps of the demo's schedule up to 8; farther apart, see the table in `docs/audit.md`."""
+    draw = np.random.default_rng(number)
+    kind, place = KINDS[number % len(KINDS)], int(draw.integers(1, len(STORED) - 1))
+    weights, foreign = spliced(kind, STORED[place], draw)
+    found: set[str] = set()
+    states = series(1) | {STORED[place]: (weights, series(1)[STORED[place]][1])}
+    for start, end in pairwise(STORED[place - 1 : place + 2]):
+        violations = found_between(ours(), demo_rates()[start:end], start, (states[start], states[end]))
+        found |= {violation.tensor for violation in violations}
+    assert found and found <= foreign
+
+
+def test_nothing_is_found_in_the_training_itself() -> None:
+    states = series(1)
+    for start, end in pairwise(STORED):
+        assert found_between(ours(), demo_rates()[start:end], start, (states[start], states[end])) == []
+
+
+def test_moments_of_another_seed_do_not_fit() -> None:
+    """Whole states are spliced: weights and moments that belong together."""
+    for place in range(1, len(STORED) - 1):
+        states = series(1) | {STORED[place]: (series(1)[STORED[place]][0], series(2)[STORED[place]][1])}
+        kinds = set()
+        for start, end in pairwise(STORED[place - 1 : place + 2]):
+            violations = found_between(ours(), demo_rates()[start:end], start, (states[start], states[end]))
+            kinds |= {violation.kind for violation in violations}
+        assert kinds & {"first moment", "second moment"}

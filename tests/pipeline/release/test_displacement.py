@@ -15,14 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.release.displacement import HALF_ULP, Moments, Optimizer, Window, update_bounds, violations
 from pipeline.base.yaml import load_yaml
 from pipeline.formats.manifests import RecipeParameters
+from pipeline.release.displacement import HALF_ULP, Moments, Optimizer, Window, update_bounds, violations
 from pipeline.release.rates import learning_rates, wrong_rate
 from tests.project import ROOT
-from tests.trainer.tiny import tiny_spec
-from trainer.model import Decoder, initialize
-from trainer.optimizer import AdamW, FlatParameters, block_norms, clip_factor, learning_rate
+from trainer.optimizer import AdamW, FlatParameters, learning_rate
 from trainer.recipe import OptimizerSection, load_recipe
 
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
@@ -172,7 +170,9 @@ def test_a_second_moment_falls_no_faster_than_its_decay() -> None:
     zero = np.zeros_like(some)
     kept = Moments(zero, some * np.float32(0.95**3))
     assert window.moments("w", Moments(zero, some), kept) is None
-    found = window.moments("w", Moments(zero, some), kept._replace(second=kept.second * np.float32([[1, 1], [1, 0.99]])))
+    found = window.moments(
+        "w", Moments(zero, some), kept._replace(second=kept.second * np.float32([[1, 1], [1, 0.99]]))
+    )
     assert found and (found.kind, found.tensor, found.element) == ("second moment", "w", (1, 1))
     assert str(found).startswith("the second moment of w[1, 1] is 8.4880")
 

@@ -68,7 +68,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_gguf(folder / f"{name}.gguf", model.spec, dump_tensors(model), tokenizer, {"general.name": name})
         save_ours(model, folder / f"{name}.npz")
     subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
-    python, environment = folder / "venv" / "bin" / "python", os.environ | {"CMAKE_ARGS": BUILD}
+    python, environment = str(folder / "venv" / "bin" / "python"), os.environ | {"CMAKE_ARGS": BUILD}
     install = [python, "-m", "pip", "--quiet", "install", SOURCE]
     subprocess.run(install, env=environment, check=True)
     subprocess.run([python, "-c", LOADER, folder, json.dumps(PROMPT)], env=isolated(), check=True)

@@ -42,7 +42,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
     python = folder / "venv" / "bin" / "python"
     subprocess.run([python, "-m", "pip", "--quiet", "install", *PACKAGES], check=True)
-    arguments = [str(NUM_TOKENS), json.dumps(PROMPT), *(folder / name for name in FAMILIES)]
+    arguments = [str(NUM_TOKENS), json.dumps(PROMPT), *(str(folder / name) for name in FAMILIES)]
     alone = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     subprocess.run([python, "-c", LOADER, *arguments], env=alone, check=True)
     return folder

@@ -33,7 +33,9 @@ def specs(draw: st.DrawFn) -> ModelSpec:
             head_width=head_width,
             ffn_width=draw(st.integers(1, 9)),
             qk_norm=form == "openelm",
-            **({"norm": "layer", "activation": "gelu", "bias": True} if form == "gpt_neox" else {}),
+            norm="layer" if form == "gpt_neox" else "rms",
+            activation="gelu" if form == "gpt_neox" else "swiglu",
+            bias=form == "gpt_neox",
         )
 
     layers = [layer() for _ in range(depth)] if form == "openelm" else [layer()] * depth

@@ -350,8 +350,9 @@ def digest(
     if as_json:
         print(json.dumps(asdict(found)))
     else:
-        _say(f"{found.weights_digest}  {found.model} {found.revision or '(a mean)'}")
-        note("same as everystep.json says" if same else f"differs: everystep.json says {found.promised}")
+        what = f"{found.model} {found.revision}" if found.revision else f"a mean of {found.model}"
+        _say(f"{'same' if same else 'differs'}: the weights in {folder} {'are' if same else 'are not'} those of {what}")
+        _say(found.weights_digest if same else f"{found.weights_digest}, and everystep.json says {found.promised}")
     sys.exit(0 if same else 1)
 
 

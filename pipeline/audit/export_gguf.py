@@ -9,6 +9,7 @@ out. What it cannot hold is refused with the reason.
 """
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -69,7 +70,7 @@ def write_gguf(
     """Write a model and its tokenizer; `about` are texts that llama.cpp prints when it loads the file."""
     from gguf import GGUFWriter, LlamaFileType
 
-    if out.exists():
+    if os.path.lexists(out):
         raise EverystepError(f"{out}: already exists; name a new file")
     twin, origin = unrolled(spec)
     plain = {name: tensors[origin[name]] for name in tensor_shapes(twin)}

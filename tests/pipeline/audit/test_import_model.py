@@ -132,6 +132,13 @@ def test_the_command_finds_the_digest_of_record_in_a_pulled_folder(folder: Path)
     assert json.loads(everystep("digest", folder, "--json").out)["weights_digest"] == digest
 
 
+def test_a_copy_of_links_as_in_the_hubs_cache_is_read(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "snapshot").mkdir()
+    for path in folder.iterdir():
+        (tmp_path / "snapshot" / path.name).symlink_to(path)
+    assert everystep("digest", tmp_path / "snapshot").code == 0
+
+
 def test_one_flipped_bit_is_another_digest(folder: Path) -> None:
     tensors = safetensors.numpy.load_file(folder / "model.safetensors")
     tensors["model.norm.weight"][3] += 1

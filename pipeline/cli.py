@@ -448,8 +448,9 @@ def digest(
     if as_json:
         print(json.dumps(asdict(found)))
     else:
-        _say(f"{found.weights_digest}  {found.model} {found.revision or '(a mean)'}")
-        note("same as everystep.json says" if same else f"differs: everystep.json says {found.promised}")
+        what = f"{found.model} {found.revision}" if found.revision else f"a mean of {found.model}"
+        _say(f"{'same' if same else 'differs'}: the weights in {folder} {'are' if same else 'are not'} those of {what}")
+        _say(found.weights_digest if same else f"{found.weights_digest}, and everystep.json says {found.promised}")
     sys.exit(0 if same else 1)
 
 
@@ -527,7 +528,7 @@ def sample(
 
 @export.callback()
 def _export() -> None:
-    """Write the rows of a release in the layouts of other trainers."""
+    """Write checkpoints and rows of a release as files for other programs."""
 
 
 @export.command("tokens")
@@ -563,6 +564,27 @@ def export_tokens(
             f"the trainers of Amber and MobiLlama read it with TRAIN_EXAMPLES_PER_CHUNK = {done.rows // done.files}, "
             f"N_CHUNKS = {done.files}"
         )
+
+
+@export.command("gguf")
+def export_gguf(
+    address: Address,
+    out: Annotated[Path, typer.Option(help="File to create.")],
+    model: OnlyModel = None,
+    step: Annotated[int | None, typer.Option(help="Step of a stored checkpoint (default: the last).")] = None,
+    dtype: Annotated[Literal["f32", "f16"], typer.Option(help="Numbers of the matrices.")] = "f32",
+    follow_links: FollowLinks = False,
+) -> None:
+    """Write one verified checkpoint, with its tokenizer, as a GGUF file for llama.cpp."""
+    if not find_spec("gguf"):
+        raise EverystepError(f"export gguf: needs the package gguf; {how_to_install('gguf')}")
+    from pipeline.audit.export_gguf import export_gguf as write_gguf
+
+    release = _open_release(address, follow_links)
+    model = model or _only_model(release)
+    state = release.state(model, max(release.states(model)) if step is None else step)
+    write_gguf(release, state, out, dtype)
+    _say(f"{out}: {model} {state.entry.revision}, {dtype}, {out.stat().st_size / 1e6:,.1f} MB")
 
 
 @app.command()

@@ -87,7 +87,11 @@ def _publish_model(
     repository.create()
     branches = repository.branches()
     states = list(release.states(name).values())
-    metadata = {"datasets": [dataset], "languages": gather(release, release.manifest(Coverage)).languages}
+    metadata = {
+        "repository": repository.name,
+        "datasets": [dataset],
+        "languages": gather(release, release.manifest(Coverage)).languages,
+    }
     with progress(f"publish {name}", len(states), "checkpoints") as advance:
         for state in states:
             with _model_folder(release, state, about | metadata) as files:

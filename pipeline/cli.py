@@ -26,7 +26,7 @@ from pipeline.base.errors import EverystepError, how_to_install
 if TYPE_CHECKING:
     from pipeline.audit.show import Summary
     from pipeline.release.facts import SourceFacts
-    from pipeline.release.release import Release
+    from pipeline.release.release import Release, State
 
 app = typer.Typer(
     help="Rebuild, publish and prove open language models.",
@@ -49,9 +49,11 @@ def _require_utf8(text: str | None) -> str | None:
     return text
 
 
-Address = Annotated[Path, typer.Argument(help="Folder of a release.")]
-Trained = Annotated[Path, typer.Argument(help="Folder of a release, or of a project with trained models.")]
-Folder = Annotated[Path, typer.Argument(help="Folder of a project or a release.")]
+Address = Annotated[str, typer.Argument(help="Folder or address of a release.")]
+Trained = Annotated[
+    str, typer.Argument(help="Folder or address of a release, or folder of a project with trained models.")
+]
+Folder = Annotated[str, typer.Argument(help="Folder or address of a release, or folder of a project.")]
 Model = Annotated[str, typer.Option(help="Name of a model; `everystep show` lists them.", callback=_require_utf8)]
 OnlyModel = Annotated[
     str | None,
@@ -108,7 +110,7 @@ def show(address: Address, follow_links: FollowLinks = False, as_json: Json = Fa
 
 @app.command()
 def duplicates(
-    folder: Folder = Path(),
+    folder: Folder = ".",
     id: Annotated[
         str | None, typer.Option(help="Id of one removed document, to compare it.", callback=_require_utf8)
     ] = None,
@@ -143,7 +145,7 @@ def duplicates(
 
 @app.command("personal-data")
 def personal_data(
-    folder: Folder = Path(),
+    folder: Folder = ".",
     largest: Annotated[int, typer.Option(min=1, help="Number of documents to show.")] = 20,
     follow_links: FollowLinks = False,
     as_json: Json = False,
@@ -169,7 +171,8 @@ def _show_facts(facts: "Summary") -> None:
     from pipeline.release.card import listed, percent
 
     rows = facts.rows
-    _say(f"{facts.name} {facts.version}: {facts.files:,} files, {facts.bytes / 1e6:,.1f} MB")
+    size = "" if facts.bytes is None else f", {facts.bytes / 1e6:,.1f} MB"
+    _say(f"{facts.name} {facts.version}: {facts.files:,} files{size}")
     _say(f"rows: {rows.train:,} to train on, {rows.read:,} of them read; {rows.validation:,} held out\n")
     _table(
         ["model", "parameters", "tokens", "rows read", "checkpoints", "validation loss", "bits per byte", "numerics"],
@@ -185,6 +188,18 @@ def _show_facts(facts: "Summary") -> None:
                 model.numerics,
             ]
             for model in facts.models
+        ],
+    )
+    _table(
+        ["model", "states", "stored", "virtual", "bytes stored", "of all raw", "share"],
+        [
+            [
+                states.model,
+                *map(_number, (states.stored + states.virtual, states.stored, states.virtual)),
+                *map(_number, (states.bytes_stored, states.bytes_raw)),
+                percent(states.bytes_stored / states.bytes_raw),
+            ]
+            for states in facts.states
         ],
     )
     _table(
@@ -231,7 +246,9 @@ def _number(number: int) -> str:
 
 
 @app.command()
-def recipes(folder: Folder = Path(), as_json: Json = False) -> None:
+def recipes(
+    folder: Annotated[Path, typer.Argument(help="Folder of a project or a release.")] = Path(), as_json: Json = False
+) -> None:
     """List recipes with their size, tokens and checkpoints."""
     from dataclasses import asdict
 
@@ -312,9 +329,12 @@ def pull(
     out: Annotated[Path, typer.Option(help="Folder to create; several checkpoints get a folder each inside it.")],
     model: OnlyModel = None,
     step: Annotated[
-        list[int] | None, typer.Option(help="Step of a stored checkpoint; may be repeated (default: the last).")
+        list[int] | None, typer.Option(help="Step of a checkpoint; may be repeated (default: the last).")
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Every checkpoint of the model.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Every stored checkpoint of the model.")] = False,
+    virtual: Annotated[
+        bool, typer.Option("--virtual", help="With --all, the virtual ones too: the training is repeated.")
+    ] = False,
     follow_links: FollowLinks = False,
 ) -> None:
     """Write verified checkpoints as folders that transformers loads."""
@@ -322,40 +342,76 @@ def pull(
 
     if everything and step:
         raise EverystepError("pull: give either --step or --all")
+    if virtual and not everything:
+        raise EverystepError("pull: --virtual adds to --all; a single virtual checkpoint is pulled by its --step")
     release = _open_release(address, follow_links)
     model = model or _only_model(release)
     stored = list(release.states(model))
     steps = stored if everything else sorted({*step}) if step else stored[-1:]
+    if virtual:
+        steps = sorted([*steps, *release.model(model).virtual_steps()])
     several = everything or len(steps) > 1
-    states = {f"step{each}" if several else ".": release.state(model, each) for each in steps}
+    found = _with_bytes(release, release.states_at(model, steps))
+    states = {f"step{step}" if several else ".": state for step, state in found.items()}
     pull_checkpoints(release, states, out)
     for name, state in states.items():
-        _say(f"{out / name}: {model} {state.entry.revision}" + ("" if several else f"; {_how_to_load(out)}"))
+        _say(f"{out / name}: {model} {state.revision}" + ("" if several else f"; {_how_to_load(out)}"))
     if several:
         _say(_how_to_load(out / list(states)[-1]))
 
 
 @app.command()
+def digest(
+    folder: Annotated[Path, typer.Argument(help="Folder that `pull` or `average` wrote, or a copy of it from a hub.")],
+    as_json: Json = False,
+) -> None:
+    """Compute the digest of record from the weights in a pulled folder, and compare it with its `everystep.json`."""
+    from dataclasses import asdict
+
+    from pipeline.audit.import_model import digest_folder
+
+    found = digest_folder(folder)
+    same = found.weights_digest == found.promised
+    if as_json:
+        print(json.dumps(asdict(found)))
+    else:
+        _say(f"{found.weights_digest}  {found.model} {found.revision or '(a mean)'}")
+        note("same as everystep.json says" if same else f"differs: everystep.json says {found.promised}")
+    sys.exit(0 if same else 1)
+
+
+@app.command()
 def average(
     address: Address,
-    last: Annotated[int, typer.Option(min=2, help="Number of checkpoints to average, counted from the last.")],
     out: Annotated[Path, typer.Option(help="Folder to create.")],
+    last: Annotated[
+        int | None, typer.Option(min=2, help="Number of stored checkpoints to average, counted from the last.")
+    ] = None,
+    step: Annotated[
+        list[int] | None, typer.Option(help="Step of a checkpoint to average instead; give it twice at least.")
+    ] = None,
     model: OnlyModel = None,
     follow_links: FollowLinks = False,
 ) -> None:
-    """Write the mean of a model's last checkpoints, as `pull` does."""
+    """Write the mean of a model's last checkpoints, or of chosen ones, as `pull` does."""
     from pipeline.audit.average import average as average_checkpoints
 
+    if (last is None) == (not step) or (step and len({*step}) < 2):
+        raise EverystepError("average: give either --last, or --step twice at least")
     release = _open_release(address, follow_links)
     model = model or _only_model(release)
-    trained = [state for step, state in release.states(model).items() if step > 0]
-    if last > len(trained):
+    trained = [each for each in release.states(model) if each > 0]
+    if last is not None and last > len(trained):
         raise EverystepError(
             f"--last {last}: {model} has {len(trained)} checkpoints after step 0, which is untrained: "
-            f"{', '.join(str(state.entry.step) for state in trained)}"
+            f"{', '.join(map(str, trained))}"
         )
-    average_checkpoints(release, trained[-last:], out)
-    revisions = ", ".join(state.entry.revision for state in trained[-last:])
+    steps = sorted({*step}) if step else trained[-last:] if last else []
+    if 0 in steps:
+        raise EverystepError("--step 0: is untrained; average later steps")
+    states = [*_with_bytes(release, release.states_at(model, steps)).values()]
+    average_checkpoints(release, states, out)
+    revisions = ", ".join(state.revision for state in states)
     _say(f"{out}: {model}, mean of {revisions}; {_how_to_load(out)}")
 
 
@@ -363,7 +419,7 @@ def average(
 def sample(
     address: Trained,
     model: Model,
-    step: Annotated[int | None, typer.Option(help="Step of a stored checkpoint (default: the last).")] = None,
+    step: Annotated[int | None, typer.Option(help="Step of a checkpoint (default: the last).")] = None,
     prompt: Annotated[
         str, typer.Option(help="Text to continue (default: start a new document).", callback=_require_utf8)
     ] = "",
@@ -383,7 +439,8 @@ def sample(
     from trainer.sample import sample as continue_text
 
     release = Release.open(address, follow_links)
-    state = release.state(model, max(release.states(model)) if step is None else step)
+    step = max(release.states(model)) if step is None else step
+    state = _with_bytes(release, release.states_at(model, [step]))[step]
     request = Request(prompt=prompt, tokens=tokens, temperature=temperature, top_k=top_k, seed=seed)
     show = (lambda piece: None) if as_json else _show_text
     answer = continue_text(state, request, show)
@@ -475,7 +532,7 @@ def trace(
 def replay(
     address: Trained,
     model: Model,
-    start: Annotated[int, typer.Option("--from", help="Step of a stored checkpoint to start from.")],
+    start: Annotated[int, typer.Option("--from", help="Step of a checkpoint to start from.")],
     stop: Annotated[int, typer.Option("--to", help="Step to train to.")],
     as_json: Json = False,
 ) -> None:
@@ -486,8 +543,10 @@ def replay(
     from pipeline.release.release import Release
     from trainer.replay import replay as replay_stretch
 
+    release = Release.open(address)
+    _with_bytes(release, release.states_at(model, [start]))
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # processes talk over sockets
-    outcome = replay_stretch(Release.open(address), model, start, stop)
+    outcome = replay_stretch(release, model, start, stop)
     if as_json:
         print(json.dumps(asdict(outcome)))
     elif outcome.first_difference is None:
@@ -497,12 +556,86 @@ def replay(
     sys.exit(0 if outcome.first_difference is None else 1)
 
 
-def _require_torch(command: str) -> None:
+@app.command()
+def publish(
+    address: Annotated[
+        Path, typer.Argument(metavar="RELEASE", help="Folder of a release, in the project that built it.")
+    ],
+    to: Annotated[str, typer.Option(help="Folder, s3://BUCKET/PATH, or hf://OWNER/NAME.")],
+    key: Annotated[Path | None, typer.Option(help="Private key to sign with (default: it is signed already).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check a release, upload it, and compare every byte with what the store then has.
+
+    Nothing goes out unless each checkpoint is the one that was trained, its validation loss comes out again, the
+    licences are allowed, the project is committed, and commit and lock are signed. Run again, it goes on.
+    """
+    _require_torch("publish")
+    from dataclasses import asdict
+
+    from pipeline.base.errors import Differs
+    from pipeline.publish.hub import publish_to_hub
+    from pipeline.publish.refusals import committed, refusals
+    from pipeline.publish.upload import publish as upload
+    from pipeline.release.release import Release
+    from pipeline.stores.address import open_store
+    from trainer.probe import probe
+
+    release = _open_release(str(address), follow_links=False)
+    if key is not None:
+        from pipeline.signing.keys import read_private
+        from pipeline.signing.sign import sign
+
+        sign(release, read_private(key, _ask_passphrase), committed(release))
+    faults = list(refusals(release))
+    if not faults:
+        faults = [fault for model in release.models() for fault in probe(release, model)]
+    if faults:
+        lines = [*faults[:20], *([f"... and {len(faults) - 20} more"] if len(faults) > 20 else [])]
+        raise Differs("\n".join([*lines, "nothing was published"]))
+    if to.startswith("hf://"):
+        on_hub = publish_to_hub(release, to)
+        if as_json:
+            print(json.dumps(asdict(on_hub)))
+            return
+        _say(
+            f"{to}: published {release.name} {release.version} in {len(on_hub.repositories)} repositories, "
+            f"{on_hub.revisions} checkpoints, {on_hub.commits} commits; the Hub was asked for {on_hub.compared:,} files"
+        )
+        return
+    done = upload(Release.open(str(address)), open_store(to))
+    if as_json:
+        print(json.dumps(asdict(done)))
+        return
+    _say(
+        f"{to}: published {release.name} {release.version}, {done.files:,} files, {done.bytes / 1e6:,.1f} MB; "
+        f"{done.uploaded:,} were uploaded, {done.told:,} compared with the store's own SHA-256, "
+        f"{done.read_back:,} read back"
+    )
+    _say(f"sha256 of release.json: {done.root_sha256}")
+
+
+def _require_torch(what: str) -> None:
     if not find_spec("torch"):
-        raise EverystepError(f"{command}: needs torch, which a reader's installation lacks; {how_to_install('train')}")
+        raise EverystepError(f"{what}: needs torch, which a reader's installation lacks; {how_to_install('train')}")
 
 
-def _open_release(address: Path, follow_links: bool) -> "Release":
+def _with_bytes(release: "Release", states: "dict[int, State]") -> "dict[int, State]":
+    """Give back these states of one model, once the virtual ones among them are rebuilt or found in the cache."""
+    from pipeline.release.release import Virtual
+
+    missing = [state for state in states.values() if isinstance(state, Virtual) and not state.is_rebuilt()]
+    if missing:
+        _require_torch(f"step {missing[0].step} is virtual; rebuilding it")
+        from trainer.rebuild import rebuild
+
+        on_pipe = signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # processes talk over sockets
+        rebuild(release, missing)
+        signal.signal(signal.SIGPIPE, on_pipe)
+    return states
+
+
+def _open_release(address: str, follow_links: bool) -> "Release":
     """Open a release; a project, or a release that has lost its root manifest, is refused."""
     from pipeline.release.release import Release
 
@@ -516,7 +649,7 @@ def _open_release(address: Path, follow_links: bool) -> "Release":
 def _only_model(release: "Release") -> str:
     names = release.models()
     if len(names) != 1:
-        raise EverystepError(f"--model: name one of {', '.join(names)}, the models of {release.folder}")
+        raise EverystepError(f"--model: name one of {', '.join(names)}, the models of {release.address}")
     return names[0]
 
 

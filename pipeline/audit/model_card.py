@@ -47,11 +47,22 @@ def model_card(about: dict[str, Json], context: int, *, remote_code: bool) -> st
     return CARD.format(
         license_tag=json.dumps(about["license"].lower()),
         title=f"{about['model']}, " + (f"mean of steps {steps}" if "mean_of" in about else f"step {steps}"),
-        origin=f"From the release {release}, against which `everystep` checked every byte before it wrote this folder.",
+        origin=_origin(about, release),
         rows="\n".join(f"| {name} | {value} |" for name, value in rows),
         remote=", trust_remote_code=True" if remote_code else "",
         context=f"{context:,}",
     )
+
+
+def _origin(about: dict[str, Json], release: str) -> str:
+    """Where the bytes are from, and what they were compared with."""
+    if about.get("storage") == "virtual":
+        return (
+            f"From the release {release}, which stores step {about['nearest_stored_step']} and, of this step, the "
+            "digest of its weights. `everystep` repeated the training from there, and compared every step with the "
+            "log and the weights with their digest before it wrote this folder."
+        )
+    return f"From the release {release}, against which `everystep` checked every byte before it wrote this folder."
 
 
 def _code(text: str) -> str:

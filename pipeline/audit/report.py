@@ -49,7 +49,7 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         return {"verified": not self.faults and not self.links, **asdict(self)}
 
-    def lines(self, release: Path) -> Iterator[str]:
+    def lines(self, release: str | Path) -> Iterator[str]:
         """Yield the lines that a person reads; long lists are shortened."""
         yield from self.faults[:SHOWN]
         yield from _more(self.faults[SHOWN:])

@@ -19,6 +19,7 @@ from pipeline.base.parquet import batches, damage_named, open_parquet
 from pipeline.base.paths import REMOVALS_FILE, SPLITS, TOKENS
 from pipeline.base.suggest import CANDIDATES, NAMED, did_you_mean
 from pipeline.formats.bounds import MAX_PASSES, MAX_READS
+from pipeline.formats.index_groups import documents_of_rows
 from pipeline.formats.manifests import Checkpoint, Tokens, path_of
 from pipeline.formats.order import rows_of_step, steps_of_rows
 from pipeline.formats.rows import IDS_AT_ONCE, DocumentIndex
@@ -63,7 +64,14 @@ def trace_step(release: Release, model: str, step: int) -> list[dict[str, Any]]:
             f"--step {step}: {model} was trained for {training.steps} steps; give 1 to {training.steps}"
         )
     rows = rows_of_step(step - 1, training.global_batch, training.rows, training.seed)
-    documents = _index(release, "train").documents_of_rows(rows.tolist())
+    tokens = release.manifest(Tokens)
+    groups = tokens.shard("train_index").groups
+    if groups is None:
+        raise EverystepError(
+            f"{release.folder / path_of(Tokens)}: outputs.train_index: has no digests of its row groups"
+        )
+    with release.window(_index_path("train")) as window:
+        documents = documents_of_rows(window, groups, tokens.width, training.rows, rows.tolist())
     return [{"sample": sample, **asdict(span)} for sample, spans in enumerate(documents) for span in spans]
 
 

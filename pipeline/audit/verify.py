@@ -16,8 +16,9 @@ import re
 import stat
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from pipeline.audit.agreement import disagreements
 from pipeline.audit.chain import chain_faults
@@ -39,6 +40,8 @@ from pipeline.formats.release import (
 )
 from pipeline.release.code import refuse_foreign_code
 from pipeline.release.release import Release
+from pipeline.stores.address import is_remote
+from pipeline.stores.store import Missing
 
 State = tuple[int, ...]
 
@@ -60,8 +63,58 @@ class _Reading:
         return sorted({ROOT, SUMS, *self.root.files})
 
 
-def verify(release: Path, follow_links: bool = False) -> Report:
-    """Everything in the release that differs from what it promises, and everything beside it."""
+def verify(address: str | Path, follow_links: bool = False) -> Report:
+    """Everything in the release that differs from what it promises, and everything beside it.
+
+    A release that is elsewhere comes to this machine first, but for what is right in the cache.
+    """
+    if not is_remote(address):
+        return _verify_folder(Path(str(address).removeprefix("file://")), follow_links)
+    release = Release.open(address)
+    beside = _fetch_all(release)
+    report = _verify_folder(release.folder, follow_links=False)
+    return replace(
+        report,
+        faults=[
+            *beside.faults,
+            *(fault for fault in report.faults if fault.partition(": ")[0] not in beside.unfetched),
+        ],
+        others=[path for path in beside.others if not is_left_by_tools(path)],
+        left_by_tools=[path for path in beside.others if is_left_by_tools(path)],
+    )
+
+
+class _Beside(NamedTuple):
+    """What a store has beside a release, and what it could not give."""
+
+    faults: list[str]
+    unfetched: set[str]
+    others: list[str]
+
+
+def _fetch_all(release: Release) -> _Beside:
+    """Bring every promised file of a remote release, the signatures too where the store can list them."""
+    assert release.mirror
+    listed = release.mirror.store.list()
+    signatures = [path for path in listed or {} if path.startswith(f"{SIGNATURES}/")]
+    found = _Beside([], set(), [])
+    wanted = [SUMS, *signatures, *sorted(release.files)]
+    with progress("fetch", len(wanted), "files") as advance:
+        for path in wanted:
+            try:
+                release.mirror.fetch(path, release.files.get(path))
+            except Missing:
+                found.faults.append(f"{path}: missing")
+                found.unfetched.add(path)
+            except EverystepError as error:
+                found.faults.append(f"{path}: {error}")
+                found.unfetched.add(path)
+            advance(1, path)
+    found.others.extend(sorted((listed or {}).keys() - {ROOT, *wanted}))
+    return found
+
+
+def _verify_folder(release: Path, follow_links: bool) -> Report:
     began = time.monotonic()
     try:
         content = release_root(release, follow_links)

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.base.errors import Differs, EverystepError
 from pipeline.base.files import read_small, sha256_file
 from pipeline.formats.bounds import (
+    MAX_CHECKPOINTS,
     MAX_CONTEXT,
     MAX_GLOBAL_BATCH,
     MAX_ROWS,
@@ -28,7 +29,7 @@ from pipeline.formats.lines import Shard
 from pipeline.formats.stages import BY_NAME, manifest_path, output_folder
 from pipeline.formats.typed import Count, Counts, Declared, Sha256, TensorsDigest, Typed
 
-FORMAT = "everystep/manifest/2"
+FORMAT = "everystep/manifest/3"
 Bits = Annotated[float, Field(ge=0)]
 Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 RowCount = Annotated[int, Field(ge=0, le=MAX_ROWS)]
@@ -51,7 +52,7 @@ class Manifest(Typed):
     shipped: ClassVar[tuple[str, ...]] = ()
     """Outputs whose files a release holds."""
 
-    format: Literal["everystep/manifest/2"]
+    format: Literal["everystep/manifest/3"]
     """Version of this form."""
     stage: str
     """Name of the stage."""
@@ -446,8 +447,8 @@ class Checkpoint(Typed):
     """Digest of the whole state."""
     parent: TensorsDigest | None
     """State digest of the checkpoint before it."""
-    storage: Literal["stored"]
-    """Whether its bytes are in the release."""
+    storage: Literal["stored", "virtual"]
+    """`stored`: in the release. A manifest lists no others."""
 
     @classmethod
     def of_record(cls, record: Record) -> "Checkpoint":
@@ -481,6 +482,42 @@ class Trained(Manifest):
     dropped_rows: RowCount | None = None
     """Of these, rows that no step reads."""
 
+    @field_validator("checkpoints")
+    @classmethod
+    def _stored(cls, checkpoints: list[Checkpoint]) -> list[Checkpoint]:
+        for entry in checkpoints:
+            if entry.storage != "stored":
+                raise ValueError(f"{entry.revision}: storage is {entry.storage}; a release lists what it stores")
+        return checkpoints
+
+    @property
+    def stored_steps(self) -> list[int]:
+        """Steps of its stored states, ascending."""
+        return sorted(entry.step for entry in self.checkpoints)
+
+    def is_virtual(self, step: int) -> bool:
+        """Whether the state at `step` is virtual: the log has the digest of its weights, and it is not stored."""
+        stored = self.stored_steps
+        return (
+            stored[0] < step <= self.parameters.schedule.steps
+            and step % self.parameters.digest_every == 0
+            and step not in stored
+        )
+
+    def virtual_steps(self) -> list[int]:
+        """Steps of its virtual states, ascending; more than `MAX_CHECKPOINTS` are refused."""
+        if self.num_virtual > MAX_CHECKPOINTS:
+            raise EverystepError(f"{self.of}: {self.num_virtual} virtual states; at most {MAX_CHECKPOINTS} at a time")
+        every, steps = self.parameters.digest_every, self.parameters.schedule.steps
+        return [step for step in range(every, steps + 1, every) if self.is_virtual(step)]
+
+    @property
+    def num_virtual(self) -> int:
+        """Number of its virtual states."""
+        every, stored = self.parameters.digest_every, self.stored_steps
+        due = self.parameters.schedule.steps // every - stored[0] // every
+        return due - sum(step % every == 0 for step in stored[1:])
+
 
 class Result(Typed):
     """A checkpoint on the held-out rows: a line of `evaluation.jsonl`."""
@@ -497,6 +534,15 @@ class Result(Typed):
     """The same per byte of text, in bits."""
 
 
+class EvaluateParameters(Declared):
+    """The section `evaluate` of `params.yaml`."""
+
+    rows: Annotated[int, Field(ge=1)]
+    """Held-out rows that are read."""
+    micro_batch: Annotated[int, Field(ge=1)]
+    """Rows that are read at once."""
+
+
 class Evaluated(Manifest):
     """Validation loss and bits per byte of every checkpoint of a model."""
 
@@ -504,6 +550,7 @@ class Evaluated(Manifest):
 
     stage: Literal["evaluate"]
     of: str
+    parameters: EvaluateParameters
     tokenizer_sha256: Sha256
     """SHA-256 of the tokenizer whose bytes were counted."""
     targets: Count

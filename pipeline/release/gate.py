@@ -15,7 +15,7 @@ from pipeline.base.yaml import load_yaml
 from pipeline.formats import checkpoints as ck
 from pipeline.formats import log
 from pipeline.formats.manifests import Trained
-from pipeline.release.release import Release, State
+from pipeline.release.release import Release, Stored
 
 
 def check_model(release: Release, name: str) -> list[ck.Record]:
@@ -36,7 +36,7 @@ def check_model(release: Release, name: str) -> list[ck.Record]:
     return records
 
 
-def _check_files(state: State, manifest: Trained) -> None:
+def _check_files(state: Stored, manifest: Trained) -> None:
     """The tensors are those of the record, the description is that of the manifest."""
     for name in (ck.WEIGHTS, ck.OPTIMIZER):
         file = state.file(name)
@@ -46,7 +46,7 @@ def _check_files(state: State, manifest: Trained) -> None:
     _require(state.config == manifest.model, f"{config}: is not the model of the manifest")
 
 
-def _check_record(state: State, logged: log.Entry | None, before: list[ck.Record]) -> None:
+def _check_record(state: Stored, logged: log.Entry | None, before: list[ck.Record]) -> None:
     """One record against itself, the log and the records before it."""
     where, record = state.release.folder / state.folder, state.record
     _require(

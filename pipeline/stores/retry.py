@@ -15,8 +15,10 @@ def with_retries(
     first_wait_seconds: float,
     reached: Callable[[], int] = lambda: 0,
     progress: int = 1,
+    wait: Callable[[Exception], float | None] = lambda error: None,
 ) -> Answer:
-    """Call `attempt` again after a transient error; each wait is twice the one before.
+    """Call `attempt` again after a transient error; each wait is twice the one before, or what `wait` says that the
+    other side asks for.
 
     `reached` says how far the attempts have come; an attempt that comes `progress` further starts the count again. The
     last error is raised.
@@ -32,4 +34,5 @@ def with_retries(
             failures = 1 if reached() >= before + progress else failures + 1
             if failures == ATTEMPTS:
                 raise
-            time.sleep(first_wait_seconds * 2 ** (failures - 1))
+            asked = wait(error)
+            time.sleep(first_wait_seconds * 2 ** (failures - 1) if asked is None else asked)

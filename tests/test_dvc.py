@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tests.imports import ROOT
 from tests.project import MODELS, SOURCES, commit, repro, run
 from tests.releases import everystep
 from tests.servers.web import serve_folder
+from tests.sessions import blocks
 
 STAGES: dict[str, Any] = load_yaml(ROOT / "dvc.yaml")["stages"]
 PER_SOURCE, PER_MODEL = ("fetch", "extract", "filter"), ("train", "evaluate")
@@ -290,6 +292,15 @@ def test_the_file_system_of_dvc_lists_a_checkpoint_and_reads_a_range(published: 
     with files.open(weights) as file:
         file.seek(1000)
         assert file.read(24) == content[1000:1024]
+
+
+def test_python_of_the_docs_reads_a_range(published: Path, tmp_path: Path) -> None:
+    (block,) = blocks((ROOT / "docs/reproduce.md").read_text(), "python dvc")
+    code = block.text.replace("REPOSITORY", published.as_uri()).replace("REVISION", "main")
+    code = code.replace("runs/mobilellm/step000064-tokens65536", CHECKPOINT)
+    listed, header = run(tmp_path, sys.executable, "-c", code).stdout.splitlines()
+    assert f"{CHECKPOINT}/record.json" in listed
+    assert header.startswith('{"__metadata__":')
 
 
 def test_a_static_web_server_hands_out_one_checkpoint_and_nothing_else(

@@ -22,6 +22,7 @@ import typer
 from pipeline.base.columns import table
 from pipeline.base.console import exit_codes, note, printable
 from pipeline.base.errors import EverystepError, how_to_install
+from pipeline.base.files import read_small
 
 if TYPE_CHECKING:
     from pipeline.audit.show import Summary
@@ -36,6 +37,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 export = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+keys = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 
 def _require_utf8(text: str | None) -> str | None:
@@ -64,6 +66,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for p
 
 
 app.add_typer(export, name="export")
+app.add_typer(keys, name="keys")
 
 
 def _print_version(wanted: bool) -> None:
@@ -305,22 +308,92 @@ def init(
 
 
 @app.command()
-def verify(address: Address, follow_links: FollowLinks = False, as_json: Json = False) -> None:
-    """Recompute every digest of a release and report what differs.
+def verify(
+    address: Address,
+    key: Annotated[
+        list[Path] | None, typer.Option(help="Public key of somebody who must have signed; may be repeated.")
+    ] = None,
+    follow_links: FollowLinks = False,
+    as_json: Json = False,
+) -> None:
+    """Recompute every digest of a release and report what differs, who signed it, and what is only their word.
 
     Exit codes: 0, every byte is what the release promises; 1, a file is changed, missing or unreadable; 2, misuse;
     3, every promised byte is right, but there are other files; 4, there are links in place of files, not followed.
     What Git, the Hub's client and file managers leave in a folder changes no exit code.
     """
     from pipeline.audit.verify import verify as check_release
+    from pipeline.signing.keys import key_id, read_public
 
-    report = check_release(address, follow_links)
+    pinned = {key_id(public): public for public in map(read_public, key or [])}
+    report = check_release(address, follow_links, pinned)
     if as_json:
         print(json.dumps(report.to_json()))
     else:
         for line in report.lines(address):
             print(printable(line, keep=""))  # a fault is one line, whatever a name contains
     sys.exit(report.exit_code)
+
+
+@app.command()
+def sign(
+    address: Address,
+    key: Annotated[Path, typer.Option(help="Private key, as `everystep keys new` writes it.")],
+    commit: Annotated[
+        str | None, typer.Option(help="Commit of the project that built the release, for the statements.")
+    ] = None,
+    passphrase_file: Annotated[
+        Path | None, typer.Option(help="File with the passphrase of the key (default: ask, if it has one).")
+    ] = None,
+) -> None:
+    """Verify a release and sign it: every byte, and what went into data and models and came out."""
+    from pipeline.audit.verify import verify as check_release
+    from pipeline.release.release import Release
+    from pipeline.signing.keys import key_id, read_private
+    from pipeline.signing.sign import sign as sign_release
+    from pipeline.signing.statements import checked_commit
+
+    if commit is not None:
+        checked_commit(commit)
+    private = read_private(key, lambda: _passphrase(passphrase_file, confirm=False))
+    report = check_release(address)
+    if report.exit_code:
+        for line in report.lines(address):
+            note(line)
+        note("error: not signed, because of the above")
+        sys.exit(report.exit_code)
+    files = sign_release(Release.open(address), private, commit)
+    _say(f"{address}: signed by {key_id(private.public_key())}, {len(files)} files below {Path(files[0]).parent}")
+
+
+@keys.callback()
+def _keys() -> None:
+    """Make the keys that sign releases."""
+
+
+@keys.command("new")
+def keys_new(
+    out: Annotated[Path, typer.Option(help="Folder to create, for the two keys.")],
+    passphrase: Annotated[bool, typer.Option("--passphrase", help="Ask for a passphrase for the private key.")] = False,
+    passphrase_file: Annotated[Path | None, typer.Option(help="File with the passphrase, without asking.")] = None,
+) -> None:
+    """Make a pair of keys: private.pem, which only you can read, and public.pem, for readers."""
+    from pipeline.signing.keys import PRIVATE, PUBLIC, new_keys
+
+    protected = passphrase or passphrase_file is not None
+    made = new_keys(out, _passphrase(passphrase_file, confirm=True) if protected else None)
+    _say(f"{out}: key {made}")
+    _say(f"sign with {out / PRIVATE}, and keep it secret; give readers {out / PUBLIC}, where they trust you")
+
+
+def _passphrase(file: Path | None, confirm: bool) -> bytes:
+    """The passphrase in the first line of a file, or from the terminal."""
+    if file is not None:
+        return read_small(file).partition(b"\n")[0].removesuffix(b"\r")
+    if not sys.stdin.isatty():
+        raise EverystepError("the key has a passphrase: name the file that holds it with --passphrase-file")
+    typed: str = typer.prompt("passphrase", hide_input=True, confirmation_prompt=confirm, err=True)
+    return typed.encode()
 
 
 @app.command()
@@ -375,8 +448,9 @@ def digest(
     if as_json:
         print(json.dumps(asdict(found)))
     else:
-        _say(f"{found.weights_digest}  {found.model} {found.revision or '(a mean)'}")
-        note("same as everystep.json says" if same else f"differs: everystep.json says {found.promised}")
+        what = f"{found.model} {found.revision}" if found.revision else f"a mean of {found.model}"
+        _say(f"{'same' if same else 'differs'}: the weights in {folder} {'are' if same else 'are not'} those of {what}")
+        _say(found.weights_digest if same else f"{found.weights_digest}, and everystep.json says {found.promised}")
     sys.exit(0 if same else 1)
 
 
@@ -454,7 +528,7 @@ def sample(
 
 @export.callback()
 def _export() -> None:
-    """Write the rows of a release in the layouts of other trainers."""
+    """Write checkpoints and rows of a release as files for other programs."""
 
 
 @export.command("tokens")
@@ -490,6 +564,27 @@ def export_tokens(
             f"the trainers of Amber and MobiLlama read it with TRAIN_EXAMPLES_PER_CHUNK = {done.rows // done.files}, "
             f"N_CHUNKS = {done.files}"
         )
+
+
+@export.command("gguf")
+def export_gguf(
+    address: Address,
+    out: Annotated[Path, typer.Option(help="File to create.")],
+    model: OnlyModel = None,
+    step: Annotated[int | None, typer.Option(help="Step of a stored checkpoint (default: the last).")] = None,
+    dtype: Annotated[Literal["f32", "f16"], typer.Option(help="Numbers of the matrices.")] = "f32",
+    follow_links: FollowLinks = False,
+) -> None:
+    """Write one verified checkpoint, with its tokenizer, as a GGUF file for llama.cpp."""
+    if not find_spec("gguf"):
+        raise EverystepError(f"export gguf: needs the package gguf; {how_to_install('gguf')}")
+    from pipeline.audit.export_gguf import export_gguf as write_gguf
+
+    release = _open_release(address, follow_links)
+    model = model or _only_model(release)
+    state = release.state(model, max(release.states(model)) if step is None else step)
+    write_gguf(release, state, out, dtype)
+    _say(f"{out}: {model} {state.entry.revision}, {dtype}, {out.stat().st_size / 1e6:,.1f} MB")
 
 
 @app.command()
@@ -575,21 +670,21 @@ def publish(
 
     from pipeline.base.errors import Differs
     from pipeline.publish.hub import publish_to_hub
-    from pipeline.publish.refusals import committed, refusals
+    from pipeline.publish.refusals import committed, refusals, unsigned
     from pipeline.publish.upload import publish as upload
-    from pipeline.release.release import Release
+    from pipeline.signing.keys import read_private
+    from pipeline.signing.sign import sign as sign_release
     from pipeline.stores.address import open_store
     from trainer.probe import probe
 
     release = _open_release(str(address), follow_links=False)
-    if key is not None:
-        from pipeline.signing.keys import read_private
-        from pipeline.signing.sign import sign
-
-        sign(release, read_private(key, _ask_passphrase), committed(release))
     faults = list(refusals(release))
     if not faults:
         faults = [fault for model in release.models() for fault in probe(release, model)]
+    if not faults:
+        if key is not None:
+            sign_release(release, read_private(key, lambda: _passphrase(None, confirm=False)), committed(release))
+        faults = list(unsigned(release))
     if faults:
         lines = [*faults[:20], *([f"... and {len(faults) - 20} more"] if len(faults) > 20 else [])]
         raise Differs("\n".join([*lines, "nothing was published"]))
@@ -603,7 +698,7 @@ def publish(
             f"{on_hub.revisions} checkpoints, {on_hub.commits} commits; the Hub was asked for {on_hub.compared:,} files"
         )
         return
-    done = upload(Release.open(str(address)), open_store(to))
+    done = upload(release, open_store(to))
     if as_json:
         print(json.dumps(asdict(done)))
         return

@@ -19,7 +19,14 @@ ALLOWED = {
     "pipeline.blocks": {"pipeline.base", "pipeline.formats"},
     "pipeline.executor": {"pipeline.base"},
     "pipeline.release": {"pipeline.base", "pipeline.formats", "pipeline.stores"},
-    "pipeline.audit": {"pipeline.base", "pipeline.formats", "pipeline.release", "pipeline.stores"},
+    "pipeline.signing": {"pipeline.base", "pipeline.formats", "pipeline.release"},
+    "pipeline.audit": {
+        "pipeline.base",
+        "pipeline.formats",
+        "pipeline.stores",
+        "pipeline.release",
+        "pipeline.signing",
+    },
     "pipeline.stages": {
         "pipeline.base",
         "pipeline.formats",

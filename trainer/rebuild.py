@@ -17,12 +17,15 @@ from pipeline.base.files import TEMPORARY_SUFFIX, new_folder
 from pipeline.base.locks import in_turn
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.digests import tensors_digest
+from pipeline.formats.model import ModelSpec
 from pipeline.release import rebuilt
 from pipeline.release.release import Release, Stored, Virtual
+from trainer import numerics
 from trainer.launch import launch
 from trainer.replay import Course, course, retrace
 
 if TYPE_CHECKING:
+    from trainer.checkpoint import Tensors
     from trainer.parallel import World
 
 Wanted = dict[int, tuple[Path, ck.Record]]
@@ -38,6 +41,7 @@ def rebuild(release: Release, states: Sequence[Virtual]) -> None:
     if not states:
         return
     model, folder = states[0].model, states[0].place.parent
+    numerics.prepare(release.model(model).numerics.name)  # may restart this program, so it comes before the lock
     with in_turn(folder / "lock", f"{model}: another process rebuilds its states; waiting for it") as everywhere:
         missing = [state for state in states if not state.is_rebuilt()]
         if not missing:
@@ -68,11 +72,10 @@ def _sweep(folder: Path) -> None:
 
 def _rebuild(world: "World", course: Course, wanted: Wanted) -> None:
     """Rebuild in one process among its peers; the first of them writes."""
-    from trainer.checkpoint import write_state
     from trainer.loop import Trainer
 
     trainer = Trainer(world, course.recipe, course.spec, course.data)
-    numerics = ck.Numerics.from_json(trainer.numerics(), "numerics")
+    about = ck.Numerics.from_json(trainer.numerics(), "numerics")
     for entry, fault in retrace(trainer, course, "rebuild"):
         if fault is not None:
             lost = ", ".join(str(step) for step in sorted(wanted) if step >= entry.step)
@@ -85,7 +88,14 @@ def _rebuild(world: "World", course: Course, wanted: Wanted) -> None:
         weights, moments = trainer.state()
         if world.rank == 0:
             place, nearest = wanted[entry.step]
-            record = rebuilt.record_of(entry, nearest, tensors_digest(moments), numerics)
-            shutil.rmtree(place, ignore_errors=True)  # a damaged one
-            with new_folder(place) as scratch:
-                write_state(scratch, record, course.spec, weights, moments)
+            record = rebuilt.record_of(entry, nearest, tensors_digest(moments), about)
+            keep(place, record, course.spec, weights, moments)
+
+
+def keep(place: Path, record: ck.Record, spec: ModelSpec, weights: "Tensors", moments: "Tensors") -> None:
+    """Write a state into the cache, whole or not at all; a damaged one there makes room."""
+    from trainer.checkpoint import write_state
+
+    shutil.rmtree(place, ignore_errors=True)
+    with new_folder(place) as scratch:
+        write_state(scratch, record, spec, weights, moments)

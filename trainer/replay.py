@@ -121,11 +121,12 @@ def retrace(trainer: "Trainer", course: Course, title: str) -> Iterator[tuple[lo
 def _entries(release: Release, model: str, stretches: Sequence[tuple[State, int]]) -> dict[int, log.Entry]:
     """Read the log of the stretches, which must have an entry for every step."""
     path = release.file(RUNS / model / log.JSONL)
-    wanted = {step for state, stop in stretches for step in range(state.step + 1, stop + 1)}
-    entries = {entry.step: entry for entry in log.read(path) if entry.step in wanted}
-    for step in sorted(wanted):
-        if step not in entries:
-            raise Differs(f"{path}: has no entry for step {step}")
+    wanted = [range(state.step + 1, stop + 1) for state, stop in stretches]
+    entries = {entry.step: entry for entry in log.read(path) if any(entry.step in steps for steps in wanted)}
+    for steps in wanted:
+        for step in steps:
+            if step not in entries:
+                raise Differs(f"{path}: has no entry for step {step}")
     return entries
 
 
@@ -155,7 +156,7 @@ def _own_rows(release: Release, recipe: Recipe, spec: ModelSpec, memory: Path, s
     data = own_rows(release.folder, recipe, spec, release.manifest(Tokens), memory)
     needed = sorted({shard for part in steps for shard in data.shards_of_steps(part.start, part.stop)})
     rows = data.open()
-    with progress(f"replay {recipe.name}: rows", len(needed), "shards") as advance:
+    with progress(f"{recipe.name}: rows", len(needed), "shards") as advance:
         for shard in needed:
             path = f"{recipe.data.folder}/{data.shards[shard].path}"
             file = release.file(path)

@@ -9,6 +9,7 @@ out. What it cannot hold is refused with the reason.
 """
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -69,7 +70,7 @@ def write_gguf(
     """Write a model and its tokenizer; `about` are texts that llama.cpp prints when it loads the file."""
     from gguf import GGUFWriter, LlamaFileType
 
-    if out.exists():
+    if os.path.lexists(out):
         raise EverystepError(f"{out}: already exists; name a new file")
     twin, origin = unrolled(spec)
     plain = {name: tensors[origin[name]] for name in tensor_shapes(twin)}
@@ -156,10 +157,10 @@ def _add_tokenizer(writer: Any, spec: ModelSpec, tokenizer_json: Path) -> None:
     tree: Json = json.loads(portable_tokenizer(tokenizer_json))
     with well_shaped(tokenizer_json):
         splits = {key: tree["pre_tokenizer"].get(key) for key in SPLIT_LIKE_GPT_2}
-        if splits != SPLIT_LIKE_GPT_2 or tree["normalizer"] is not None:
+        if splits != SPLIT_LIKE_GPT_2 or tree.get("normalizer") or tree.get("post_processor"):
             raise EverystepError(
                 f"{tokenizer_json}: llama.cpp has no rule that splits text as this tokenizer does; known is GPT-2's, "
-                "which is byte-level with its pattern, without a normalizer and without a blank added in front"
+                "which is byte-level with its pattern, without a normalizer, an added blank or added tokens"
             )
         texts = {number: (token, TokenType.NORMAL) for token, number in tree["model"]["vocab"].items()}
         for added in tree["added_tokens"]:

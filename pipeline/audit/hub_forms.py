@@ -89,8 +89,11 @@ def split_rows(spec: ModelSpec, tensors: Tensors) -> dict[str, Array]:
     parted: dict[str, Array] = {}
     for name, tensor in tensors.items():
         names = parts_of(name)
-        ends = np.cumsum(rows_of(spec.layers[int(name.split(".")[1])], names))[:-1] if len(names) > 1 else []
-        parted |= dict(zip(names, np.split(tensor, ends) if len(names) > 1 else [tensor], strict=True))
+        if len(names) == 1:
+            parted[name] = tensor
+            continue
+        ends = np.cumsum(rows_of(spec.layers[int(name.split(".")[1])], names))[:-1]
+        parted |= dict(zip(names, np.split(tensor, ends), strict=True))
     return parted
 
 
@@ -142,8 +145,10 @@ def _as_it_is(spec: ModelSpec, tensors: Tensors) -> dict[str, Array]:
     return dict(tensors)
 
 
-FUSED = {"attention.query_key_value": ("attention.query", "attention.key", "attention.value")}
-FUSED |= {"ffn.gate_up": ("ffn.gate", "ffn.up")}
+FUSED: dict[str, tuple[str, ...]] = {
+    "attention.query_key_value": ("attention.query", "attention.key", "attention.value"),
+    "ffn.gate_up": ("ffn.gate", "ffn.up"),
+}
 
 LLAMA = Form(
     name="llama",

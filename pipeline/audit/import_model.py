@@ -105,7 +105,8 @@ def _same_bytes(one: Array, other: Array) -> bool:
 def _require_config(folder: Path, spec: ModelSpec, tensors: Tensors) -> None:
     """`config.json` must say what the description says. The end token is the tokenizer's, not the model's."""
     said = _read_json(folder / CONFIG)
-    expected = hub_config(spec, tensors["embedding.weight"].dtype.name, said.get("eos_token_id"))
+    end: Json = said.get("eos_token_id")
+    expected = hub_config(spec, tensors["embedding.weight"].dtype.name, end)
     if wrong := sorted(key for key, value in expected.items() if canonical(said.get(key)) != canonical(value)):
         raise Differs(f"{folder / CONFIG}: not what the description in {ABOUT} gives: {_listed(wrong)}")
 

@@ -9,7 +9,7 @@ license: {license_tag}
 library_name: transformers
 pipeline_tag: text-generation
 tags: [everystep, reproducible]
----
+{metadata}---
 # {title}
 
 {origin}
@@ -21,8 +21,8 @@ tags: [everystep, reproducible]
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained("."{remote})
-tokenizer = AutoTokenizer.from_pretrained("."{remote})
+model = AutoModelForCausalLM.from_pretrained({place}{remote})
+tokenizer = AutoTokenizer.from_pretrained({place}{remote})
 ```
 
 Needs transformers 4.48 or newer. Inputs have at most {context} tokens; there is no begin token, and texts end with
@@ -46,9 +46,11 @@ def model_card(about: dict[str, Json], context: int, *, remote_code: bool) -> st
     steps = " and ".join(str(state["step"]) for state in states)
     return CARD.format(
         license_tag=json.dumps(about["license"].lower()),
+        metadata=_metadata(about),
         title=f"{about['model']}, " + (f"mean of steps {steps}" if "mean_of" in about else f"step {steps}"),
         origin=_origin(about, release),
         rows="\n".join(f"| {name} | {value} |" for name, value in rows),
+        place=_place(about),
         remote=", trust_remote_code=True" if remote_code else "",
         context=f"{context:,}",
     )
@@ -63,6 +65,18 @@ def _origin(about: dict[str, Json], release: str) -> str:
             "log and the weights with their digest before it wrote this folder."
         )
     return f"From the release {release}, against which `everystep` checked every byte before it wrote this folder."
+
+
+def _place(about: dict[str, Json]) -> str:
+    """What names the folder for its reader: itself, or a repository of the Hub and a revision."""
+    repository = about.get("repository")
+    return f'{json.dumps(repository)}, revision="{about["revision"]}"' if repository else '"."'
+
+
+def _metadata(about: dict[str, Json]) -> str:
+    """What a hub asks for besides, of a folder that goes there: the data set of its rows, and their languages."""
+    keys = {"datasets": about.get("datasets"), "language": about.get("languages")}
+    return "".join(f"{key}: {json.dumps(values)}\n" for key, values in keys.items() if values)
 
 
 def _code(text: str) -> str:

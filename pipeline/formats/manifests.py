@@ -413,8 +413,37 @@ class DataParameters(Declared):
 class ScheduleParameters(Declared):
     """The section `schedule` of a recipe."""
 
+    shape: Literal["cosine", "cosine-clipped", "wsd"]
+    """How the rate falls."""
+    start: Annotated[float, Field(ge=0)]
+    """Rate before the first update."""
+    peak: Annotated[float, Field(ge=0)]
+    """Highest rate."""
+    peak_batch: Annotated[int, Field(ge=1, le=MAX_GLOBAL_BATCH)] | None
+    """Rows of a step for which the peak is given; null: any."""
+    floor: Annotated[float, Field(ge=0)]
+    """Lowest rate after the warm-up, as a share of the peak."""
+    warmup_steps: Annotated[int, Field(ge=0, le=MAX_STEPS)]
+    """Updates until the peak."""
+    decay_steps: Steps
+    """Updates from the peak to the floor."""
     steps: Steps
     """Updates of the training."""
+
+
+class OptimizerParameters(Declared):
+    """The section `optimizer` of a recipe."""
+
+    beta1: Annotated[float, Field(gt=0, lt=1)]
+    """Decay of the first moment in a step."""
+    beta2: Annotated[float, Field(gt=0, lt=1)]
+    """Decay of the second moment in a step."""
+    epsilon: Annotated[float, Field(gt=0)]
+    """What is added to the root of the second moment."""
+    weight_decay: Annotated[float, Field(ge=0)]
+    """Decay of a weight in a step, times the learning rate."""
+    decay: Literal["matrices", "all"]
+    """What it acts on."""
 
 
 class RecipeParameters(Declared):
@@ -426,6 +455,8 @@ class RecipeParameters(Declared):
     """Steps from one digest of all weights in the log to the next."""
     data: DataParameters
     """What is read."""
+    optimizer: OptimizerParameters
+    """How a gradient moves the weights."""
     schedule: ScheduleParameters
     """How long and at which rates."""
 

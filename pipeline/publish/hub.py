@@ -67,14 +67,15 @@ def publish_to_hub(release: Release, address: str) -> OnHub:
     dataset.create()
     dataset.refuse_another(files, tag)
     about = {"release_address": f"hf://datasets/{where.repository}@{tag}", "root_sha256": sha256_file(files[ROOT])}
-    root = files.pop(ROOT)
-    dataset.commit(MAIN, files, f"{release.name} {release.version}, but for its root manifest", keep=False)
-    dataset.compare(MAIN, files)
+    but_root = {path: file for path, file in files.items() if path != ROOT}
+    if not dataset.holds(MAIN, files):
+        dataset.commit(MAIN, but_root, f"{release.name} {release.version}, but for its root manifest", keep=False)
+        dataset.compare(MAIN, but_root)
     revisions = 0
     for name, repository in models.items():
         revisions += _publish_model(repository, release, name, about, where.repository, tag)
-    dataset.commit(MAIN, {ROOT: root}, f"{release.name} {release.version}")
-    dataset.compare(MAIN, {**files, ROOT: root})
+    dataset.commit(MAIN, files, f"{release.name} {release.version}")
+    dataset.compare(MAIN, files)
     dataset.tag(tag)
     return OnHub([where.repository, *(model.name for model in models.values())], revisions, hub.commits, hub.compared)
 
@@ -86,7 +87,11 @@ def _publish_model(
     repository.create()
     branches = repository.branches()
     states = list(release.states(name).values())
-    metadata = {"datasets": [dataset], "languages": gather(release, release.manifest(Coverage)).languages}
+    metadata = {
+        "repository": repository.name,
+        "datasets": [dataset],
+        "languages": gather(release, release.manifest(Coverage)).languages,
+    }
     with progress(f"publish {name}", len(states), "checkpoints") as advance:
         for state in states:
             with _model_folder(release, state, about | metadata) as files:
@@ -213,12 +218,14 @@ class _Repository:
                 head = self._commit(branch, some, message, parent=head, gone=gone)
             gone = []
 
+    def holds(self, revision: str, files: Files) -> bool:
+        """Whether a revision has exactly these files."""
+        return not self._wrong(revision, files)
+
     def compare(self, revision: str, files: Files) -> None:
         """Ask the Hub for every file of a revision, and for no other."""
-        there = self._tree(revision)
         self._hub.compared += len(files)
-        others = sorted(there.keys() - files.keys() - {*LEFT_BY_HUB})
-        wrong = [*self._differing(files, there), *others]
+        wrong = self._wrong(revision, files)
         if wrong:
             raise Differs(
                 f"{self._place(revision)}: the Hub has other bytes at {wrong[0]} than were sent, or the file of "
@@ -286,6 +293,10 @@ class _Repository:
             return list(self._hub.api.list_repo_tree(**self._about, recursive=True, revision=revision))
 
         return {entry.path: entry for entry in self._hub.ask(attempt) if isinstance(entry, RepoFile)}
+
+    def _wrong(self, revision: str, files: Files) -> list[str]:
+        there = self._tree(revision)
+        return [*self._differing(files, there), *sorted(there.keys() - files.keys() - {*LEFT_BY_HUB})]
 
     def _differing(self, files: Files, there: Mapping[str, Any]) -> list[str]:
         return [path for path, file in sorted(files.items()) if not self._is_there(path, file, there)]

@@ -7,8 +7,8 @@ allowed, that the project it was built from is committed as it is, and that comm
 
 import hashlib
 from collections.abc import Iterator
-from pathlib import Path
 
+from pipeline.audit.signed import DATA
 from pipeline.audit.verify import verify
 from pipeline.base.errors import EverystepError
 from pipeline.base.paths import MANIFESTS, TOKENIZER
@@ -34,7 +34,28 @@ def refusals(release: Release) -> Iterator[str]:
         return  # what follows reads these files
     yield from _licenses(release)
     yield from _vocabularies(release)
-    yield from _commit(release)
+    try:
+        committed(release)
+    except EverystepError as error:
+        yield str(error)
+
+
+def unsigned(release: Release) -> Iterator[str]:
+    """Why the signatures do not say what a publication needs: one signer of every byte, and of data and all models
+    with the commit that the project is at."""
+    report = verify(release.folder)
+    yield from report.faults
+    signatures, commit, every = report.signatures, committed(release), {DATA, *release.models()}
+    if report.faults or signatures is None:
+        return
+    if not signatures.signers:
+        yield f"{release.folder / SIGNATURES}: nobody has signed; give --key, or run `everystep sign`"
+        return
+    for signer in signatures.signers:
+        named = {claim.about for claim in signatures.claims if claim.key == signer.key and claim.commit == commit}
+        if named >= every:
+            return
+    yield f"{release.folder / SIGNATURES}: nobody has signed data and models with commit {commit}; sign again"
 
 
 def committed(release: Release) -> str:
@@ -81,29 +102,3 @@ def _vocabularies(release: Release) -> Iterator[str]:
         for entry in model.checkpoints:
             if entry.tokens != entry.step * in_a_step:
                 yield f"{model.path}: {entry.revision}: step {entry.step} of {in_a_step} tokens is another number"
-
-
-def _commit(release: Release) -> Iterator[str]:
-    """The project is committed, and somebody signed this commit and this lock."""
-    try:
-        commit = committed(release)
-    except EverystepError as error:
-        yield str(error)
-        return
-    yield from _unsigned(release, commit)
-
-
-def _unsigned(release: Release, commit: str) -> Iterator[str]:
-    from pipeline.signing.statements import signed_commits
-
-    signed = signed_commits(release)
-    if not signed:
-        yield f"{release.folder / SIGNATURES}: nobody has signed; give --key, or run `everystep sign`"
-    elif commit not in signed.values():
-        who = ", ".join(f"{key[:12]} signed {said or 'no commit'}" for key, said in signed.items())
-        yield f"{release.folder / SIGNATURES}: nobody has signed commit {commit} ({who}); sign again with --commit"
-
-
-def project_of(release: Release) -> Path:
-    """The folder of the project that a release was built in."""
-    return release.folder.resolve().parent

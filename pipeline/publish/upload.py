@@ -6,9 +6,11 @@ last, after the store itself was asked for every other byte; a reader without it
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from pipeline.base.console import progress
 from pipeline.base.errors import Differs, EverystepError
@@ -18,6 +20,10 @@ from pipeline.release.release import Release
 from pipeline.stores.download import FIRST_WAIT_SECONDS, is_broken
 from pipeline.stores.retry import with_retries
 from pipeline.stores.store import Listed, Missing, Store, StoreFailed, Taken
+
+AT_ONCE = 8
+"""Files that are on their way at a time."""
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -43,17 +49,19 @@ def publish(release: Release, store: Store) -> Published:
     there = store.list() or {}
     if ROOT in there and _sha256(store, ROOT) != sha256[ROOT]:
         raise _of_another(store, ROOT)
-    uploaded = 0
+
+    def put(path: str) -> bool:
+        return path not in there and _put(store, path, files[path], sha256[path])
+
     total = sum(file.stat().st_size for file in files.values())
     with progress("publish", total, "bytes") as advance:
-        for path, file in files.items():
-            if path != ROOT and path not in there:
-                uploaded += _put(store, path, file, sha256[path])
-            if path != ROOT:
-                advance(file.stat().st_size, path)
+        uploaded = int(put(SUMS))
+        rest = [path for path in files if path not in (SUMS, ROOT)]
+        for path, is_new in zip(rest, _at_once(put, rest), strict=True):
+            uploaded += is_new
+            advance(files[path].stat().st_size, path)
     told, read_back = _compare(store, {path: digest for path, digest in sha256.items() if path != ROOT}, files)
-    if ROOT not in there:
-        uploaded += _put(store, ROOT, files[ROOT], sha256[ROOT])
+    uploaded += put(ROOT)
     if _sha256(store, ROOT) != sha256[ROOT]:
         raise Differs(f"{store.address}/{ROOT}: is not what was stored; remove it there and run the command again")
     return Published(store.address, len(files), total, uploaded, told, read_back + 1, sha256[ROOT])
@@ -80,20 +88,31 @@ def _put(store: Store, path: str, file: Path, sha256: str) -> bool:
 
 def _compare(store: Store, sha256: dict[str, str], files: dict[str, Path]) -> tuple[int, int]:
     """Ask the store for every file: its own SHA-256 where it keeps one, else the bytes."""
-    listed = store.list()
-    told = read_back = 0
+    listed = store.list() or {}
+    told = {path: about.sha256 for path, about in listed.items() if about.sha256 and path in sha256}
+
+    def find(path: str) -> str:
+        return told.get(path) or _sha256(store, path)
+
     with progress("compare", sum(files[path].stat().st_size for path in sha256), "bytes") as advance:
-        for path, digest in sha256.items():
-            about = (listed or {}).get(path, Listed(-1, None))
-            found = about.sha256 if about.sha256 else _sha256(store, path)
-            told, read_back = told + bool(about.sha256), read_back + (not about.sha256)
-            if found != digest or (listed is not None and about.bytes != files[path].stat().st_size):
+        for path, found in zip(sha256, _at_once(find, sha256), strict=True):
+            size = files[path].stat().st_size
+            if found != sha256[path] or listed.get(path, Listed(size, None)).bytes != size:
                 raise Differs(
                     f"{store.address}/{path}: the store has other bytes than were sent, or the file of another "
                     "publication; remove it there and run the command again"
                 )
-            advance(files[path].stat().st_size, path)
-    return told, read_back
+            advance(size, path)
+    return len(told), len(sha256) - len(told)
+
+
+def _at_once(question: Callable[[str], Result], paths: Iterable[str]) -> Iterator[Result]:
+    """Ask a store about several files at a time; the answers come in order. After an error nothing new begins."""
+    threads = ThreadPoolExecutor(AT_ONCE)
+    try:
+        yield from threads.map(question, paths)
+    finally:
+        threads.shutdown(cancel_futures=True)
 
 
 def _sha256(store: Store, path: str) -> str:

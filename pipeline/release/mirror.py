@@ -19,7 +19,7 @@ from pipeline.base.files import MAX_SMALL_BYTES, TEMPORARY_SUFFIX, atomic_writer
 from pipeline.base.locks import in_turn
 from pipeline.base.paths import cache_folder
 from pipeline.formats.canonical import parse
-from pipeline.formats.release import ROOT, SUMS, ListedFile, content_digest
+from pipeline.formats.release import ROOT, ListedFile, content_digest
 from pipeline.stores.address import open_store
 from pipeline.stores.download import download, is_broken
 from pipeline.stores.retry import with_retries
@@ -28,8 +28,8 @@ from pipeline.stores.store import Answer, Missing, Store
 ABOUT, HUB = "everystep.json", "hf://"
 MAX_BYTES = 1 << 44
 FIRST_WAIT_SECONDS = 0.5
-SHOWN_BYTES = 4 << 20
-"""A file that is shorter moves without a line on the terminal."""
+LARGE = (".safetensors", ".zst", ".parquet")
+"""Endings of files whose way here is shown."""
 
 
 def fetch_small(store: Store, path: str) -> bytes:
@@ -82,12 +82,12 @@ class Mirror:
         if not (self.folder / ROOT).is_file() or (self.folder / ROOT).read_bytes() != self.root:
             write_bytes(self.folder / ROOT, self.root)
 
-    def fetch(self, path: str, promised: ListedFile | None) -> Path:
+    def fetch(self, path: str, promised: ListedFile | None, quiet: bool = False) -> Path:
         """The local path of a file, fetched unless it is here. Null promises nothing: as `SHA256SUMS`, it is compared
         with nothing, and is fetched each time."""
         file = safe_join(self.folder, path)
         if promised is None or not file.is_file():
-            self._bring(path, file, promised)
+            self._bring(path, file, promised, quiet or not path.endswith(LARGE))
         return file
 
     def drop(self, path: str) -> None:
@@ -103,21 +103,21 @@ class Mirror:
         finally:
             shutil.rmtree(window.path.parent, ignore_errors=True)
 
-    def _bring(self, path: str, file: Path, promised: ListedFile | None) -> None:
+    def _bring(self, path: str, file: Path, promised: ListedFile | None, quiet: bool) -> None:
         partial = file.with_name(f".{file.name}{TEMPORARY_SUFFIX}")
         file.parent.mkdir(parents=True, exist_ok=True)
         lock = self.folder / ".locks" / hashlib.sha256(path.encode()).hexdigest()[:16]
         with in_turn(lock, f"waiting: another process fetches {path}"):
             if promised is None or not file.is_file():
-                self._fill(path, partial, file, promised)
+                self._fill(path, partial, file, promised, quiet)
 
-    def _fill(self, path: str, partial: Path, file: Path, promised: ListedFile | None) -> None:
+    def _fill(self, path: str, partial: Path, file: Path, promised: ListedFile | None, quiet: bool) -> None:
         """Download into `partial`, which a killed run may have begun, and move it once it is what is promised."""
         address = f"{self.store.address}/{path}"
         for _ in range(2):  # wrong bytes may come once, or be what a killed run left
             if partial.exists() and partial.stat().st_size > self.store.size(path):
                 partial.unlink()
-            with progress(path, None, "bytes", quiet=not _is_large(path)) as advance:
+            with progress(path, None, "bytes", quiet=quiet) as advance:
                 download(address, lambda start: self._opened(path, start), partial, MAX_BYTES, total_of(advance))
             if promised is None or _is_promised(partial, promised):
                 partial.replace(file)
@@ -162,7 +162,3 @@ def _is_promised(file: Path, promised: ListedFile) -> bool:
         return content_digest(file, promised.kind) == promised.digest
     except EverystepError:  # no container of this kind at all
         return False
-
-
-def _is_large(path: str) -> bool:
-    return path.endswith((".safetensors", ".zst", ".parquet")) and path != SUMS

@@ -72,17 +72,19 @@ class Objects:
 
     def _asked(self, address: str, question: Callable[[], Reply]) -> Reply:
         """Ask the store; if it refuses those without credentials, with those of this machine from now on."""
+        was_anonymous = self._is_anonymous  # another thread may introduce itself meanwhile
         try:
             with translated_errors(address):
                 return question()
         except AccessDenied:
-            if not self._is_anonymous:
+            if not was_anonymous:
                 raise
         self._know()
         with translated_errors(address):
             return question()
 
     def _know(self) -> None:
+        """Use the credentials of this machine from now on."""
         if self._is_anonymous:
             self._filesystem, self._is_anonymous = opened_filesystem(self.address), False
 
@@ -96,9 +98,10 @@ class Objects:
     def put(self, path: str, file: Path) -> None:
         place, address = f"{self._root}/{path}", f"{self.address}/{path}"
         self._know()
-        options = {"mode": "create"} if urlsplit(self.address).scheme in CONDITIONAL else {}
+        is_conditional = urlsplit(self.address).scheme in CONDITIONAL
+        options = {"mode": "create"} if is_conditional else {}
         with translated_errors(address):
-            if self._filesystem.exists(place):
+            if not is_conditional and self._filesystem.exists(place):
                 raise Taken(f"{address}: holds a file already")
             try:
                 self._filesystem.put_file(str(file), place, **options)

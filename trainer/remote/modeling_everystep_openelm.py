@@ -66,7 +66,8 @@ class OpenELMConfig(PretrainedConfig):
         self.share_input_output_layers = share_input_output_layers
         given = {"num_transformer_layers", "num_hidden_layers", "tie_word_embeddings"}
         kwargs = {key: value for key, value in kwargs.items() if key not in given}
-        super().__init__(tie_word_embeddings=share_input_output_layers, **kwargs)
+        kwargs["tie_word_embeddings"] = share_input_output_layers
+        super().__init__(**kwargs)
 
     def ffn_width(self, layer: int) -> int:
         """The multiple of the divisor nearest to multiplier * width, and never under nine tenths of it."""

@@ -33,7 +33,9 @@ def specs(draw: st.DrawFn) -> ModelSpec:
             head_width=head_width,
             ffn_width=draw(st.integers(1, 9)),
             qk_norm=form == "openelm",
-            **({"norm": "layer", "activation": "gelu", "bias": True} if form == "gpt_neox" else {}),
+            norm="layer" if form == "gpt_neox" else "rms",
+            activation="gelu" if form == "gpt_neox" else "swiglu",
+            bias=form == "gpt_neox",
         )
 
     layers = [layer() for _ in range(depth)] if form == "openelm" else [layer()] * depth
@@ -125,8 +127,16 @@ def rewrite(path: Path, **changes: Any) -> None:
 def test_the_command_finds_the_digest_of_record_in_a_pulled_folder(folder: Path) -> None:
     done = everystep("digest", folder)
     digest = tensors_digest(random_tensors(read_spec("mobilellm-ls")))
-    assert (done.code, done.out) == (0, f"{digest}  mobilellm-ls step000001-tokens1\n")
+    same = f"same: the weights in {folder} are those of mobilellm-ls step000001-tokens1\n"
+    assert (done.code, done.out) == (0, f"{same}{digest}\n")
     assert json.loads(everystep("digest", folder, "--json").out)["weights_digest"] == digest
+
+
+def test_a_copy_of_links_as_in_the_hubs_cache_is_read(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "snapshot").mkdir()
+    for path in folder.iterdir():
+        (tmp_path / "snapshot" / path.name).symlink_to(path)
+    assert everystep("digest", tmp_path / "snapshot").code == 0
 
 
 def test_one_flipped_bit_is_another_digest(folder: Path) -> None:
@@ -134,7 +144,7 @@ def test_one_flipped_bit_is_another_digest(folder: Path) -> None:
     tensors["model.norm.weight"][3] += 1
     safetensors.numpy.save_file(tensors, folder / "model.safetensors")
     done = everystep("digest", folder)
-    assert done.code == 1 and "differs: everystep.json says tensors-v1:" in done.err
+    assert done.code == 1 and done.out.startswith("differs: ") and "everystep.json says tensors-v1:" in done.out
 
 
 def test_a_config_that_makes_another_model_of_the_weights_is_refused(folder: Path) -> None:

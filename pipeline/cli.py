@@ -24,6 +24,7 @@ from pipeline.base.console import exit_codes, note, printable
 from pipeline.base.errors import EverystepError, how_to_install
 
 if TYPE_CHECKING:
+    from pipeline.audit.export_rows import Exported
     from pipeline.audit.show import Summary
     from pipeline.release.facts import SourceFacts
     from pipeline.release.release import Release
@@ -403,7 +404,9 @@ def _export() -> None:
 @export.command("tokens")
 def export_tokens(
     folder: Folder,
-    layout: Annotated[Literal["mobilellm", "llm360"], typer.Option(help="Trainer to write for.")],
+    layout: Annotated[
+        Literal["mobilellm", "llm360", "npy", "megatron", "parquet", "mds"], typer.Option(help="Trainer to write for.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder to create.")],
     nodes: Annotated[int | None, typer.Option(min=1, help="With mobilellm: nodes, of 8 ranks each.")] = None,
     chunks: Annotated[int | None, typer.Option(min=1, help="With llm360: chunks, one per checkpoint.")] = None,
@@ -411,28 +414,49 @@ def export_tokens(
     global_batch: Annotated[int | None, typer.Option(min=1, help="Rows per step (default: the minimum).")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Number of steps to write (default: one epoch).")] = None,
 ) -> None:
-    """Write the verified training rows as files for MobileLLM's or LLM360's trainer."""
+    """Write the verified training rows, in the published order, as the files that other trainers read."""
+    from pipeline.audit.export_arrays import export_arrays
     from pipeline.audit.export_rows import export_llm360, export_mobilellm
     from pipeline.release.release import Release
 
-    if (nodes if layout == "mobilellm" else chunks) is None or (chunks if layout == "mobilellm" else nodes) is not None:
+    if ((nodes is None) is (layout == "mobilellm")) or ((chunks is None) is (layout == "llm360")):
         raise EverystepError("export tokens: give --nodes with --layout mobilellm, --chunks with --layout llm360")
     release = Release.open(folder)
     if layout == "mobilellm":
         done = export_mobilellm(release, out, nodes or 1, global_batch, steps)
-    else:
+    elif layout == "llm360":
         done = export_llm360(release, out, chunks or 1, digits, global_batch, steps)
+    else:
+        done = export_arrays(release, out, layout, global_batch, steps)
+    files = f"{done.files} file{'s' * (done.files > 1)}"
     _say(
-        f"{out}: {done.rows:,} rows in {done.files} files, {done.steps:,} steps of {done.global_batch}; "
-        f"{done.left_out:,} rows of the epoch are left out\n"
-        f"a recipe reads it with layout: {layout}, width: {done.width}, seed: {done.seed}, "
+        f"{out}: {done.rows:,} rows in {files}, {done.steps:,} steps of {done.global_batch}; "
+        f"{done.left_out:,} rows of the epoch are left out\n{_how_to_read(done, out)}"
+    )
+
+
+def _how_to_read(done: "Exported", out: Path) -> str:
+    width, path = done.width, str(out)
+    match done.layout:
+        case "npy":
+            array = f"numpy.memmap({f'{path}/train.bin'!r}, dtype={done.dtype!r}, mode='r').reshape(-1, {width})"
+            return f"row i is {array}[i]; OLMo-core reads it with sequence_length={width}, dtype=numpy.{done.dtype}"
+        case "megatron":
+            return f"row i is megatron.core.datasets.indexed_dataset.IndexedDataset({f'{path}/train'!r})[i]"
+        case "parquet":
+            return f"row i is datasets.load_dataset({path!r}, split='train')[i]['input_ids']"
+        case "mds":
+            return f"row i is streaming.StreamingDataset(local={path!r}, batch_size=1)[i]['tokens']"
+    recipe = (
+        f"a recipe reads it with layout: {done.layout}, width: {width}, seed: {done.seed}, "
         f"global_batch: {done.global_batch}"
     )
-    if layout == "llm360":
-        print(
-            f"the trainers of Amber and MobiLlama read it with TRAIN_EXAMPLES_PER_CHUNK = {done.rows // done.files}, "
-            f"N_CHUNKS = {done.files}"
-        )
+    if done.layout != "llm360":
+        return recipe
+    return (
+        f"{recipe}\nthe trainers of Amber and MobiLlama read it with TRAIN_EXAMPLES_PER_CHUNK = "
+        f"{done.rows // done.files}, N_CHUNKS = {done.files}"
+    )
 
 
 @app.command()

@@ -105,10 +105,8 @@ FILES = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_rows_are_in_the_published_order_and_whole_steps(project: Path, layout: str) -> None:
     done = everystep("export", "tokens", project, "--layout", layout, "--out", project / "out", "--global-batch", "8")
-    assert (
-        f"64 rows in {len(FILES[layout])} file{'s' * (len(FILES[layout]) > 1)}, 8 steps of 8; 6 rows of the epoch are left out"
-        in done.out
-    )
+    files = f"{len(FILES[layout])} files" if len(FILES[layout]) > 1 else "1 file"
+    assert f"64 rows in {files}, 8 steps of 8; 6 rows of the epoch are left out" in done.out
     assert list_files(project / "out") == FILES[layout]
     assert READERS[layout](project / "out").tolist() == published(64)
 
@@ -199,8 +197,8 @@ WITHOUT_IMAGES = {
     "torchvision/transforms/__init__.py": "",
     "torchvision/transforms/functional.py": "def to_tensor(image): raise NotImplementedError",
 }
-"""`import streaming` imports these two names for its data sets of images; torchvision from the index is for other builds
-of torch than ours. Nothing that reads tokens uses them."""
+"""`import streaming` imports these two names for its data sets of images; torchvision from the index is for another build
+of torch. Nothing that reads tokens uses them."""
 
 
 @pytest.fixture(scope="module")

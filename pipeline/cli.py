@@ -289,6 +289,48 @@ def init(
 
 
 @app.command()
+def capsule(
+    project: Annotated[Path, typer.Argument(help="Folder of a project that is built and committed.")],
+    out: Annotated[Path, typer.Argument(help="Folder to create.")],
+    torch_index: Annotated[
+        str | None, typer.Option(help="Index that serves the build of torch, where pip's own does not.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write one folder that rebuilds a release without any network: code, packages, sources."""
+    from pipeline.base.console import in_bytes
+    from pipeline.build.capsule import capsule as pack
+
+    packed = pack(project, out, torch_index)
+    if as_json:
+        print(json.dumps(packed._asdict()))
+        return
+    _say(
+        f"{out}: commit {packed.commit}, {packed.packages} packages, {packed.artefacts} artefacts; "
+        f"{packed.files} files, {in_bytes(packed.bytes)}\n"
+        f"rebuild it anywhere: python{sys.version_info.major}.{sys.version_info.minor} {out}/thaw.py OUT"
+    )
+
+
+@app.command()
+def thaw(
+    capsule: Annotated[Path, typer.Argument(help="Folder that `everystep capsule` made.")],
+    out: Annotated[Path, typer.Argument(help="Folder to create; the release is built there.")],
+) -> None:
+    """Rebuild a release from a capsule, without any network, and compare it with what was committed."""
+    from pipeline.base.errors import Differs
+    from pipeline.build.thaw import Changed, Refused
+    from pipeline.build.thaw import thaw as rebuild
+
+    try:
+        rebuild(capsule, out)
+    except Changed as error:
+        raise Differs(str(error)) from error
+    except Refused as error:
+        raise EverystepError(str(error)) from error
+
+
+@app.command()
 def verify(address: Address, follow_links: FollowLinks = False, as_json: Json = False) -> None:
     """Recompute every digest of a release and report what differs.
 

@@ -197,8 +197,8 @@ WITHOUT_IMAGES = {
     "torchvision/transforms/__init__.py": "",
     "torchvision/transforms/functional.py": "def to_tensor(image): raise NotImplementedError",
 }
-"""`import streaming` imports these two names for its data sets of images; torchvision from the index is for another build
-of torch. Nothing that reads tokens uses them."""
+"""`import streaming` imports these two names for its data sets of images. The index has torchvision for another build
+of torch, and nothing that reads tokens uses them."""
 
 
 @pytest.fixture(scope="module")

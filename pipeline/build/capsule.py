@@ -82,9 +82,7 @@ def _require_committed(project: Path) -> str:
         raise EverystepError(f"{project}: not the top of its Git repository, which is {top}; name that folder")
     if changed := git(project, "status", "--porcelain"):
         lines = "\n".join(changed.splitlines()[:10])
-        raise EverystepError(
-            f"{project}: not all is committed, and a capsule holds a commit; commit or remove:\n{lines}"
-        )
+        raise EverystepError(f"{project}: a capsule holds a commit; commit or remove what is not in one:\n{lines}")
     for needed in (LOCK, PINS, PACKAGES_LOCK, manifest_path("code").as_posix()):
         if try_git(project, "cat-file", "-e", f"HEAD:{needed}").returncode:
             raise EverystepError(f"{project / needed}: not in the commit; run `make release` and commit what it wrote")
@@ -101,10 +99,9 @@ def _artefacts(project: Path) -> Iterator[_Artefact]:
     for path in sorted((project / MANIFESTS / "sources").glob("*.json")):
         manifest = read_manifest(Fetched, path)
         if not declared.get(manifest.of, {}).get("sha256"):
-            file = manifest.files[0]
-            fix = f"write `sha256: {file.sha256}` there, build again and commit"
+            fix = f"write {manifest.files[0].sha256}, build again and commit"
             raise EverystepError(
-                f"{project / PARAMS}: sources.{manifest.of}.sha256: missing, and no digest finds {fix}"
+                f"{project / PARAMS}: sources.{manifest.of}.sha256: missing, a capsule needs it; {fix}"
             )
         yield from _of(manifest, project / RAW / manifest.of)
     if (sets := project / manifest_path("evaluation_sets")).exists():
@@ -140,9 +137,7 @@ def _download_packages(project: Path, folder: Path, torch_index: str | None) -> 
     pins = (project / PINS).read_text("utf-8").splitlines()
     torch = next((pin for pin in pins if pin.startswith("torch==")), None)
     if torch is None:
-        raise EverystepError(
-            f"{project / PINS}: pins no torch; a capsule holds the one that the release was built with"
-        )
+        raise EverystepError(f"{project / PINS}: pins no torch; pin the one that the release was built with")
     places = ["--dest", str(folder)]
     lock = ["--no-deps", "--require-hashes", "--requirement", str(project / PACKAGES_LOCK)]
     index = ["--index-url", torch_index] if torch_index else []
@@ -157,8 +152,8 @@ def _readme(commit: str) -> str:
     python, platform = thaw.here().split()
     return f"""# A capsule
 
-All that rebuilds one release of Everystep without any network: its code (commit {commit}), the packages that it runs
-on, and the corpora that it was made from. It needs Python {python} on {platform}, Git, and about twice its size on disk.
+All that rebuilds one release of Everystep without any network: its code (commit {commit}),
+the packages that it runs on, and the corpora that it was made from. It needs Python {python} on {platform}, and Git.
 
 ```bash
 python{python} thaw.py OUT

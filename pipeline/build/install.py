@@ -1,6 +1,7 @@
-"""`pip install` for the Makefile, `pip download` for a capsule: one line that says what pip does now, on a terminal kept up to date, else every 15 s.
+"""`pip install` for the Makefile, `pip download` for a capsule: one line says what pip does now, on a terminal kept up
+to date, else every 15 s.
 
-Runs before any library is there. Its arguments are those of `pip install`. pip's warnings and errors appear as they come,
+Runs before any library is there. Arguments are those of `pip install`. pip's warnings and errors appear as they come,
 and the end of all that it said where it fails.
 """
 

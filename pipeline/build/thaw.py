@@ -22,7 +22,7 @@ CODE, PACKAGES, ARTEFACTS = "code.bundle", "packages", "artefacts"
 KEYS = {"commit", "files", "format", "platform", "python", "torch"}
 NAME = re.compile(r"[A-Za-z0-9_+!-][A-Za-z0-9._+!-]{0,199}")  # no name begins with a dot
 MAX_MANIFEST_BYTES, MAX_DEPTH = 16 << 20, 8
-OURS = {"PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "TERM", "USER", "LOGNAME", "COLUMNS"}
+OURS = {"PATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "TERM", "USER", "LOGNAME", "COLUMNS"}
 """Variables that the build gets from the caller, with those of Everystep; pip's and Python's could bring in more."""
 
 
@@ -126,9 +126,7 @@ def _listed(folder: Path, inside: str, depth: int) -> list[str]:
             elif stat.S_ISREG(mode):
                 names.append(name)
             else:
-                raise Refused(
-                    f"{folder / entry.name}: a link or another thing that is no file; a capsule has only files"
-                )
+                raise Refused(f"{folder / entry.name}: a link, pipe or device; a capsule holds regular files only")
     return names
 
 
@@ -142,18 +140,20 @@ def _prepare(capsule: Path, out: Path, about: dict[str, Any]) -> None:
     _run(sys.executable, "-m", "venv", str(out / ".venv"))
     pip = [str(out / ".venv" / "bin" / "python"), "-m", "pip", "--isolated", "--disable-pip-version-check", "install"]
     pip += ["--quiet", "--no-index", "--find-links", str(capsule / PACKAGES)]
-    _run(*pip, "--no-deps", "--require-hashes", "--requirement", str(out / "requirements.lock"))
-    _run(*pip, "--constraint", str(out / "constraints.txt"), about["torch"])
+    pinned = ["--constraint", str(out / "constraints.txt")]
+    _run(*pip, *pinned, "--no-deps", "setuptools")  # it builds what the lock has as source only
+    from_lock = ["--no-deps", "--require-hashes", "--requirement", str(out / "requirements.lock")]
+    _run(*pip, *from_lock, "--no-build-isolation", "--use-pep517")
+    _run(*pip, *pinned, about["torch"])
     _run(*pip, "--no-deps", "--no-build-isolation", "--editable", str(out))
     (out / ".venv" / "built").touch()  # `make` then knows that nothing is to be installed
 
 
 def _run(*command: str) -> None:
     """Run a program whose output matters only if it fails."""
+    environment = _environment()
     try:
-        done = subprocess.run(
-            command, env=_environment(), capture_output=True, text=True, errors="replace", check=False
-        )
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
     except FileNotFoundError as error:
         raise Refused(f"{command[0]}: no such program; install it and run the same command again") from error
     if done.returncode:

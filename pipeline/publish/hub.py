@@ -345,7 +345,7 @@ def _is_transient(error: Exception) -> bool:
     if _status(error) in TRANSIENT:
         return True
     kinds = {kind.__name__ for cause in _causes(error) for kind in type(cause).__mro__}
-    return bool(kinds & {"TransportError", "ConnectionError", "TimeoutError"})
+    return bool(kinds & {"TransportError", "ConnectionError", "TimeoutError", "JSONDecodeError"})
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -20,12 +20,12 @@ from pipeline.formats import checkpoints as ck
 from pipeline.formats import log
 from pipeline.formats.digests import tensors_digest
 from pipeline.formats.manifests import Tokens
-from pipeline.formats.model import ModelSpec, tensor_shapes
-from pipeline.formats.tensors import TensorFile
+from pipeline.formats.model import ModelSpec
 from pipeline.release.release import Release
 from trainer import numerics
 from trainer.data import Checking, EverystepData, TrainingData, training_data
 from trainer.launch import default_processes, launch
+from trainer.parent import begun_from, require_shapes_of
 from trainer.recipe import Recipe, load_recipe
 
 if TYPE_CHECKING:
@@ -47,26 +47,35 @@ class Replayed:
 
 def replay(release: Release, model: str, start: int, stop: int) -> Replayed:
     """Replay the steps from state `start` to state `stop` of `model`."""
-    state = release.state(model, start)
+    release.model(model)
     release.file(RECIPES / f"{model}.yaml")
     recipe, spec = load_recipe(model, release.folder)
+    checkpoint = _start(release, recipe, spec, start)
     if not start < stop <= recipe.schedule.steps:
         raise EverystepError(f"--to {stop}: give a step after {start} and up to {recipe.schedule.steps}")
     entries = _entries(release, model, start, stop)
-    for name in (ck.RECORD, ck.WEIGHTS, ck.OPTIMIZER):
-        state.file(name)
-    _require_shapes_of(spec, state.file(ck.WEIGHTS), f"recipes/{model}.yaml")
     records = {step: other.record for step, other in release.states(model).items() if start < step <= stop}
     numerics.enter(recipe.numerics)  # may restart this program, so it comes before the work
     processes = default_processes(recipe.data.num_leaves)
     with TemporaryDirectory(prefix="everystep-replay-") as found:
         rows = _own_rows if recipe.data.layout == "everystep" else _rows_of_others
         data = rows(release, recipe, spec, Path(found), start, stop)
-        checkpoint = release.folder / state.folder
         replayed: Replayed = launch(
             _replay, processes, recipe.numerics, recipe, spec, data, checkpoint, stop, entries, records
         )
     return replayed
+
+
+def _start(release: Release, recipe: Recipe, spec: ModelSpec, step: int) -> Path:
+    """Return the verified folder of the stored state at `step`; also of the one that the training itself began with."""
+    begun = begun_from(release, recipe, spec) if recipe.parent and step == recipe.parent.step else None
+    if begun:
+        return begun
+    state = release.state(recipe.name, step)
+    for name in (ck.RECORD, ck.WEIGHTS, ck.OPTIMIZER):
+        state.file(name)
+    require_shapes_of(spec, state.file(ck.WEIGHTS), f"recipes/{recipe.name}.yaml")
+    return release.folder / state.folder
 
 
 def _entries(release: Release, model: str, start: int, stop: int) -> dict[int, log.Entry]:
@@ -77,13 +86,6 @@ def _entries(release: Release, model: str, start: int, stop: int) -> dict[int, l
         if step not in entries:
             raise Differs(f"{path}: has no entry for step {step}")
     return entries
-
-
-def _require_shapes_of(spec: ModelSpec, weights: Path, recipe: str) -> None:
-    """Compare shapes before a model is built: a recipe could ask for more memory than there is."""
-    with TensorFile(weights) as file:
-        if file.shapes() != tensor_shapes(spec):
-            raise Differs(f"{weights}: these are not the tensors of the model in {recipe}")
 
 
 def _own_rows(release: Release, recipe: Recipe, spec: ModelSpec, found: Path, start: int, stop: int) -> TrainingData:

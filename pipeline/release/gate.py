@@ -24,14 +24,15 @@ def check_model(release: Release, name: str) -> list[ck.Record]:
     parameters, folder = manifest.parameters, release.folder / RUNS / name
     recipe = release.file(RECIPES / f"{name}.yaml")
     _require(load_yaml(recipe) == parameters.to_json(), f"{recipe}: is not the recipe in the manifest")
-    expected = ck.schedule(parameters.checkpoints, parameters.schedule.steps)
+    expected = parameters.published_steps
     entries = _read_log(release.file(RUNS / name / log.JSONL), manifest, {*expected})
     steps = [entry.step for entry in manifest.checkpoints]
     _require(steps == expected, f"{folder}: checkpoints are missing or extra; expected {expected}, got {steps}")
     records: list[ck.Record] = []
+    begun_from = parameters.parent.state_digest if parameters.parent else None
     for state in release.states(name).values():
         _check_files(state, manifest)
-        _check_record(state, entries.get(state.entry.step), records)
+        _check_record(state, entries.get(state.entry.step), records, begun_from)
         records.append(state.record)
     return records
 
@@ -46,8 +47,8 @@ def _check_files(state: State, manifest: Trained) -> None:
     _require(state.config == manifest.model, f"{config}: is not the model of the manifest")
 
 
-def _check_record(state: State, logged: log.Entry | None, before: list[ck.Record]) -> None:
-    """One record against itself, the log and the records before it."""
+def _check_record(state: State, logged: log.Entry | None, before: list[ck.Record], begun_from: str | None) -> None:
+    """One record against itself, the log and the records before it; the first against what the training began with."""
     where, record = state.release.folder / state.folder, state.record
     _require(
         record.state_digest == ck.state_digest(record.weights_digest, record.optimizer_digest, record.step),
@@ -55,7 +56,7 @@ def _check_record(state: State, logged: log.Entry | None, before: list[ck.Record
     )
     _require(record.revision == ck.revision(record.step, record.tokens), f"{where}: its name does not fit its step")
     _require(
-        record.parent == (before[-1].state_digest if before else None),
+        record.parent == (before[-1].state_digest if before else begun_from),
         f"{where}: its parent is not the checkpoint before it",
     )
     for other in before:
@@ -73,17 +74,20 @@ def _check_record(state: State, logged: log.Entry | None, before: list[ck.Record
 
 
 def _read_log(path: Path, manifest: Trained, wanted: Container[int]) -> dict[int, log.Entry]:
-    """The lines of a log at the `wanted` steps. Every step has one, and a digest where the recipe asks for one."""
-    steps, digest_every = manifest.parameters.schedule.steps, manifest.parameters.digest_every
+    """The lines of a log at the `wanted` steps. Every step of the training has one, and a digest where the recipe asks
+    for one."""
+    begun_at, digest_every = manifest.parameters.begun_at, manifest.parameters.digest_every
+    steps = manifest.parameters.schedule.steps - begun_at
     entries: dict[int, log.Entry] = {}
     number = 0
     for number, entry in enumerate(log.read(path), 1):
-        due = number % digest_every == 0
-        _require(entry.step == number, f"{path}:{number}: is about step {entry.step}")
+        step = begun_at + number
+        due = step % digest_every == 0
+        _require(entry.step == step, f"{path}:{number}: is about step {entry.step}")
         _require((entry.weights_digest is not None) == due, f"{path}:{number}: a digest is missing, or not due")
         _require(number <= steps, f"{path}: holds more than the {steps} steps of the recipe")
-        if number in wanted:
-            entries[number] = entry
+        if step in wanted:
+            entries[step] = entry
     _require(number == steps, f"{path}: holds {number} steps, the recipe has {steps}")
     return entries
 

@@ -288,6 +288,38 @@ def init(
 
 
 @app.command()
+def fork(
+    address: Address,
+    model: Model,
+    step: Annotated[int, typer.Option(help="Step of a stored checkpoint to go on from.")],
+    out: Annotated[Path, typer.Option(help="Folder to create; its name becomes the release name.")],
+    base_model: Annotated[
+        str | None, typer.Option(help="OWNER/NAME of that model on the Hub, for the card.", callback=_require_utf8)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Create a project that trains on from a checkpoint of a release."""
+    from pipeline.build.fork import fork as make_fork
+    from pipeline.build.init import checkout
+
+    made = make_fork(str(address), _open_release(address, False).state(model, step), out, checkout(), base_model)
+    if as_json:
+        print(json.dumps(made._asdict() | {"folder": str(made.folder)}))
+        return
+    folder = shlex.quote(str(made.folder))
+    if made.uncommitted:
+        again = f"git -C {folder} commit --message 'Start from a checkpoint'"
+        note(f"note: all files are staged but not committed: {made.uncommitted}; fix that, then run: {again}")
+    if made.step == made.steps:
+        note(f"note: {out}/recipes/{model}.yaml: schedule.steps is {made.steps}, where the fork begins; write more")
+    _say(f"{out}: {model} from step {made.step} of {made.release} {made.version}, {made.state_digest}")
+    _say(
+        f"next: edit {out}/recipes/{model}.yaml (as it is, steps {made.step + 1} to {made.steps} give the same digests)"
+    )
+    _say(f"then: cd {folder} && make setup && source .venv/bin/activate && make release")
+
+
+@app.command()
 def verify(address: Address, follow_links: FollowLinks = False, as_json: Json = False) -> None:
     """Recompute every digest of a release and report what differs.
 

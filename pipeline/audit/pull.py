@@ -16,7 +16,7 @@ from pipeline.formats.canonical import Json, pretty
 from pipeline.formats.model import ModelSpec
 from pipeline.formats.vocabulary import END_OF_TEXT, end_token
 from pipeline.release.code import REMOTE
-from pipeline.release.facts import read_words
+from pipeline.release.facts import ancestor_facts, read_words
 from pipeline.release.release import Release, State, Weights
 
 RIGHTS = ("LICENSE", "NOTICE")
@@ -39,6 +39,13 @@ def origin(release: Release) -> dict[str, Json]:
     return {"release": release.name, "release_version": release.version}
 
 
+def ancestry(release: Release, model: str) -> dict[str, Json]:
+    """What the training of a model went on from, for the `everystep.json` of its folders."""
+    found = [state.to_json() for state in ancestor_facts(release, model)]
+    repository = read_words(release).release.base_model
+    return {"ancestors": found} | ({"base_model": repository} if repository else {}) if found else {}
+
+
 def write_folder(release: Release, folder: Path, spec: ModelSpec, weights: Weights, about: dict[str, Json]) -> None:
     """Weights with their config, the release's tokenizer and papers, and `about` as `everystep.json`."""
     tokenizer = release.file(TOKENIZER)
@@ -47,7 +54,7 @@ def write_folder(release: Release, folder: Path, spec: ModelSpec, weights: Weigh
     for name in code:
         release.file(f"{REMOTE}/{name}")  # a release with other code than the copy that is written is refused
     write_export(exported, folder)
-    about = {**about, "license": read_words(release).release.license}
+    about = {**about, **ancestry(release, str(about["model"])), "license": read_words(release).release.license}
     write_bytes(folder / "tokenizer.json", portable_tokenizer(tokenizer))
     write_bytes(folder / "tokenizer_config.json", pretty(_tokenizer_config(spec)))
     write_bytes(folder / "everystep.json", pretty(about))

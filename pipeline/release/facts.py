@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from pydantic import Field
+
 from pipeline.base.errors import EverystepError
 from pipeline.base.paths import PARAMS
 from pipeline.formats.manifests import (
@@ -106,7 +108,7 @@ class Facts(Typed):
     """Stage → reason → documents removed."""
     swhid: str
     """Software Heritage identifier of the code that built it."""
-    ancestors: list[AncestorFacts] = []
+    ancestors: list[AncestorFacts] = Field(default=[])
     """What the trainings went on from, generation by generation; missing if they began with new weights."""
 
 

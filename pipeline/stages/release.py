@@ -119,8 +119,8 @@ def _require_own_rows(trained: dict[str, Trained]) -> None:
     for name, manifest in trained.items():
         if (layout := manifest.parameters.data.layout) != "everystep":
             raise EverystepError(
-                f"{RECIPES}/{name}.yaml: data.layout: {layout}; a release holds the rows that its models read, with the "
-                "documents in them, so it is made of rows in the layout everystep; `everystep replay .` works without"
+                f"{RECIPES}/{name}.yaml: data.layout: {layout}; a release holds the rows that its models read, so only "
+                "models on rows in the layout everystep can be released; `everystep replay .` works"
             )
 
 

@@ -310,12 +310,11 @@ def fork(
     if made.uncommitted:
         again = f"git -C {folder} commit --message 'Start from a checkpoint'"
         note(f"note: all files are staged but not committed: {made.uncommitted}; fix that, then run: {again}")
-    if made.step == made.steps:
-        note(f"note: {out}/recipes/{model}.yaml: schedule.steps is {made.steps}, where the fork begins; write more")
     _say(f"{out}: {model} from step {made.step} of {made.release} {made.version}, {made.state_digest}")
-    _say(
-        f"next: edit {out}/recipes/{model}.yaml (as it is, steps {made.step + 1} to {made.steps} give the same digests)"
-    )
+    why = f"as it is, steps {made.step + 1} to {made.steps} give the parent's digests"
+    if made.step == made.steps:
+        why = f"schedule.steps is {made.steps}, where the fork begins; write more"
+    _say(f"next: edit {out}/recipes/{model}.yaml ({why})")
     _say(f"then: cd {folder} && make setup && source .venv/bin/activate && make release")
 
 

@@ -15,13 +15,14 @@ from pipeline.base.errors import EverystepError
 from pipeline.base.files import write_bytes
 from pipeline.base.params import OPTIONAL, SECTION_OF_FORKS, SECTIONS
 from pipeline.base.paths import PARAMS, PARENT, RECIPES
-from pipeline.base.yaml import load_yaml
+from pipeline.base.yaml import check, load_yaml
 from pipeline.build.init import STAGES, copy_code, dumped, new_repository, plots, refuse_taken, round_trip, write_texts
 from pipeline.formats.manifests import RecipeParameters
 from pipeline.formats.release import ROOT
 from pipeline.formats.stages import manifest_path
 from pipeline.release.ancestors import Carried, carried_from, kept_from, root_sha256
 from pipeline.release.release import Release, State
+from pipeline.release.words import ReleaseParams
 
 LICENSE = "LICENSE"
 NOBODY = "nobody yet (write who publishes it)"
@@ -84,6 +85,7 @@ def _params(made: Forked, address: str, release: Release, base_model: str | None
     title = f"{made.model} of {made.release} {made.version}, trained on from step {made.step}"
     words |= {"name": made.folder.name, "version": "0.1", "title": title, "publisher": NOBODY}
     words |= {"base_model": base_model} if base_model else {}
+    check(ReleaseParams, words, f"{made.folder / PARAMS}: release")
     where = os.path.relpath(address, made.folder) if Path(address).is_dir() else address
     own: dict[str, Any] = {
         "parent_address": where,

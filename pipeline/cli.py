@@ -310,7 +310,8 @@ def fork(
     if made.uncommitted:
         again = f"git -C {folder} commit --message 'Start from a checkpoint'"
         note(f"note: all files are staged but not committed: {made.uncommitted}; fix that, then run: {again}")
-    _say(f"{out}: {model} from step {made.step} of {made.release} {made.version}, {made.state_digest}")
+    _say(f"{out}: {model} from step {made.step} of {made.release} {made.version}")
+    _say(f"state: {made.state_digest}")
     why = f"as it is, steps {made.step + 1} to {made.steps} give the parent's digests"
     if made.step == made.steps:
         why = f"schedule.steps is {made.steps}, where the fork begins; write more"

@@ -73,26 +73,34 @@ def forked(release: Path, folder: Path, step: int = STEP) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def untrained(once: Once, parent: Path) -> Path:
+    """A fork before its training."""
+    return once("fork", lambda folder: forked(parent, folder))
+
+
 @pytest.fixture
-def child(parent: Path, tmp_path: Path) -> Path:
-    return forked(parent, tmp_path / "child")
+def child(untrained: Path, tmp_path: Path) -> Path:
+    """One to change: a copy without its code and documents."""
+    ignored = shutil.ignore_patterns("pipeline", "trainer", "docs", ".git")
+    shutil.copytree(untrained, tmp_path / "child", ignore=ignored)
+    return tmp_path / "child"
 
 
 @pytest.fixture(scope="module")
-def trained(once: Once, parent: Path) -> Path:
-    """A fork of `parent`, trained with its recipe as it is, by the code that it has itself."""
+def trained(once: Once, untrained: Path) -> Path:
+    """The fork, trained with its recipe as it is."""
 
     def build(folder: Path) -> None:
-        folder.rmdir() if folder.exists() else None
-        forked(parent, folder)
+        shutil.copytree(untrained, folder, ignore=shutil.ignore_patterns(".git"))
         train_in(folder)
 
-    return once("forked-run", build)
+    return once("trained-fork", build)
 
 
 def train_in(folder: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Train in a process of its own, for it enters a numerics class."""
-    env = environment(EVERYSTEP_PROCESSES="1", PYTHONPATH=str(folder))
+    env = environment(EVERYSTEP_PROCESSES="1", PYTHONPATH=str(CHECKOUT))
     command = [sys.executable, "-m", "pipeline.stages", "train", MODEL]
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
     assert not check or done.returncode == 0, done.stderr

@@ -277,8 +277,7 @@ def test_every_layout_reads_on_where_its_parent_stopped(layout: str, tmp_path: P
         write_ours(tmp_path, rows)
     else:
         write_plain(tmp_path / f"data/{layout}" / ("1/a.jsonl" if layout == "mobilellm" else "train_0.jsonl"), rows)
-    batches = {"global_batch": 8, "micro_batch": 1 if layout == "mobilellm" else 2}
-    write_recipe(tmp_path, layout, **batches)
+    write_recipe(tmp_path, layout, global_batch=8, micro_batch=1 if layout == "mobilellm" else 2)
     whole = load(tmp_path, layout)
     with edited(tmp_path / "recipes" / f"{layout}.yaml") as tree:
         tree["parent"] = {"state_digest": f"tensors-v1:{'0' * 64}", "step": 2, "tokens": 512, "first_sample": 16}
@@ -403,7 +402,9 @@ def test_three_generations_are_built_released_and_verified(built_project: Path, 
         release = made / "release"
         assert everystep("verify", release).code == 0
         assert 'base_model: "somebody/theirs"\nbase_model_relation: "finetune"' in (release / "README.md").read_text()
-        done = run(tmp_path, "everystep", "replay", release, "--model", MODEL, "--from", str(step), "--to", str(steps))
+        done = run(
+            tmp_path, "everystep", "replay", str(release), "--model", MODEL, "--from", str(step), "--to", str(steps)
+        )
         assert done.stdout.startswith(f"same: {MODEL}, steps {step} to {steps}")
         assert everystep("pull", release, "--model", MODEL, "--out", tmp_path / f"{name}-pulled").code == 0
         told = read_json(tmp_path / f"{name}-pulled" / "everystep.json")["ancestors"]

@@ -170,6 +170,8 @@ def _show_facts(facts: "Summary") -> None:
 
     rows = facts.rows
     _say(f"{facts.name} {facts.version}: {facts.files:,} files, {facts.bytes / 1e6:,.1f} MB")
+    for state in facts.ancestors:
+        _say(f"trained on from {state.model} at step {state.step} of {state.release} {state.version}")
     _say(f"rows: {rows.train:,} to train on, {rows.read:,} of them read; {rows.validation:,} held out\n")
     _table(
         ["model", "parameters", "tokens", "rows read", "checkpoints", "validation loss", "bits per byte", "numerics"],
@@ -573,10 +575,13 @@ def _tell(found: dict[str, Any]) -> str:
     where = " and ".join(f"rows {start} to {stop - 1}" for start, stop in found["rows"] if start < stop)
     if not where:
         return f"{found['id']}: was in the last, incomplete row, which is dropped; no step saw it"
+    begun_at = found.get("begun_at")
+    before = f"; the steps up to {begun_at} are its parent's, whose release tells of them" if begun_at else ""
     if not found["steps"]:
-        return f"{found['id']}: in the training rows ({where}), but no step has read them"
+        return f"{found['id']}: in the training rows ({where}), but no step has read them{before}"
     steps = ", ".join(map(str, found["steps"]))
-    return f"{found['id']}: {where}; seen by steps {steps}; first checkpoint after it: {found['first_checkpoint']}"
+    checkpoint = found["first_checkpoint"]
+    return f"{found['id']}: {where}; seen by steps {steps}; first checkpoint after it: {checkpoint}{before}"
 
 
 def _table(header: list[str], rows: list[list[str]]) -> None:

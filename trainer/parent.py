@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pipeline.base.errors import Differs
 from pipeline.base.files import sha256_file
-from pipeline.base.paths import RECIPES
+from pipeline.base.paths import PARENT, RECIPES
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.current import read_current
 from pipeline.formats.manifests import BegunFrom, Parent
@@ -26,10 +26,9 @@ def begun_from(release: Release, recipe: Recipe, spec: ModelSpec) -> Path | None
     where = f"{RECIPES}/{recipe.name}.yaml"
     begun = BegunFrom.from_json(recipe.parent.model_dump(), where)
     state = parent_state(release, begun, where)
-    for name in (ck.WEIGHTS, ck.OPTIMIZER):
-        state.file(name)
-    require_shapes_of(spec, state.file(ck.WEIGHTS), where)
-    return state.release.folder / state.folder
+    weights, _ = (release.file(PARENT / state.folder / name) for name in (ck.WEIGHTS, ck.OPTIMIZER))
+    require_shapes_of(spec, weights, where)
+    return weights.parent
 
 
 def here() -> Release:

@@ -82,6 +82,7 @@ def trace_document(release: Release, model: str, id: str) -> dict[str, Any]:
     """What became of a document: its rows (a range for each copy), the steps that saw any of them, and the first
     checkpoint after the first of these steps.
 
+    Of a training that went on from another one, only its own steps are listed, and `begun_at` says after which.
     A document that was removed is answered from the record of removals, a held-out one as such. For an unknown id the
     error lists ids that begin with it, contain it or resemble it.
     """
@@ -101,6 +102,7 @@ def trace_document(release: Release, model: str, id: str) -> dict[str, Any]:
         "rows": _bounds(copies),
         "steps": steps,
         "first_checkpoint": after[0] if after else None,
+        **({"begun_at": training.begun_at} if training.begun_at else {}),
     }
 
 

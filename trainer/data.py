@@ -201,7 +201,15 @@ def training_data(root: Path, recipe: Recipe, spec: ModelSpec, checking: Checkin
 
 def _everystep(root: Path, recipe: Recipe, spec: ModelSpec, memory: Path) -> TrainingData:
     path = root / manifest_path("tokenize")
-    manifest = read_manifest(Tokens, path)
+    data = own_rows(root, recipe, spec, read_manifest(Tokens, path), memory)
+    if missing := _missing(data.folder, data.shards):
+        raise EverystepError(f"{data.folder / missing.path}: no such file; {path} lists it as a shard of rows")
+    return data
+
+
+def own_rows(root: Path, recipe: Recipe, spec: ModelSpec, manifest: Tokens, memory: Path) -> EverystepData:
+    """Return our own rows as `manifest` lists them, if it fits the recipe. No shard needs to be there yet."""
+    path = root / manifest_path("tokenize")
     where = f"recipes/{recipe.name}.yaml"
     if manifest.width != recipe.data.width:
         raise EverystepError(
@@ -216,12 +224,9 @@ def _everystep(root: Path, recipe: Recipe, spec: ModelSpec, memory: Path) -> Tra
             f"{where}: data.seed: {recipe.data.seed} is not the seed of the published order, "
             f"{manifest.parameters.seed} (params.yaml: tokenize.seed)"
         )
-    folder, shards = root / recipe.data.folder, manifest.shards("train")
-    if missing := _missing(folder, shards):
-        raise EverystepError(f"{folder / missing.path}: no such file; {path} lists it as a shard of rows")
     return EverystepData(
-        folder=folder,
-        shards=tuple(shards),
+        folder=root / recipe.data.folder,
+        shards=tuple(manifest.shards("train")),
         vocabulary=manifest.vocabulary,
         section=recipe.data,
         parent=recipe.parent,

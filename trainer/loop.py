@@ -86,7 +86,12 @@ class Trainer:
         return self.flat.named(self.flat.values.clone()), moments(self.flat, first, second)
 
     def load(self, folder: Path) -> ck.Record:
-        """Load the state of a checkpoint, after comparing its digests."""
+        """Load the state of a checkpoint, after comparing its digests; every process must call this.
+
+        All wait for each other first: the weights may be in memory that they share, and a process that is ahead must
+        not load over weights that another still digests or copies.
+        """
+        self.world.complete(self.flat.values)
         record = ck.read_record(folder)
         if self.world.rank == 0:
             numerics.warn_if_other(record.numerics.to_json(), self.numerics())

@@ -14,7 +14,7 @@ from pipeline.formats.manifests import Manifest, Parent, Trained, parse_any_mani
 from pipeline.formats.release import REVISIONS, ROOT, revision_line
 from pipeline.formats.stages import output_folder
 from pipeline.release.ancestors import ancestors, foreign_manifests
-from pipeline.release.gate import check_model
+from pipeline.release.gate import check_model, too_far
 from pipeline.release.release import Release
 
 PROMISED_BELOW = ("data/", "runs/", "results/")
@@ -43,6 +43,7 @@ def chain_faults(release: Release, stored: dict[str, str]) -> list[str]:
                 folder = output_folder("train", manifest.of).as_posix()
                 promised |= {f"{folder}/{record.revision}/{file}" for record in found for file in CHECKPOINT_FILES}
                 records += found
+                faults += too_far(release, manifest.of)
         except (EverystepError, OSError) as error:
             faults.append(f"{path}: {error}")
     if faults:

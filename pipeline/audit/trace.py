@@ -19,6 +19,7 @@ from pipeline.base.parquet import batches, damage_named, open_parquet
 from pipeline.base.paths import REMOVALS_FILE, SPLITS, TOKENS
 from pipeline.base.suggest import CANDIDATES, NAMED, did_you_mean
 from pipeline.formats.bounds import MAX_PASSES, MAX_READS
+from pipeline.formats.index_groups import documents_of_rows
 from pipeline.formats.manifests import Checkpoint, Tokens, path_of
 from pipeline.formats.order import first_sample, rows_of_samples, steps_of_rows
 from pipeline.formats.rows import IDS_AT_ONCE, DocumentIndex
@@ -74,7 +75,14 @@ def trace_step(release: Release, model: str, step: int) -> list[dict[str, Any]]:
         raise EverystepError(f"--step {step}: {model} was trained {trained}; give {first} to {steps}")
     sample = first_sample(step - 1, training.global_batch, training.begun_at, training.begun_with)
     rows = rows_of_samples(sample, sample + training.global_batch, training.rows, training.seed)
-    documents = _index(release, "train").documents_of_rows(rows.tolist())
+    tokens = release.manifest(Tokens)
+    groups = tokens.shard("train_index").groups
+    if groups is None:
+        raise EverystepError(
+            f"{release.folder / path_of(Tokens)}: outputs.train_index: has no digests of its row groups"
+        )
+    with release.window(_index_path("train")) as window:
+        documents = documents_of_rows(window, groups, tokens.width, training.rows, rows.tolist())
     return [{"sample": sample, **asdict(span)} for sample, spans in enumerate(documents) for span in spans]
 
 

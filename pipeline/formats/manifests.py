@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.base.errors import Differs, EverystepError
 from pipeline.base.files import read_small, sha256_file
 from pipeline.formats.bounds import (
+    MAX_CHECKPOINTS,
     MAX_CONTEXT,
     MAX_GLOBAL_BATCH,
     MAX_ROWS,
@@ -29,7 +30,7 @@ from pipeline.formats.order import first_sample
 from pipeline.formats.stages import BY_NAME, manifest_path, output_folder
 from pipeline.formats.typed import Count, Counts, Declared, Sha256, TensorsDigest, Typed
 
-FORMAT = "everystep/manifest/2"
+FORMAT = "everystep/manifest/3"
 Bits = Annotated[float, Field(ge=0)]
 Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 RowCount = Annotated[int, Field(ge=0, le=MAX_ROWS)]
@@ -52,7 +53,7 @@ class Manifest(Typed):
     shipped: ClassVar[tuple[str, ...]] = ()
     """Outputs whose files a release holds."""
 
-    format: Literal["everystep/manifest/2"]
+    format: Literal["everystep/manifest/3"]
     """Version of this form."""
     stage: str
     """Name of the stage."""
@@ -448,6 +449,20 @@ class DataParameters(Declared):
 class ScheduleParameters(Declared):
     """The section `schedule` of a recipe."""
 
+    shape: Literal["cosine", "cosine-clipped", "wsd"]
+    """How the rate falls."""
+    start: Annotated[float, Field(ge=0)]
+    """Rate before the first update."""
+    peak: Annotated[float, Field(ge=0)]
+    """Highest rate."""
+    peak_batch: Annotated[int, Field(ge=1, le=MAX_GLOBAL_BATCH)] | None
+    """Rows of a step for which the peak is given; null: any."""
+    floor: Annotated[float, Field(ge=0)]
+    """Lowest rate after the warm-up, as a share of the peak."""
+    warmup_steps: Annotated[int, Field(ge=0, le=MAX_STEPS)]
+    """Updates until the peak."""
+    decay_steps: Steps
+    """Updates from the peak to the floor."""
     steps: Steps
     """Updates of the training."""
 
@@ -465,6 +480,21 @@ class BegunFrom(Declared):
     """Sample of the order with which this training begins."""
 
 
+class OptimizerParameters(Declared):
+    """The section `optimizer` of a recipe."""
+
+    beta1: Annotated[float, Field(gt=0, lt=1)]
+    """Decay of the first moment in a step."""
+    beta2: Annotated[float, Field(gt=0, lt=1)]
+    """Decay of the second moment in a step."""
+    epsilon: Annotated[float, Field(gt=0)]
+    """What is added to the root of the second moment."""
+    weight_decay: Annotated[float, Field(ge=0)]
+    """Decay of a weight in a step, times the learning rate."""
+    decay: Literal["matrices", "all"]
+    """What it acts on."""
+
+
 class RecipeParameters(Declared):
     """A recipe (`docs/add-a-model.md`)."""
 
@@ -474,6 +504,8 @@ class RecipeParameters(Declared):
     """Steps from one digest of all weights in the log to the next."""
     data: DataParameters
     """What is read."""
+    optimizer: OptimizerParameters
+    """How a gradient moves the weights."""
     schedule: ScheduleParameters
     """How long and at which rates."""
     parent: BegunFrom | None = None
@@ -513,8 +545,8 @@ class Checkpoint(Typed):
     """Digest of the whole state."""
     parent: TensorsDigest | None
     """State digest of the checkpoint before it; of the first, that of the state that the training began with."""
-    storage: Literal["stored"]
-    """Whether its bytes are in the release."""
+    storage: Literal["stored", "virtual"]
+    """`stored`: in the release. A manifest lists no others."""
 
     @classmethod
     def of_record(cls, record: Record) -> "Checkpoint":
@@ -548,6 +580,42 @@ class Trained(Manifest):
     dropped_rows: RowCount | None = None
     """Of these, rows that no step reads."""
 
+    @field_validator("checkpoints")
+    @classmethod
+    def _stored(cls, checkpoints: list[Checkpoint]) -> list[Checkpoint]:
+        for entry in checkpoints:
+            if entry.storage != "stored":
+                raise ValueError(f"{entry.revision}: storage is {entry.storage}; a release lists what it stores")
+        return checkpoints
+
+    @property
+    def stored_steps(self) -> list[int]:
+        """Steps of its stored states, ascending."""
+        return sorted(entry.step for entry in self.checkpoints)
+
+    def is_virtual(self, step: int) -> bool:
+        """Whether the state at `step` is virtual: the log has the digest of its weights, and it is not stored."""
+        stored = self.stored_steps
+        return (
+            stored[0] < step <= self.parameters.schedule.steps
+            and step % self.parameters.digest_every == 0
+            and step not in stored
+        )
+
+    def virtual_steps(self) -> list[int]:
+        """Steps of its virtual states, ascending; more than `MAX_CHECKPOINTS` are refused."""
+        if self.num_virtual > MAX_CHECKPOINTS:
+            raise EverystepError(f"{self.of}: {self.num_virtual} virtual states; at most {MAX_CHECKPOINTS} at a time")
+        every, steps = self.parameters.digest_every, self.parameters.schedule.steps
+        return [step for step in range(every, steps + 1, every) if self.is_virtual(step)]
+
+    @property
+    def num_virtual(self) -> int:
+        """Number of its virtual states."""
+        every, stored = self.parameters.digest_every, self.stored_steps
+        due = self.parameters.schedule.steps // every - stored[0] // every
+        return due - sum(step % every == 0 for step in stored[1:])
+
 
 class Result(Typed):
     """A checkpoint on the held-out rows: a line of `evaluation.jsonl`."""
@@ -564,6 +632,15 @@ class Result(Typed):
     """The same per byte of text, in bits."""
 
 
+class EvaluateParameters(Declared):
+    """The section `evaluate` of `params.yaml`."""
+
+    rows: Annotated[int, Field(ge=1)]
+    """Held-out rows that are read."""
+    micro_batch: Annotated[int, Field(ge=1)]
+    """Rows that are read at once."""
+
+
 class Evaluated(Manifest):
     """Validation loss and bits per byte of every checkpoint of a model."""
 
@@ -571,6 +648,7 @@ class Evaluated(Manifest):
 
     stage: Literal["evaluate"]
     of: str
+    parameters: EvaluateParameters
     tokenizer_sha256: Sha256
     """SHA-256 of the tokenizer whose bytes were counted."""
     targets: Count

@@ -16,7 +16,7 @@ from pipeline.formats import checkpoints as ck
 from pipeline.formats.manifests import BegunFrom, Parent, Trained, parse_any_manifest, path_of
 from pipeline.formats.release import ROOT, kind_of, release_root
 from pipeline.formats.stages import DATA_STAGES
-from pipeline.release.release import Release, State
+from pipeline.release.release import Release, Stored
 
 BELOW = f"{PARENT}/"
 
@@ -43,7 +43,7 @@ def carried_from(release: Release) -> Carried:
     return Carried([path for path in manifests if stages[path] in DATA_STAGES], sorted(files))
 
 
-def kept_from(state: State) -> list[str]:
+def kept_from(state: Stored) -> list[str]:
     """What a fork keeps of the release of its parent to prove `state`, sorted; the root manifest, listed nowhere, goes
     along."""
     files = state.release.files
@@ -54,12 +54,23 @@ def kept_from(state: State) -> list[str]:
     return sorted([*proofs, *(f"{state.folder}/{name}" for name in names)])
 
 
+def stored_state(release: Release, model: str, step: int) -> Stored:
+    """A state that a training can go on from: one whose every byte the release promises."""
+    state = release.state(model, step)
+    if not isinstance(state, Stored):
+        stored = ", ".join(map(str, release.model(model).stored_steps))
+        raise EverystepError(
+            f"step {step}: a virtual checkpoint of {model}; a fork goes on from a stored one: {stored}"
+        )
+    return state
+
+
 def root_sha256(release: Release) -> str:
     """The SHA-256 of the root manifest of a release."""
     return hashlib.sha256(release_root(release.folder, release.follow_links)).hexdigest()
 
 
-def parent_state(release: Release, begun: BegunFrom, where: object) -> State:
+def parent_state(release: Release, begun: BegunFrom, where: object) -> Stored:
     """The state that a training of `release` goes on from, in the copy of its parent that `release` keeps.
 
     Raises `Differs` unless it is the state that `begun`, the section `parent` of the recipe `where`, names, and the
@@ -76,7 +87,7 @@ def parent_state(release: Release, begun: BegunFrom, where: object) -> State:
     if found != declared.release_sha256:
         raise Differs(f"{parent.folder / ROOT}: SHA-256 {found}, declared is a parent with {declared.release_sha256}")
     _require_promised(manifest, parent)
-    state = parent.state(declared.model, declared.step)
+    state = stored_state(parent, declared.model, declared.step)
     _require_chain(parent, parent.model(state.model))
     record = state.record
     if record.state_digest != ck.state_digest(record.weights_digest, record.optimizer_digest, record.step):
@@ -94,7 +105,7 @@ def parent_state(release: Release, begun: BegunFrom, where: object) -> State:
     return state
 
 
-def ancestors(release: Release, model: str) -> Iterator[State]:
+def ancestors(release: Release, model: str) -> Iterator[Stored]:
     """The state that the training of a model began with, the one that the training of that began with, and so on, each
     proved by what `release` keeps."""
     parameters = release.model(model).parameters

@@ -17,7 +17,7 @@ from pipeline.base.yaml import Section
 from pipeline.formats.current import take_basis, write_manifest
 from pipeline.formats.manifests import Parent
 from pipeline.formats.release import ROOT, release_root
-from pipeline.release.ancestors import carried_from, kept_from, root_sha256
+from pipeline.release.ancestors import carried_from, kept_from, root_sha256, stored_state
 from pipeline.release.release import Release
 
 
@@ -41,7 +41,7 @@ def parent() -> None:
             f"{release.folder / ROOT}: SHA-256 {found}, but {PARAMS} declares parent.release_sha256 "
             f"{declared.release_sha256}; correct parent_address"
         )
-    state = release.state(declared.model, declared.step)
+    state = stored_state(release, declared.model, declared.step)
     kept, carried = kept_from(state), carried_from(release)
     copies = {path: PARENT / path for path in kept} | {path: Path(path) for path in carried.files}
     for folder in (PARENT, *map(Path, carried.folders)):

@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 from pipeline.base.console import progress
-from pipeline.base.errors import EverystepError
+from pipeline.base.errors import Differs, EverystepError
 from pipeline.base.files import atomic_writer, fresh_folder, list_files, sha256_file, write_bytes
 from pipeline.base.params import OPTIONAL, SECTION_OF_FORKS, SECTIONS, load_params, model_names, source_names
 from pipeline.base.paths import (
@@ -48,7 +48,7 @@ from pipeline.formats.stages import manifest_path, stages_per
 from pipeline.formats.suite import require_one_suite
 from pipeline.release.coverage import count
 from pipeline.release.facts import gather
-from pipeline.release.gate import check_model
+from pipeline.release.gate import check_model, too_far
 from pipeline.release.papers import PAPERS
 from pipeline.release.release import Release
 from pipeline.release.words import ReleaseParams, check_words
@@ -80,6 +80,8 @@ def release() -> None:
         records: list[Record] = []
         for name in models:
             records += check_model(project, name)
+            if moved := [*too_far(project, name)]:
+                raise Differs("\n".join(moved))
             advance(1)
     folder = fresh_folder(RELEASE)
     kept = [Path(path) for path in read_current(Parent).promises()] if is_fork else []

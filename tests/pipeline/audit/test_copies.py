@@ -238,6 +238,7 @@ def test_what_was_verified_and_the_root_digest_are_told(built_project: Path) -> 
     assert (report["files"], report["bytes"]) == (len(files), sum(path.stat().st_size for path in files))
     assert report["checkpoints"] == 10
     assert report["root_sha256"] == read_json(built_project / "manifests" / "release.json")["root_sha256"]
-    first, second = everystep("verify", release).out.splitlines()
+    first, second, third = everystep("verify", release).out.splitlines()
     assert f"{report['files']} files, {report['bytes'] / 1e6:.1f} MB, 10 checkpoints, " in first
     assert second == f"sha256 of release.json: {report['root_sha256']}"
+    assert third == "unsigned: nobody has signed this release"

@@ -313,7 +313,7 @@ def init(
 def fork(
     address: Address,
     model: Model,
-    step: Annotated[int, typer.Option(help="Step of a stored checkpoint to go on from.")],
+    step: Annotated[int, typer.Option(help="Step of a checkpoint to go on from.")],
     out: Annotated[Path, typer.Option(help="Folder to create; its name becomes the release name.")],
     base_model: Annotated[
         str | None, typer.Option(help="OWNER/NAME of that model on the Hub, for the card.", callback=_require_utf8)
@@ -323,9 +323,9 @@ def fork(
     """Create a project that trains on from a checkpoint of a release."""
     from pipeline.build.fork import fork as make_fork
     from pipeline.build.init import checkout
-    from pipeline.release.ancestors import stored_state
 
-    state = stored_state(_open_release(address, False), model, step)
+    release = _open_release(address, False)
+    state = _with_bytes(release, release.states_at(model, [step]))[step]
     made = make_fork(str(address), state, out, checkout(), base_model)
     if as_json:
         print(json.dumps(made._asdict() | {"folder": str(made.folder)}))

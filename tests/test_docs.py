@@ -32,7 +32,6 @@ from pipeline.sources.readers import READERS
 from pipeline.stages.dedup.stage import DedupParams
 from pipeline.stages.evaluation_sets import EvaluationParams
 from pipeline.stages.filter import FilterParams
-from pipeline.stages.parent import ParentParams
 from pipeline.stages.tokenize.mix import MixtureParams
 from pipeline.stages.tokenize.params import TokenizeParams
 from pipeline.stages.tokenizer import TokenizerParams
@@ -55,6 +54,7 @@ from tests.test_layering import ALLOWED
 from trainer import families
 from trainer.evaluate import EvaluateParams
 from trainer.launch import PROCESSES
+from trainer.parent import ParentParams
 from trainer.recipe import Recipe
 
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text("utf-8") for path in documents()}

@@ -1,46 +1,87 @@
-"""The state that a training goes on from, if its recipe names one: the right one, of a model of the same shapes."""
+"""The stage `parent`: the state of another release from which a training goes on, and the rows of that release.
 
+Reads the release at `parent_address` of `params.yaml`, each file compared with its root manifest, whose SHA-256 is
+declared; a virtual state is rebuilt first. Writes `data/parent` (see `pipeline.release.ancestors`), the rows and their
+manifests in their own places, and `manifests/parent.json`. All are copies: a link would make DVC's cache and the other
+release one file.
+"""
+
+import shutil
 from pathlib import Path
 
-from pipeline.base.errors import Differs
-from pipeline.base.files import sha256_file
-from pipeline.base.paths import PARENT, RECIPES
-from pipeline.formats import checkpoints as ck
-from pipeline.formats.current import read_current
-from pipeline.formats.manifests import BegunFrom, Parent
-from pipeline.formats.model import ModelSpec, tensor_shapes
-from pipeline.formats.release import ListedFile, kind_of
-from pipeline.formats.tensors import TensorFile
-from pipeline.release.ancestors import parent_state
-from pipeline.release.release import Release
-from trainer.recipe import Recipe
+from pipeline.base.console import progress
+from pipeline.base.errors import Differs, EverystepError
+from pipeline.base.files import atomic_writer, fresh_folder, write_bytes
+from pipeline.base.params import load_params, load_section
+from pipeline.base.paths import PARAMS, PARENT
+from pipeline.base.yaml import Section
+from pipeline.formats.current import take_basis, write_manifest
+from pipeline.formats.manifests import Parent
+from pipeline.formats.release import ROOT, content_digest, kind_of, release_root
+from pipeline.release.ancestors import carried_from, files_of, proofs_of, root_sha256
+from pipeline.release.release import Release, Virtual
+from trainer.rebuild import rebuild
 
 
-def begun_from(release: Release, recipe: Recipe, spec: ModelSpec) -> Path | None:
-    """Return the folder of the state that the training of `recipe` goes on from, or None if it begins with new weights.
+class ParentParams(Section):
+    """The section `parent`: which state of which release. `release_sha256` is that of its root manifest."""
 
-    The whole chain of files between the state and the root manifest of its release is compared, the weights too.
-    """
-    if recipe.parent is None:
-        return None
-    where = f"{RECIPES}/{recipe.name}.yaml"
-    begun = BegunFrom.from_json(recipe.parent.model_dump(), where)
-    state = parent_state(release, begun, where)
-    weights, _ = (release.file(PARENT / state.folder / name) for name in (ck.WEIGHTS, ck.OPTIMIZER))
-    require_shapes_of(spec, weights, where)
-    return weights.parent
+    release_sha256: str
+    model: str
+    step: int
 
 
-def here() -> Release:
-    """Open this project, as far as the current manifest of the stage `parent` promises it."""
-    manifest = read_current(Parent)
-    promised = {manifest.path.as_posix(): sha256_file(manifest.path)} | manifest.promises()
-    files = {path: ListedFile(kind=kind_of(path), digest=digest) for path, digest in promised.items()}
-    return Release(Path(), Path().resolve().name, None, files)
+def parent() -> None:
+    """Fetch the declared state and rows."""
+    declared = load_section(ParentParams, "parent")
+    basis = take_basis(sections=["parent"])
+    release = Release.open(_address())
+    if release.version is None:
+        raise EverystepError(f"{release.folder}: has no {ROOT}; the parent of a training is a state of a release")
+    if (found := root_sha256(release)) != declared.release_sha256:
+        raise Differs(
+            f"{release.folder / ROOT}: SHA-256 {found}, but {PARAMS} declares parent.release_sha256 "
+            f"{declared.release_sha256}; correct parent_address"
+        )
+    state, carried = release.state(declared.model, declared.step), carried_from(release)
+    if isinstance(state, Virtual):
+        rebuild(release, [state])  # may restart this program, so it comes before the work
+    proofs, files = proofs_of(state), files_of(state)
+    copies = {Path(path): release.file(path) for path in carried.files}
+    copies |= {PARENT / path: release.file(path) for path in proofs} | {PARENT / path: files[path] for path in files}
+    for folder in (PARENT, *map(Path, carried.folders)):
+        fresh_folder(folder)
+    with progress("parent", len(copies), "files") as advance:
+        for target, source in copies.items():
+            _copy(source, target)
+            advance(1)
+    for path in carried.manifests:
+        write_bytes(Path(path), release.read(path))
+    write_bytes(PARENT / ROOT, release_root(release.folder))
+    write_manifest(
+        Parent,
+        None,
+        basis,
+        parameters=declared.model_dump(),
+        outputs={},
+        release=release.name,
+        version=release.version,
+        tokens=state.record.tokens,
+        state_digest=state.record.state_digest,
+        files={ROOT: declared.release_sha256}
+        | {path: release.files[path].digest for path in proofs}
+        | {path: content_digest(file, kind_of(path)) for path, file in files.items()},
+        carried={path: release.files[path].digest for path in carried.manifests},
+    )
 
 
-def require_shapes_of(spec: ModelSpec, weights: Path, recipe: str) -> None:
-    """Compare shapes before a model is built: a recipe could ask for more memory than there is."""
-    with TensorFile(weights) as file:
-        if file.shapes() != tensor_shapes(spec):
-            raise Differs(f"{weights}: these are not the tensors of the model in {recipe}")
+def _address() -> str:
+    address = load_params().get("parent_address")
+    if not isinstance(address, str) or not address:
+        raise EverystepError(f"{PARAMS}: parent_address: say where the release of the parent is, such as ../release")
+    return address
+
+
+def _copy(source: Path, target: Path) -> None:
+    with source.open("rb") as content, atomic_writer(target) as file:
+        shutil.copyfileobj(content, file)

@@ -28,9 +28,9 @@ from pipeline.formats.model import ModelSpec
 from pipeline.release.ancestors import ancestors
 from pipeline.release.release import Release, State
 from trainer import numerics
+from trainer.begun import require_shapes_of
 from trainer.data import Checking, TrainingData, own_rows, training_data
 from trainer.launch import default_processes, launch
-from trainer.parent import require_shapes_of
 from trainer.recipe import Recipe, load_recipe
 
 if TYPE_CHECKING:

@@ -33,10 +33,10 @@ from pipeline.formats.model import ModelSpec, num_parameters, num_parameters_if_
 from pipeline.formats.stages import manifest_path
 from pipeline.formats.suite import require_one_suite
 from trainer import numerics
+from trainer.begun import begun_from, here
 from trainer.data import Checking, TrainingData, training_data
 from trainer.launch import default_processes, launch
 from trainer.monitor import RECORDS, board, run_record
-from trainer.parent import begun_from, here
 from trainer.plain_rows import CHECKED
 from trainer.recipe import Recipe, load_recipe, suite_of
 

@@ -20,8 +20,8 @@ from pipeline.build.init import STAGES, copy_code, dumped, new_repository, plots
 from pipeline.formats.manifests import RecipeParameters
 from pipeline.formats.release import ROOT
 from pipeline.formats.stages import manifest_path
-from pipeline.release.ancestors import Carried, carried_from, kept_from, root_sha256
-from pipeline.release.release import Release, Stored
+from pipeline.release.ancestors import Carried, carried_from, files_of, proofs_of, root_sha256
+from pipeline.release.release import Release, State
 from pipeline.release.words import ReleaseParams
 
 LICENSE = "LICENSE"
@@ -44,7 +44,7 @@ class Forked(NamedTuple):
     """Why there is no first commit; empty if there is one."""
 
 
-def fork(address: str, state: Stored, folder: Path, root: Path, base_model: str | None = None) -> Forked:
+def fork(address: str, state: State, folder: Path, root: Path, base_model: str | None = None) -> Forked:
     """Make the repository `folder`, which trains on from `state` of the release at `address`, from the checkout `root`.
 
     `base_model` is the repository of the state's model on the Hub, for the card. It appears whole or not at all.
@@ -65,8 +65,9 @@ def fork(address: str, state: Stored, folder: Path, root: Path, base_model: str 
         steps=parameters.schedule.steps,
         uncommitted="",
     )
-    for path in kept_from(state):  # what is missing or damaged is better known now
+    for path in proofs_of(state):  # what is missing or damaged is better known now
         release.file(path)
+    files_of(state)
     params = _params(made, address, release, base_model)
     with new_repository(folder, f"Go on from {made.model} at step {made.step} of {made.release}") as scratch:
         copy_code(root, scratch.folder)
@@ -147,7 +148,7 @@ def _stages(root: Path, model: str, carried: Carried) -> str:
     return dumped(loader, written)
 
 
-def _recipe(state: Stored, parameters: RecipeParameters) -> str:
+def _recipe(state: State, parameters: RecipeParameters) -> str:
     """The parent's recipe with the section `parent`."""
     path = f"{RECIPES}/{state.model}.yaml"
     loader = round_trip()

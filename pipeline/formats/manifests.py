@@ -521,6 +521,11 @@ class RecipeParameters(Declared):
         begun_with = self.parent.first_sample if self.parent else 0
         return first_sample(step, self.data.global_batch, self.begun_at, begun_with)
 
+    def tokens(self, step: int, context: int) -> int:
+        """Targets trained on until `step`, those of the parent included."""
+        before = self.parent.tokens if self.parent else 0
+        return before + (step - self.begun_at) * self.data.global_batch * context
+
     @property
     def published_steps(self) -> list[int]:
         """Steps of its checkpoints, ascending. The state that it began with belongs to the release of its parent."""

@@ -1,22 +1,25 @@
 """Ancestors: the states of other releases that a training goes on from, and how far each is proved.
 
 A fork keeps at `data/parent` a sparse copy of its parent's release, with the same relative paths: the root manifest,
-what lies between that and the state, and the state itself. A parent that is a fork too has its own `data/parent`, of
-which the proofs go along and the weights stay there. So every generation is opened and compared as any release is,
-until a training that began with new weights.
+what lies between that and the state, and the state itself; a virtual one in the place of a stored one. A parent that is
+a fork too has its own `data/parent`, of which the proofs go along and the weights stay there. So every generation is
+opened and compared as any release is, until a training that began with new weights.
 """
 
 import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.base.errors import Differs, EverystepError
-from pipeline.base.paths import MANIFESTS, PARENT, RECIPES
+from pipeline.base.paths import MANIFESTS, PARENT, RECIPES, RUNS
 from pipeline.formats import checkpoints as ck
-from pipeline.formats.manifests import BegunFrom, Parent, Trained, parse_any_manifest, path_of
-from pipeline.formats.release import ROOT, kind_of, release_root
+from pipeline.formats import log
+from pipeline.formats.manifests import BegunFrom, Checkpoint, Parent, Trained, parse_any_manifest, path_of
+from pipeline.formats.release import ROOT, ListedFile, kind_of, release_root
 from pipeline.formats.stages import DATA_STAGES
-from pipeline.release.release import Release, Stored
+from pipeline.release.rebuilt import record_of
+from pipeline.release.release import Release, State, Stored, Virtual
 
 BELOW = f"{PARENT}/"
 
@@ -43,26 +46,22 @@ def carried_from(release: Release) -> Carried:
     return Carried([path for path in manifests if stages[path] in DATA_STAGES], sorted(files))
 
 
-def kept_from(state: Stored) -> list[str]:
-    """What a fork keeps of the release of its parent to prove `state`, sorted; the root manifest, listed nowhere, goes
-    along."""
-    files = state.release.files
-    proofs = [path_of(Trained, state.model).as_posix(), f"{RECIPES}/{state.model}.yaml"]
+def proofs_of(state: State) -> list[str]:
+    """What a fork keeps of the release of its parent to prove `state`, sorted, besides the files of the state and the
+    root manifest, which is listed nowhere."""
+    files, model = state.release.files, state.model
+    proofs = [path_of(Trained, model).as_posix(), f"{RECIPES}/{model}.yaml"]
     proofs += [path for path in files if path in (path_of(Parent).as_posix(), f"{MANIFESTS}/code.json")]
     proofs += [path for path in files if path.startswith(BELOW) and kind_of(path) != "tensors"]
-    names = (ck.RECORD, ck.CONFIG, ck.WEIGHTS, ck.OPTIMIZER)
-    return sorted([*proofs, *(f"{state.folder}/{name}" for name in names)])
+    if isinstance(state, Virtual):
+        proofs += [f"{RUNS}/{model}/{log.JSONL}", f"{state.nearest.folder}/{ck.RECORD}"]
+    return sorted(proofs)
 
 
-def stored_state(release: Release, model: str, step: int) -> Stored:
-    """A state that a training can go on from: one whose every byte the release promises."""
-    state = release.state(model, step)
-    if not isinstance(state, Stored):
-        stored = ", ".join(map(str, release.model(model).stored_steps))
-        raise EverystepError(
-            f"step {step}: a virtual checkpoint of {model}; a fork goes on from a stored one: {stored}"
-        )
-    return state
+def files_of(state: State) -> dict[str, Path]:
+    """The files of a state by the paths that a stored one has in a release, verified; a virtual one is in the cache."""
+    folder = f"{RUNS}/{state.model}/{state.revision}"
+    return {f"{folder}/{name}": state.file(name) for name in (ck.RECORD, ck.CONFIG, ck.WEIGHTS, ck.OPTIMIZER)}
 
 
 def root_sha256(release: Release) -> str:
@@ -86,8 +85,7 @@ def parent_state(release: Release, begun: BegunFrom, where: object) -> Stored:
     declared, found = manifest.parameters, root_sha256(parent)
     if found != declared.release_sha256:
         raise Differs(f"{parent.folder / ROOT}: SHA-256 {found}, declared is a parent with {declared.release_sha256}")
-    _require_promised(manifest, parent)
-    state = stored_state(parent, declared.model, declared.step)
+    state = _state_in(parent, manifest)
     _require_chain(parent, parent.model(state.model))
     record = state.record
     if record.state_digest != ck.state_digest(record.weights_digest, record.optimizer_digest, record.step):
@@ -126,10 +124,31 @@ def foreign_manifests(release: Release) -> Iterator[str]:
                 yield f"{manifest.path}: carried: {path} is another one in {holder.folder}"
 
 
-def _require_promised(manifest: Parent, parent: Release) -> None:
+def _state_in(parent: Release, manifest: Parent) -> Stored:
+    """The declared state in the copy of its release. All that is kept is promised by the root manifest there, but the
+    files of a virtual state: what these must be is in the log and in the record of the stored state before it."""
+    state = parent.state(manifest.parameters.model, manifest.parameters.step)
+    folder = f"{RUNS}/{state.model}/{state.revision}/"
+    rebuilt = {
+        path: ListedFile(kind=kind_of(path), digest=digest)
+        for path, digest in manifest.files.items()
+        if path.startswith(folder) and isinstance(state, Virtual)
+    }
+    promised = {**parent.files, **rebuilt}
     for path, digest in manifest.files.items():
-        if path != ROOT and (path not in parent.files or parent.files[path].digest != digest):
+        if path != ROOT and (path not in promised or promised[path].digest != digest):
             raise Differs(f"{manifest.path}: files: {path} is not what the parent's {ROOT} promises")
+    if isinstance(state, Stored):
+        return state
+    assert isinstance(state, Virtual)
+    whole = Release(parent.folder, parent.name, parent.version, promised, parent.follow_links)
+    path = folder + ck.RECORD
+    record = ck.parse_record(whole.read(path), parent.folder / path)
+    expected = record_of(state.logged, state.nearest.record, record.optimizer_digest, record.numerics)
+    given = {name: promised[folder + name].digest for name in (ck.WEIGHTS, ck.OPTIMIZER)}
+    if record != expected or any(ck.promised_digest(record, name) != digest for name, digest in given.items()):
+        raise Differs(f"{parent.folder / path}: is not of the virtual state that the log of {state.model} promises")
+    return Stored(whole, state.model, Checkpoint.of_record(record))
 
 
 def _require_chain(release: Release, trained: Trained) -> None:

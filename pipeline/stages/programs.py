@@ -1,7 +1,7 @@
 """The program of each stage: the function of its name, in which module that is, and which code is loaded with it.
 
 The stage `code` writes down the code of all stages; the entry point refuses to run a stage with any other. Modules are
-named and not imported, because two of them are the trainer's.
+named and not imported, because some of them are the trainer's.
 """
 
 from collections.abc import Callable
@@ -20,6 +20,7 @@ NAMES = [stage.name for stage in (*STAGES, *ON_ROWS, *OF_FORKS)]
 ELSEWHERE = {
     "dedup": "pipeline.stages.dedup.stage",
     "tokenize": "pipeline.stages.tokenize.stage",
+    "parent": "trainer.parent",
     "train": "trainer.train",
     "evaluate": "trainer.evaluate",
 }

@@ -27,14 +27,14 @@ from pipeline.formats.release import FORMAT, REVISIONS, ROOT, Root, revision_lin
 from pipeline.release.ancestors import ancestors
 from pipeline.release.gate import check_model
 from pipeline.release.release import Release
-from pipeline.stages.parent import parent as bring
 from tests.conftest import Once
 from tests.project import ROOT as CHECKOUT
 from tests.project import commit, environment, params, repro, run
 from tests.releases import Done, copied, everystep, flip, read_json, unsealed, write_json
 from tests.trainer.corpora import load, numbered, write_ours, write_plain, write_recipe
 from tests.trainer.runs import MODEL
-from trainer.parent import begun_from, here
+from trainer.begun import begun_from, here
+from trainer.parent import parent as bring
 from trainer.recipe import load_recipe
 
 STEP, LAST = 4, 12
@@ -164,6 +164,34 @@ def test_a_fork_of_a_fork_is_followed_to_its_first_ancestor(trained: Path, tmp_p
 def faults(release: Path) -> list[str]:
     """What the chain of manifests has against a release."""
     return chain_faults(Release.open(release), {path: sha256_file(release / path) for path in list_files(release)})
+
+
+def test_a_virtual_state_is_rebuilt_and_gone_on_from(
+    parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing but the log promises its weights, and they are in no release but the fork's."""
+    monkeypatch.setenv("EVERYSTEP_CACHE", str(tmp_path / "cache"))
+    done = run(tmp_path, *("everystep", "fork", str(parent), "--model", MODEL, "--step", "6", "--out", "made"))
+    assert done.stdout.startswith(f"made: {MODEL} from step 6 of tiny 1\n")
+    made = tmp_path / "made"
+    (made / "manifests" / "code.json").unlink()
+    with contextlib.chdir(made):
+        bring()
+    train_in(made)
+    ours, theirs = (dict(ck.find_checkpoints(folder / "runs" / MODEL)) for folder in (made, parent))
+    assert list(ours) == [8, 12]
+    for step, folder in ours.items():
+        assert ck.read_record(folder).state_digest == ck.read_record(theirs[step]).state_digest
+    released = seal(made, "made")
+    assert faults(released) == []
+    record = next((released / "data/parent/runs" / MODEL).glob("step000006-*")) / "record.json"
+    with edited(record) as tree:  # an attacker with other moments, who makes every digest fit
+        tree["loss"] += 1
+    with edited(released / "manifests/parent.json") as tree:
+        tree["files"][record.relative_to(released / "data/parent").as_posix()] = sha256_file(record)
+    with edited(released / "manifests/models" / f"{MODEL}.json") as tree:
+        tree["inputs"]["manifests/parent.json"] = sha256_file(released / "manifests/parent.json")
+    assert "is not of the virtual state that the log of mobilellm promises" in faults(seal(released, "made"))[0]
 
 
 # A wrong parent
@@ -356,7 +384,7 @@ def test_what_is_not_there_or_in_the_way_is_refused_and_nothing_written(parent: 
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "mine").write_text("mine")
     step, out = ("--step", "4"), ("--out", str(tmp_path / "made"))
-    assert "the nearest are 2, 4" in refused(parent, "--model", MODEL, "--step", "3", *out).err
+    assert "the nearest are 4, 8" in refused(parent, "--model", MODEL, "--step", "5", *out).err
     assert f"did you mean {MODEL}?" in refused(parent, "--model", "mobilelm", *step, *out).err
     assert "already exists" in refused(parent, "--model", MODEL, *step, "--out", str(tmp_path / "taken")).err
     assert "base_model" in refused(parent, "--model", MODEL, *step, *out, "--base-model", "a b").err

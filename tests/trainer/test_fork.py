@@ -99,9 +99,13 @@ def trained(once: Once, untrained: Path) -> Path:
 
 
 def train_in(folder: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Train in a process of its own, for it enters a numerics class."""
+    return run_stage(folder, "train", MODEL, check=check)
+
+
+def run_stage(folder: Path, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run a stage in a process of its own, for it may enter a numerics class, which starts a program again."""
     env = environment(EVERYSTEP_PROCESSES="1", PYTHONPATH=str(CHECKOUT))
-    command = [sys.executable, "-m", "pipeline.stages", "train", MODEL]
+    command = [sys.executable, "-m", "pipeline.stages", *words]
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
     assert not check or done.returncode == 0, done.stderr
     return done
@@ -175,8 +179,7 @@ def test_a_virtual_state_is_rebuilt_and_gone_on_from(
     assert done.stdout.startswith(f"made: {MODEL} from step 6 of tiny 1\n")
     made = tmp_path / "made"
     (made / "manifests" / "code.json").unlink()
-    with contextlib.chdir(made):
-        bring()
+    run_stage(made, "parent")
     train_in(made)
     ours, theirs = (dict(ck.find_checkpoints(folder / "runs" / MODEL)) for folder in (made, parent))
     assert list(ours) == [8, 12]

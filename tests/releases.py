@@ -108,7 +108,7 @@ def reseal(release: Path) -> None:
                 for shard in shards:
                     place = release / output_folder(tree["stage"], tree["of"]) / shard["path"]
                     shard |= _measured(place)
-                    if "groups" in shard and place.is_file():
+                    if shard.get("groups") and place.is_file():
                         shard["groups"] = group_digests(place, DOCUMENT_INDEX)
         write_json(release / path, tree)
     root = read_json(release / ROOT)

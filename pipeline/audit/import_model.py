@@ -1,8 +1,8 @@
 """The way back from a model repository to the digest of record: `restore(spec, export(spec, x).tensors) == x`.
 
 A reader who has only a folder of the Hub recomputes `weights_digest` with it, without the release. The description of
-the model is in the folder's `everystep.json`; `config.json`, which says what loaders compute with the weights, must
-be the one that this description gives.
+the model is in the folder's `everystep.json`; `config.json` and code, which decide what loaders compute with
+the weights, must be the ones that this description gives.
 """
 
 from collections.abc import Mapping
@@ -15,11 +15,12 @@ import numpy as np
 from pipeline.audit.export_model import hub_config
 from pipeline.audit.hub_forms import Array, Form, Tensors, form_of
 from pipeline.base.errors import Differs, EverystepError
-from pipeline.base.files import read_small
+from pipeline.base.files import read_small, sha256_file
 from pipeline.formats.canonical import Json, canonical, parse
 from pipeline.formats.checkpoints import CONFIG, WEIGHTS, read_tensors
 from pipeline.formats.digests import tensors_digest
 from pipeline.formats.model import ModelSpec, tensor_shapes, unrolled
+from pipeline.release.code import REMOTE, is_code, refuse_foreign_code
 
 ABOUT = "everystep.json"
 
@@ -40,7 +41,8 @@ class FolderDigest:
 def digest_folder(folder: Path) -> FolderDigest:
     """Compute the digest of the weights in a pulled folder, or in a copy of it from a hub.
 
-    `Differs` is raised if its config is not that of its description, or if tensors that are copies of one differ.
+    `Differs` is raised if its config is not that of its description, if it holds code that is not ours, or if tensors
+    that are copies of one differ.
     """
     about = _read_json(folder / ABOUT)
     missing = [key for key in ("description", "model", "weights_digest") if key not in about]
@@ -49,6 +51,7 @@ def digest_folder(folder: Path) -> FolderDigest:
     spec = ModelSpec.from_json(about["description"], f"{folder / ABOUT}: description")
     tensors = restore(spec, folder)
     _require_config(folder, spec, tensors)
+    _require_own_code(folder)
     return FolderDigest(
         model=str(about["model"]),
         revision=about.get("revision"),
@@ -107,8 +110,17 @@ def _require_config(folder: Path, spec: ModelSpec, tensors: Tensors) -> None:
     said = _read_json(folder / CONFIG)
     end: Json = said.get("eos_token_id")
     expected = hub_config(spec, tensors["embedding.weight"].dtype.name, end)
-    if wrong := sorted(key for key, value in expected.items() if canonical(said.get(key)) != canonical(value)):
+    common = said.keys() & expected.keys()
+    other = {key for key in common if canonical(said[key]) != canonical(expected[key])}
+    if wrong := sorted(other | (said.keys() ^ expected.keys())):
         raise Differs(f"{folder / CONFIG}: not what the description in {ABOUT} gives: {_listed(wrong)}")
+
+
+def _require_own_code(folder: Path) -> None:
+    """Code in the folder, which loaders may run, must be the module of this installation."""
+    for path in sorted(folder.iterdir()):
+        if is_code(path.name):
+            refuse_foreign_code(f"{REMOTE}/{path.name}", sha256_file(path))
 
 
 def _read_json(path: Path) -> Mapping[str, Json]:

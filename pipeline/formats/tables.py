@@ -104,7 +104,8 @@ def write_batches(
             if in_parts:
                 groups.append(hashlib.sha256(content).hexdigest())
     lines, size, sha256 = digest.found()
-    return Shard(path=name, lines=lines, bytes=size, sha256=sha256, groups=groups if in_parts else None)
+    shard = Shard(path=name, lines=lines, bytes=size, sha256=sha256)
+    return shard.model_copy(update={"groups": groups}) if in_parts else shard
 
 
 def group_digests(path: Path, schema: pa.Schema) -> list[str]:

@@ -49,7 +49,7 @@ class Objects:
             return {}
         root = self._filesystem._strip_protocol(self._root)
         return {
-            name.removeprefix(root).lstrip("/"): Listed(int(about["size"]), _told_sha256(about))
+            name.removeprefix(root).lstrip("/"): Listed(self._bytes(name, about), _told_sha256(about))
             for name, about in found.items()
         }
 
@@ -59,9 +59,16 @@ class Objects:
             about = self._filesystem.info(f"{self._root}/{path}")
             if about["type"] != "file":
                 raise IsADirectoryError(path)
-            return int(about["size"])
+            return self._bytes(f"{self._root}/{path}", about)
 
         return self._asked(f"{self.address}/{path}", ask)
+
+    def _bytes(self, place: str, about: dict[str, Any]) -> int:
+        """Bytes of a file. DVC keeps those of a folder as a whole, so a file of one is opened to learn its own."""
+        if about["size"] is not None:
+            return int(about["size"])
+        with self._filesystem.open(place, "rb") as file:
+            return int(file.seek(0, os.SEEK_END))
 
     def _asked(self, address: str, question: Callable[[], Reply]) -> Reply:
         """Ask the store; if it refuses those without credentials, with those of this machine from now on."""

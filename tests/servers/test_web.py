@@ -59,7 +59,7 @@ def test_nothing_but_the_folder_is_served(web: Web, folder: Path, path: str) -> 
 
 @pytest.mark.skipif(not shutil.which("wget"), reason="wget is not installed")
 def test_wget_follows_the_links_of_folders(web: Web, tmp_path: Path) -> None:
-    run(tmp_path, "wget", "--quiet", "--recursive", "--no-host-directories", f"{web.url}/")
+    run(tmp_path, "wget", "--quiet", "--recursive", "--no-host-directories", f"{web.url}/", NO_PROXY="127.0.0.1")
     assert (tmp_path / "below/a file").read_bytes() == CONTENT
 
 

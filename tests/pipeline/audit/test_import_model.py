@@ -147,10 +147,18 @@ def test_one_flipped_bit_is_another_digest(folder: Path) -> None:
     assert done.code == 1 and done.out.startswith("differs: ") and "everystep.json says tensors-v1:" in done.out
 
 
-def test_a_config_that_makes_another_model_of_the_weights_is_refused(folder: Path) -> None:
-    rewrite(folder / "config.json", rope_theta=5e5)
+@pytest.mark.parametrize(("key", "value"), [("rope_theta", 5e5), ("auto_map", {"AutoConfig": "mine.Config"})])
+def test_a_config_that_makes_another_model_of_the_weights_is_refused(folder: Path, key: str, value: Any) -> None:
+    rewrite(folder / "config.json", **{key: value})
     done = everystep("digest", folder)
-    assert done.code == 1 and "config.json: not what the description" in done.err and "rope_theta" in done.err
+    assert done.code == 1 and f"config.json: not what the description in everystep.json gives: {key}" in done.err
+
+
+@pytest.mark.parametrize("name", ["modeling_everystep_openelm.py", "pytorch_model.bin"])
+def test_code_that_is_not_ours_is_refused(folder: Path, name: str) -> None:
+    (folder / name).write_text("print('mine')")
+    done = everystep("digest", folder)
+    assert done.code == 1 and f"{name}: " in done.err and "do not run it" in done.err
 
 
 def test_a_folder_without_a_description_is_misuse(folder: Path, tmp_path: Path) -> None:

@@ -35,11 +35,14 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def project(built_project: Path, tmp_path: Path) -> Path:
     """The built project, to be changed: its Git repository and its release, without caches."""
     folder = tmp_path / "project"
-    skipped = shutil.ignore_patterns("cache", ".work", "data", "runs", "results", "release")
-    shutil.copytree(built_project, folder, ignore=skipped, symlinks=True)
-    copied(built_project / "release", folder / "release")
-    for ignored in ("data", "runs", "results"):
-        (folder / ignored).mkdir(exist_ok=True)
+    folder.mkdir()
+    for entry in built_project.iterdir():
+        if entry.name in (".work", "data", "runs", "results"):
+            continue
+        if entry.is_dir():
+            shutil.copytree(entry, folder / entry.name, ignore=shutil.ignore_patterns("cache", "tmp"))
+        else:
+            shutil.copyfile(entry, folder / entry.name)
     assert run(folder, "git", "status", "--porcelain").stdout == ""
     return folder
 

@@ -170,33 +170,6 @@ def faults(release: Path) -> list[str]:
     return chain_faults(Release.open(release), {path: sha256_file(release / path) for path in list_files(release)})
 
 
-def test_a_virtual_state_is_rebuilt_and_gone_on_from(
-    parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nothing but the log promises its weights, and they are in no release but the fork's."""
-    monkeypatch.setenv("EVERYSTEP_CACHE", str(tmp_path / "cache"))
-    done = run(tmp_path, *("everystep", "fork", str(parent), "--model", MODEL, "--step", "6", "--out", "made"))
-    assert done.stdout.startswith(f"made: {MODEL} from step 6 of tiny 1\n")
-    made = tmp_path / "made"
-    (made / "manifests" / "code.json").unlink()
-    run_stage(made, "parent")
-    train_in(made)
-    ours, theirs = (dict(ck.find_checkpoints(folder / "runs" / MODEL)) for folder in (made, parent))
-    assert list(ours) == [8, 12]
-    for step, folder in ours.items():
-        assert ck.read_record(folder).state_digest == ck.read_record(theirs[step]).state_digest
-    released = seal(made, "made")
-    assert faults(released) == []
-    record = next((released / "data/parent/runs" / MODEL).glob("step000006-*")) / "record.json"
-    with edited(record) as tree:  # an attacker with other moments, who makes every digest fit
-        tree["loss"] += 1
-    with edited(released / "manifests/parent.json") as tree:
-        tree["files"][record.relative_to(released / "data/parent").as_posix()] = sha256_file(record)
-    with edited(released / "manifests/models" / f"{MODEL}.json") as tree:
-        tree["inputs"]["manifests/parent.json"] = sha256_file(released / "manifests/parent.json")
-    assert "is not of the virtual state that the log of mobilellm promises" in faults(seal(released, "made"))[0]
-
-
 # A wrong parent
 
 
@@ -412,7 +385,35 @@ def test_the_manifest_of_the_parent_lists_what_is_kept(parent: Path, child: Path
     assert manifest.carried == {"manifests/tokens.json": sha256_file(parent / "manifests/tokens.json")}
 
 
-# A whole build
+# What takes long
+
+
+@pytest.mark.long
+def test_a_virtual_state_is_rebuilt_and_gone_on_from(
+    parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing but the log promises its weights, and they are in no release but the fork's."""
+    monkeypatch.setenv("EVERYSTEP_CACHE", str(tmp_path / "cache"))
+    done = run(tmp_path, *("everystep", "fork", str(parent), "--model", MODEL, "--step", "6", "--out", "made"))
+    assert done.stdout.startswith(f"made: {MODEL} from step 6 of tiny 1\n")
+    made = tmp_path / "made"
+    (made / "manifests" / "code.json").unlink()
+    run_stage(made, "parent")
+    train_in(made)
+    ours, theirs = (dict(ck.find_checkpoints(folder / "runs" / MODEL)) for folder in (made, parent))
+    assert list(ours) == [8, 12]
+    for step, folder in ours.items():
+        assert ck.read_record(folder).state_digest == ck.read_record(theirs[step]).state_digest
+    released = seal(made, "made")
+    assert faults(released) == []
+    record = next((released / "data/parent/runs" / MODEL).glob("step000006-*")) / "record.json"
+    with edited(record) as tree:  # an attacker with other moments, who makes every digest fit
+        tree["loss"] += 1
+    with edited(released / "manifests/parent.json") as tree:
+        tree["files"][record.relative_to(released / "data/parent").as_posix()] = sha256_file(record)
+    with edited(released / "manifests/models" / f"{MODEL}.json") as tree:
+        tree["inputs"]["manifests/parent.json"] = sha256_file(released / "manifests/parent.json")
+    assert "is not of the virtual state that the log of mobilellm promises" in faults(seal(released, "made"))[0]
 
 
 @pytest.mark.long

@@ -177,6 +177,8 @@ def _show_facts(facts: "Summary") -> None:
     rows = facts.rows
     size = "" if facts.bytes is None else f", {facts.bytes / 1e6:,.1f} MB"
     _say(f"{facts.name} {facts.version}: {facts.files:,} files{size}")
+    for state in facts.ancestors:
+        _say(f"trained on from {state.model} at step {state.step} of {state.release} {state.version}")
     _say(f"rows: {rows.train:,} to train on, {rows.read:,} of them read; {rows.validation:,} held out\n")
     _table(
         ["model", "parameters", "tokens", "rows read", "checkpoints", "validation loss", "bits per byte", "numerics"],
@@ -348,6 +350,40 @@ def thaw(
         raise Differs(str(error)) from error
     except Refused as error:
         raise EverystepError(str(error)) from error
+
+
+@app.command()
+def fork(
+    address: Address,
+    model: Model,
+    step: Annotated[int, typer.Option(help="Step of a checkpoint to go on from.")],
+    out: Annotated[Path, typer.Option(help="Folder to create; its name becomes the release name.")],
+    base_model: Annotated[
+        str | None, typer.Option(help="OWNER/NAME of that model on the Hub, for the card.", callback=_require_utf8)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Create a project that trains on from a checkpoint of a release."""
+    from pipeline.build.fork import fork as make_fork
+    from pipeline.build.init import checkout
+
+    release = _open_release(address, False)
+    state = _with_bytes(release, release.states_at(model, [step]))[step]
+    made = make_fork(str(address), state, out, checkout(), base_model)
+    if as_json:
+        print(json.dumps(made._asdict() | {"folder": str(made.folder)}))
+        return
+    folder = shlex.quote(str(made.folder))
+    if made.uncommitted:
+        again = f"git -C {folder} commit --message 'Start from a checkpoint'"
+        note(f"note: all files are staged but not committed: {made.uncommitted}; fix that, then run: {again}")
+    _say(f"{out}: {model} from step {made.step} of {made.release} {made.version}")
+    _say(f"state: {made.state_digest}")
+    why = f"as it is, steps {made.step + 1} to {made.steps} give the parent's digests"
+    if made.step == made.steps:
+        why = f"schedule.steps is {made.steps}, where the fork begins; write more"
+    _say(f"next: edit {out}/recipes/{model}.yaml ({why})")
+    _say(f"then: cd {folder} && make setup && source .venv/bin/activate && make release")
 
 
 @app.command()
@@ -704,9 +740,10 @@ def replay(
 
     from pipeline.release.release import Release
     from trainer.replay import replay as replay_stretch
+    from trainer.replay import state_at
 
     release = Release.open(address)
-    _with_bytes(release, release.states_at(model, [start]))
+    _with_bytes(release, {start: state_at(release, model, start)})
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # processes talk over sockets
     outcome = replay_stretch(release, model, start, stop)
     if as_json:
@@ -836,10 +873,13 @@ def _tell(found: dict[str, Any]) -> str:
     where = " and ".join(f"rows {start} to {stop - 1}" for start, stop in found["rows"] if start < stop)
     if not where:
         return f"{found['id']}: was in the last, incomplete row, which is dropped; no step saw it"
+    begun_at = found.get("begun_at")
+    before = f"; the steps up to {begun_at} are its parent's, whose release tells of them" if begun_at else ""
     if not found["steps"]:
-        return f"{found['id']}: in the training rows ({where}), but no step has read them"
+        return f"{found['id']}: in the training rows ({where}), but no step has read them{before}"
     steps = ", ".join(map(str, found["steps"]))
-    return f"{found['id']}: {where}; seen by steps {steps}; first checkpoint after it: {found['first_checkpoint']}"
+    checkpoint = found["first_checkpoint"]
+    return f"{found['id']}: {where}; seen by steps {steps}; first checkpoint after it: {checkpoint}{before}"
 
 
 def _table(header: list[str], rows: list[list[str]]) -> None:

@@ -19,12 +19,12 @@ from pipeline.formats.lines import LineFile, Shard
 from pipeline.formats.log import as_csv
 from pipeline.formats.manifests import KINDS, Coverage
 from pipeline.formats.release import REVISIONS, ROOT, SUMS, ListedFile, content_digest, is_listed, kind_of
-from pipeline.formats.stages import COUNTED, STAGES, output_folder
+from pipeline.formats.stages import COUNTED, OF_FORKS, STAGES, output_folder
 from pipeline.formats.tables import DOCUMENT_INDEX, digest_table, group_digests
 from pipeline.release.facts import Facts, gather
 from pipeline.release.release import Release
 
-ORDER = [stage.manifest for stage in (*STAGES, *COUNTED)]
+ORDER = [stage.manifest for stage in (*OF_FORKS, *STAGES, *COUNTED)]
 
 
 @dataclass(frozen=True)

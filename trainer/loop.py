@@ -37,7 +37,7 @@ class Trainer:
         self.spec = spec
         self.data = data
         self.rows = data.open()
-        self.step = 0
+        self.step = 0  # until a state is loaded
         self.model = Decoder(spec, recompute=os.environ.get(RECOMPUTE) == "1").to(world.device)
         initialize(self.model, recipe.seed)
         if recipe.compiled:
@@ -68,8 +68,8 @@ class Trainer:
 
     @property
     def tokens(self) -> int:
-        """Targets trained on so far: global batch x context for each step."""
-        return self.step * self.recipe.data.global_batch * self.spec.context
+        """Targets trained on so far."""
+        return self.recipe.tokens(self.step)
 
     def numerics(self) -> dict[str, object]:
         """Describe what decides the bits of this run, for its records."""

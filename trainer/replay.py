@@ -19,15 +19,16 @@ from typing import TYPE_CHECKING
 from pipeline.base.console import progress
 from pipeline.base.errors import Differs, EverystepError, Linked
 from pipeline.base.files import list_folder, safe_join
-from pipeline.base.paths import RECIPES, RUNS
+from pipeline.base.paths import PARENT, RECIPES, RUNS
 from pipeline.formats import checkpoints as ck
 from pipeline.formats import log
 from pipeline.formats.digests import tensors_digest
 from pipeline.formats.manifests import Tokens, path_of
-from pipeline.formats.model import ModelSpec, tensor_shapes
-from pipeline.formats.tensors import TensorFile
+from pipeline.formats.model import ModelSpec
+from pipeline.release.ancestors import ancestors
 from pipeline.release.release import Release, State
 from trainer import numerics
+from trainer.begun import require_shapes_of
 from trainer.data import Checking, TrainingData, own_rows, training_data
 from trainer.launch import default_processes, launch
 from trainer.recipe import Recipe, load_recipe
@@ -77,9 +78,19 @@ class Course:
 
 def replay(release: Release, model: str, start: int, stop: int) -> Replayed:
     """Replay the steps from state `start` to state `stop` of `model`. A virtual state must have been rebuilt."""
-    with course(release, model, [(release.state(model, start), stop)]) as found:
+    with course(release, model, [(state_at(release, model, start), stop)]) as found:
         replayed: Replayed = launch(_replay, found.processes, found.recipe.numerics, found)
     return replayed
+
+
+def state_at(release: Release, model: str, step: int) -> State:
+    """Return the state at `step`: one of the model, or the one of another release that its training went on from."""
+    begun = next(ancestors(release, model), None)
+    if begun is None or begun.step != step:
+        return release.state(model, step)
+    for name in (ck.WEIGHTS, ck.OPTIMIZER):
+        release.file(PARENT / begun.folder / name)
+    return begun
 
 
 @contextmanager
@@ -94,7 +105,7 @@ def course(release: Release, model: str, stretches: Sequence[tuple[State, int]])
         if not state.step < stop <= recipe.schedule.steps:
             raise EverystepError(f"--to {stop}: give a step after {state.step} and up to {recipe.schedule.steps}")
     entries = _entries(release, model, stretches)
-    found = [_stretch(release, state, stop, entries, spec) for state, stop in stretches]
+    found = [_stretch(release, recipe, state, stop, entries, spec) for state, stop in stretches]
     numerics.enter(recipe.numerics)  # may restart this program, so it comes before the work
     with TemporaryDirectory(prefix="everystep-replay-") as memory:
         steps = [range(stretch.start, stretch.stop) for stretch in found]
@@ -130,25 +141,20 @@ def _entries(release: Release, model: str, stretches: Sequence[tuple[State, int]
     return entries
 
 
-def _stretch(release: Release, state: State, stop: int, entries: dict[int, log.Entry], spec: ModelSpec) -> Stretch:
+def _stretch(
+    release: Release, recipe: Recipe, state: State, stop: int, entries: dict[int, log.Entry], spec: ModelSpec
+) -> Stretch:
     """Verify the state that a stretch starts from, and gather what the release says of its steps."""
     files = {name: state.file(name) for name in (ck.RECORD, ck.WEIGHTS, ck.OPTIMIZER)}
-    _require_shapes_of(spec, files[ck.WEIGHTS], f"recipes/{state.model}.yaml")
+    require_shapes_of(spec, files[ck.WEIGHTS], f"recipes/{recipe.name}.yaml")
     steps = range(state.step + 1, stop + 1)
     return Stretch(
         checkpoint=files[ck.WEIGHTS].parent,
         start=state.step,
         stop=stop,
         entries={step: entries[step] for step in steps},
-        records={step: other.record for step, other in release.states(state.model).items() if step in steps},
+        records={step: other.record for step, other in release.states(recipe.name).items() if step in steps},
     )
-
-
-def _require_shapes_of(spec: ModelSpec, weights: Path, recipe: str) -> None:
-    """Compare shapes before a model is built: a recipe could ask for more memory than there is."""
-    with TensorFile(weights) as file:
-        if file.shapes() != tensor_shapes(spec):
-            raise Differs(f"{weights}: these are not the tensors of the model in {recipe}")
 
 
 def _own_rows(release: Release, recipe: Recipe, spec: ModelSpec, memory: Path, steps: Sequence[range]) -> TrainingData:

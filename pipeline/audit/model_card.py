@@ -3,6 +3,7 @@
 import json
 
 from pipeline.formats.canonical import Json
+from pipeline.release.card import base_model
 
 CARD = """---
 license: {license_tag}
@@ -41,6 +42,7 @@ def model_card(about: dict[str, Json], context: int, *, remote_code: bool) -> st
         ("tokens trained on", f"{states[-1]['tokens']:,}"),
         ("weights", _code(about["weights_digest"])),
         *([] if "mean_of" in about else [("weights, moments and step", _code(about["state_digest"]))]),
+        *(("trained on from", _ancestor(state)) for state in about.get("ancestors", [])),
         ("licence", f"{_code(about['license'])}, see LICENSE; NOTICE lists the texts it was trained on"),
     ]
     steps = " and ".join(str(state["step"]) for state in states)
@@ -54,6 +56,12 @@ def model_card(about: dict[str, Json], context: int, *, remote_code: bool) -> st
         remote=", trust_remote_code=True" if remote_code else "",
         context=f"{context:,}",
     )
+
+
+def _ancestor(state: dict[str, Json]) -> str:
+    """A state of another release, in one cell."""
+    release = _code(f"{state['release']} {state['version']}")
+    return f"{_code(state['model'])} at step {state['step']} of the release {release}, {_code(state['state_digest'])}"
 
 
 def _origin(about: dict[str, Json], release: str) -> str:
@@ -74,8 +82,10 @@ def _place(about: dict[str, Json]) -> str:
 
 
 def _metadata(about: dict[str, Json]) -> str:
-    """What a hub asks for besides, of a folder that goes there: the data set of its rows, and their languages."""
+    """What a hub asks for besides, of a folder that goes there: the data set of its rows, their languages, and
+    the model that it was trained on from."""
     keys = {"datasets": about.get("datasets"), "language": about.get("languages")}
+    keys |= base_model(about.get("base_model"))
     return "".join(f"{key}: {json.dumps(values)}\n" for key, values in keys.items() if values)
 
 

@@ -18,7 +18,7 @@ from pipeline.formats.canonical import Json, pretty
 from pipeline.formats.model import ModelSpec
 from pipeline.formats.vocabulary import END_OF_TEXT, end_token
 from pipeline.release.code import REMOTE
-from pipeline.release.facts import read_words
+from pipeline.release.facts import ancestor_facts, read_words
 from pipeline.release.release import Release, State, Virtual, Weights
 
 RIGHTS = ("LICENSE", "NOTICE")
@@ -39,6 +39,13 @@ def pull(release: Release, states: dict[str, State], out: Path) -> None:
 def origin(release: Release) -> dict[str, Json]:
     """Which release a folder comes from, for its `everystep.json`."""
     return {"release": release.name, "release_version": release.version}
+
+
+def ancestry(release: Release, model: str) -> dict[str, Json]:
+    """What the training of a model went on from, for the `everystep.json` of its folders."""
+    found = [state.to_json() for state in ancestor_facts(release, model)]
+    repository = read_words(release).release.base_model
+    return {"ancestors": found} | ({"base_model": repository} if repository else {}) if found else {}
 
 
 def proof(state: State) -> dict[str, Json]:
@@ -63,7 +70,8 @@ def write_folder(release: Release, folder: Path, spec: ModelSpec, weights: Weigh
     for name in code:
         release.file(f"{REMOTE}/{name}")  # a release with other code than the copy that is written is refused
     write_export(exported, folder)
-    about = {**about, "description": spec.to_json(), "license": read_words(release).release.license}
+    about = {**about, **ancestry(release, str(about["model"])), "description": spec.to_json()}
+    about["license"] = read_words(release).release.license
     write_bytes(folder / "tokenizer.json", portable_tokenizer(tokenizer))
     write_bytes(folder / "tokenizer_config.json", pretty(_tokenizer_config(spec)))
     write_bytes(folder / "everystep.json", pretty(about))

@@ -29,6 +29,7 @@ from pipeline.audit.signed import Signatures, check_signatures
 from pipeline.base.console import progress
 from pipeline.base.errors import EverystepError, Linked
 from pipeline.base.files import list_folder, read_small, safe_join, sha256_file
+from pipeline.base.paths import RUNS
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.release import (
     ROOT,
@@ -153,7 +154,7 @@ def _verify_folder(release: Path, follow_links: bool, pinned: Mapping[str, Publi
         root_sha256=hashlib.sha256(content).hexdigest(),
         files=len(reading.stored),
         bytes=sum(reading.states[path][0] for path in reading.stored),
-        checkpoints=sum(PurePosixPath(path).name == ck.RECORD for path in reading.stored),
+        checkpoints=sum(path.startswith(f"{RUNS}/") and path.endswith(f"/{ck.RECORD}") for path in reading.stored),
         seconds=round(time.monotonic() - began, 1),
         faults=reading.faults,
         links=sorted(reading.links),

@@ -16,6 +16,8 @@ TOKENIZER = Path("data/tokenizer/tokenizer.json")
 TOKENS = Path("data/tokens")
 PUBLISHED_ROWS = Path("data/llm360")
 """Published rows of token ids, if a release begins with them."""
+PARENT = Path("data/parent")
+"""A sparse copy of the release that this one goes on from: what proves the state that its training began with."""
 RUNS = Path("runs")
 RESULTS = Path("results")
 RELEASE = Path("release")

@@ -24,8 +24,9 @@ from pipeline.formats.bounds import (
     MAX_VOCABULARY,
 )
 from pipeline.formats.canonical import Json, parse
-from pipeline.formats.checkpoints import Numerics, Record
+from pipeline.formats.checkpoints import Numerics, Record, schedule
 from pipeline.formats.lines import Shard
+from pipeline.formats.order import first_sample
 from pipeline.formats.stages import BY_NAME, manifest_path, output_folder
 from pipeline.formats.typed import Count, Counts, Declared, Sha256, TensorsDigest, Typed
 
@@ -173,6 +174,41 @@ class PublishedRows(WithFiles):
 
     stage: Literal["rows"]
     of: None
+
+
+class ParentParameters(Declared):
+    """The section `parent` of `params.yaml`: a state of another release."""
+
+    release_sha256: Sha256
+    """SHA-256 of its root manifest, which promises every byte of it."""
+    model: str
+    """Name of the model there."""
+    step: Annotated[int, Field(ge=0, le=MAX_STEPS)]
+    """Step of the state."""
+
+
+class Parent(Manifest):
+    """The state of another release that a training goes on from, and what was taken over with it."""
+
+    stage: Literal["parent"]
+    of: None
+    parameters: ParentParameters
+    release: str
+    """Name of the release."""
+    version: str
+    """Its version."""
+    tokens: Count
+    """Tokens that the model was trained on until there."""
+    state_digest: TensorsDigest
+    """Digest of the state."""
+    files: dict[str, str]
+    """Path in that release of each file that is kept of it → digest of its content."""
+    carried: dict[str, Sha256]
+    """Path of each manifest of rows and of what they were made from that is the parent's → SHA-256 of its bytes."""
+
+    def promises(self, everything: bool = False) -> dict[str, str]:
+        folder = output_folder(self.stage)
+        return {(folder / path).as_posix(): digest for path, digest in self.files.items()}
 
 
 class EvaluationSets(WithFiles):
@@ -431,6 +467,19 @@ class ScheduleParameters(Declared):
     """Updates of the training."""
 
 
+class BegunFrom(Declared):
+    """The section `parent` of a recipe: the state that its training goes on from."""
+
+    state_digest: TensorsDigest
+    """Digest of weights, moments and step."""
+    step: Annotated[int, Field(ge=0, le=MAX_STEPS)]
+    """Its step, from which the steps of this training are counted on."""
+    tokens: Count
+    """Tokens read until there."""
+    first_sample: Count
+    """Sample of the order with which this training begins."""
+
+
 class OptimizerParameters(Declared):
     """The section `optimizer` of a recipe."""
 
@@ -459,6 +508,29 @@ class RecipeParameters(Declared):
     """How a gradient moves the weights."""
     schedule: ScheduleParameters
     """How long and at which rates."""
+    parent: BegunFrom | None = None
+    """What it goes on from; missing for a training that begins with new weights."""
+
+    @property
+    def begun_at(self) -> int:
+        """Step of the state that the training began with."""
+        return self.parent.step if self.parent else 0
+
+    def sample(self, step: int) -> int:
+        """Number the first sample that the step from state `step` to the next reads."""
+        begun_with = self.parent.first_sample if self.parent else 0
+        return first_sample(step, self.data.global_batch, self.begun_at, begun_with)
+
+    def tokens(self, step: int, context: int) -> int:
+        """Targets trained on until `step`, those of the parent included."""
+        before = self.parent.tokens if self.parent else 0
+        return before + (step - self.begun_at) * self.data.global_batch * context
+
+    @property
+    def published_steps(self) -> list[int]:
+        """Steps of its checkpoints, ascending. The state that it began with belongs to the release of its parent."""
+        steps = schedule(self.checkpoints, self.schedule.steps)
+        return [step for step in steps if step > self.parent.step] if self.parent else steps
 
 
 class Checkpoint(Typed):
@@ -477,7 +549,7 @@ class Checkpoint(Typed):
     state_digest: TensorsDigest
     """Digest of the whole state."""
     parent: TensorsDigest | None
-    """State digest of the checkpoint before it."""
+    """State digest of the checkpoint before it; of the first, that of the state that the training began with."""
     storage: Literal["stored", "virtual"]
     """`stored`: in the release. A manifest lists no others."""
 
@@ -722,6 +794,7 @@ KINDS: dict[str, type[Manifest]] = {
     "code": Code,
     "fetch": Fetched,
     "rows": PublishedRows,
+    "parent": Parent,
     "extract": Extracted,
     "evaluation_sets": EvaluationSets,
     "evaluation_ngrams": EvaluationNgrams,

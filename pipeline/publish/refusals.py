@@ -98,7 +98,7 @@ def _vocabularies(release: Release) -> Iterator[str]:
         spec = ModelSpec.from_json(model.model, str(model.path))
         if spec.vocabulary < tokens.vocabulary:
             yield f"{model.path}: its embedding has {spec.vocabulary} rows, the tokenizer {tokens.vocabulary} tokens"
-        in_a_step = model.parameters.data.global_batch * spec.context
         for entry in model.checkpoints:
-            if entry.tokens != entry.step * in_a_step:
-                yield f"{model.path}: {entry.revision}: step {entry.step} of {in_a_step} tokens is another number"
+            counted = model.parameters.tokens(entry.step, spec.context)
+            if entry.tokens != counted:
+                yield f"{model.path}: {entry.revision}: until step {entry.step} the recipe reads {counted} tokens"

@@ -24,6 +24,7 @@ from pipeline.formats import checkpoints as ck
 from pipeline.formats import log
 from pipeline.formats.manifests import Trained
 from pipeline.formats.tensors import TensorFile
+from pipeline.release.ancestors import ancestors
 from pipeline.release.displacement import Floats, Moments, Optimizer, Violation, Window
 from pipeline.release.rates import wrong_rate
 from pipeline.release.release import Release, Stored
@@ -38,14 +39,15 @@ def check_model(release: Release, name: str) -> list[ck.Record]:
     parameters, folder = manifest.parameters, release.folder / RUNS / name
     recipe = release.file(RECIPES / f"{name}.yaml")
     _require(load_yaml(recipe) == parameters.to_json(), f"{recipe}: is not the recipe in the manifest")
-    expected = ck.schedule(parameters.checkpoints, parameters.schedule.steps)
+    expected = parameters.published_steps
     entries, _ = _read_log(release.file(RUNS / name / log.JSONL), manifest, {*expected})
     steps = [entry.step for entry in manifest.checkpoints]
     _require(steps == expected, f"{folder}: checkpoints are missing or extra; expected {expected}, got {steps}")
     records: list[ck.Record] = []
+    begun_from = parameters.parent.state_digest if parameters.parent else None
     for state in release.states(name).values():
         _check_files(state, manifest)
-        _check_record(state, entries.get(state.entry.step), records)
+        _check_record(state, entries.get(state.entry.step), records, begun_from)
         records.append(state.record)
     return records
 
@@ -56,12 +58,14 @@ def too_far(release: Release, name: str) -> Iterator[str]:
     A line for each tensor and pair of states: both revisions, the element that is farthest off, found and allowed.
     """
     manifest = release.model(name)
-    path, states = release.file(RUNS / name / log.JSONL), list(release.states(name).values())
+    path, begun = release.file(RUNS / name / log.JSONL), list(ancestors(release, name))
+    states = [*begun[:1], *release.states(name).values()]
     _, rates = _read_log(path, manifest, ())
     wrong = wrong_rate(manifest.parameters, rates)
     if wrong:
-        step, rate = wrong
-        yield f"{path}: has learning_rate {rates[step - 1]} at step {step}, the recipe makes it {rate}"
+        number, rate = wrong
+        step = manifest.parameters.begun_at + number
+        yield f"{path}: has learning_rate {rates[number - 1]} at step {step}, the recipe makes it {rate}"
         return
     section = manifest.parameters.optimizer
     optimizer = Optimizer(
@@ -71,10 +75,13 @@ def too_far(release: Release, name: str) -> Iterator[str]:
         weight_decay=section.weight_decay,
         decay=section.decay,
     )
-    birth = Window(optimizer, 0, rates[: states[0].entry.step])
+    if any(_betas(state.release.model(state.model)) != _betas(manifest) for state in begun):
+        return  # the bound is derived for moments that have decayed at one rate from step 0 on
+    begun_at = manifest.parameters.begun_at
+    birth = Window(optimizer, 0, rates[: states[0].step - begun_at])
     for first in range(0, len(states), OPEN):
         run = states[max(first - 1, 0) : first + OPEN]
-        windows = [Window(optimizer, a.entry.step, rates[a.entry.step : b.entry.step]) for a, b in pairwise(run)]
+        windows = [Window(optimizer, a.step, rates[a.step - begun_at : b.step - begun_at]) for a, b in pairwise(run)]
         with ExitStack() as stack:
             weights = [stack.enter_context(TensorFile(state.file(ck.WEIGHTS))) for state in run]
             moments = [stack.enter_context(TensorFile(state.file(ck.OPTIMIZER))) for state in run]
@@ -82,7 +89,7 @@ def too_far(release: Release, name: str) -> Iterator[str]:
                 _require_same_tensors(state, weights[0], *files)
             for tensor in sorted(weights[0].entries):
                 before = _float32(weights[0], tensor), _moments(moments[0], tensor)
-                if first == 0 and (violation := birth.moments(tensor, None, before[1])):
+                if first == 0 and not begun and (violation := birth.moments(tensor, None, before[1])):
                     yield f"{RUNS / name}: from the start to {run[0].entry.revision}, {violation}"
                 for number, window in enumerate(windows, 1):
                     after = _float32(weights[number], tensor), _moments(moments[number], tensor)
@@ -90,6 +97,10 @@ def too_far(release: Release, name: str) -> Iterator[str]:
                     for violation in _violations(window, tensor, before, after):
                         yield f"{RUNS / name}: from {pair}, {violation}"
                     before = after
+
+
+def _betas(trained: Trained) -> tuple[float, float]:
+    return trained.parameters.optimizer.beta1, trained.parameters.optimizer.beta2
 
 
 def _require_same_tensors(state: Stored, expected: TensorFile, weights: TensorFile, moments: TensorFile) -> None:
@@ -129,8 +140,8 @@ def _check_files(state: Stored, manifest: Trained) -> None:
     _require(state.config == manifest.model, f"{config}: is not the model of the manifest")
 
 
-def _check_record(state: Stored, logged: log.Entry | None, before: list[ck.Record]) -> None:
-    """One record against itself, the log and the records before it."""
+def _check_record(state: Stored, logged: log.Entry | None, before: list[ck.Record], begun_from: str | None) -> None:
+    """One record against itself, the log and the records before it; the first against what the training began with."""
     where, record = state.release.folder / state.folder, state.record
     _require(
         record.state_digest == ck.state_digest(record.weights_digest, record.optimizer_digest, record.step),
@@ -138,7 +149,7 @@ def _check_record(state: Stored, logged: log.Entry | None, before: list[ck.Recor
     )
     _require(record.revision == ck.revision(record.step, record.tokens), f"{where}: its name does not fit its step")
     _require(
-        record.parent == (before[-1].state_digest if before else None),
+        record.parent == (before[-1].state_digest if before else begun_from),
         f"{where}: its parent is not the checkpoint before it",
     )
     for other in before:
@@ -158,22 +169,24 @@ def _check_record(state: Stored, logged: log.Entry | None, before: list[ck.Recor
 def _read_log(
     path: Path, manifest: Trained, wanted: Container[int]
 ) -> tuple[dict[int, log.Entry], NDArray[np.float64]]:
-    """The lines of a log at the `wanted` steps, and the learning rate of every step.
+    """The lines of a log at the `wanted` steps, and the learning rate of every step of the training.
 
     Every step has a line, and a digest where the recipe asks for one.
     """
-    steps, digest_every = manifest.parameters.schedule.steps, manifest.parameters.digest_every
+    begun_at, digest_every = manifest.parameters.begun_at, manifest.parameters.digest_every
+    steps = manifest.parameters.schedule.steps - begun_at
     entries: dict[int, log.Entry] = {}
     rates = array("d")
     number = 0
     for number, entry in enumerate(log.read(path), 1):
-        due = number % digest_every == 0
-        _require(entry.step == number, f"{path}:{number}: is about step {entry.step}")
+        step = begun_at + number
+        due = step % digest_every == 0
+        _require(entry.step == step, f"{path}:{number}: is about step {entry.step}")
         _require((entry.weights_digest is not None) == due, f"{path}:{number}: a digest is missing, or not due")
         _require(number <= steps, f"{path}: holds more than the {steps} steps of the recipe")
         rates.append(entry.learning_rate)
-        if number in wanted:
-            entries[number] = entry
+        if step in wanted:
+            entries[step] = entry
     _require(number == steps, f"{path}: holds {number} steps, the recipe has {steps}")
     return entries, np.frombuffer(rates)
 

@@ -14,7 +14,8 @@ CLOSE = 2.0**-20
 
 
 def wrong_rate(recipe: RecipeParameters, rates: NDArray[np.float64]) -> tuple[int, float] | None:
-    """The first step (from 1) whose rate is not that of the recipe, with the rate that is; None: all are right."""
+    """The first update of the training (from 1) whose rate is not that of the recipe, with the rate that is; None: all
+    are right."""
     expected, peak = learning_rates(recipe, len(rates)), peak_of(recipe)
     wrong = ~(np.abs(rates - expected) <= CLOSE * peak)
     return (int(wrong.argmax()) + 1, float(expected[wrong.argmax()])) if wrong.any() else None
@@ -22,7 +23,7 @@ def wrong_rate(recipe: RecipeParameters, rates: NDArray[np.float64]) -> tuple[in
 
 def learning_rates(recipe: RecipeParameters, num_steps: int) -> NDArray[np.float64]:
     """The rates of the first updates; the shapes are described in `docs/reference/params.md`."""
-    schedule, peak, step = recipe.schedule, peak_of(recipe), np.arange(1.0, num_steps + 1)
+    schedule, peak, step = recipe.schedule, peak_of(recipe), recipe.begun_at + np.arange(1.0, num_steps + 1)
     floor, since = schedule.floor, (step - schedule.warmup_steps) / schedule.decay_steps
     if schedule.shape == "wsd":
         share = floor + (1 - floor) * np.minimum(1, (schedule.steps - step) / schedule.decay_steps)

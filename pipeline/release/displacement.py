@@ -80,7 +80,8 @@ def update_bounds(optimizer: Optimizer, steps: NDArray[np.int64]) -> Doubles:
     second = 1 - power2 + steps * power2 * U
     tiny = np.sqrt(4 * LEAST) / ((1 - optimizer.beta2) * optimizer.epsilon)
     with np.errstate(over="ignore"):
-        return np.sqrt(moment_ratio(optimizer, steps) * second) / first * (1 + 16 * U) * max(1.0, tiny)
+        bounds: Doubles = np.sqrt(moment_ratio(optimizer, steps) * second) / first * (1 + 16 * U) * max(1.0, tiny)
+        return bounds
 
 
 class Window:
@@ -142,10 +143,10 @@ class Window:
         start = start or Moments(np.zeros_like(end.first), np.zeros_like(end.second))
         first: Violation | None = None
         second: Violation | None = None
-        for piece, (m, v, m_end, v_end) in _pieces(*start, *end):
-            if _surely_fit(m, v, m_end, v_end, optimizer.beta1**n, optimizer.beta2**n, ratio * (1 - 8 * U)):
+        for piece, moments in _pieces(*start, *end):
+            if _surely_fit(*moments, optimizer.beta1**n, optimizer.beta2**n, ratio * (1 - 8 * U)):
                 continue
-            m, v, m_end, v_end = (x.astype(np.float64) for x in (m, v, m_end, v_end))
+            m, v, m_end, v_end = (moment.astype(np.float64) for moment in moments)
             least = beta2 * v - tiny2
             second = _worse(second, "second moment", name, end.first.shape, piece, v_end, least)
             moved = np.abs(m_end - beta1 * m)

@@ -143,10 +143,10 @@ class Window:
         start = start or Moments(np.zeros_like(end.first), np.zeros_like(end.second))
         first: Violation | None = None
         second: Violation | None = None
-        for piece, moments in _pieces(*start, *end):
-            if _surely_fit(*moments, optimizer.beta1**n, optimizer.beta2**n, ratio * (1 - 8 * U)):
+        for piece, singles in _pieces(*start, *end):
+            if _surely_fit(singles, optimizer.beta1**n, optimizer.beta2**n, ratio * (1 - 8 * U)):
                 continue
-            m, v, m_end, v_end = (moment.astype(np.float64) for moment in moments)
+            m, v, m_end, v_end = (single.astype(np.float64) for single in singles)
             least = beta2 * v - tiny2
             second = _worse(second, "second moment", name, end.first.shape, piece, v_end, least)
             moved = np.abs(m_end - beta1 * m)
@@ -173,8 +173,10 @@ def _pieces(*tensors: Floats) -> Iterator[tuple[int, list[Floats]]]:
         yield first, [tensor[first : first + PIECE] for tensor in flat]
 
 
-def _surely_fit(m: Floats, v: Floats, m_end: Floats, v_end: Floats, beta1: float, beta2: float, ratio: float) -> bool:
-    """Whether all moments are within their bounds by float32 arithmetic, whose own error is below what those allow."""
+def _surely_fit(moments: Sequence[Floats], beta1: float, beta2: float, ratio: float) -> bool:
+    """Whether all moments (first and second, before and after) are within their bounds by float32 arithmetic, whose own
+    error is below what those allow."""
+    m, v, m_end, v_end = moments
     moved = m_end - np.float32(beta1) * m
     grown = v_end - np.float32(beta2) * v
     return bool((moved * moved <= np.float32(ratio) * grown).all())

@@ -46,15 +46,16 @@ ONCE = $(LOCK); [ -f $@ ] && [ -z "$$(find $^ -newer $@)" ] && exit 0
 	$(INSTALL) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) --constraint constraints.txt torch==2.13.0 && \
 	$(INSTALL) --no-deps --no-build-isolation --editable . && touch $@
 
-OLDEST := transformers tokenizers
+# Libraries of others, each in a folder of its own: the oldest that something is promised to, and clients of formats.
+APART := oldest/transformers oldest/tokenizers clients/model-signing
 
-.venv/tested: .venv/built requirements-dev.lock $(OLDEST:%=tests/oldest/%.txt)
+.venv/tested: .venv/built requirements-dev.lock $(APART:%=tests/%.txt)
 	@$(ONCE); \
 	echo "installing what tests into .venv"; \
 	$(INSTALL) --no-deps --require-hashes --requirement requirements-dev.lock && \
-	for name in $(OLDEST); do \
-	  rm -rf .venv/oldest/$$name && \
-	  $(INSTALL) --no-deps --require-hashes --target .venv/oldest/$$name --requirement tests/oldest/$$name.txt || exit; \
+	for name in $(APART); do \
+	  rm -rf .venv/$$name && \
+	  $(INSTALL) --no-deps --require-hashes --target .venv/$$name --requirement tests/$$name.txt || exit; \
 	done && touch $@
 
 # Hashes of what constraints.txt and constraints-dev.txt pin, from the index; needs uv on PATH.

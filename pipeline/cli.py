@@ -22,12 +22,13 @@ import typer
 from pipeline.base.columns import table
 from pipeline.base.console import exit_codes, note, printable
 from pipeline.base.errors import EverystepError, how_to_install
+from pipeline.base.files import read_small
 
 if TYPE_CHECKING:
     from pipeline.audit.export_rows import Exported
     from pipeline.audit.show import Summary
     from pipeline.release.facts import SourceFacts
-    from pipeline.release.release import Release
+    from pipeline.release.release import Release, State
 
 app = typer.Typer(
     help="Rebuild, publish and prove open language models.",
@@ -37,6 +38,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 export = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+keys = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 
 def _require_utf8(text: str | None) -> str | None:
@@ -50,9 +52,11 @@ def _require_utf8(text: str | None) -> str | None:
     return text
 
 
-Address = Annotated[Path, typer.Argument(help="Folder of a release.")]
-Trained = Annotated[Path, typer.Argument(help="Folder of a release, or of a project with trained models.")]
-Folder = Annotated[Path, typer.Argument(help="Folder of a project or a release.")]
+Address = Annotated[str, typer.Argument(help="Folder or address of a release.")]
+Trained = Annotated[
+    str, typer.Argument(help="Folder or address of a release, or folder of a project with trained models.")
+]
+Folder = Annotated[str, typer.Argument(help="Folder or address of a release, or folder of a project.")]
 Model = Annotated[str, typer.Option(help="Name of a model; `everystep show` lists them.", callback=_require_utf8)]
 OnlyModel = Annotated[
     str | None,
@@ -63,6 +67,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for p
 
 
 app.add_typer(export, name="export")
+app.add_typer(keys, name="keys")
 
 
 def _print_version(wanted: bool) -> None:
@@ -109,7 +114,7 @@ def show(address: Address, follow_links: FollowLinks = False, as_json: Json = Fa
 
 @app.command()
 def duplicates(
-    folder: Folder = Path(),
+    folder: Folder = ".",
     id: Annotated[
         str | None, typer.Option(help="Id of one removed document, to compare it.", callback=_require_utf8)
     ] = None,
@@ -144,7 +149,7 @@ def duplicates(
 
 @app.command("personal-data")
 def personal_data(
-    folder: Folder = Path(),
+    folder: Folder = ".",
     largest: Annotated[int, typer.Option(min=1, help="Number of documents to show.")] = 20,
     follow_links: FollowLinks = False,
     as_json: Json = False,
@@ -170,7 +175,10 @@ def _show_facts(facts: "Summary") -> None:
     from pipeline.release.card import listed, percent
 
     rows = facts.rows
-    _say(f"{facts.name} {facts.version}: {facts.files:,} files, {facts.bytes / 1e6:,.1f} MB")
+    size = "" if facts.bytes is None else f", {facts.bytes / 1e6:,.1f} MB"
+    _say(f"{facts.name} {facts.version}: {facts.files:,} files{size}")
+    for state in facts.ancestors:
+        _say(f"trained on from {state.model} at step {state.step} of {state.release} {state.version}")
     _say(f"rows: {rows.train:,} to train on, {rows.read:,} of them read; {rows.validation:,} held out\n")
     _table(
         ["model", "parameters", "tokens", "rows read", "checkpoints", "validation loss", "bits per byte", "numerics"],
@@ -186,6 +194,18 @@ def _show_facts(facts: "Summary") -> None:
                 model.numerics,
             ]
             for model in facts.models
+        ],
+    )
+    _table(
+        ["model", "states", "stored", "virtual", "bytes stored", "of all raw", "share"],
+        [
+            [
+                states.model,
+                *map(_number, (states.stored + states.virtual, states.stored, states.virtual)),
+                *map(_number, (states.bytes_stored, states.bytes_raw)),
+                percent(states.bytes_stored / states.bytes_raw),
+            ]
+            for states in facts.states
         ],
     )
     _table(
@@ -232,7 +252,9 @@ def _number(number: int) -> str:
 
 
 @app.command()
-def recipes(folder: Folder = Path(), as_json: Json = False) -> None:
+def recipes(
+    folder: Annotated[Path, typer.Argument(help="Folder of a project or a release.")] = Path(), as_json: Json = False
+) -> None:
     """List recipes with their size, tokens and checkpoints."""
     from dataclasses import asdict
 
@@ -331,16 +353,59 @@ def thaw(
 
 
 @app.command()
-def verify(address: Address, follow_links: FollowLinks = False, as_json: Json = False) -> None:
-    """Recompute every digest of a release and report what differs.
+def fork(
+    address: Address,
+    model: Model,
+    step: Annotated[int, typer.Option(help="Step of a checkpoint to go on from.")],
+    out: Annotated[Path, typer.Option(help="Folder to create; its name becomes the release name.")],
+    base_model: Annotated[
+        str | None, typer.Option(help="OWNER/NAME of that model on the Hub, for the card.", callback=_require_utf8)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Create a project that trains on from a checkpoint of a release."""
+    from pipeline.build.fork import fork as make_fork
+    from pipeline.build.init import checkout
+
+    release = _open_release(address, False)
+    state = _with_bytes(release, release.states_at(model, [step]))[step]
+    made = make_fork(str(address), state, out, checkout(), base_model)
+    if as_json:
+        print(json.dumps(made._asdict() | {"folder": str(made.folder)}))
+        return
+    folder = shlex.quote(str(made.folder))
+    if made.uncommitted:
+        again = f"git -C {folder} commit --message 'Start from a checkpoint'"
+        note(f"note: all files are staged but not committed: {made.uncommitted}; fix that, then run: {again}")
+    _say(f"{out}: {model} from step {made.step} of {made.release} {made.version}")
+    _say(f"state: {made.state_digest}")
+    why = f"as it is, steps {made.step + 1} to {made.steps} give the parent's digests"
+    if made.step == made.steps:
+        why = f"schedule.steps is {made.steps}, where the fork begins; write more"
+    _say(f"next: edit {out}/recipes/{model}.yaml ({why})")
+    _say(f"then: cd {folder} && make setup && source .venv/bin/activate && make release")
+
+
+@app.command()
+def verify(
+    address: Address,
+    key: Annotated[
+        list[Path] | None, typer.Option(help="Public key of somebody who must have signed; may be repeated.")
+    ] = None,
+    follow_links: FollowLinks = False,
+    as_json: Json = False,
+) -> None:
+    """Recompute every digest of a release and report what differs, who signed it, and what is only their word.
 
     Exit codes: 0, every byte is what the release promises; 1, a file is changed, missing or unreadable; 2, misuse;
     3, every promised byte is right, but there are other files; 4, there are links in place of files, not followed.
     What Git, the Hub's client and file managers leave in a folder changes no exit code.
     """
     from pipeline.audit.verify import verify as check_release
+    from pipeline.signing.keys import key_id, read_public
 
-    report = check_release(address, follow_links)
+    pinned = {key_id(public): public for public in map(read_public, key or [])}
+    report = check_release(address, follow_links, pinned)
     if as_json:
         print(json.dumps(report.to_json()))
     else:
@@ -350,14 +415,78 @@ def verify(address: Address, follow_links: FollowLinks = False, as_json: Json = 
 
 
 @app.command()
+def sign(
+    address: Address,
+    key: Annotated[Path, typer.Option(help="Private key, as `everystep keys new` writes it.")],
+    commit: Annotated[
+        str | None, typer.Option(help="Commit of the project that built the release, for the statements.")
+    ] = None,
+    passphrase_file: Annotated[
+        Path | None, typer.Option(help="File with the passphrase of the key (default: ask, if it has one).")
+    ] = None,
+) -> None:
+    """Verify a release and sign it: every byte, and what went into data and models and came out."""
+    from pipeline.audit.verify import verify as check_release
+    from pipeline.release.release import Release
+    from pipeline.signing.keys import key_id, read_private
+    from pipeline.signing.sign import sign as sign_release
+    from pipeline.signing.statements import checked_commit
+
+    if commit is not None:
+        checked_commit(commit)
+    private = read_private(key, lambda: _passphrase(passphrase_file, confirm=False))
+    report = check_release(address)
+    if report.exit_code:
+        for line in report.lines(address):
+            note(line)
+        note("error: not signed, because of the above")
+        sys.exit(report.exit_code)
+    files = sign_release(Release.open(address), private, commit)
+    _say(f"{address}: signed by {key_id(private.public_key())}, {len(files)} files below {Path(files[0]).parent}")
+
+
+@keys.callback()
+def _keys() -> None:
+    """Make the keys that sign releases."""
+
+
+@keys.command("new")
+def keys_new(
+    out: Annotated[Path, typer.Option(help="Folder to create, for the two keys.")],
+    passphrase: Annotated[bool, typer.Option("--passphrase", help="Ask for a passphrase for the private key.")] = False,
+    passphrase_file: Annotated[Path | None, typer.Option(help="File with the passphrase, without asking.")] = None,
+) -> None:
+    """Make a pair of keys: private.pem, which only you can read, and public.pem, for readers."""
+    from pipeline.signing.keys import PRIVATE, PUBLIC, new_keys
+
+    protected = passphrase or passphrase_file is not None
+    made = new_keys(out, _passphrase(passphrase_file, confirm=True) if protected else None)
+    _say(f"{out}: key {made}")
+    _say(f"sign with {out / PRIVATE}, and keep it secret; give readers {out / PUBLIC}, where they trust you")
+
+
+def _passphrase(file: Path | None, confirm: bool) -> bytes:
+    """The passphrase in the first line of a file, or from the terminal."""
+    if file is not None:
+        return read_small(file).partition(b"\n")[0].removesuffix(b"\r")
+    if not sys.stdin.isatty():
+        raise EverystepError("the key has a passphrase: name the file that holds it with --passphrase-file")
+    typed: str = typer.prompt("passphrase", hide_input=True, confirmation_prompt=confirm, err=True)
+    return typed.encode()
+
+
+@app.command()
 def pull(
     address: Address,
     out: Annotated[Path, typer.Option(help="Folder to create; several checkpoints get a folder each inside it.")],
     model: OnlyModel = None,
     step: Annotated[
-        list[int] | None, typer.Option(help="Step of a stored checkpoint; may be repeated (default: the last).")
+        list[int] | None, typer.Option(help="Step of a checkpoint; may be repeated (default: the last).")
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Every checkpoint of the model.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Every stored checkpoint of the model.")] = False,
+    virtual: Annotated[
+        bool, typer.Option("--virtual", help="With --all, the virtual ones too: the training is repeated.")
+    ] = False,
     follow_links: FollowLinks = False,
 ) -> None:
     """Write verified checkpoints as folders that transformers loads."""
@@ -365,40 +494,77 @@ def pull(
 
     if everything and step:
         raise EverystepError("pull: give either --step or --all")
+    if virtual and not everything:
+        raise EverystepError("pull: --virtual adds to --all; a single virtual checkpoint is pulled by its --step")
     release = _open_release(address, follow_links)
     model = model or _only_model(release)
     stored = list(release.states(model))
     steps = stored if everything else sorted({*step}) if step else stored[-1:]
+    if virtual:
+        steps = sorted([*steps, *release.model(model).virtual_steps()])
     several = everything or len(steps) > 1
-    states = {f"step{each}" if several else ".": release.state(model, each) for each in steps}
+    found = _with_bytes(release, release.states_at(model, steps))
+    states = {f"step{step}" if several else ".": state for step, state in found.items()}
     pull_checkpoints(release, states, out)
     for name, state in states.items():
-        _say(f"{out / name}: {model} {state.entry.revision}" + ("" if several else f"; {_how_to_load(out)}"))
+        _say(f"{out / name}: {model} {state.revision}" + ("" if several else f"; {_how_to_load(out)}"))
     if several:
         _say(_how_to_load(out / list(states)[-1]))
 
 
 @app.command()
+def digest(
+    folder: Annotated[Path, typer.Argument(help="Folder that `pull` or `average` wrote, or a copy of it from a hub.")],
+    as_json: Json = False,
+) -> None:
+    """Compute the digest of record from the weights in a pulled folder, and compare it with its `everystep.json`."""
+    from dataclasses import asdict
+
+    from pipeline.audit.import_model import digest_folder
+
+    found = digest_folder(folder)
+    same = found.weights_digest == found.promised
+    if as_json:
+        print(json.dumps(asdict(found)))
+    else:
+        what = f"{found.model} {found.revision}" if found.revision else f"a mean of {found.model}"
+        _say(f"{'same' if same else 'differs'}: the weights in {folder} {'are' if same else 'are not'} those of {what}")
+        _say(found.weights_digest if same else f"{found.weights_digest}, and everystep.json says {found.promised}")
+    sys.exit(0 if same else 1)
+
+
+@app.command()
 def average(
     address: Address,
-    last: Annotated[int, typer.Option(min=2, help="Number of checkpoints to average, counted from the last.")],
     out: Annotated[Path, typer.Option(help="Folder to create.")],
+    last: Annotated[
+        int | None, typer.Option(min=2, help="Number of stored checkpoints to average, counted from the last.")
+    ] = None,
+    step: Annotated[
+        list[int] | None, typer.Option(help="Step of a checkpoint to average instead; give it twice at least.")
+    ] = None,
     model: OnlyModel = None,
     follow_links: FollowLinks = False,
 ) -> None:
-    """Write the mean of a model's last checkpoints, as `pull` does."""
+    """Write the mean of a model's last checkpoints, or of chosen ones, as `pull` does."""
     from pipeline.audit.average import average as average_checkpoints
 
+    if (last is None) == (not step) or (step and len({*step}) < 2):
+        raise EverystepError("average: give either --last, or --step twice at least")
     release = _open_release(address, follow_links)
     model = model or _only_model(release)
-    trained = [state for step, state in release.states(model).items() if step > 0]
-    if last > len(trained):
+    trained = [each for each in release.states(model) if each > 0]
+    if last is not None and last > len(trained):
         raise EverystepError(
             f"--last {last}: {model} has {len(trained)} checkpoints after step 0, which is untrained: "
-            f"{', '.join(str(state.entry.step) for state in trained)}"
+            f"{', '.join(map(str, trained))}"
         )
-    average_checkpoints(release, trained[-last:], out)
-    revisions = ", ".join(state.entry.revision for state in trained[-last:])
+    steps = sorted({*step}) if step else trained[-last:] if last else []
+    if 0 in steps:
+        raise EverystepError("--step 0: is untrained; average later steps")
+    states = [*_with_bytes(release, release.states_at(model, steps)).values()]
+    average_checkpoints(release, states, out)
+    revisions = ", ".join(state.revision for state in states)
     _say(f"{out}: {model}, mean of {revisions}; {_how_to_load(out)}")
 
 
@@ -406,7 +572,7 @@ def average(
 def sample(
     address: Trained,
     model: Model,
-    step: Annotated[int | None, typer.Option(help="Step of a stored checkpoint (default: the last).")] = None,
+    step: Annotated[int | None, typer.Option(help="Step of a checkpoint (default: the last).")] = None,
     prompt: Annotated[
         str, typer.Option(help="Text to continue (default: start a new document).", callback=_require_utf8)
     ] = "",
@@ -426,7 +592,8 @@ def sample(
     from trainer.sample import sample as continue_text
 
     release = Release.open(address, follow_links)
-    state = release.state(model, max(release.states(model)) if step is None else step)
+    step = max(release.states(model)) if step is None else step
+    state = _with_bytes(release, release.states_at(model, [step]))[step]
     request = Request(prompt=prompt, tokens=tokens, temperature=temperature, top_k=top_k, seed=seed)
     show = (lambda piece: None) if as_json else _show_text
     answer = continue_text(state, request, show)
@@ -440,7 +607,7 @@ def sample(
 
 @export.callback()
 def _export() -> None:
-    """Write the rows of a release in the layouts of other trainers."""
+    """Write checkpoints and rows of a release as files for other programs."""
 
 
 @export.command("tokens")
@@ -501,6 +668,28 @@ def _how_to_read(done: "Exported", out: Path) -> str:
     )
 
 
+@export.command("gguf")
+def export_gguf(
+    address: Address,
+    out: Annotated[Path, typer.Option(help="File to create.")],
+    model: OnlyModel = None,
+    step: Annotated[int | None, typer.Option(help="Step, stored or virtual (default: the last stored).")] = None,
+    dtype: Annotated[Literal["f32", "f16"], typer.Option(help="Numbers of the matrices.")] = "f32",
+    follow_links: FollowLinks = False,
+) -> None:
+    """Write one verified checkpoint, with its tokenizer, as a GGUF file for llama.cpp."""
+    if not find_spec("gguf"):
+        raise EverystepError(f"export gguf: needs the package gguf; {how_to_install('gguf')}")
+    from pipeline.audit.export_gguf import export_gguf as write_gguf
+
+    release = _open_release(address, follow_links)
+    model = model or _only_model(release)
+    wanted = max(release.states(model)) if step is None else step
+    state = _with_bytes(release, {wanted: release.state(model, wanted)})[wanted]
+    write_gguf(release, state, out, dtype)
+    _say(f"{out}: {model} {state.entry.revision}, {dtype}, {out.stat().st_size / 1e6:,.1f} MB")
+
+
 @app.command()
 def trace(
     address: Address,
@@ -541,7 +730,7 @@ def trace(
 def replay(
     address: Trained,
     model: Model,
-    start: Annotated[int, typer.Option("--from", help="Step of a stored checkpoint to start from.")],
+    start: Annotated[int, typer.Option("--from", help="Step of a checkpoint to start from.")],
     stop: Annotated[int, typer.Option("--to", help="Step to train to.")],
     as_json: Json = False,
 ) -> None:
@@ -551,9 +740,12 @@ def replay(
 
     from pipeline.release.release import Release
     from trainer.replay import replay as replay_stretch
+    from trainer.replay import state_at
 
+    release = Release.open(address)
+    _with_bytes(release, {start: state_at(release, model, start)})
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # processes talk over sockets
-    outcome = replay_stretch(Release.open(address), model, start, stop)
+    outcome = replay_stretch(release, model, start, stop)
     if as_json:
         print(json.dumps(asdict(outcome)))
     elif outcome.first_difference is None:
@@ -563,12 +755,86 @@ def replay(
     sys.exit(0 if outcome.first_difference is None else 1)
 
 
-def _require_torch(command: str) -> None:
+@app.command()
+def publish(
+    address: Annotated[
+        Path, typer.Argument(metavar="RELEASE", help="Folder of a release, in the project that built it.")
+    ],
+    to: Annotated[str, typer.Option(help="Folder, s3://BUCKET/PATH, or hf://OWNER/NAME.")],
+    key: Annotated[Path | None, typer.Option(help="Private key to sign with (default: it is signed already).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check a release, upload it, and compare every byte with what the store then has.
+
+    Nothing goes out unless each checkpoint is the one that was trained, its validation loss comes out again, the
+    licences are allowed, the project is committed, and commit and lock are signed. Run again, it goes on.
+    """
+    _require_torch("publish")
+    from dataclasses import asdict
+
+    from pipeline.base.errors import Differs
+    from pipeline.publish.hub import publish_to_hub
+    from pipeline.publish.refusals import committed, refusals, unsigned
+    from pipeline.publish.upload import publish as upload
+    from pipeline.signing.keys import read_private
+    from pipeline.signing.sign import sign as sign_release
+    from pipeline.stores.address import open_store
+    from trainer.probe import probe
+
+    release = _open_release(str(address), follow_links=False)
+    faults = list(refusals(release))
+    if not faults:
+        faults = [fault for model in release.models() for fault in probe(release, model)]
+    if not faults:
+        if key is not None:
+            sign_release(release, read_private(key, lambda: _passphrase(None, confirm=False)), committed(release))
+        faults = list(unsigned(release))
+    if faults:
+        lines = [*faults[:20], *([f"... and {len(faults) - 20} more"] if len(faults) > 20 else [])]
+        raise Differs("\n".join([*lines, "nothing was published"]))
+    if to.startswith("hf://"):
+        on_hub = publish_to_hub(release, to)
+        if as_json:
+            print(json.dumps(asdict(on_hub)))
+            return
+        _say(
+            f"{to}: published {release.name} {release.version} in {len(on_hub.repositories)} repositories, "
+            f"{on_hub.revisions} checkpoints, {on_hub.commits} commits; the Hub was asked for {on_hub.compared:,} files"
+        )
+        return
+    done = upload(release, open_store(to))
+    if as_json:
+        print(json.dumps(asdict(done)))
+        return
+    _say(
+        f"{to}: published {release.name} {release.version}, {done.files:,} files, {done.bytes / 1e6:,.1f} MB; "
+        f"{done.uploaded:,} were uploaded, {done.told:,} compared with the store's own SHA-256, "
+        f"{done.read_back:,} read back"
+    )
+    _say(f"sha256 of release.json: {done.root_sha256}")
+
+
+def _require_torch(what: str) -> None:
     if not find_spec("torch"):
-        raise EverystepError(f"{command}: needs torch, which a reader's installation lacks; {how_to_install('train')}")
+        raise EverystepError(f"{what}: needs torch, which a reader's installation lacks; {how_to_install('train')}")
 
 
-def _open_release(address: Path, follow_links: bool) -> "Release":
+def _with_bytes(release: "Release", states: "dict[int, State]") -> "dict[int, State]":
+    """Give back these states of one model, once the virtual ones among them are rebuilt or found in the cache."""
+    from pipeline.release.release import Virtual
+
+    missing = [state for state in states.values() if isinstance(state, Virtual) and not state.is_rebuilt()]
+    if missing:
+        _require_torch(f"step {missing[0].step} is virtual; rebuilding it")
+        from trainer.rebuild import rebuild
+
+        on_pipe = signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # processes talk over sockets
+        rebuild(release, missing)
+        signal.signal(signal.SIGPIPE, on_pipe)
+    return states
+
+
+def _open_release(address: str, follow_links: bool) -> "Release":
     """Open a release; a project, or a release that has lost its root manifest, is refused."""
     from pipeline.release.release import Release
 
@@ -582,7 +848,7 @@ def _open_release(address: Path, follow_links: bool) -> "Release":
 def _only_model(release: "Release") -> str:
     names = release.models()
     if len(names) != 1:
-        raise EverystepError(f"--model: name one of {', '.join(names)}, the models of {release.folder}")
+        raise EverystepError(f"--model: name one of {', '.join(names)}, the models of {release.address}")
     return names[0]
 
 
@@ -607,10 +873,13 @@ def _tell(found: dict[str, Any]) -> str:
     where = " and ".join(f"rows {start} to {stop - 1}" for start, stop in found["rows"] if start < stop)
     if not where:
         return f"{found['id']}: was in the last, incomplete row, which is dropped; no step saw it"
+    begun_at = found.get("begun_at")
+    before = f"; the steps up to {begun_at} are its parent's, whose release tells of them" if begun_at else ""
     if not found["steps"]:
-        return f"{found['id']}: in the training rows ({where}), but no step has read them"
+        return f"{found['id']}: in the training rows ({where}), but no step has read them{before}"
     steps = ", ".join(map(str, found["steps"]))
-    return f"{found['id']}: {where}; seen by steps {steps}; first checkpoint after it: {found['first_checkpoint']}"
+    checkpoint = found["first_checkpoint"]
+    return f"{found['id']}: {where}; seen by steps {steps}; first checkpoint after it: {checkpoint}{before}"
 
 
 def _table(header: list[str], rows: list[list[str]]) -> None:

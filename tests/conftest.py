@@ -7,12 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.base.paths import CACHE
 from tests.project import commit, make_corpora, make_project, repro
 
 for variable in ("MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS"):
     os.environ.pop(variable, None)  # a make that a test starts must not think it belongs to `make test`
 
 Once = Callable[[str, Callable[[Path], object]], Path]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep what tests rebuild out of the cache of whoever runs them."""
+    os.environ[CACHE] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

@@ -19,12 +19,12 @@ from pipeline.formats.lines import LineFile, Shard
 from pipeline.formats.log import as_csv
 from pipeline.formats.manifests import KINDS, Coverage
 from pipeline.formats.release import REVISIONS, ROOT, SUMS, ListedFile, content_digest, is_listed, kind_of
-from pipeline.formats.stages import COUNTED, STAGES, output_folder
-from pipeline.formats.tables import digest_table
+from pipeline.formats.stages import COUNTED, OF_FORKS, STAGES, output_folder
+from pipeline.formats.tables import DOCUMENT_INDEX, digest_table, group_digests
 from pipeline.release.facts import Facts, gather
 from pipeline.release.release import Release
 
-ORDER = [stage.manifest for stage in (*STAGES, *COUNTED)]
+ORDER = [stage.manifest for stage in (*OF_FORKS, *STAGES, *COUNTED)]
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,10 @@ def reseal(release: Path) -> None:
         for output, shards in tree["outputs"].items():
             if output in KINDS[tree["stage"]].shipped:
                 for shard in shards:
-                    shard |= _measured(release / output_folder(tree["stage"], tree["of"]) / shard["path"])
+                    place = release / output_folder(tree["stage"], tree["of"]) / shard["path"]
+                    shard |= _measured(place)
+                    if shard.get("groups") and place.is_file():
+                        shard["groups"] = group_digests(place, DOCUMENT_INDEX)
         write_json(release / path, tree)
     root = read_json(release / ROOT)
     listed = [path for path in list_files(release) if is_listed(path) and not (release / path).is_symlink()]

@@ -58,6 +58,8 @@ def least(field: FieldInfo) -> Any:
     value = _least(field.annotation)
     if isinstance(value, int | float) and "Ge" in bounds:
         return type(value)(bounds["Ge"].ge)
+    if isinstance(value, float) and "Gt" in bounds:
+        return bounds["Gt"].gt + 0.5
     if isinstance(value, list) and "MinLen" in bounds:
         return [_least(get_args(field.annotation)[0])]
     return value

@@ -10,14 +10,14 @@ from typing import Any, get_args
 import pytest
 import typer
 
-from pipeline.base.params import OPTIONAL, SECTIONS, SECTIONS_ON_ROWS
+from pipeline.base.params import OPTIONAL, SECTION_OF_FORKS, SECTIONS, SECTIONS_ON_ROWS
 from pipeline.base.yaml import Section, check, load_yaml
 from pipeline.blocks.steps import STEPS
 from pipeline.cli import app
 from pipeline.executor.ordered_map import EXECUTOR, WORKERS
 from pipeline.executor.settings import ExecutorParams
 from pipeline.formats.model import num_parameters, unrolled
-from pipeline.formats.stages import BY_NAME, ON_ROWS, STAGES
+from pipeline.formats.stages import BY_NAME, OF_FORKS, ON_ROWS, STAGES
 from pipeline.release.words import Description, ReleaseParams, RowsDescription
 from pipeline.sources.declaration import (
     Declared,
@@ -54,6 +54,7 @@ from tests.test_layering import ALLOWED
 from trainer import families
 from trainer.evaluate import EvaluateParams
 from trainer.launch import PROCESSES
+from trainer.parent import ParentParams
 from trainer.recipe import Recipe
 
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text("utf-8") for path in documents()}
@@ -65,6 +66,9 @@ SMALL = {
     r"step000064-tokens65536": "step000004-tokens1024",
     r"\b64\b": "4",
     r"\b128\b": "8",
+    r"\b127\b": "7",
+    r"\b37\b": "6",
+    r"step000037-tokens37888": "step000006-tokens1536",
     r"plays/tragedies/hamlet/act-iii/scene-ii": "notes/102",
     r"google-api/workstations\.v1beta/schemas/Status": "tales/009",
     r"google-api/apihub\.v1/schemas/GoogleRpcStatus": "tales/008",
@@ -202,12 +206,14 @@ SECTION_MODELS: dict[str, list[type[Section]]] = {
     "evaluate": [EvaluateParams],
     "models": [],
     "release": [ReleaseParams],
+    "parent": [ParentParams],
+    "parent_address": [],
     "executor": [ExecutorParams],
 }
 
 
 def test_every_section_of_params_is_documented() -> None:
-    assert set(SECTION_MODELS) == {*SECTIONS, *OPTIONAL, *SECTIONS_ON_ROWS}
+    assert set(SECTION_MODELS) == {*SECTIONS, *OPTIONAL, *SECTIONS_ON_ROWS, SECTION_OF_FORKS}
     assert {f"`{name}`" for name in SECTION_MODELS} <= set(re.findall("^## (.*)$", TEXTS[PARAMS_PAGE], flags=re.M))
 
 
@@ -286,7 +292,7 @@ def test_stages_in_the_documents_are_those_of_the_table() -> None:
     for stage in STAGES:
         ending = ".json" if stage.per == "release" else f"/{stage.per.upper()}.json"
         assert said[stage.name] == (stage.per, f"{stage.manifest}{ending}")
-    assert set(said) <= {*BY_NAME, "code"} - {stage.name for stage in ON_ROWS}
+    assert set(said) <= {*BY_NAME, "code"} - {stage.name for stage in (*ON_ROWS, *OF_FORKS)}
 
 
 def section_of(path: str, title: str) -> str:

@@ -4,11 +4,14 @@ import hashlib
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from dvc.api import DVCFileSystem
 
+from pipeline.base.files import list_files
 from pipeline.base.params import OPTIONAL, SECTIONS
 from pipeline.base.yaml import load_yaml
 from pipeline.build.init import plots
@@ -18,7 +21,10 @@ from pipeline.formats.stages import manifest_path
 from pipeline.stages.code import code
 from pipeline.stages.release import REMOTE_CODE, lock_before_release
 from tests.imports import ROOT
-from tests.project import MODELS, SOURCES, repro, run
+from tests.project import MODELS, SOURCES, commit, repro, run
+from tests.releases import everystep
+from tests.servers.web import serve_folder
+from tests.sessions import blocks
 
 STAGES: dict[str, Any] = load_yaml(ROOT / "dvc.yaml")["stages"]
 PER_SOURCE, PER_MODEL = ("fetch", "extract", "filter"), ("train", "evaluate")
@@ -229,6 +235,102 @@ def test_plots_draw_a_line_for_each_model(shared: Path) -> None:
         assert {model for model in MODELS for point in points if model in json.dumps(point)} == set(MODELS)
 
 
+# What others take
+
+CHECKPOINT = "runs/mobilellm/step000004-tokens1024"
+
+
+@pytest.fixture(scope="module")
+def published(shared: Path) -> Path:
+    """A repository as others find it: Git has the lock, a remote has the data, and nothing was ever built there."""
+    return publish(shared.parent, "published", str(shared.parent / "store"))
+
+
+def publish(folder: Path, name: str, remote: str) -> Path:
+    run(folder, "git", "clone", "--quiet", "owner", name)
+    run(folder / name, "dvc", "remote", "add", "--default", "--force", "store", remote)
+    commit(folder / name, "name the store")
+    return folder / name
+
+
+def bytes_in(folder: Path) -> dict[str, bytes]:
+    return {path: (folder / path).read_bytes() for path in list_files(folder)}
+
+
+def test_a_clone_that_pulled_verifies(shared: Path) -> None:
+    run(shared, "dvc", "pull", "release")
+    done = everystep("verify", shared / "release", "--json")
+    report = json.loads(done.out)
+    assert (done.code, report["others"], report["links"], report["left_by_tools"]) == (0, [], [], [])
+
+
+def test_dvc_get_hands_out_a_release_that_verifies(published: Path, tmp_path: Path) -> None:
+    run(tmp_path, "dvc", "get", published.as_uri(), "release")
+    done = everystep("verify", tmp_path / "release", "--json")
+    report = json.loads(done.out)
+    assert (done.code, report["others"], report["links"], report["left_by_tools"]) == (0, [], [], [])
+
+
+def test_dvc_import_hands_out_one_checkpoint_and_records_its_commit(
+    published: Path, built_project: Path, tmp_path: Path
+) -> None:
+    run(tmp_path, "git", "init", "--quiet")
+    run(tmp_path, "dvc", "init", "--quiet")
+    run(tmp_path, "dvc", "import", published.as_uri(), CHECKPOINT, "--out", "checkpoint")
+    assert bytes_in(tmp_path / "checkpoint") == bytes_in(built_project / CHECKPOINT)
+    (dep,) = load_yaml(tmp_path / "checkpoint.dvc")["deps"]
+    assert dep["repo"]["rev_lock"] == run(published, "git", "rev-parse", "HEAD").stdout.strip()
+
+
+def test_the_file_system_of_dvc_lists_a_checkpoint_and_reads_a_range(published: Path, built_project: Path) -> None:
+    files = DVCFileSystem(published.as_uri())
+    names = [name.split("/")[-1] for name in files.ls(CHECKPOINT, detail=False)]
+    assert sorted(names) == list_files(built_project / CHECKPOINT)
+    weights = f"{CHECKPOINT}/model.safetensors"
+    content = (built_project / weights).read_bytes()
+    assert files.info(weights)["md5"] == hashlib.md5(content, usedforsecurity=False).hexdigest()
+    with files.open(weights) as file:
+        file.seek(1000)
+        assert file.read(24) == content[1000:1024]
+
+
+def test_python_of_the_docs_reads_a_range(published: Path, tmp_path: Path) -> None:
+    (block,) = blocks((ROOT / "docs/reproduce.md").read_text(), "python dvc")
+    code = block.text.replace("REPOSITORY", published.as_uri()).replace("REVISION", "main")
+    code = code.replace("runs/mobilellm/step000064-tokens65536", CHECKPOINT)
+    listed, header = run(tmp_path, sys.executable, "-c", code).stdout.splitlines()
+    assert f"{CHECKPOINT}/record.json" in listed
+    assert header.startswith('{"__metadata__":')
+
+
+def test_a_static_web_server_hands_out_one_checkpoint_and_nothing_else(
+    shared: Path, built_project: Path, tmp_path: Path
+) -> None:
+    """A copy of a remote on any web server is a remote: DVC asks for the lists of the folders and for four files."""
+    with serve_folder(shared.parent / "store") as web:
+        repository = publish(shared.parent, "on_the_web", web.url)
+        run(tmp_path, "dvc", "get", repository.as_uri(), CHECKPOINT, "--out", "checkpoint", NO_PROXY="127.0.0.1")
+    checkpoint = bytes_in(tmp_path / "checkpoint")
+    assert checkpoint == bytes_in(built_project / CHECKPOINT)
+    asked = {request.path for request in web.counted.of("file") if request.method == "GET"}
+    objects = {hashlib.md5(content, usedforsecurity=False).hexdigest() for content in checkpoint.values()}
+    assert {path.replace("/files/md5", "").replace("/", "") for path in asked if ".dir" not in path} == objects
+
+
+def test_a_checkpoint_of_a_dvc_repository_is_pulled_in_the_form_of_transformers(
+    published: Path, built_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVERYSTEP_CACHE", str(tmp_path / "cache"))
+    options = ["--model", "mobilellm", "--step", "4", "--out"]
+    for release, out in ((f"dvc:{published.as_uri()}", "a"), (built_project / "release", "b")):
+        done = everystep("pull", release, *options, tmp_path / out)
+        assert done.code == 0, done.said
+    assert bytes_in(tmp_path / "a") == bytes_in(tmp_path / "b")
+    shown = everystep("show", f"dvc:{published.as_uri()}", "--json")
+    assert shown.code == 0, shown.said
+    assert json.loads(shown.out) == json.loads(everystep("show", built_project / "release", "--json").out)
+
+
 # Nothing stale
 
 
@@ -251,3 +353,9 @@ def test_new_sources_and_models_stand_before_the_stages_that_read_all_of_them(
     before_release = {one for one, other in edges if other == "release"}
     assert before_release >= {f"{stage}@{name}" for stage in PER_MODEL for name in (*MODELS, "other")}
     assert before_release >= {f"{stage}@{name}" for stage in PER_SOURCE for name in (*SOURCES, "another")}
+
+
+def test_signatures_are_left_to_whoever_signs() -> None:
+    """DVC would take a signed release for a changed one, and a `dvc repro` would remove the signatures."""
+    ignored = run(ROOT, "dvc", "check-ignore", "release/signatures/KEY_ID/model.sig", "release/README.md").stdout
+    assert ignored.split() == ["release/signatures/KEY_ID/model.sig"]

@@ -14,11 +14,19 @@ from tests.imports import ROOT, closure, first_party_files, imported_files
 ALLOWED = {
     "pipeline.base": set(),
     "pipeline.formats": {"pipeline.base"},
-    "pipeline.sources": {"pipeline.base", "pipeline.formats"},
+    "pipeline.stores": {"pipeline.base"},
+    "pipeline.sources": {"pipeline.base", "pipeline.formats", "pipeline.stores"},
     "pipeline.blocks": {"pipeline.base", "pipeline.formats"},
     "pipeline.executor": {"pipeline.base"},
-    "pipeline.release": {"pipeline.base", "pipeline.formats"},
-    "pipeline.audit": {"pipeline.base", "pipeline.formats", "pipeline.release"},
+    "pipeline.release": {"pipeline.base", "pipeline.formats", "pipeline.stores"},
+    "pipeline.signing": {"pipeline.base", "pipeline.formats", "pipeline.release"},
+    "pipeline.audit": {
+        "pipeline.base",
+        "pipeline.formats",
+        "pipeline.stores",
+        "pipeline.release",
+        "pipeline.signing",
+    },
     "pipeline.stages": {
         "pipeline.base",
         "pipeline.formats",
@@ -28,6 +36,15 @@ ALLOWED = {
         "pipeline.release",
     },
     "pipeline.build": {"pipeline.base", "pipeline.formats", "pipeline.release"},
+    "pipeline.publish": {
+        "pipeline.base",
+        "pipeline.formats",
+        "pipeline.stores",
+        "pipeline.release",
+        "pipeline.signing",
+        "pipeline.audit",
+        "pipeline.build",
+    },
     "trainer": {"pipeline.base", "pipeline.formats", "pipeline.release"},
 }
 HEAVY = ("torch", "dvc", "datasets", "datatrove", "transformers", "tokenizers")

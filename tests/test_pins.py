@@ -45,9 +45,18 @@ def test_everything_installed_is_in_the_lock() -> None:
     assert {pin for pin in theirs - locked("requirements-dev.lock") if pin.partition("==")[0] not in OURS} == set()
 
 
-@pytest.mark.parametrize("name", ["tests/oldest/transformers.txt", "tests/oldest/tokenizers.txt"])
-def test_old_libraries_have_hashes_too(name: str) -> None:
+APART = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").glob("*/*.txt"))
+"""Libraries that `make .venv/tested` puts into folders of their own."""
+
+
+@pytest.mark.parametrize("name", APART)
+def test_libraries_in_folders_of_their_own_have_hashes_too(name: str) -> None:
     assert locked(name)
+
+
+def test_make_installs_every_library_that_has_a_folder_of_its_own() -> None:
+    (names,) = re.findall(r"^APART := (.*)$", (ROOT / "Makefile").read_text(), flags=re.M)
+    assert sorted(f"tests/{name}.txt" for name in names.split()) == APART
 
 
 @pytest.mark.parametrize("makefile", ["Makefile", "examples/Makefile"])

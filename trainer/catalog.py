@@ -52,7 +52,7 @@ def describe(folder: Path, name: str) -> RecipeSummary:
         parameters=num_parameters(spec),
         parameters_if_repeated=num_parameters_if_repeated(spec),
         context=spec.context,
-        tokens=recipe.schedule.steps * recipe.data.global_batch * spec.context,
+        tokens=recipe.tokens(recipe.schedule.steps),
         steps=recipe.schedule.steps,
         checkpoints=len(recipe.checkpoint_steps),
     )

@@ -29,6 +29,14 @@ def moments(flat: FlatParameters, first: Tensor, second: Tensor) -> Tensors:
     return {f"{moment}.{name}": array for moment, whole in pairs for name, array in flat.named(whole).items()}
 
 
+def write_state(folder: Path, record: ck.Record, spec: ModelSpec, weights: Tensors, moments: Tensors) -> None:
+    """Write the four files of a checkpoint; the record is the last."""
+    ck.write_tensors(folder / ck.WEIGHTS, weights)
+    ck.write_tensors(folder / ck.OPTIMIZER, moments)
+    write_bytes(folder / ck.CONFIG, pretty(spec.to_json()))
+    ck.write_record(folder, record)
+
+
 class Writer:
     """A writer of checkpoints into `folder/REVISION`. Use as a context manager; leaving it waits for the last one."""
 
@@ -83,9 +91,6 @@ class Writer:
         )
         final = self._folder / record.revision
         partial = ck.begin(final)
-        ck.write_tensors(partial / ck.WEIGHTS, weights)
-        ck.write_tensors(partial / ck.OPTIMIZER, moments)
-        write_bytes(partial / ck.CONFIG, pretty(self._spec.to_json()))
-        ck.write_record(partial, record)
+        write_state(partial, record, self._spec, weights, moments)
         partial.rename(final)
         self._parent = record.state_digest

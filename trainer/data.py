@@ -26,11 +26,11 @@ from pipeline.formats.canonical import Json
 from pipeline.formats.lines import Shard
 from pipeline.formats.manifests import Tokens, read_manifest
 from pipeline.formats.model import ModelSpec
-from pipeline.formats.order import permute, rows_of_samples, rows_of_step
+from pipeline.formats.order import first_sample, permute, rows_of_samples
 from pipeline.formats.rows import Row
 from pipeline.formats.stages import manifest_path
 from trainer.plain_rows import PlainRows, check_rows, wait_for_rows
-from trainer.recipe import DataSection, Recipe
+from trainer.recipe import DataSection, ParentSection, Recipe
 from trainer.verified_rows import VerifiedRows
 
 RANKS = 8
@@ -39,12 +39,14 @@ RANKS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingData(ABC):
-    """Rows of one run, made by `training_data`. `section` says how many are read at a time, and in which order."""
+    """Rows of one run, made by `training_data`. `section` says how many are read at a time, and in which order;
+    `parent`, if the training goes on from another one, where in that order it begins."""
 
     folder: Path
     shards: tuple[Shard, ...]
     vocabulary: int
     section: DataSection
+    parent: ParentSection | None = None
 
     @abstractmethod
     def row_numbers(self, step: int, number: int) -> NDArray[np.int64]:
@@ -53,6 +55,11 @@ class TrainingData(ABC):
     @abstractmethod
     def open(self) -> Sequence[Row]:
         """Open the rows, to be read by number."""
+
+    def sample(self, step: int) -> int:
+        """Number the first sample that the step from state `step` reads."""
+        begun_at, begun_with = (self.parent.step, self.parent.first_sample) if self.parent else (0, 0)
+        return first_sample(step, self.section.global_batch, begun_at, begun_with)
 
     def micro_batch_rows(self, rows: Sequence[Row], step: int, number: int) -> NDArray[np.int64]:
         """Read the rows of one micro-batch, shape (micro_batch, width)."""
@@ -81,7 +88,7 @@ class EverystepData(TrainingData):
     memory: Path | None = None
 
     def row_numbers(self, step: int, number: int) -> NDArray[np.int64]:
-        first = step * self.section.global_batch + number * self.section.micro_batch
+        first = self.sample(step) + number * self.section.micro_batch
         return rows_of_samples(first, first + self.section.micro_batch, self._num_rows, self.section.seed)
 
     def micro_batch_rows(self, rows: Sequence[Row], step: int, number: int) -> NDArray[np.int64]:
@@ -97,7 +104,8 @@ class EverystepData(TrainingData):
         ends = np.cumsum([shard.lines for shard in self.shards])
         needed = np.zeros(len(self.shards), dtype=bool)
         for step in range(start, stop):
-            rows = rows_of_step(step, self.section.global_batch, self._num_rows, self.section.seed)
+            first, stop_at = self.sample(step), self.sample(step + 1)
+            rows = rows_of_samples(first, stop_at, self._num_rows, self.section.seed)
             needed[np.searchsorted(ends, rows, side="right")] = True
             if needed.all():
                 break
@@ -118,6 +126,10 @@ class PlainData(TrainingData):
 
     cache: Path
 
+    def turn(self, step: int) -> int:
+        """Number the step from state `step` among those that the rows hold."""
+        return self.sample(step) // self.section.global_batch
+
     def open(self) -> PlainRows:
         return PlainRows(self.folder, self.shards, self.section.width, self.vocabulary, self.cache)
 
@@ -127,6 +139,7 @@ class Llm360Data(PlainData):
     MobiLlama's own order depends on when the job was last restarted. Rows of a chunk that fill no step are dropped."""
 
     def row_numbers(self, step: int, number: int) -> NDArray[np.int64]:
+        step = self.turn(step)
         ends = list(accumulate(self.steps_of_chunks()))
         chunk = bisect_right(ends, step)
         if chunk == len(ends):
@@ -154,7 +167,7 @@ class MobilellmData(PlainData):
     def row_numbers(self, step: int, number: int) -> NDArray[np.int64]:
         node, rank = divmod(number, RANKS)
         num_lines = len(range(rank, self.shards[node].lines, RANKS))
-        first = step * self.section.micro_batch
+        first = self.turn(step) * self.section.micro_batch
         turns = np.arange(first, first + self.section.micro_batch, dtype=np.int64) % num_lines
         first_row = sum(shard.lines for shard in self.shards[:node])
         return first_row + rank + RANKS * turns
@@ -188,7 +201,15 @@ def training_data(root: Path, recipe: Recipe, spec: ModelSpec, checking: Checkin
 
 def _everystep(root: Path, recipe: Recipe, spec: ModelSpec, memory: Path) -> TrainingData:
     path = root / manifest_path("tokenize")
-    manifest = read_manifest(Tokens, path)
+    data = own_rows(root, recipe, spec, read_manifest(Tokens, path), memory)
+    if missing := _missing(data.folder, data.shards):
+        raise EverystepError(f"{data.folder / missing.path}: no such file; {path} lists it as a shard of rows")
+    return data
+
+
+def own_rows(root: Path, recipe: Recipe, spec: ModelSpec, manifest: Tokens, memory: Path) -> EverystepData:
+    """Return our own rows as `manifest` lists them, if it fits the recipe. No shard needs to be there yet."""
+    path = root / manifest_path("tokenize")
     where = f"recipes/{recipe.name}.yaml"
     if manifest.width != recipe.data.width:
         raise EverystepError(
@@ -203,11 +224,14 @@ def _everystep(root: Path, recipe: Recipe, spec: ModelSpec, memory: Path) -> Tra
             f"{where}: data.seed: {recipe.data.seed} is not the seed of the published order, "
             f"{manifest.parameters.seed} (params.yaml: tokenize.seed)"
         )
-    folder, shards = root / recipe.data.folder, manifest.shards("train")
-    if missing := _missing(folder, shards):
-        raise EverystepError(f"{folder / missing.path}: no such file; {path} lists it as a shard of rows")
-    vocabulary = manifest.vocabulary
-    return EverystepData(folder=folder, shards=tuple(shards), vocabulary=vocabulary, section=recipe.data, memory=memory)
+    return EverystepData(
+        folder=root / recipe.data.folder,
+        shards=tuple(manifest.shards("train")),
+        vocabulary=manifest.vocabulary,
+        section=recipe.data,
+        parent=recipe.parent,
+        memory=memory,
+    )
 
 
 def _missing(folder: Path, shards: Sequence[Shard]) -> Shard | None:
@@ -234,9 +258,14 @@ def _llm360(folder: Path, recipe: Recipe, spec: ModelSpec, checking: Checking) -
         raise EverystepError(f"{where}: checkpoints: {recipe.checkpoints!r}, but {folder} holds {len(chunks)} chunks")
     found = _check(recipe, folder, [chunk.name for chunk in chunks], spec.vocabulary, checking)
     data = Llm360Data(
-        folder=folder, shards=found, vocabulary=spec.vocabulary, section=recipe.data, cache=checking.folder
+        folder=folder,
+        shards=found,
+        vocabulary=spec.vocabulary,
+        section=recipe.data,
+        parent=recipe.parent,
+        cache=checking.folder,
     )
-    steps, global_batch = recipe.schedule.steps, recipe.data.global_batch
+    steps, global_batch = data.turn(recipe.schedule.steps), recipe.data.global_batch
     for shard, in_chunk in zip(found, data.steps_of_chunks(), strict=True):
         if rule == "chunks" and in_chunk != steps // len(chunks):
             raise EverystepError(
@@ -267,7 +296,12 @@ def _mobilellm(folder: Path, recipe: Recipe, spec: ModelSpec, checking: Checking
         if shard.lines < RANKS:
             raise EverystepError(f"{folder / shard.path}: {shard.lines} rows; each of {RANKS} ranks needs one")
     return MobilellmData(
-        folder=folder, shards=found, vocabulary=spec.vocabulary, section=recipe.data, cache=checking.folder
+        folder=folder,
+        shards=found,
+        vocabulary=spec.vocabulary,
+        section=recipe.data,
+        parent=recipe.parent,
+        cache=checking.folder,
     )
 
 

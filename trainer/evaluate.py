@@ -61,14 +61,15 @@ def evaluate(name: str) -> None:
     basis = take_basis(inputs, ["evaluate"])
     tokens = read_current(Tokens)
     read_current(TokenizerTrained).check_file(TOKENIZER)
-    rows = _validation_rows(tokens, params.rows)
+    rows = validation_rows(tokens, params.rows, TOKENS)
     checkpoints = [_promised(RUNS / name, entry) for entry in read_current(Trained, name).checkpoints]
     processes = default_processes(recipe.data.num_leaves)
-    nats = launch(_evaluate, processes, recipe.numerics, name, spec, checkpoints, rows, params.micro_batch)
+    nats = launch(sum_nats, processes, recipe.numerics, name, spec, checkpoints, rows, params.micro_batch)
     targets = rows[:, 1:]
     num_bytes = int(token_bytes(TOKENIZER)[targets].sum())
     results = [
-        _result(checkpoint, total, targets.size, num_bytes) for checkpoint, total in zip(checkpoints, nats, strict=True)
+        result_of(checkpoint, total, targets.size, num_bytes)
+        for checkpoint, total in zip(checkpoints, nats, strict=True)
     ]
     folder = fresh_folder(RESULTS / name)
     content = b"".join(canonical(result.to_json()) + b"\n" for result in results)
@@ -99,15 +100,15 @@ def _promised(folder: Path, entry: Checkpoint) -> Path:
     return path
 
 
-def _validation_rows(tokens: Tokens, num_rows: int) -> NDArray[np.int64]:
+def validation_rows(tokens: Tokens, num_rows: int, folder: Path) -> NDArray[np.int64]:
     """Read the first `num_rows` held-out rows (or all, if fewer), shape (rows, width), from verified shards."""
-    rows = VerifiedRows(TOKENS, tokens.shards("validation"), tokens.width, tokens.vocabulary)
+    rows = VerifiedRows(folder, tokens.shards("validation"), tokens.width, tokens.vocabulary)
     numbers = range(min(num_rows, len(rows)))
     rows.check(numbers)
     return np.stack([rows[number] for number in numbers])
 
 
-def _evaluate(
+def sum_nats(
     world: "World", name: str, spec: ModelSpec, checkpoints: list[Path], rows: NDArray[np.int64], micro_batch: int
 ) -> list[float]:
     """Sum the nats of each checkpoint; process r measures the checkpoints r, r + size ..."""
@@ -130,7 +131,7 @@ def _evaluate(
     return [gathered[i % world.size * share + i // world.size] for i in range(len(checkpoints))]
 
 
-def _result(checkpoint: Path, nats: float, num_targets: int, num_bytes: int) -> Result:
+def result_of(checkpoint: Path, nats: float, num_targets: int, num_bytes: int) -> Result:
     record = ck.read_record(checkpoint)
     if not math.isfinite(nats):
         raise EverystepError(

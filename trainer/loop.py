@@ -37,7 +37,7 @@ class Trainer:
         self.spec = spec
         self.data = data
         self.rows = data.open()
-        self.step = 0
+        self.step = 0  # until a state is loaded
         self.model = Decoder(spec, recompute=os.environ.get(RECOMPUTE) == "1").to(world.device)
         initialize(self.model, recipe.seed)
         if recipe.compiled:
@@ -68,8 +68,8 @@ class Trainer:
 
     @property
     def tokens(self) -> int:
-        """Targets trained on so far: global batch x context for each step."""
-        return self.step * self.recipe.data.global_batch * self.spec.context
+        """Targets trained on so far."""
+        return self.recipe.tokens(self.step)
 
     def numerics(self) -> dict[str, object]:
         """Describe what decides the bits of this run, for its records."""
@@ -86,7 +86,12 @@ class Trainer:
         return self.flat.named(self.flat.values.clone()), moments(self.flat, first, second)
 
     def load(self, folder: Path) -> ck.Record:
-        """Load the state of a checkpoint, after comparing its digests."""
+        """Load the state of a checkpoint, after comparing its digests; every process must call this.
+
+        All wait for each other first: the weights may be in memory that they share, and a process that is ahead must
+        not load over weights that another still digests or copies.
+        """
+        self.world.complete(self.flat.values)
         record = ck.read_record(folder)
         if self.world.rank == 0:
             numerics.warn_if_other(record.numerics.to_json(), self.numerics())

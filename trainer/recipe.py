@@ -16,6 +16,7 @@ from pipeline.base.yaml import Section, check, load_yaml
 from pipeline.formats.bounds import MAX_CONTEXT, MAX_GLOBAL_BATCH, MAX_STEPS
 from pipeline.formats.checkpoints import schedule
 from pipeline.formats.model import ModelSpec
+from pipeline.formats.order import first_sample
 from trainer.families import build_spec
 
 Positive = Annotated[int, Field(gt=0)]
@@ -116,6 +117,19 @@ class ScheduleSection(Section):
         return self
 
 
+class ParentSection(Section):
+    """The state of another release that the training goes on from: `everystep fork` writes it.
+
+    The digest is that of weights, moments and step, so it pins them. Steps and tokens are counted on from there. The
+    order of rows goes on with `first_sample`: the one that would have come next, or 0, the first.
+    """
+
+    state_digest: Annotated[str, Field(pattern=r"\Atensors-v1:[0-9a-f]{64}\z")]
+    step: Annotated[int, Field(ge=0, le=MAX_STEPS)]
+    tokens: Annotated[int, Field(ge=0, lt=2**53)]
+    first_sample: Annotated[int, Field(ge=0, lt=2**53)]
+
+
 class LossSection(Section):
     """Cross entropy plus `z_loss` times the mean square of log Z (0: none)."""
 
@@ -123,7 +137,8 @@ class LossSection(Section):
 
 
 class Recipe(Section):
-    """A whole recipe. Its `model` section is read by the families."""
+    """A whole recipe. Its `model` section is read by the families. One whose training begins with new weights has no
+    section `parent`."""
 
     name: Annotated[str, Field(pattern=f"^{PLAIN_NAME}$")]
     seed: Seed
@@ -137,6 +152,7 @@ class Recipe(Section):
     checkpoints: str
     digest_every: Positive
     model: dict[str, Any]
+    parent: ParentSection | None = None
 
     @model_validator(mode="after")
     def _holds_together(self) -> "Recipe":
@@ -156,13 +172,44 @@ class Recipe(Section):
                 f"digest_every: {self.digest_every} is more than schedule.steps {steps}: the weights of no step would "
                 f"be digested; write {steps} or a smaller number"
             )
+        if self.parent and self.parent.step >= steps:
+            raise ValueError(
+                f"schedule.steps: {steps} are done at step {self.parent.step} of the parent; steps are counted on from "
+                "there, so write more"
+            )
+        if self.parent and self.data.layout != "everystep" and self.parent.first_sample % self.data.global_batch:
+            raise ValueError(
+                f"parent.first_sample: {self.parent.first_sample} is not a multiple of data.global_batch "
+                f"{self.data.global_batch}, and rows in the layout {self.data.layout} are read step by step; write 0"
+            )
         if self.numerics == "portable" and (self.compiled or self.precision != "float32"):
             raise ValueError("numerics: portable is uncompiled float32; set compiled: false and precision: float32")
         return self
 
     @property
     def checkpoint_steps(self) -> list[int]:
-        return schedule(self.checkpoints, self.schedule.steps)
+        """Steps of the published states; the one that the training began with belongs to its parent."""
+        steps = schedule(self.checkpoints, self.schedule.steps)
+        return [step for step in steps if step > self.parent.step] if self.parent else steps
+
+    @property
+    def begun_at(self) -> int:
+        """Step of the state that the training begins with."""
+        return self.parent.step if self.parent else 0
+
+    def sample(self, step: int) -> int:
+        """Number the first sample that the step from state `step` to the next reads."""
+        begun_with = self.parent.first_sample if self.parent else 0
+        return first_sample(step, self.data.global_batch, self.begun_at, begun_with)
+
+    def tokens(self, step: int) -> int:
+        """Targets trained on until `step`: global batch x context for each step, and those of the parent."""
+        before = self.parent.tokens if self.parent else 0
+        return before + (step - self.begun_at) * self.data.global_batch * (self.data.width - 1)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the tree of the file."""
+        return self.model_dump(exclude_unset=True)
 
 
 def load_recipe(name: str, root: Path = Path()) -> tuple[Recipe, ModelSpec]:

@@ -1,12 +1,16 @@
 """Replay: train a stretch of a run again, from the released bytes alone, and compare.
 
-Starts from the stored state at `--from`, reads the rows of the run in their published order, and compares each
-step's entry (loss, gradient norm, rate, digest of all weights) with the released log, and the state at a stored
-checkpoint with its record. The code is the trainer's own. Only the shards of rows that the stretch reads are digested,
-each once. An audited folder's own marks of what was checked are not trusted: a replay keeps its marks in a temporary
-folder and writes nothing else.
+Starts from a state that has its bytes, reads the rows of the run in their published order, and compares each step's
+entry (loss, gradient norm, rate, digest of all weights) with the released log, and the state at a stored checkpoint
+with its record. The code is the trainer's own. Only the files that the stretch reads are asked for, and so only they
+are fetched and digested, once each. An audited folder's own marks of what was checked are not trusted: a replay keeps
+its marks in a temporary folder and writes nothing else.
+
+`course` and `retrace` are what a rebuild (`trainer.rebuild`) has in common with a replay.
 """
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,16 +19,17 @@ from typing import TYPE_CHECKING
 from pipeline.base.console import progress
 from pipeline.base.errors import Differs, EverystepError, Linked
 from pipeline.base.files import list_folder, safe_join
-from pipeline.base.paths import RECIPES, RUNS
+from pipeline.base.paths import PARENT, RECIPES, RUNS
 from pipeline.formats import checkpoints as ck
 from pipeline.formats import log
 from pipeline.formats.digests import tensors_digest
-from pipeline.formats.manifests import Tokens
-from pipeline.formats.model import ModelSpec, tensor_shapes
-from pipeline.formats.tensors import TensorFile
-from pipeline.release.release import Release
+from pipeline.formats.manifests import Tokens, path_of
+from pipeline.formats.model import ModelSpec
+from pipeline.release.ancestors import ancestors
+from pipeline.release.release import Release, State
 from trainer import numerics
-from trainer.data import Checking, EverystepData, TrainingData, training_data
+from trainer.begun import require_shapes_of
+from trainer.data import Checking, TrainingData, own_rows, training_data
 from trainer.launch import default_processes, launch
 from trainer.recipe import Recipe, load_recipe
 
@@ -45,66 +50,139 @@ class Replayed:
     digests_compared: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Stretch:
+    """Steps to train again: the checkpoint that they start from, and what the release says of each of them."""
+
+    checkpoint: Path
+    start: int
+    stop: int
+    entries: dict[int, log.Entry]
+    records: dict[int, ck.Record]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """Stretches of one run, with the verified inputs that train them again."""
+
+    recipe: Recipe
+    spec: ModelSpec
+    data: TrainingData
+    stretches: list[Stretch]
+
+    @property
+    def processes(self) -> int:
+        """Number of processes to run it on."""
+        return default_processes(self.recipe.data.num_leaves)
+
+
 def replay(release: Release, model: str, start: int, stop: int) -> Replayed:
-    """Replay the steps from state `start` to state `stop` of `model`."""
-    state = release.state(model, start)
-    release.file(RECIPES / f"{model}.yaml")
-    recipe, spec = load_recipe(model, release.folder)
-    if not start < stop <= recipe.schedule.steps:
-        raise EverystepError(f"--to {stop}: give a step after {start} and up to {recipe.schedule.steps}")
-    entries = _entries(release, model, start, stop)
-    for name in (ck.RECORD, ck.WEIGHTS, ck.OPTIMIZER):
-        state.file(name)
-    _require_shapes_of(spec, state.file(ck.WEIGHTS), f"recipes/{model}.yaml")
-    records = {step: other.record for step, other in release.states(model).items() if start < step <= stop}
-    numerics.enter(recipe.numerics)  # may restart this program, so it comes before the work
-    processes = default_processes(recipe.data.num_leaves)
-    with TemporaryDirectory(prefix="everystep-replay-") as found:
-        rows = _own_rows if recipe.data.layout == "everystep" else _rows_of_others
-        data = rows(release, recipe, spec, Path(found), start, stop)
-        checkpoint = release.folder / state.folder
-        replayed: Replayed = launch(
-            _replay, processes, recipe.numerics, recipe, spec, data, checkpoint, stop, entries, records
-        )
+    """Replay the steps from state `start` to state `stop` of `model`. A virtual state must have been rebuilt."""
+    with course(release, model, [(state_at(release, model, start), stop)]) as found:
+        replayed: Replayed = launch(_replay, found.processes, found.recipe.numerics, found)
     return replayed
 
 
-def _entries(release: Release, model: str, start: int, stop: int) -> dict[int, log.Entry]:
-    """Read the log of the stretch, which must have an entry for every step."""
+def state_at(release: Release, model: str, step: int) -> State:
+    """Return the state at `step`: one of the model, or the one of another release that its training went on from."""
+    begun = next(ancestors(release, model), None)
+    if begun is None or begun.step != step:
+        return release.state(model, step)
+    for name in (ck.WEIGHTS, ck.OPTIMIZER):
+        release.file(PARENT / begun.folder / name)
+    return begun
+
+
+@contextmanager
+def course(release: Release, model: str, stretches: Sequence[tuple[State, int]]) -> Iterator[Course]:
+    """Verify what it takes to train some stretches of a model again, each from a state to a step.
+
+    May restart this program, to enter the numerics class of the model.
+    """
+    release.file(RECIPES / f"{model}.yaml")
+    recipe, spec = load_recipe(model, release.folder)
+    for state, stop in stretches:
+        if not state.step < stop <= recipe.schedule.steps:
+            raise EverystepError(f"--to {stop}: give a step after {state.step} and up to {recipe.schedule.steps}")
+    entries = _entries(release, model, stretches)
+    found = [_stretch(release, recipe, state, stop, entries, spec) for state, stop in stretches]
+    numerics.enter(recipe.numerics)  # may restart this program, so it comes before the work
+    with TemporaryDirectory(prefix="everystep-replay-") as memory:
+        steps = [range(stretch.start, stretch.stop) for stretch in found]
+        rows = _own_rows if recipe.data.layout == "everystep" else _rows_of_others
+        yield Course(recipe=recipe, spec=spec, data=rows(release, recipe, spec, Path(memory), steps), stretches=found)
+
+
+def retrace(trainer: "Trainer", course: Course, title: str) -> Iterator[tuple[log.Entry, str | None]]:
+    """Train every stretch again. Yields, after each step, its entry and what differs from the release, if anything."""
+    step_tokens = course.recipe.data.global_batch * course.spec.context
+    total = sum(stretch.stop - stretch.start for stretch in course.stretches) * step_tokens
+    with progress(f"{title} {course.recipe.name}", total, "tokens", quiet=trainer.world.rank != 0) as advance:
+        for stretch in course.stretches:
+            trainer.load(stretch.checkpoint)
+            while trainer.step < stretch.stop:
+                entry = trainer.train_step()
+                fault = _entry_fault(entry, stretch.entries[entry.step])
+                if fault is None and entry.step in stretch.records:
+                    fault = _state_fault(trainer, stretch.records[entry.step])
+                advance(step_tokens, f"step {entry.step} of {stretch.stop}: {'same' if fault is None else 'differs'}")
+                yield entry, fault
+
+
+def _entries(release: Release, model: str, stretches: Sequence[tuple[State, int]]) -> dict[int, log.Entry]:
+    """Read the log of the stretches, which must have an entry for every step."""
     path = release.file(RUNS / model / log.JSONL)
-    entries = {entry.step: entry for entry in log.read(path) if start < entry.step <= stop}
-    for step in range(start + 1, stop + 1):
-        if step not in entries:
-            raise Differs(f"{path}: has no entry for step {step}")
+    wanted = [range(state.step + 1, stop + 1) for state, stop in stretches]
+    entries = {entry.step: entry for entry in log.read(path) if any(entry.step in steps for steps in wanted)}
+    for steps in wanted:
+        for step in steps:
+            if step not in entries:
+                raise Differs(f"{path}: has no entry for step {step}")
     return entries
 
 
-def _require_shapes_of(spec: ModelSpec, weights: Path, recipe: str) -> None:
-    """Compare shapes before a model is built: a recipe could ask for more memory than there is."""
-    with TensorFile(weights) as file:
-        if file.shapes() != tensor_shapes(spec):
-            raise Differs(f"{weights}: these are not the tensors of the model in {recipe}")
+def _stretch(
+    release: Release, recipe: Recipe, state: State, stop: int, entries: dict[int, log.Entry], spec: ModelSpec
+) -> Stretch:
+    """Verify the state that a stretch starts from, and gather what the release says of its steps."""
+    files = {name: state.file(name) for name in (ck.RECORD, ck.WEIGHTS, ck.OPTIMIZER)}
+    require_shapes_of(spec, files[ck.WEIGHTS], f"recipes/{recipe.name}.yaml")
+    steps = range(state.step + 1, stop + 1)
+    return Stretch(
+        checkpoint=files[ck.WEIGHTS].parent,
+        start=state.step,
+        stop=stop,
+        entries={step: entries[step] for step in steps},
+        records={step: other.record for step, other in release.states(recipe.name).items() if step in steps},
+    )
 
 
-def _own_rows(release: Release, recipe: Recipe, spec: ModelSpec, found: Path, start: int, stop: int) -> TrainingData:
-    """Return our own rows, after verifying their manifest and the shards that the stretch reads."""
-    release.manifest(Tokens)
-    _require_no_links(release.folder, recipe.data.folder)
-    data = training_data(release.folder, recipe, spec, Checking(folder=found))
-    assert isinstance(data, EverystepData)
-    needed = data.shards_of_steps(start, stop)
-    with progress(f"replay {recipe.name}: rows", len(needed), "shards") as advance:
-        data.open().check_shards(needed, advance)
+def _own_rows(release: Release, recipe: Recipe, spec: ModelSpec, memory: Path, steps: Sequence[range]) -> TrainingData:
+    """Return our own rows, after verifying their manifest and the shards that these steps read."""
+    data = own_rows(release.folder, recipe, spec, release.manifest(Tokens), memory)
+    needed = sorted({shard for part in steps for shard in data.shards_of_steps(part.start, part.stop)})
+    rows = data.open()
+    with progress(f"{recipe.name}: rows", len(needed), "shards") as advance:
+        for shard in needed:
+            path = f"{recipe.data.folder}/{data.shards[shard].path}"
+            file = release.file(path)
+            if release.files[path].digest != data.shards[shard].sha256:
+                raise Differs(f"{file}: not the shard of rows that {release.folder / path_of(Tokens)} lists")
+            rows.trust([shard])
+            advance(1)
     return data
 
 
 def _rows_of_others(
-    release: Release, recipe: Recipe, spec: ModelSpec, found: Path, start: int, stop: int
+    release: Release, recipe: Recipe, spec: ModelSpec, memory: Path, steps: Sequence[range]
 ) -> TrainingData:
-    """Return plain rows, after comparing their digests with those that the manifest of the run names."""
+    """Return plain rows, after comparing their digests with those that the manifest of the run names.
+
+    Only a project has such rows, so they are here, or nowhere.
+    """
     inputs, folder = release.model(recipe.name).inputs, recipe.data.folder
     _require_no_links(release.folder, folder)
-    data = training_data(release.folder, recipe, spec, Checking(folder=found, parse=False))
+    data = training_data(release.folder, recipe, spec, Checking(folder=memory, parse=False))
     digests = {f"{folder}/{shard.path}": shard.sha256 for shard in data.shards}
     promised = {name: sha256 for name, sha256 in inputs.items() if name.startswith(f"{folder}/")}
     others = sorted({name for name, _ in digests.items() ^ promised.items()})
@@ -121,34 +199,18 @@ def _require_no_links(root: Path, rows: str) -> None:
         raise Linked(folder / link)
 
 
-def _replay(
-    world: "World",
-    recipe: Recipe,
-    spec: ModelSpec,
-    data: TrainingData,
-    checkpoint: Path,
-    stop: int,
-    entries: dict[int, log.Entry],
-    records: dict[int, ck.Record],
-) -> Replayed:
+def _replay(world: "World", course: Course) -> Replayed:
     """Replay in one process among its peers. All stop at the same difference, because all see the same entries."""
     from trainer.loop import Trainer
 
-    trainer = Trainer(world, recipe, spec, data)
-    start = trainer.load(checkpoint).step
-    step_tokens = recipe.data.global_batch * spec.context
-    compared = 0
-    with progress(f"replay {recipe.name}", (stop - start) * step_tokens, "tokens", quiet=world.rank != 0) as advance:
-        while trainer.step < stop:
-            entry = trainer.train_step()
-            fault = _entry_fault(entry, entries[entry.step])
-            if fault is None and entry.step in records:
-                fault = _state_fault(trainer, records[entry.step])
-            compared += entry.weights_digest is not None
-            advance(step_tokens, f"step {entry.step} of {stop}: {'same' if fault is None else 'differs'}")
-            if fault is not None:
-                return Replayed(recipe.name, start, stop, entry.step, fault, compared)
-    return Replayed(recipe.name, start, stop, None, "every step is the same", compared)
+    (stretch,) = course.stretches
+    trainer = Trainer(world, course.recipe, course.spec, course.data)
+    compared, about = 0, (course.recipe.name, stretch.start, stretch.stop)
+    for entry, fault in retrace(trainer, course, "replay"):
+        compared += entry.weights_digest is not None
+        if fault is not None:
+            return Replayed(*about, entry.step, fault, compared)
+    return Replayed(*about, None, "every step is the same", compared)
 
 
 def _entry_fault(ours: log.Entry, theirs: log.Entry) -> str | None:

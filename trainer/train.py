@@ -1,6 +1,7 @@
 """The stage `train`: one model from its recipe and its rows, resumable at any instant.
 
-Reads `recipes/MODEL.yaml` and the rows that it names (`data/tokens`); writes `runs/MODEL` (a folder for each
+Reads `recipes/MODEL.yaml`, the rows that it names (`data/tokens`) and, if it names a parent, the state of another
+release that it goes on from (`data/parent`); writes `runs/MODEL` (a folder for each
 published checkpoint, `log.jsonl`, `log.csv`) and `manifests/models/MODEL.json`. DVC empties the output before a
 run, so a run lives in `.work/train/MODEL/<fingerprint of recipe, data, code>` and is linked into the output when
 it is complete: a killed run goes on from its last checkpoint, and a changed recipe or other rows can never pick
@@ -32,6 +33,7 @@ from pipeline.formats.model import ModelSpec, num_parameters, num_parameters_if_
 from pipeline.formats.stages import manifest_path
 from pipeline.formats.suite import require_one_suite
 from trainer import numerics
+from trainer.begun import begun_from, here
 from trainer.data import Checking, TrainingData, training_data
 from trainer.launch import default_processes, launch
 from trainer.monitor import RECORDS, board, run_record
@@ -61,6 +63,10 @@ def train(name: str) -> None:
         read_current(Tokens)
     data = training_data(Path(), recipe, spec, Checking(folder=CHECKED, waits=not leads))
     inputs = data.inputs()
+    begun = None
+    if recipe.parent is not None:
+        begun = begun_from(here(), recipe, spec)
+        basis.inputs.update(take_basis([manifest_path("parent")]).inputs)
     if not own and manifest_path("rows").is_file():  # rows that somebody put there by hand have no manifest
         basis.inputs.update(_require_fetched(recipe, inputs))
     whole = identity(recipe, spec, data)
@@ -71,7 +77,7 @@ def train(name: str) -> None:
             _compare_with_others(recipe, whole, work)
             work.mkdir(exist_ok=True)
             write_bytes(work / IDENTITY, pretty(whole))
-        launch(_train, processes, recipe.numerics, recipe, spec, data, work)
+        launch(_train, processes, recipe.numerics, recipe, spec, data, work, begun)
         if leads:
             _publish(recipe, spec, data, work, basis, inputs)
             _remove_stale_runs(work)
@@ -80,7 +86,7 @@ def train(name: str) -> None:
 def identity(recipe: Recipe, spec: ModelSpec, data: TrainingData) -> dict[str, Json]:
     """Return everything that decides the bits of a run: recipe, model, rows, the code that trains, its libraries."""
     code = {name: sha256_file(CODE / name) for name in [PINS, *closure(CODE, [__name__])] if (CODE / name).is_file()}
-    return {"code": code, "data": data.identity(), "model": spec.to_json(), "recipe": recipe.model_dump()}
+    return {"code": code, "data": data.identity(), "model": spec.to_json(), "recipe": recipe.to_json()}
 
 
 def fingerprint(identity: dict[str, Json]) -> str:
@@ -88,8 +94,9 @@ def fingerprint(identity: dict[str, Json]) -> str:
     return hashlib.sha256(canonical(identity)).hexdigest()[:16]
 
 
-def _train(world: "World", recipe: Recipe, spec: ModelSpec, data: TrainingData, work: Path) -> None:
-    """Train in one process among its peers, from the last checkpoint in `work` to the last step."""
+def _train(world: "World", recipe: Recipe, spec: ModelSpec, data: TrainingData, work: Path, begun: Path | None) -> None:
+    """Train in one process among its peers, from the last checkpoint in `work` to the last step; without one, from the
+    state in the folder `begun`, or from new weights."""
     from trainer.checkpoint import Writer
     from trainer.loop import Trainer
 
@@ -97,22 +104,23 @@ def _train(world: "World", recipe: Recipe, spec: ModelSpec, data: TrainingData, 
     leads = world.rank == 0
     work.mkdir(parents=True, exist_ok=True)
     found = ck.find_checkpoints(work)
-    parent = trainer.load(found[-1][1]).state_digest if found else None
+    start = found[-1][1] if found else begun
+    parent = trainer.load(start).state_digest if start else None
     if leads and found:
         complete = trainer.step == recipe.schedule.steps
         note(f"{recipe.name}: {'was complete' if complete else f'goes on from step {trainer.step}'}")
-    kept = _cut_log(work / log.JSONL, trainer.step) if leads else []
+    kept = _cut_log(work / log.JSONL, trainer.step, recipe.begun_at) if leads else []
     last = kept[-1] if kept else None
     steps = set(recipe.checkpoint_steps)
     step_tokens = recipe.data.global_batch * spec.context
-    tokens = recipe.schedule.steps * step_tokens
+    tokens = recipe.tokens(recipe.schedule.steps)
     with (
         Writer(work, recipe, spec, trainer.numerics(), parent) as writer,
         run_record(RECORDS / f"{recipe.name}.jsonl", trainer) if leads else nullcontext(),
         board(recipe.name, kept, quiet=not leads) as show,
         progress(recipe.name, tokens, "tokens", quiet=not leads, done=trainer.tokens) as advance,
     ):
-        if not found:
+        if start is None:
             _save(trainer, writer, work, None)
         while trainer.step < recipe.schedule.steps:
             entry = trainer.train_step()
@@ -129,9 +137,9 @@ def _train(world: "World", recipe: Recipe, spec: ModelSpec, data: TrainingData, 
                 _save(trainer, writer, work, entry)
 
 
-def _cut_log(path: Path, step: int) -> list[log.Entry]:
+def _cut_log(path: Path, step: int, begun_at: int) -> list[log.Entry]:
     """Drop the lines of the log after `step`, which will be written again; return those that stay."""
-    kept = log.read_until(path, step)
+    kept = log.read_until(path, step, begun_at)
     write_bytes(path, b"".join(canonical(entry.to_json()) + b"\n" for entry in kept))
     return kept
 
@@ -147,7 +155,8 @@ def _save(trainer: "Trainer", writer: "Writer", work: Path, entry: log.Entry | N
 def _divergence(name: str, work: Path, entry: log.Entry, last: log.Entry | None) -> str:
     """Describe a step whose loss or gradient is not finite, and what helps."""
     before = f"the last finite loss was {last.loss:.4g} at step {last.step}" if last else "no step before it was finite"
-    kept = f"its last checkpoint is {ck.find_checkpoints(work)[-1][1]}"
+    found = ck.find_checkpoints(work)
+    kept = f"its last checkpoint is {found[-1][1]}" if found else "it has no checkpoint of its own yet"
     return (
         f"{name}: diverged at step {entry.step}: loss {entry.loss}, gradient norm {entry.gradient_norm}; {before}; "
         f"{kept}. The same recipe would diverge at the same step again: in {RECIPES}/{name}.yaml, lower "
@@ -183,7 +192,7 @@ def _publish(
                 shutil.copyfile(checkpoint / file, target)
     if [record.step for record in records] != recipe.checkpoint_steps:
         raise EverystepError(f"{work}: its checkpoints are not those of the recipe; remove the folder to start over")
-    entries = log.read_until(work / log.JSONL, recipe.schedule.steps)
+    entries = log.read_until(work / log.JSONL, recipe.schedule.steps, recipe.begun_at)
     log.write(folder, entries)
     content = (folder / log.JSONL).read_bytes()
     sha256 = hashlib.sha256(content).hexdigest()
@@ -193,7 +202,7 @@ def _publish(
         recipe.name,
         basis,
         digested=inputs,
-        parameters=recipe.model_dump(),
+        parameters=recipe.to_json(),
         outputs={"log": [shard]},
         model=spec.to_json(),
         parameters_unique=num_parameters(spec),

@@ -17,7 +17,7 @@ import numpy as np
 
 from pipeline.base.errors import well_shaped
 from pipeline.base.files import plain_lines
-from pipeline.base.paths import MANIFESTS, PARAMS, REMOVALS_FILE, REPLACED_FILE, RESULTS, RUNS, TOKENS
+from pipeline.base.paths import MANIFESTS, PARAMS, REMOVALS_FILE, REPLACED_FILE, RESULTS, RUNS, SPLITS, TOKENS
 from pipeline.formats import checkpoints as ck
 from pipeline.formats import log
 from pipeline.formats.canonical import Json, canonical, parse
@@ -37,7 +37,7 @@ from pipeline.formats.manifests import (
 from pipeline.formats.order import permute
 from pipeline.formats.release import ROOT
 from pipeline.formats.stages import output_folder
-from pipeline.formats.tables import PERSONAL_DATA, REMOVALS, REPLACED, column_batches
+from pipeline.formats.tables import DOCUMENT_INDEX, PERSONAL_DATA, REMOVALS, REPLACED, column_batches, group_digests
 from pipeline.formats.tensors import TensorFile
 from pipeline.release.coverage import count
 from pipeline.release.facts import Facts, gather
@@ -56,6 +56,7 @@ def disagreements(release: Release) -> Iterator[str]:
         yield from _flow(release)
         yield from _removals(release)
         yield from _replaced(release)
+        yield from _index_groups(release)
         out_of_order = list(_order(release))
         yield from out_of_order
         if not out_of_order:
@@ -128,6 +129,15 @@ def _replaced(release: Release) -> Iterator[str]:
             found.update({kind: sum(batch.column(kind).to_pylist()) for kind in PERSONAL_DATA})
         if said != +found:
             yield f"{manifest.path}: personal_data counts {_shown(said)}, {table} holds {_shown(dict(+found))}"
+
+
+def _index_groups(release: Release) -> Iterator[str]:
+    """Each document index has the row groups whose digests its manifest lists."""
+    tokens = release.manifest(Tokens)
+    for split in SPLITS:
+        index = tokens.shard(f"{split}_index")
+        if group_digests(release.file(TOKENS / index.path), DOCUMENT_INDEX) != index.groups:
+            yield f"{TOKENS / index.path}: its row groups are not those that {tokens.path} lists"
 
 
 def _order(release: Release) -> Iterator[str]:

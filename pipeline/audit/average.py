@@ -1,4 +1,4 @@
-"""Average: the mean of a model's last checkpoints, as a folder that transformers loads.
+"""Average: the mean of checkpoints of a model, usually its last, as a folder that transformers loads.
 
 OpenELM is published so (Mehta et al., 2024): they found the mean of its last checkpoints as good as the last one, or
 slightly better. Sums are float64, in the order of the steps, and the mean is cast to float32 once: the same bytes on
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pipeline.audit.pull import origin, write_folder
 from pipeline.base.errors import Differs
 from pipeline.base.files import new_folder
+from pipeline.formats import checkpoints as ck
 from pipeline.formats.digests import tensors_digest
 from pipeline.formats.model import tensor_shapes
 from pipeline.release.release import Release, State, Weights
@@ -25,7 +26,7 @@ def average(release: Release, states: list[State], out: Path) -> None:
     """
     with new_folder(out) as scratch:
         weights = mean(states)
-        keys = ("revision", "step", "tokens", "weights_digest", "state_digest")
+        keys = ("revision", "step", "tokens", "storage", "weights_digest", "state_digest")
         records = [state.record.to_json() for state in states]
         about = {
             **origin(release),
@@ -42,7 +43,7 @@ def mean(states: list[State]) -> Weights:
     for state in states:
         weights = state.weights()
         if {name: tensor.shape for name, tensor in weights.items()} != tensor_shapes(states[0].spec):
-            raise Differs(f"{state.folder}: its tensors are not those of {states[0].folder}")
+            raise Differs(f"{state.file(ck.WEIGHTS)}: its tensors are not those of {states[0].revision}")
         for name, tensor in weights.items():
             if name in sums:
                 sums[name] += tensor

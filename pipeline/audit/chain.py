@@ -1,7 +1,8 @@
 """The chain of manifests: each is in its own place, was built from those beside it, and promises what is there.
 
 Read after `verify` has found each file to be the promised one. The checkpoints of a model go through the gate again,
-and `revisions.jsonl` must list exactly them.
+and `revisions.jsonl` must list exactly them. A model that was trained on from a state of another release is followed to
+its first ancestor.
 """
 
 from collections.abc import Iterator
@@ -9,10 +10,11 @@ from collections.abc import Iterator
 from pipeline.base.errors import EverystepError
 from pipeline.base.paths import MANIFESTS
 from pipeline.formats import checkpoints as ck
-from pipeline.formats.manifests import Manifest, Trained, parse_any_manifest
+from pipeline.formats.manifests import Manifest, Parent, Trained, parse_any_manifest
 from pipeline.formats.release import REVISIONS, ROOT, revision_line
 from pipeline.formats.stages import output_folder
-from pipeline.release.gate import check_model
+from pipeline.release.ancestors import ancestors, foreign_manifests
+from pipeline.release.gate import check_model, too_far
 from pipeline.release.release import Release
 
 PROMISED_BELOW = ("data/", "runs/", "results/")
@@ -33,11 +35,15 @@ def chain_faults(release: Release, stored: dict[str, str]) -> list[str]:
             promises = manifest.promises()
             faults += _outputs(release, path, promises)
             promised |= promises.keys()
+            if isinstance(manifest, Parent):
+                faults += foreign_manifests(release)
             if isinstance(manifest, Trained):
+                list(ancestors(release, manifest.of))  # each is compared before the next is looked for
                 found = check_model(release, manifest.of)
                 folder = output_folder("train", manifest.of).as_posix()
                 promised |= {f"{folder}/{record.revision}/{file}" for record in found for file in CHECKPOINT_FILES}
                 records += found
+                faults += too_far(release, manifest.of)
         except (EverystepError, OSError) as error:
             faults.append(f"{path}: {error}")
     if faults:

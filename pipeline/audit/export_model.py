@@ -2,60 +2,30 @@
 
 What plain Llama or GPT-NeoX can express becomes that: no code travels with the weights. A block that is applied twice
 or an FFN that is shared is written out once a depth, because Llama knows neither; so each application has its own
-slot in the key/value cache. Layers of different widths and normed queries and keys (OpenELM) need the small module
-`trainer/remote/modeling_everystep_openelm.py`, which travels with the weights and runs under `trust_remote_code=True`.
+slot in the key/value cache. Layers of different widths and normed queries and keys (OpenELM) become the layout of
+apple/OpenELM, which transformers does not have: the small module `trainer/remote/modeling_everystep_openelm.py` travels
+with the weights and runs under `trust_remote_code=True`; mlx-lm and llama.cpp read the layout without it.
 
-No torch here: whoever holds a checkpoint can export it.
+No torch here: a reader with a checkpoint can export it. `pipeline.audit.import_model` is the way back.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import gcd
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import safetensors.numpy
 
+from pipeline.audit.hub_forms import LLAMA, NEOX, OPENELM, Array, form_of
 from pipeline.base.errors import EverystepError
 from pipeline.base.files import write_bytes
 from pipeline.formats.canonical import pretty
 from pipeline.formats.model import ModelSpec, tensor_shapes, unrolled
 from pipeline.release.code import INSTALLED, REMOTE
 
-Array = npt.NDArray[Any]
-
 REMOTE_MODULE = "modeling_everystep_openelm"
-
-LLAMA_NAMES = {
-    "embedding": "model.embed_tokens",
-    "final_norm": "model.norm",
-    "output": "lm_head",
-    "attention_norm": "input_layernorm",
-    "attention.query": "self_attn.q_proj",
-    "attention.key": "self_attn.k_proj",
-    "attention.value": "self_attn.v_proj",
-    "attention.output": "self_attn.o_proj",
-    "attention.query_norm": "self_attn.q_norm",
-    "attention.key_norm": "self_attn.k_norm",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn.gate": "mlp.gate_proj",
-    "ffn.up": "mlp.up_proj",
-    "ffn.down": "mlp.down_proj",
-    "layers": "model.layers",
-}
-NEOX_NAMES = {
-    "embedding": "gpt_neox.embed_in",
-    "final_norm": "gpt_neox.final_layer_norm",
-    "output": "embed_out",
-    "attention_norm": "input_layernorm",
-    "attention.query_key_value": "attention.query_key_value",
-    "attention.output": "attention.dense",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn.up": "mlp.dense_h_to_4h",
-    "ffn.down": "mlp.dense_4h_to_h",
-    "layers": "gpt_neox.layers",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,21 +44,33 @@ def export(spec: ModelSpec, tensors: Mapping[str, Array], eos_token_id: int) -> 
         different = sorted({name for name, _ in shapes.items() ^ tensor_shapes(spec).items()})
         raise EverystepError(f"tensors do not fit the model; missing, unknown or of another shape: {different}")
     twin, origin = unrolled(spec)
+    form = form_of(twin)
     plain = {name: tensors[origin[name]] for name in tensor_shapes(twin)}
     generation = {"do_sample": False, "eos_token_id": eos_token_id, "pad_token_id": eos_token_id}
     extra_files = {"generation_config.json": pretty(generation)}
-    config = _common_config(twin, np.dtype(tensors["embedding.weight"].dtype), eos_token_id)
-    if is_neox(twin):
-        named = {_hub_name(name, NEOX_NAMES): tensor for name, tensor in _neox_tensors(twin, plain).items()}
-        return ExportedModel(tensors=named, config=config | _neox_config(twin), extra_files=extra_files)
-    named = {_hub_name(name, LLAMA_NAMES): tensor for name, tensor in _llama_tensors(twin, plain).items()}
-    if is_plain_llama(twin):
-        return ExportedModel(tensors=named, config=config | _llama_config(twin), extra_files=extra_files)
-    if not is_openelm(twin):
-        raise EverystepError("no hub form is known for this mixture of norms, activations, biases and residuals")
-    source = INSTALLED / REMOTE / f"{REMOTE_MODULE}.py"
-    extra_files[source.name] = source.read_bytes()
-    return ExportedModel(tensors=named, config=config | _openelm_config(twin), extra_files=extra_files)
+    if form is OPENELM:
+        source = INSTALLED / REMOTE / f"{REMOTE_MODULE}.py"
+        extra_files[source.name] = source.read_bytes()
+    return ExportedModel(
+        tensors={form.hub_name(name): tensor for name, tensor in form.split(twin, plain).items()},
+        config=hub_config(spec, np.dtype(tensors["embedding.weight"].dtype).name, eos_token_id),
+        extra_files=extra_files,
+    )
+
+
+def hub_config(spec: ModelSpec, dtype: str, eos_token_id: int) -> dict[str, Any]:
+    """The `config.json` of the hub form of a model."""
+    twin, _ = unrolled(spec)
+    specific = {LLAMA.name: _llama_config, NEOX.name: _neox_config, OPENELM.name: _openelm_config}
+    common = {
+        "bos_token_id": None,
+        "dtype": dtype,
+        "eos_token_id": eos_token_id,
+        "pad_token_id": None,
+        "use_cache": True,
+        "vocab_size": spec.vocabulary,
+    }
+    return common | specific[form_of(twin).name](twin)
 
 
 def write_export(exported: ExportedModel, folder: Path) -> None:
@@ -101,85 +83,19 @@ def write_export(exported: ExportedModel, folder: Path) -> None:
         write_bytes(folder / name, content)
 
 
-def is_plain_llama(spec: ModelSpec) -> bool:
-    """Whether an unrolled model is a `LlamaForCausalLM`: equal layers without normed queries and keys."""
-    first = spec.layers[0]
-    return is_openelm(spec) and len(set(spec.layers)) == 1 and not first.qk_norm and spec.width % first.query_heads == 0
-
-
-def is_openelm(spec: ModelSpec) -> bool:
-    """Whether the remote module can express it: Llama's blocks, of any widths."""
-    kinds = {(la.norm, la.activation, la.bias, la.residual, la.rotary_share) for la in spec.layers}
-    return kinds == {("rms", "swiglu", False, "sequential", 1.0)}
-
-
-def is_neox(spec: ModelSpec) -> bool:
-    """Whether it is a `GPTNeoXForCausalLM`."""
-    first = spec.layers[0]
-    return (
-        len(set(spec.layers)) == 1
-        and (first.norm, first.activation, first.bias, first.qk_norm) == ("layer", "gelu", True, False)
-        and first.query_heads == first.kv_heads
-        and first.query_heads * first.head_width == spec.width
-        and not spec.tied_embedding
-    )
-
-
-def _hub_name(name: str, names: Mapping[str, str]) -> str:
-    """`layers.3.ffn.down.weight` -> `model.layers.3.mlp.down_proj.weight`."""
-    module, kind = name.rsplit(".", 1)
-    if not module.startswith("layers."):
-        return f"{names[module]}.{kind}"
-    _, depth, rest = module.split(".", 2)
-    return f"{names['layers']}.{depth}.{names[rest]}.{kind}"
-
-
-def _llama_tensors(spec: ModelSpec, tensors: Mapping[str, Array]) -> dict[str, Array]:
-    """Llama keeps apart what we multiply together."""
-    parted: dict[str, Array] = {}
-    for name, tensor in tensors.items():
-        if name.endswith("query_key_value.weight"):
-            layer = spec.layers[int(name.split(".")[1])]
-            ends = np.cumsum([layer.query_heads, layer.kv_heads]) * layer.head_width
-            parts = zip(("query", "key", "value"), np.split(tensor, ends), strict=True)
-            parted |= {name.replace("query_key_value", part): rows for part, rows in parts}
-        elif name.endswith("gate_up.weight"):
-            parts = zip(("gate", "up"), np.split(tensor, 2), strict=True)
-            parted |= {name.replace("gate_up", part): rows for part, rows in parts}
-        else:
-            parted[name] = tensor
-    return parted
-
-
-def _neox_tensors(spec: ModelSpec, tensors: Mapping[str, Array]) -> dict[str, Array]:
-    """GPT-NeoX orders the rows by head, then query, key, value; we the other way round."""
-    heads = spec.layers[0].query_heads
+def _plain_sizes(spec: ModelSpec) -> dict[str, Any]:
+    """What transformers' own classes call the sizes of a model."""
     return {
-        name: tensor.reshape(3, heads, -1, *tensor.shape[1:]).swapaxes(0, 1).reshape(tensor.shape)
-        if ".query_key_value." in name
-        else tensor
-        for name, tensor in tensors.items()
-    }
-
-
-def _common_config(spec: ModelSpec, dtype: np.dtype[Any], eos_token_id: int) -> dict[str, Any]:
-    return {
-        "bos_token_id": None,
-        "dtype": dtype.name,
-        "eos_token_id": eos_token_id,
         "hidden_size": spec.width,
         "max_position_embeddings": spec.context,
         "num_hidden_layers": len(spec.layers),
-        "pad_token_id": None,
         "tie_word_embeddings": spec.tied_embedding,
-        "use_cache": True,
-        "vocab_size": spec.vocabulary,
     }
 
 
 def _llama_config(spec: ModelSpec) -> dict[str, Any]:
     layer = spec.layers[0]
-    return {
+    return _plain_sizes(spec) | {
         "architectures": ["LlamaForCausalLM"],
         "attention_bias": False,
         "attention_dropout": 0.0,
@@ -198,7 +114,7 @@ def _llama_config(spec: ModelSpec) -> dict[str, Any]:
 
 def _neox_config(spec: ModelSpec) -> dict[str, Any]:
     layer = spec.layers[0]
-    return {
+    return _plain_sizes(spec) | {
         "architectures": ["GPTNeoXForCausalLM"],
         "attention_bias": True,
         "attention_dropout": 0.0,
@@ -220,19 +136,37 @@ def _neox_config(spec: ModelSpec) -> dict[str, Any]:
 
 
 def _openelm_config(spec: ModelSpec) -> dict[str, Any]:
+    """The keys of apple/OpenELM.
+
+    Its readers compute the width of an FFN as the multiple of `ffn_dim_divisor` next to multiplier * width. With the
+    greatest common divisor of all widths, and multipliers that are not rounded, every width comes out as it is.
+    """
+    first = spec.layers[0]
+    ffn_widths = [layer.ffn_width for layer in spec.layers]
+    groups = {layer.query_heads // layer.kv_heads for layer in spec.layers}
     return {
-        "architectures": ["EverystepOpenELMForCausalLM"],
+        "activation_fn_name": "swish",
+        "architectures": ["OpenELMForCausalLM"],
         "auto_map": {
-            "AutoConfig": f"{REMOTE_MODULE}.EverystepOpenELMConfig",
-            "AutoModel": f"{REMOTE_MODULE}.EverystepOpenELMModel",
-            "AutoModelForCausalLM": f"{REMOTE_MODULE}.EverystepOpenELMForCausalLM",
+            "AutoConfig": f"{REMOTE_MODULE}.OpenELMConfig",
+            "AutoModel": f"{REMOTE_MODULE}.OpenELMModel",
+            "AutoModelForCausalLM": f"{REMOTE_MODULE}.OpenELMForCausalLM",
         },
-        "head_widths": [layer.head_width for layer in spec.layers],
-        "intermediate_sizes": [layer.ffn_width for layer in spec.layers],
-        "model_type": "everystep_openelm",
-        "normed_queries_and_keys": [layer.qk_norm for layer in spec.layers],
+        "ffn_dim_divisor": gcd(*ffn_widths),
+        "ffn_multipliers": [width / spec.width for width in ffn_widths],
+        "ffn_with_glu": True,
+        "head_dim": first.head_width,
+        "max_context_length": spec.context,
+        "model_dim": spec.width,
+        "model_type": "openelm",
+        "normalization_layer_name": "rms_norm",
+        "normalize_qk_projections": first.qk_norm,
+        "num_gqa_groups": groups.pop() if len(groups) == 1 else None,
         "num_kv_heads": [layer.kv_heads for layer in spec.layers],
         "num_query_heads": [layer.query_heads for layer in spec.layers],
-        "rms_norm_eps": spec.norm_epsilon,
-        "rotary_base": spec.rotary_base,
+        "num_transformer_layers": len(spec.layers),
+        "rms_norm_eps": spec.norm_epsilon,  # not a key of Apple's, whose code has 1e-6; mlx-lm reads it
+        "rope_freq_constant": spec.rotary_base,
+        "rope_max_length": 2 * spec.context,
+        "share_input_output_layers": spec.tied_embedding,
     }

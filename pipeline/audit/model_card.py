@@ -3,13 +3,14 @@
 import json
 
 from pipeline.formats.canonical import Json
+from pipeline.release.card import base_model
 
 CARD = """---
 license: {license_tag}
 library_name: transformers
 pipeline_tag: text-generation
 tags: [everystep, reproducible]
----
+{metadata}---
 # {title}
 
 {origin}
@@ -21,8 +22,8 @@ tags: [everystep, reproducible]
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained("."{remote})
-tokenizer = AutoTokenizer.from_pretrained("."{remote})
+model = AutoModelForCausalLM.from_pretrained({place}{remote})
+tokenizer = AutoTokenizer.from_pretrained({place}{remote})
 ```
 
 Needs transformers 4.48 or newer. Inputs have at most {context} tokens; there is no begin token, and texts end with
@@ -41,17 +42,51 @@ def model_card(about: dict[str, Json], context: int, *, remote_code: bool) -> st
         ("tokens trained on", f"{states[-1]['tokens']:,}"),
         ("weights", _code(about["weights_digest"])),
         *([] if "mean_of" in about else [("weights, moments and step", _code(about["state_digest"]))]),
+        *(("trained on from", _ancestor(state)) for state in about.get("ancestors", [])),
         ("licence", f"{_code(about['license'])}, see LICENSE; NOTICE lists the texts it was trained on"),
     ]
     steps = " and ".join(str(state["step"]) for state in states)
     return CARD.format(
         license_tag=json.dumps(about["license"].lower()),
+        metadata=_metadata(about),
         title=f"{about['model']}, " + (f"mean of steps {steps}" if "mean_of" in about else f"step {steps}"),
-        origin=f"From the release {release}, against which `everystep` checked every byte before it wrote this folder.",
+        origin=_origin(about, release),
         rows="\n".join(f"| {name} | {value} |" for name, value in rows),
+        place=_place(about),
         remote=", trust_remote_code=True" if remote_code else "",
         context=f"{context:,}",
     )
+
+
+def _ancestor(state: dict[str, Json]) -> str:
+    """A state of another release, in one cell."""
+    release = _code(f"{state['release']} {state['version']}")
+    return f"{_code(state['model'])} at step {state['step']} of the release {release}, {_code(state['state_digest'])}"
+
+
+def _origin(about: dict[str, Json], release: str) -> str:
+    """Where the bytes are from, and what they were compared with."""
+    if about.get("storage") == "virtual":
+        return (
+            f"From the release {release}, which stores step {about['nearest_stored_step']} and, of this step, the "
+            "digest of its weights. `everystep` repeated the training from there, and compared every step with the "
+            "log and the weights with their digest before it wrote this folder."
+        )
+    return f"From the release {release}, against which `everystep` checked every byte before it wrote this folder."
+
+
+def _place(about: dict[str, Json]) -> str:
+    """What names the folder for its reader: itself, or a repository of the Hub and a revision."""
+    repository = about.get("repository")
+    return f'{json.dumps(repository)}, revision="{about["revision"]}"' if repository else '"."'
+
+
+def _metadata(about: dict[str, Json]) -> str:
+    """What a hub asks for besides, of a folder that goes there: the data set of its rows, their languages, and
+    the model that it was trained on from."""
+    keys = {"datasets": about.get("datasets"), "language": about.get("languages")}
+    keys |= base_model(about.get("base_model"))
+    return "".join(f"{key}: {json.dumps(values)}\n" for key, values in keys.items() if values)
 
 
 def _code(text: str) -> str:

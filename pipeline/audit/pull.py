@@ -1,7 +1,8 @@
 """Pull: checkpoints of a release, verified, as folders that transformers loads.
 
 The digests of the source are checked before anything is converted. `everystep.json` beside the weights says which state
-of which release they are, and README.md, LICENSE and NOTICE go along. Needs numpy, not torch.
+of which release they are and describes the model in our own form, from which `pipeline.audit.import_model` finds the
+digest of record again; README.md, LICENSE and NOTICE go along. Needs numpy, not torch.
 """
 
 import json
@@ -11,13 +12,14 @@ from pipeline.audit.export_model import export, write_export
 from pipeline.audit.model_card import model_card
 from pipeline.base.errors import EverystepError, well_shaped
 from pipeline.base.files import new_folder, read_small, write_bytes
-from pipeline.base.paths import TOKENIZER
+from pipeline.base.paths import RUNS, TOKENIZER
+from pipeline.formats import log
 from pipeline.formats.canonical import Json, pretty
 from pipeline.formats.model import ModelSpec
 from pipeline.formats.vocabulary import END_OF_TEXT, end_token
 from pipeline.release.code import REMOTE
-from pipeline.release.facts import read_words
-from pipeline.release.release import Release, State, Weights
+from pipeline.release.facts import ancestor_facts, read_words
+from pipeline.release.release import Release, State, Virtual, Weights
 
 RIGHTS = ("LICENSE", "NOTICE")
 """Papers of the release that every pulled folder carries."""
@@ -30,7 +32,7 @@ def pull(release: Release, states: dict[str, State], out: Path) -> None:
     """
     with new_folder(out) as scratch:
         for name, state in states.items():
-            about = {**origin(release), **state.record.to_json()}
+            about = {**origin(release), **state.record.to_json(), **proof(state)}
             write_folder(release, scratch / name, state.spec, state.weights(), about)
 
 
@@ -39,15 +41,37 @@ def origin(release: Release) -> dict[str, Json]:
     return {"release": release.name, "release_version": release.version}
 
 
+def ancestry(release: Release, model: str) -> dict[str, Json]:
+    """What the training of a model went on from, for the `everystep.json` of its folders."""
+    found = [state.to_json() for state in ancestor_facts(release, model)]
+    repository = read_words(release).release.base_model
+    return {"ancestors": found} | ({"base_model": repository} if repository else {}) if found else {}
+
+
+def proof(state: State) -> dict[str, Json]:
+    """How a virtual state was proved to be that of the release, for `everystep.json`; of a stored one its digests are
+    in the release."""
+    if not isinstance(state, Virtual):
+        return {}
+    path, first = (RUNS / state.model / log.JSONL).as_posix(), state.nearest.step + 1
+    steps = f"step {state.step}" if first == state.step else f"steps {first} to {state.step}"
+    return {
+        "proof": f"rebuilt from {state.nearest.revision}, which the release stores: {steps} came out as in {path}, "
+        f"which has the digest of the weights at step {state.step}"
+    }
+
+
 def write_folder(release: Release, folder: Path, spec: ModelSpec, weights: Weights, about: dict[str, Json]) -> None:
-    """Weights with their config, the release's tokenizer and papers, and `about` as `everystep.json`."""
+    """Weights with their config, the release's tokenizer and papers, and `everystep.json`: `about`, the description of
+    the model and the licence."""
     tokenizer = release.file(TOKENIZER)
     exported = export(spec, weights, eos_token_id=end_token(tokenizer))
     code = [name for name in exported.extra_files if name.endswith(".py")]
     for name in code:
         release.file(f"{REMOTE}/{name}")  # a release with other code than the copy that is written is refused
     write_export(exported, folder)
-    about = {**about, "license": read_words(release).release.license}
+    about = {**about, **ancestry(release, str(about["model"])), "description": spec.to_json()}
+    about["license"] = read_words(release).release.license
     write_bytes(folder / "tokenizer.json", portable_tokenizer(tokenizer))
     write_bytes(folder / "tokenizer_config.json", pretty(_tokenizer_config(spec)))
     write_bytes(folder / "everystep.json", pretty(about))

@@ -15,11 +15,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.audit.signed import DATA, RELEASE, Claim, Signatures
+from pipeline.base.columns import table
 from pipeline.base.errors import Differs, Linked
 from pipeline.release.code import is_code
 
 OTHER_FILES = 3
 SHOWN = 20
+SHORT_KEY = 16
+"""Digits of a key id in a table."""
 LONGEST = 200
 
 
@@ -39,6 +43,8 @@ class Report:
     links: list[str]
     others: list[str]
     left_by_tools: list[str]
+    signatures: Signatures | None = None
+    """What was found below `signatures/`; none if it was not looked into, because something else is wrong."""
 
     @property
     def exit_code(self) -> int:
@@ -49,7 +55,7 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         return {"verified": not self.faults and not self.links, **asdict(self)}
 
-    def lines(self, release: Path) -> Iterator[str]:
+    def lines(self, release: str | Path) -> Iterator[str]:
         """Yield the lines that a person reads; long lists are shortened."""
         yield from self.faults[:SHOWN]
         yield from _more(self.faults[SHOWN:])
@@ -64,8 +70,25 @@ class Report:
         yield f"{release}: {self._verdict()}"
         if self.root_sha256:
             yield f"sha256 of release.json: {self.root_sha256}"
+            yield from self._signed()
+
+    def _signed(self) -> Iterator[str]:
+        """Who signed, and what is known of each claim."""
+        if self.signatures is None:
+            yield "signatures were not checked, because of the above"
+            return
+        for signer in self.signatures.signers:
+            known = "the key that you named" if signer.pinned else "not pinned: anyone can make a key"
+            yield f"signed by {signer.key} ({known})"
+        if not (self.signatures.signers or self.signatures.faults or self.signatures.links):
+            yield "unsigned: nobody has signed this release"
+        if self.signatures.claims:
+            yield ""
+            yield from table(["what is said", "of", "known"], _claims(self.signatures.claims))
 
     def _verdict(self) -> str:
+        if self.signatures and 0 < len(self.signatures.faults) == len(self.faults):
+            return f"every file is what the release promises, but its signatures have {len(self.faults):,} faults"
         if self.faults:
             return f"{len(self.faults):,} faults; this is not the release that was published"
         if self.links and not self.files:
@@ -86,6 +109,26 @@ def _folded(paths: Sequence[str]) -> str:
     more = [f"{number:,} more in {folder}" for folder, number in sorted(rest.items())]
     first = [path if len(path) <= LONGEST else path[:LONGEST] + "..." for path in ordered[:3]]
     return ", ".join([*first, *more[:10], *(["..."] if len(more) > 10 else [])])
+
+
+def _claims(claims: Sequence[Claim]) -> list[list[str]]:
+    """Rows of a table, what was recomputed first. Claims of several signers, or of several models, share a row."""
+    shared: dict[tuple[bool, str], list[Claim]] = {}
+    for claim in claims:
+        shared.setdefault((not claim.recomputed, claim.claim), []).append(claim)
+    ordered = sorted(shared.items(), key=lambda row: row[0][0])
+    return [[said, _subjects(same), _known(is_word, same)] for (is_word, said), same in ordered]
+
+
+def _subjects(claims: Sequence[Claim]) -> str:
+    models = sorted({claim.about for claim in claims} - {RELEASE, DATA})
+    others = [name for name in (RELEASE, DATA) if any(claim.about == name for claim in claims)]
+    return ", ".join([*others, *(models if len(models) < 3 else [f"{len(models)} models"])])
+
+
+def _known(is_word: bool, claims: Sequence[Claim]) -> str:
+    keys = sorted({claim.key[:SHORT_KEY] for claim in claims})
+    return f"word of {', '.join(keys)}" if is_word else "recomputed"
 
 
 def _more(faults: Sequence[str]) -> Iterator[str]:

@@ -4,12 +4,28 @@ What is shown is what the release promises: each manifest and `params.yaml` are 
 Files beside the promised ones are not counted.
 """
 
-from pipeline.base.files import safe_join
-from pipeline.formats.manifests import Coverage
-from pipeline.formats.release import ROOT, SUMS
-from pipeline.formats.typed import Count
+from pipeline.formats.manifests import Coverage, Trained
+from pipeline.formats.typed import Count, Typed
 from pipeline.release.facts import Facts, gather
 from pipeline.release.release import Release
+
+BYTES_OF_A_PARAMETER = 12
+"""Of a state: its weight and two moments, in fp32."""
+
+
+class StateFacts(Typed):
+    """How many states a model has, and the bytes of their weights and moments."""
+
+    model: str
+    """Name of the model."""
+    stored: Count
+    """States whose bytes are in the release."""
+    virtual: Count
+    """States of which it has the digest of the weights; the bytes come back by replay."""
+    bytes_stored: Count
+    """Bytes of the stored states."""
+    bytes_raw: Count
+    """Bytes that all of them would take."""
 
 
 class Summary(Facts):
@@ -20,20 +36,34 @@ class Summary(Facts):
     version: str | None
     """Version of the release."""
     files: Count
-    """Promised files that are there, the two lists included."""
-    bytes: Count
-    """Their bytes."""
+    """Promised files that are there, the two lists included; as many as promised, if the store cannot list."""
+    bytes: Count | None
+    """Their bytes; null if the store cannot list."""
+    states: list[StateFacts]
+    """The states of each model."""
 
 
 def summarize(release: Release) -> Summary:
     """What `everystep show` prints of a release."""
     facts = gather(release, release.manifest(Coverage))
-    files = [safe_join(release.folder, path, release.follow_links) for path in (ROOT, SUMS, *release.files)]
-    present = [file for file in files if file.is_file()]
+    sizes = release.sizes()
     return Summary(
         name=release.name,
         version=release.version,
-        files=len(present),
-        bytes=sum(file.stat().st_size for file in present),
+        files=len(release.files) + 2 if sizes is None else len(sizes),
+        bytes=None if sizes is None else sum(sizes.values()),
+        states=[_states(release.model(model.name)) for model in facts.models],
         **dict(facts),
+    )
+
+
+def _states(trained: Trained) -> StateFacts:
+    stored, virtual = len(trained.checkpoints), trained.num_virtual
+    each = BYTES_OF_A_PARAMETER * trained.parameters_unique
+    return StateFacts(
+        model=trained.of,
+        stored=stored,
+        virtual=virtual,
+        bytes_stored=stored * each,
+        bytes_raw=(stored + virtual) * each,
     )

@@ -19,8 +19,9 @@ from pipeline.base.parquet import batches, damage_named, open_parquet
 from pipeline.base.paths import REMOVALS_FILE, SPLITS, TOKENS
 from pipeline.base.suggest import CANDIDATES, NAMED, did_you_mean
 from pipeline.formats.bounds import MAX_PASSES, MAX_READS
+from pipeline.formats.index_groups import documents_of_rows
 from pipeline.formats.manifests import Checkpoint, Tokens, path_of
-from pipeline.formats.order import rows_of_step, steps_of_rows
+from pipeline.formats.order import first_sample, rows_of_samples, steps_of_rows
 from pipeline.formats.rows import IDS_AT_ONCE, DocumentIndex
 from pipeline.formats.tables import stored_batches
 from pipeline.release.release import Release
@@ -32,6 +33,8 @@ class _Training:
 
     seed: int
     global_batch: int
+    begun_at: int
+    begun_with: int
     steps: int
     rows: int
     checkpoints: list[Checkpoint]
@@ -49,7 +52,15 @@ class _Training:
                 f"{release.folder}: a step of {recipe.data.global_batch:,} samples passes over the {rows:,} rows more "
                 f"than {MAX_PASSES:,} times; no training does"
             )
-        return cls(recipe.data.seed, recipe.data.global_batch, recipe.schedule.steps, rows, trained.checkpoints)
+        return cls(
+            seed=recipe.data.seed,
+            global_batch=recipe.data.global_batch,
+            begun_at=recipe.begun_at,
+            begun_with=recipe.sample(recipe.begun_at),
+            steps=recipe.schedule.steps,
+            rows=rows,
+            checkpoints=trained.checkpoints,
+        )
 
 
 def trace_step(release: Release, model: str, step: int) -> list[dict[str, Any]]:
@@ -58,12 +69,20 @@ def trace_step(release: Release, model: str, step: int) -> list[dict[str, Any]]:
     `sample` is the position in the batch; `row`, `start` and `stop` say where in the rows the piece lies.
     """
     training = _Training.of(release, model)
-    if not 1 <= step <= training.steps:
+    first, steps = training.begun_at + 1, training.steps
+    if not first <= step <= steps:
+        trained = f"for {steps} steps" if first == 1 else f"from step {training.begun_at} to step {steps}"
+        raise EverystepError(f"--step {step}: {model} was trained {trained}; give {first} to {steps}")
+    sample = first_sample(step - 1, training.global_batch, training.begun_at, training.begun_with)
+    rows = rows_of_samples(sample, sample + training.global_batch, training.rows, training.seed)
+    tokens = release.manifest(Tokens)
+    groups = tokens.shard("train_index").groups
+    if groups is None:
         raise EverystepError(
-            f"--step {step}: {model} was trained for {training.steps} steps; give 1 to {training.steps}"
+            f"{release.folder / path_of(Tokens)}: outputs.train_index: has no digests of its row groups"
         )
-    rows = rows_of_step(step - 1, training.global_batch, training.rows, training.seed)
-    documents = _index(release, "train").documents_of_rows(rows.tolist())
+    with release.window(_index_path("train")) as window:
+        documents = documents_of_rows(window, groups, tokens.width, training.rows, rows.tolist())
     return [{"sample": sample, **asdict(span)} for sample, spans in enumerate(documents) for span in spans]
 
 
@@ -71,6 +90,7 @@ def trace_document(release: Release, model: str, id: str) -> dict[str, Any]:
     """What became of a document: its rows (a range for each copy), the steps that saw any of them, and the first
     checkpoint after the first of these steps.
 
+    Of a training that went on from another one, only its own steps are listed, and `begun_at` says after which.
     A document that was removed is answered from the record of removals, a held-out one as such. For an unknown id the
     error lists ids that begin with it, contain it or resemble it.
     """
@@ -80,8 +100,9 @@ def trace_document(release: Release, model: str, id: str) -> dict[str, Any]:
         return {"id": id, **_absent(release, id)}
     _require_countable(copies, training)
     rows = np.unique(np.fromiter(chain.from_iterable(copies), dtype=np.uint64))
-    seen = steps_of_rows(rows, training.global_batch, training.rows, training.seed, training.steps)
-    steps = [step + 1 for step in seen]
+    num_steps = training.steps - training.begun_at
+    seen = steps_of_rows(rows, training.global_batch, training.rows, training.seed, num_steps, training.begun_with)
+    steps = [training.begun_at + step + 1 for step in seen]
     after = [entry.revision for entry in training.checkpoints if steps and entry.step >= steps[0]]
     return {
         "id": id,
@@ -89,6 +110,7 @@ def trace_document(release: Release, model: str, id: str) -> dict[str, Any]:
         "rows": _bounds(copies),
         "steps": steps,
         "first_checkpoint": after[0] if after else None,
+        **({"begun_at": training.begun_at} if training.begun_at else {}),
     }
 
 
@@ -101,7 +123,8 @@ def _index(release: Release, split: str) -> DocumentIndex:
 
 def _require_countable(copies: list[range], training: _Training) -> None:
     """Refuse numbers that would list more steps than anybody can read."""
-    passes = training.steps * training.global_batch // training.rows + 1
+    end = training.begun_with + (training.steps - training.begun_at) * training.global_batch
+    passes = end // training.rows + 1
     rows = sum(map(len, copies))
     if passes > MAX_PASSES or passes * rows > MAX_READS:
         raise EverystepError(

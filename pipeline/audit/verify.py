@@ -13,19 +13,23 @@ use of it is a fault.
 import hashlib
 import os
 import re
+import shutil
 import stat
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from pipeline.audit.agreement import disagreements
 from pipeline.audit.chain import chain_faults
 from pipeline.audit.leftovers import is_left_by_tools, is_tool_folder
 from pipeline.audit.report import Report
+from pipeline.audit.signed import Signatures, check_signatures
 from pipeline.base.console import progress
 from pipeline.base.errors import EverystepError, Linked
 from pipeline.base.files import list_folder, read_small, safe_join, sha256_file
+from pipeline.base.paths import RUNS
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.release import (
     ROOT,
@@ -39,6 +43,10 @@ from pipeline.formats.release import (
 )
 from pipeline.release.code import refuse_foreign_code
 from pipeline.release.release import Release
+from pipeline.signing.keys import PublicKey
+from pipeline.signing.sign import place_of, places_of
+from pipeline.stores.address import is_remote
+from pipeline.stores.store import Missing
 
 State = tuple[int, ...]
 
@@ -55,13 +63,64 @@ class _Reading:
     stored: dict[str, str] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     links: set[str] = field(default_factory=set)
+    signatures: Signatures | None = None
 
     def promised(self) -> list[str]:
         return sorted({ROOT, SUMS, *self.root.files})
 
 
-def verify(release: Path, follow_links: bool = False) -> Report:
-    """Everything in the release that differs from what it promises, and everything beside it."""
+def verify(address: str | Path, follow_links: bool = False, pinned: Mapping[str, PublicKey] | None = None) -> Report:
+    """Everything in the release that differs from what it promises, and everything beside it. The owners of the
+    `pinned` keys, by key id, must have signed it.
+
+    A release that is elsewhere comes to this machine first, but for what is right in the cache.
+    """
+    if not is_remote(address):
+        return _verify_folder(Path(str(address).removeprefix("file://")), follow_links, pinned)
+    release = Release.open(address)
+    beside = _fetch_all(release, pinned or {})
+    report = _verify_folder(release.folder, False, pinned)
+    others = (fault for fault in report.faults if fault.partition(": ")[0] not in beside.unfetched)
+    return replace(
+        report,
+        faults=[*beside.faults, *others],
+        others=[path for path in beside.others if not is_left_by_tools(path)],
+        left_by_tools=[path for path in beside.others if is_left_by_tools(path)],
+    )
+
+
+class _Beside(NamedTuple):
+    """What a store has beside a release, and what it could not give."""
+
+    faults: list[str]
+    unfetched: set[str]
+    others: list[str]
+
+
+def _fetch_all(release: Release, pinned: Mapping[str, PublicKey]) -> _Beside:
+    """Bring every promised file of a remote release, and its signatures: all, or where the store cannot list those of
+    the pinned keys."""
+    mirror, found = release.mirror, _Beside([], set(), [])
+    assert mirror
+    listed = mirror.store.list()
+    shutil.rmtree(mirror.folder / SIGNATURES, ignore_errors=True)
+    guessed = [path for key in pinned for path in places_of(key, release.models())] if listed is None else []
+    signatures = [path for path in listed or guessed if path.startswith(f"{SIGNATURES}/")]
+    wanted = [SUMS, *signatures, *sorted(release.files)]
+    with progress("fetch", len(wanted), "files") as advance:
+        for path in wanted:
+            try:
+                mirror.fetch(path, release.files.get(path), quiet=True)
+            except EverystepError as error:
+                if path not in guessed:
+                    found.faults.append(f"{path}: {'missing' if isinstance(error, Missing) else error}")
+                    found.unfetched.add(path)
+            advance(1, path)
+    found.others.extend(sorted((listed or {}).keys() - {ROOT, *wanted}))
+    return found
+
+
+def _verify_folder(release: Path, follow_links: bool, pinned: Mapping[str, PublicKey] | None = None) -> Report:
     began = time.monotonic()
     try:
         content = release_root(release, follow_links)
@@ -83,6 +142,10 @@ def verify(release: Path, follow_links: bool = False) -> Report:
         reading.faults += chain_faults(found, reading.stored)
         if not reading.faults:
             reading.faults += _agreement(found)
+        if not reading.faults:
+            reading.signatures = check_signatures(found, reading.stored, pinned or {})
+            reading.faults += reading.signatures.faults
+            reading.links.update(reading.signatures.links)
     reading.faults += _changed(reading)
     others = _others(reading)
     return Report(
@@ -91,12 +154,13 @@ def verify(release: Path, follow_links: bool = False) -> Report:
         root_sha256=hashlib.sha256(content).hexdigest(),
         files=len(reading.stored),
         bytes=sum(reading.states[path][0] for path in reading.stored),
-        checkpoints=sum(PurePosixPath(path).name == ck.RECORD for path in reading.stored),
+        checkpoints=sum(path.startswith(f"{RUNS}/") and path.endswith(f"/{ck.RECORD}") for path in reading.stored),
         seconds=round(time.monotonic() - began, 1),
         faults=reading.faults,
         links=sorted(reading.links),
         others=[path for path in others if not is_left_by_tools(path)],
         left_by_tools=[path for path in others if is_left_by_tools(path)],
+        signatures=reading.signatures,
     )
 
 
@@ -219,7 +283,7 @@ def _others(reading: _Reading) -> list[str]:
         if reading.follow_links:
             pending += [f"{inside}{link}/" for link in listing.links if inside + link in above]
         found += [path for path in everything if path not in promised | above | told]
-    return sorted(path for path in found if not f"{path}/".startswith(f"{SIGNATURES}/"))
+    return sorted(path for path in found if place_of(path) is None and path not in reading.links)
 
 
 def _state(status: os.stat_result) -> State:

@@ -12,7 +12,7 @@ It is made from a project that is built and committed, and appears whole or not 
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pipeline.base.console import note, progress
 from pipeline.base.errors import Differs, EverystepError
@@ -61,16 +61,14 @@ def capsule(project: Path, out: Path, torch_index: str | None = None) -> Packed:
         torch = _download_packages(project, scratch / thaw.PACKAGES, torch_index)
         shutil.copyfile(Path(thaw.__file__), scratch / "thaw.py")
         write_bytes(scratch / "README.md", _readme(commit).encode())
-        files: list[dict[str, Any]] = [
-            {"bytes": (scratch / path).stat().st_size, "path": path, "sha256": sha256_file(scratch / path)}
-            for path in list_files(scratch)
-        ]
+        sizes = {path: (scratch / path).stat().st_size for path in list_files(scratch)}
+        files = [{"bytes": size, "path": path, "sha256": sha256_file(scratch / path)} for path, size in sizes.items()]
         python, platform = thaw.here().split()
         about = {"commit": commit, "files": files, "format": thaw.FORMAT, "platform": platform, "python": python}
         write_bytes(scratch / thaw.MANIFEST, pretty(about | {"torch": torch}))
         thaw.read_manifest(scratch / thaw.MANIFEST)  # no name that `thaw` would refuse
         packages = len(list_files(scratch / thaw.PACKAGES))
-    return Packed(commit, len(files) + 1, sum(file["bytes"] for file in files), packages, len(artefacts))
+    return Packed(commit, len(files) + 1, sum(sizes.values()), packages, len(artefacts))
 
 
 def _require_committed(project: Path) -> str:
@@ -120,7 +118,7 @@ def _require_present(artefacts: list[_Artefact]) -> None:
 
 
 def _copy_artefacts(artefacts: list[_Artefact], folder: Path) -> None:
-    total = sum(artefact.path.stat().st_size for artefact in artefacts)
+    total = sum(artefact.file.bytes or 0 for artefact in artefacts)
     with progress("capsule: artefacts", total, "bytes") as advance:
         for path, file in artefacts:
             copy = folder / file.sha256 / file.path

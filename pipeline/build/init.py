@@ -10,7 +10,9 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path, PurePosixPath
 from secrets import token_hex
@@ -75,33 +77,57 @@ def init(folder: Path, example: Path, root: Path, resolve: Resolve | None = None
 
     It appears whole or not at all.
     """
-    plain_name(folder.name, "NAME")
-    if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
-        raise EverystepError(f"{folder}: already exists; choose another name")
-    _refuse_inside_another(folder)
+    refuse_taken(folder)
     params = load_params(example / PARAMS)
     sources = source_names(example / PARAMS) if "sources" in params else []
     models = model_names(example / PARAMS)
     text, pinned, unpinned = _own_params(example / PARAMS, folder.name, resolve)
     recipes = {name: _recipe(name, example, root) for name in models}
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    made = folder.with_name(f".{folder.name}.{token_hex(8)}.partial")
-    try:
-        copy_code(root, made)
-        write_bytes(made / PARAMS, text.encode())
-        write_bytes(made / STAGES, own_stages(root, example, models).encode())
+    with new_repository(folder, f"Start from Everystep's example {example.name}") as made:
+        copy_code(root, made.folder)
+        write_bytes(made.folder / PARAMS, text.encode())
+        write_bytes(made.folder / STAGES, own_stages(root, example, models).encode())
         for name, path in recipes.items():
-            (made / RECIPES).mkdir(exist_ok=True)
-            shutil.copy(path, made / RECIPES / f"{name}.yaml")
-        shutil.copy(root / "examples" / "Makefile", made / "Makefile")
-        _write_texts(made, example, root, folder.name)
-        uncommitted = _first_commit(made, example.name)
+            (made.folder / RECIPES).mkdir(exist_ok=True)
+            shutil.copy(path, made.folder / RECIPES / f"{name}.yaml")
+        own = example / "README.md"
+        readme = _readme(folder.name, example.name, _read(own) if own.is_file() else "")
+        write_texts(made.folder, root, readme, own)
+    return Made(folder, sources, models, pinned, unpinned, made.uncommitted)
+
+
+def refuse_taken(folder: Path) -> None:
+    """Refuse a place for a new repository that is taken, has no plain name or lies inside another repository."""
+    plain_name(folder.name, "NAME")
+    if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
+        raise EverystepError(f"{folder}: already exists; choose another name")
+    _refuse_inside_another(folder)
+
+
+@dataclass
+class Scratch:
+    """A repository that is being made."""
+
+    folder: Path
+    """Where it is until it is complete."""
+    uncommitted: str = ""
+    """Why there is no first commit; empty if there is one."""
+
+
+@contextmanager
+def new_repository(folder: Path, message: str) -> Iterator[Scratch]:
+    """Make a scratch folder that becomes the repository `folder`, with all its files as the first commit, when the
+    block ends without an exception, and is removed otherwise."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    made = Scratch(folder.with_name(f".{folder.name}.{token_hex(8)}.partial"))
+    try:
+        yield made
+        made.uncommitted = _first_commit(made.folder, message)
         if folder.exists():
             folder.rmdir()
-        made.rename(folder)
+        made.folder.rename(folder)
     finally:
-        shutil.rmtree(made, ignore_errors=True)
-    return Made(folder, sources, models, pinned, unpinned, uncommitted)
+        shutil.rmtree(made.folder, ignore_errors=True)
 
 
 def _refuse_inside_another(folder: Path) -> None:
@@ -114,7 +140,7 @@ def _refuse_inside_another(folder: Path) -> None:
         raise EverystepError(f"{folder}: lies inside the Git repository {top}; name a folder outside, such as {beside}")
 
 
-def _first_commit(made: Path, example: str) -> str:
+def _first_commit(made: Path, message: str) -> str:
     """Make `made` a Git repository with all its files as the first commit; gives why it could not be made."""
     git(made, "init", "--quiet")
     git(made, "symbolic-ref", "HEAD", "refs/heads/main")  # `init --initial-branch` is unknown to Git before 2.28
@@ -122,7 +148,6 @@ def _first_commit(made: Path, example: str) -> str:
     only_named = ("-c", "user.useConfigOnly=true")  # never `user@host`, which Git would make up
     if try_git(made, *only_named, "var", "GIT_AUTHOR_IDENT").returncode:
         return "Git knows no name and address of yours (`git config --global user.name`, `user.email`)"
-    message = f"Start from Everystep's example {example}"
     done = try_git(made, *only_named, "commit", "--quiet", "--message", message)
     return f"git commit says: {done.stderr.strip() or done.stdout.strip()}" if done.returncode else ""
 
@@ -139,10 +164,10 @@ def own_stages(root: Path, example: Path, models: Iterable[str]) -> str:
     """`dvc.yaml`: the example's, or the checkout's with plots of the new release's models."""
     if (example / STAGES).is_file():
         return _read(example / STAGES)
-    loader = _round_trip()
+    loader = round_trip()
     tree = loader.load((root / STAGES).read_text("utf-8"))
     tree["plots"] = plots(models)
-    return _dumped(loader, tree)
+    return dumped(loader, tree)
 
 
 def plots(models: Iterable[str]) -> list[dict[str, Any]]:
@@ -157,7 +182,7 @@ def plots(models: Iterable[str]) -> list[dict[str, Any]]:
 
 def _own_params(path: Path, name: str, resolve: Resolve | None) -> tuple[str, dict[str, str], list[str]]:
     """(the text of `params.yaml` with the release's name, revisions looked up, those that are no commits)."""
-    loader = _round_trip()
+    loader = round_trip()
     tree = loader.load(_read(path))
     if "release" in tree:
         _mapping(path, "release", tree["release"])["name"] = name
@@ -174,7 +199,7 @@ def _own_params(path: Path, name: str, resolve: Resolve | None) -> tuple[str, di
             raise EverystepError(f"{path}: {place}.repository: missing; a revision is one of a repository")
         source["revision"] = pinned[f"{place}.revision"] = resolve(source["repository"], source["revision"])
         source.yaml_add_eol_comment("looked up by `everystep init --pin`", "revision")
-    return _dumped(loader, tree), pinned, unpinned
+    return dumped(loader, tree), pinned, unpinned
 
 
 def _mapping(path: Path, place: str, value: Any) -> Any:
@@ -203,15 +228,16 @@ def _read(path: Path) -> str:
         raise EverystepError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
 
 
-def _write_texts(made: Path, example: Path, root: Path, name: str) -> None:
-    """README.md and the documentation. A link to what the new repository does not hold becomes its words alone."""
+def write_texts(made: Path, root: Path, readme: str, origin: Path) -> None:
+    """The Makefile, README.md (`readme`, with links as seen from the file `origin`) and the documentation. A link to
+    what the new repository does not hold becomes its words alone."""
+    shutil.copy(root / "examples" / "Makefile", made / "Makefile")
     docs = sorted((root / DOCS).rglob("*.md"))
     texts = {PurePosixPath(path.relative_to(root).as_posix()): (path, _read(path)) for path in docs}
-    own = example / "README.md"
-    texts[PurePosixPath("README.md")] = (own, _readme(name, example.name, _read(own) if own.is_file() else ""))
+    texts[PurePosixPath("README.md")] = (origin, readme)
     held = {*texts, *(PurePosixPath(path.relative_to(made).as_posix()) for path in made.rglob("*"))}
-    for place, (origin, text) in texts.items():
-        write_bytes(made / place, _relinked(text, origin.parent, place.parent, root, held).encode())
+    for place, (path, text) in texts.items():
+        write_bytes(made / place, _relinked(text, path.parent, place.parent, root, held).encode())
 
 
 def _relinked(text: str, origin: Path, place: PurePosixPath, root: Path, held: set[PurePosixPath]) -> str:
@@ -253,7 +279,8 @@ def _lowered(text: str) -> str:
     return re.sub(r"^#", "##", text, flags=re.M)
 
 
-def _round_trip() -> YAML:
+def round_trip() -> YAML:
+    """A reader and writer that keeps comments, quotes and the order of keys."""
     loader = YAML(typ="rt", pure=True)
     loader.preserve_quotes = True
     loader.width = 1 << 16
@@ -261,7 +288,8 @@ def _round_trip() -> YAML:
     return loader
 
 
-def _dumped(loader: YAML, tree: Any) -> str:
+def dumped(loader: YAML, tree: Any) -> str:
+    """A tree as text."""
     written = StringIO()
     loader.dump(tree, written)
     return written.getvalue()

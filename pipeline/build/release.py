@@ -167,7 +167,8 @@ def _run(module: str, *words: str) -> None:
 def _say_what_is_next(project: Path, is_released: bool) -> None:
     """Print commands for this project's models, and what to commit if something is not committed."""
     model = load_yaml(project / PARAMS)["models"][0]
-    start, stop = list(Release.open(project).states(model))[-2:]
+    trained = Release.open(project).model(model)
+    start, stop = [trained.parameters.begun_at, *(entry.step for entry in trained.checkpoints)][-2:]
     folder = RELEASE if is_released else Path()
     lines = [
         ("train the last stretch again and compare", f"replay {folder} --model {model} --from {start} --to {stop}")

@@ -16,11 +16,11 @@ import shutil
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Annotated, Literal
+from typing import IO, Annotated, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from pipeline.base.errors import Differs, EverystepError
 from pipeline.base.files import TEMPORARY_SUFFIX, atomic_writer, read_small, write_bytes
@@ -82,15 +82,22 @@ class Record(Typed):
     state_digest: TensorsDigest
     """Digest of weights, moments and step."""
     parent: TensorsDigest | None
-    """State digest of the checkpoint before it in the schedule; null for the first."""
-    storage: Literal["stored"]
-    """Whether its bytes are there."""
+    """State digest of the last stored state before it; null for the first."""
+    storage: Literal["stored", "virtual"]
+    """`stored`: one of the schedule, whose bytes were kept. `virtual`: rebuilt from one of these."""
     nearest_stored_step: Annotated[int, Field(ge=0, le=MAX_STEPS)]
-    """Step of the nearest checkpoint whose bytes are there."""
+    """Step of the last stored state at or before it."""
     digest_interval: Annotated[int, Field(ge=1, le=MAX_STEPS)]
     """Steps from one digest of all weights in the log to the next."""
     numerics: Numerics
     """What decides its bits besides data, code and recipe."""
+
+    @model_validator(mode="after")
+    def _says_where_it_comes_from(self) -> Self:
+        nearest, step = self.nearest_stored_step, self.step
+        if nearest > step or (nearest == step) != (self.storage == "stored"):
+            raise ValueError(f"nearest_stored_step {nearest} does not fit a {self.storage} state at step {step}")
+        return self
 
 
 def revision(step: int, tokens: int) -> str:

@@ -51,6 +51,8 @@ class Shard(Typed):
     """Bytes of the uncompressed lines."""
     sha256: Sha256
     """SHA-256 of the uncompressed lines."""
+    groups: list[Sha256] | None = None
+    """Of a table that is read in parts, SHA-256 of the lines of each row group."""
 
 
 def encode_line(value: Json) -> bytes:

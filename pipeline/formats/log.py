@@ -57,12 +57,15 @@ def read(path: Path) -> Iterator[Entry]:
         yield Entry.parse(line, f"{path}:{number}")
 
 
-def read_until(path: Path, step: int) -> list[Entry]:
-    """Read the entries up to `step`, all of which must be there. A kill may have cut the log anywhere after that."""
-    lines = path.read_bytes().split(b"\n")[:-1][:step] if path.exists() else []
+def read_until(path: Path, step: int, begun_at: int = 0) -> list[Entry]:
+    """Read the entries after `begun_at` up to `step`, all of which must be there. A kill may have cut the log anywhere
+    after that."""
+    lines = path.read_bytes().split(b"\n")[:-1][: step - begun_at] if path.exists() else []
     entries = [Entry.parse(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
-    if [entry.step for entry in entries] != list(range(1, step + 1)):
-        raise EverystepError(f"{path}: does not hold the steps 1 to {step}; remove {path.parent} to start over")
+    if [entry.step for entry in entries] != list(range(begun_at + 1, step + 1)):
+        raise EverystepError(
+            f"{path}: does not hold the steps {begun_at + 1} to {step}; remove {path.parent} to start over"
+        )
     return entries
 
 

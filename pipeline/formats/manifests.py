@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.base.errors import Differs, EverystepError
 from pipeline.base.files import read_small, sha256_file
 from pipeline.formats.bounds import (
+    MAX_CHECKPOINTS,
     MAX_CONTEXT,
     MAX_GLOBAL_BATCH,
     MAX_ROWS,
@@ -23,12 +24,13 @@ from pipeline.formats.bounds import (
     MAX_VOCABULARY,
 )
 from pipeline.formats.canonical import Json, parse
-from pipeline.formats.checkpoints import Numerics, Record
+from pipeline.formats.checkpoints import Numerics, Record, schedule
 from pipeline.formats.lines import Shard
+from pipeline.formats.order import first_sample
 from pipeline.formats.stages import BY_NAME, manifest_path, output_folder
 from pipeline.formats.typed import Count, Counts, Declared, Sha256, TensorsDigest, Typed
 
-FORMAT = "everystep/manifest/2"
+FORMAT = "everystep/manifest/3"
 Bits = Annotated[float, Field(ge=0)]
 Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 RowCount = Annotated[int, Field(ge=0, le=MAX_ROWS)]
@@ -51,7 +53,7 @@ class Manifest(Typed):
     shipped: ClassVar[tuple[str, ...]] = ()
     """Outputs whose files a release holds."""
 
-    format: Literal["everystep/manifest/2"]
+    format: Literal["everystep/manifest/3"]
     """Version of this form."""
     stage: str
     """Name of the stage."""
@@ -172,6 +174,41 @@ class PublishedRows(WithFiles):
 
     stage: Literal["rows"]
     of: None
+
+
+class ParentParameters(Declared):
+    """The section `parent` of `params.yaml`: a state of another release."""
+
+    release_sha256: Sha256
+    """SHA-256 of its root manifest, which promises every byte of it."""
+    model: str
+    """Name of the model there."""
+    step: Annotated[int, Field(ge=0, le=MAX_STEPS)]
+    """Step of the state."""
+
+
+class Parent(Manifest):
+    """The state of another release that a training goes on from, and what was taken over with it."""
+
+    stage: Literal["parent"]
+    of: None
+    parameters: ParentParameters
+    release: str
+    """Name of the release."""
+    version: str
+    """Its version."""
+    tokens: Count
+    """Tokens that the model was trained on until there."""
+    state_digest: TensorsDigest
+    """Digest of the state."""
+    files: dict[str, str]
+    """Path in that release of each file that is kept of it → digest of its content."""
+    carried: dict[str, Sha256]
+    """Path of each manifest of rows and of what they were made from that is the parent's → SHA-256 of its bytes."""
+
+    def promises(self, everything: bool = False) -> dict[str, str]:
+        folder = output_folder(self.stage)
+        return {(folder / path).as_posix(): digest for path, digest in self.files.items()}
 
 
 class EvaluationSets(WithFiles):
@@ -412,8 +449,50 @@ class DataParameters(Declared):
 class ScheduleParameters(Declared):
     """The section `schedule` of a recipe."""
 
+    shape: Literal["cosine", "cosine-clipped", "wsd"]
+    """How the rate falls."""
+    start: Annotated[float, Field(ge=0)]
+    """Rate before the first update."""
+    peak: Annotated[float, Field(ge=0)]
+    """Highest rate."""
+    peak_batch: Annotated[int, Field(ge=1, le=MAX_GLOBAL_BATCH)] | None
+    """Rows of a step for which the peak is given; null: any."""
+    floor: Annotated[float, Field(ge=0)]
+    """Lowest rate after the warm-up, as a share of the peak."""
+    warmup_steps: Annotated[int, Field(ge=0, le=MAX_STEPS)]
+    """Updates until the peak."""
+    decay_steps: Steps
+    """Updates from the peak to the floor."""
     steps: Steps
     """Updates of the training."""
+
+
+class BegunFrom(Declared):
+    """The section `parent` of a recipe: the state that its training goes on from."""
+
+    state_digest: TensorsDigest
+    """Digest of weights, moments and step."""
+    step: Annotated[int, Field(ge=0, le=MAX_STEPS)]
+    """Its step, from which the steps of this training are counted on."""
+    tokens: Count
+    """Tokens read until there."""
+    first_sample: Count
+    """Sample of the order with which this training begins."""
+
+
+class OptimizerParameters(Declared):
+    """The section `optimizer` of a recipe."""
+
+    beta1: Annotated[float, Field(gt=0, lt=1)]
+    """Decay of the first moment in a step."""
+    beta2: Annotated[float, Field(gt=0, lt=1)]
+    """Decay of the second moment in a step."""
+    epsilon: Annotated[float, Field(gt=0)]
+    """What is added to the root of the second moment."""
+    weight_decay: Annotated[float, Field(ge=0)]
+    """Decay of a weight in a step, times the learning rate."""
+    decay: Literal["matrices", "all"]
+    """What it acts on."""
 
 
 class RecipeParameters(Declared):
@@ -425,8 +504,33 @@ class RecipeParameters(Declared):
     """Steps from one digest of all weights in the log to the next."""
     data: DataParameters
     """What is read."""
+    optimizer: OptimizerParameters
+    """How a gradient moves the weights."""
     schedule: ScheduleParameters
     """How long and at which rates."""
+    parent: BegunFrom | None = None
+    """What it goes on from; missing for a training that begins with new weights."""
+
+    @property
+    def begun_at(self) -> int:
+        """Step of the state that the training began with."""
+        return self.parent.step if self.parent else 0
+
+    def sample(self, step: int) -> int:
+        """Number the first sample that the step from state `step` to the next reads."""
+        begun_with = self.parent.first_sample if self.parent else 0
+        return first_sample(step, self.data.global_batch, self.begun_at, begun_with)
+
+    def tokens(self, step: int, context: int) -> int:
+        """Targets trained on until `step`, those of the parent included."""
+        before = self.parent.tokens if self.parent else 0
+        return before + (step - self.begun_at) * self.data.global_batch * context
+
+    @property
+    def published_steps(self) -> list[int]:
+        """Steps of its checkpoints, ascending. The state that it began with belongs to the release of its parent."""
+        steps = schedule(self.checkpoints, self.schedule.steps)
+        return [step for step in steps if step > self.parent.step] if self.parent else steps
 
 
 class Checkpoint(Typed):
@@ -445,9 +549,9 @@ class Checkpoint(Typed):
     state_digest: TensorsDigest
     """Digest of the whole state."""
     parent: TensorsDigest | None
-    """State digest of the checkpoint before it."""
-    storage: Literal["stored"]
-    """Whether its bytes are in the release."""
+    """State digest of the checkpoint before it; of the first, that of the state that the training began with."""
+    storage: Literal["stored", "virtual"]
+    """`stored`: in the release. A manifest lists no others."""
 
     @classmethod
     def of_record(cls, record: Record) -> "Checkpoint":
@@ -481,6 +585,42 @@ class Trained(Manifest):
     dropped_rows: RowCount | None = None
     """Of these, rows that no step reads."""
 
+    @field_validator("checkpoints")
+    @classmethod
+    def _stored(cls, checkpoints: list[Checkpoint]) -> list[Checkpoint]:
+        for entry in checkpoints:
+            if entry.storage != "stored":
+                raise ValueError(f"{entry.revision}: storage is {entry.storage}; a release lists what it stores")
+        return checkpoints
+
+    @property
+    def stored_steps(self) -> list[int]:
+        """Steps of its stored states, ascending."""
+        return sorted(entry.step for entry in self.checkpoints)
+
+    def is_virtual(self, step: int) -> bool:
+        """Whether the state at `step` is virtual: the log has the digest of its weights, and it is not stored."""
+        stored = self.stored_steps
+        return (
+            stored[0] < step <= self.parameters.schedule.steps
+            and step % self.parameters.digest_every == 0
+            and step not in stored
+        )
+
+    def virtual_steps(self) -> list[int]:
+        """Steps of its virtual states, ascending; more than `MAX_CHECKPOINTS` are refused."""
+        if self.num_virtual > MAX_CHECKPOINTS:
+            raise EverystepError(f"{self.of}: {self.num_virtual} virtual states; at most {MAX_CHECKPOINTS} at a time")
+        every, steps = self.parameters.digest_every, self.parameters.schedule.steps
+        return [step for step in range(every, steps + 1, every) if self.is_virtual(step)]
+
+    @property
+    def num_virtual(self) -> int:
+        """Number of its virtual states."""
+        every, stored = self.parameters.digest_every, self.stored_steps
+        due = self.parameters.schedule.steps // every - stored[0] // every
+        return due - sum(step % every == 0 for step in stored[1:])
+
 
 class Result(Typed):
     """A checkpoint on the held-out rows: a line of `evaluation.jsonl`."""
@@ -497,6 +637,15 @@ class Result(Typed):
     """The same per byte of text, in bits."""
 
 
+class EvaluateParameters(Declared):
+    """The section `evaluate` of `params.yaml`."""
+
+    rows: Annotated[int, Field(ge=1)]
+    """Held-out rows that are read."""
+    micro_batch: Annotated[int, Field(ge=1)]
+    """Rows that are read at once."""
+
+
 class Evaluated(Manifest):
     """Validation loss and bits per byte of every checkpoint of a model."""
 
@@ -504,6 +653,7 @@ class Evaluated(Manifest):
 
     stage: Literal["evaluate"]
     of: str
+    parameters: EvaluateParameters
     tokenizer_sha256: Sha256
     """SHA-256 of the tokenizer whose bytes were counted."""
     targets: Count
@@ -644,6 +794,7 @@ KINDS: dict[str, type[Manifest]] = {
     "code": Code,
     "fetch": Fetched,
     "rows": PublishedRows,
+    "parent": Parent,
     "extract": Extracted,
     "evaluation_sets": EvaluationSets,
     "evaluation_ngrams": EvaluationNgrams,

@@ -32,6 +32,14 @@ def unpermute(rows: Numbers, num_rows: int, seed: int, epoch: int) -> Numbers:
     return _walk(rows, num_rows, _round_keys(seed, epoch)[::-1], inverse=True)
 
 
+def first_sample(step: int, global_batch: int, begun_at: int = 0, begun_with: int = 0) -> int:
+    """Number the first sample that the step from state `step` to the next reads.
+
+    A training that goes on from a state of another one began at its step, `begun_at`, with the sample `begun_with`.
+    """
+    return begun_with + (step - begun_at) * global_batch
+
+
 def rows_of_step(step: int, global_batch: int, num_rows: int, seed: int) -> NDArray[np.int64]:
     """Return the row numbers that training step `step` reads (0-based: step s turns state s into s + 1)."""
     return rows_of_samples(step * global_batch, (step + 1) * global_batch, num_rows, seed)
@@ -62,16 +70,20 @@ def rows_read(num_samples: int, num_rows: int, seed: int) -> NDArray[np.bool_]:
     return read
 
 
-def steps_of_rows(rows: Numbers, global_batch: int, num_rows: int, seed: int, num_steps: int) -> list[int]:
-    """List every step below `num_steps` that reads any of `rows`, ascending, without repetition.
+def steps_of_rows(
+    rows: Numbers, global_batch: int, num_rows: int, seed: int, num_steps: int, first: int = 0
+) -> list[int]:
+    """List every step below `num_steps` that reads any of `rows`, ascending, without repetition; step 0 begins with the
+    sample `first`.
 
     A step that straddles two epochs may read a row twice.
     """
-    num_samples = num_steps * global_batch
+    num_samples = first + num_steps * global_batch
     steps: set[int] = set()
-    for epoch in range(max(num_samples - 1, 0) // num_rows + 1):
+    for epoch in range(first // num_rows, max(num_samples - 1, 0) // num_rows + 1):
         samples = unpermute(rows, num_rows, seed, epoch) + np.uint64(epoch * num_rows)
-        steps.update((samples[samples < num_samples] // np.uint64(global_batch)).tolist())
+        read = samples[(samples >= first) & (samples < num_samples)]
+        steps.update(((read - np.uint64(first)) // np.uint64(global_batch)).tolist())
     return sorted(steps)
 
 

@@ -15,6 +15,7 @@ from pipeline.base.paths import (
     EVALUATION_SETS,
     FILTERED,
     MANIFESTS,
+    PARENT,
     PUBLISHED_ROWS,
     RAW,
     RELEASE,
@@ -55,8 +56,12 @@ STAGES = (
 )
 ON_ROWS = (Stage("rows", "release", "rows", PUBLISHED_ROWS),)
 """Where a release begins with rows of token ids that others published, this takes the place of all before `train`."""
+OF_FORKS = (Stage("parent", "release", "parent", PARENT),)
+"""Where a training goes on from a state of another release, this brings it, and the rows with what is known of them."""
 COUNTED = (Stage("coverage", "release", "coverage", None),)
-BY_NAME = {stage.name: stage for stage in (*STAGES, *ON_ROWS, *COUNTED)}
+BY_NAME = {stage.name: stage for stage in (*STAGES, *ON_ROWS, *OF_FORKS, *COUNTED)}
+DATA_STAGES = tuple(stage.name for stage in STAGES[1 : [stage.name for stage in STAGES].index("train")])
+"""What makes rows from corpora, in the order of the data."""
 
 
 def stages_per(per: Per) -> list[str]:

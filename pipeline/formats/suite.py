@@ -3,7 +3,7 @@
 from pipeline.base.errors import EverystepError
 from pipeline.formats.canonical import Json
 
-SHARED = ("data", "schedule.steps", "model.context", "model.vocabulary")
+SHARED = ("parent", "data", "schedule.steps", "model.context", "model.vocabulary")
 
 
 def require_one_suite(recipes: dict[str, dict[str, Json]]) -> None:

@@ -88,15 +88,39 @@ def write_table(path: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema, n
     return write_batches(path, batches, schema, name)
 
 
-def write_batches(path: Path, batches: Iterable[pa.RecordBatch], schema: pa.Schema, name: str) -> Shard:
-    """Write record batches in their order, in row groups of `BATCH` rows; the `Shard` is that of `write_table`."""
+def write_batches(
+    path: Path, batches: Iterable[pa.RecordBatch], schema: pa.Schema, name: str, in_parts: bool = False
+) -> Shard:
+    """Write record batches in their order, in row groups of `BATCH` rows; the `Shard` is that of `write_table`.
+
+    For a table that is read `in_parts`, it has the digest of each row group too.
+    """
     digest = _Digest()
+    groups = []
     with atomic_writer(path) as file, _open_writer(file, schema) as writer:
         for group in _regrouped(batches, schema):
-            digest.update(group)
+            content = digest.update(group)
             writer.write_batch(group)
+            if in_parts:
+                groups.append(hashlib.sha256(content).hexdigest())
     lines, size, sha256 = digest.found()
-    return Shard(path=name, lines=lines, bytes=size, sha256=sha256)
+    shard = Shard(path=name, lines=lines, bytes=size, sha256=sha256)
+    return shard.model_copy(update={"groups": groups}) if in_parts else shard
+
+
+def group_digests(path: Path, schema: pa.Schema) -> list[str]:
+    """Compute the SHA-256 of the rows of each row group as canonical JSONL."""
+    with open_table(path, schema) as file, damage_named(path):
+        groups = range(file.num_row_groups)
+        return [_digest_rows(read_columns(file, path, schema.names, [group])) for group in groups]
+
+
+def read_group(file: pq.ParquetFile, path: Path, schema: pa.Schema, group: int, sha256: str) -> pa.Table:
+    """Read the rows of one row group, whose digest must be `sha256`."""
+    rows = read_columns(file, path, schema.names, [group])
+    if _digest_rows(rows) != sha256:
+        raise Differs(f"{path}: the rows of its row group {group} are not the ones the manifest promises ({sha256})")
+    return rows
 
 
 @contextmanager
@@ -180,6 +204,13 @@ def stored_batches(path: Path) -> Iterator[pa.RecordBatch]:
         yield from batches(file, path, BATCH, names, range(file.num_row_groups))
 
 
+def _digest_rows(rows: pa.Table) -> str:
+    digest = _Digest()
+    for batch in rows.to_batches():
+        digest.update(batch)
+    return digest.found()[2]
+
+
 def _open_writer(file: Any, schema: pa.Schema) -> pq.ParquetWriter:
     """Open a writer that stores columns of few values by dictionary, integers by differences, the rest plainly."""
     integers = [field.name for field in schema if pa.types.is_integer(field.type)]
@@ -199,11 +230,13 @@ class _Digest:
         self._sha256 = hashlib.sha256()
         self._rows = self._bytes = 0
 
-    def update(self, rows: pa.RecordBatch) -> None:
+    def update(self, rows: pa.RecordBatch) -> bytes:
+        """Add rows; return their lines."""
         content = _json_lines(rows)
         self._sha256.update(content)
         self._rows += rows.num_rows
         self._bytes += len(content)
+        return content
 
     def found(self) -> tuple[int, int, str]:
         return self._rows, self._bytes, self._sha256.hexdigest()

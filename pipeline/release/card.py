@@ -17,7 +17,7 @@ CARD = """# {name} {version}
 Every file is digested in `release.json`; every checkpoint can be trained again to the same bits from this folder alone,
 on a machine of the numerics class that its manifest names. The code that built it is listed in `manifests/code.json`;
 its Software Heritage identifier is `{swhid}`.
-
+{ancestors}
 ![Validation loss of every checkpoint](loss.svg)
 
 ## Models
@@ -91,7 +91,8 @@ HUB_LICENSES = {name: name.lower() for name in KNOWN_TO_HUB} | OTHERWISE_KNOWN
 def write_card(facts: Facts) -> bytes:
     """The card from the facts of a release."""
     release, first = facts.release, facts.models[0]
-    start, stop = first.steps[-3:][:2] if len(first.steps) > 1 else first.steps * 2
+    steps = [*(ancestor.step for ancestor in facts.ancestors[:1]), *first.steps]
+    start, stop = steps[-3:][:2] if len(steps) > 1 else steps * 2
     models, sources, licenses, cleaning, removals = _tables(facts)
     text = front_matter(facts) + CARD.format(
         title=_first(f"{release.title}."),
@@ -113,6 +114,7 @@ def write_card(facts: Facts) -> bytes:
         removals=removals,
         model=first.name,
         stop=stop,
+        ancestors=_ancestors(facts),
         questions=_questions(first.name, start, stop),
         swhid=facts.swhid,
     )
@@ -139,11 +141,36 @@ def front_matter(facts: Facts) -> str:
     datasets = sorted({source.repository for source in facts.sources if source.repository})
     metadata: dict[str, Any] = {"license": tag} if tag else {"license": "other", "license_name": license}
     metadata |= {"language": facts.languages} | ({"datasets": datasets} if datasets else {})
+    metadata |= base_model(facts.release.base_model)
     lines = []
     for key, value in (metadata | {"tags": ["everystep", "reproducible"]}).items():
         lines += [f"{key}:", *(f"- {_in_quotes(item)}" for item in value)] if isinstance(value, list) else []
         lines += [f"{key}: {_in_quotes(value)}"] if isinstance(value, str) else []
     return "\n".join(["---", *lines, "---", ""])
+
+
+def base_model(repository: str | None) -> dict[str, str]:
+    """What the Hub reads of a model that was trained on from another. Of the relations that it knows, a training that
+    goes on is a `finetune` (https://huggingface.co/docs/hub/model-cards#specifying-a-base-model)."""
+    return {"base_model": repository, "base_model_relation": "finetune"} if repository else {}
+
+
+def _ancestors(facts: Facts) -> str:
+    """What the trainings went on from, a sentence for each generation; nothing if they began with new weights."""
+    if not facts.ancestors:
+        return ""
+    began = (
+        "\n**The models were trained on from a state of another release.** Its root manifest, and what proves the state"
+    )
+    lines = [f"{began},\nare in `data/parent`; the rows and all that they were made from are that release's.\n"]
+    for number, state in enumerate(facts.ancestors):
+        whose = "The models went on from" if number == 0 else "That state went on from"
+        lines.append(
+            f"- {whose} `{state.model}` at step {state.step:,} ({state.tokens:,} tokens) of the release "
+            f"{escaped(state.release)} {escaped(state.version)}: state `{state.state_digest}`, SHA-256 of "
+            f"`release.json` `{state.release_sha256}`."
+        )
+    return "\n".join([*lines, ""])
 
 
 def _tables(facts: Facts) -> list[str]:

@@ -25,11 +25,11 @@ def count(release: Release) -> ReadCounts:
     """What the models read of the training rows: the rows of each; documents and tokens in the rows of all together.
 
     All models follow one order, each for as many samples as it was trained on, so the longest training has read
-    whatever any of them has.
+    whatever any of them has. To a training that goes on where its parent stopped, this counts the parent's samples too.
     """
     tokens = release.manifest(Tokens)
     recipes = {name: release.model(name).parameters for name in release.models()}
-    samples = {name: recipe.schedule.steps * recipe.data.global_batch for name, recipe in recipes.items()}
+    samples = {name: recipe.sample(recipe.schedule.steps) for name, recipe in recipes.items()}
     available = tokens.splits.train
     index = DocumentIndex(release.file(INDEX), tokens.width)
     if available.rows != index.num_full_rows:

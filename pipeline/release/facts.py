@@ -5,6 +5,9 @@ Every number comes from a manifest of the release; what is somebody's word comes
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
+
+from pydantic import Field
 
 from pipeline.base.errors import EverystepError
 from pipeline.base.paths import PARAMS
@@ -26,7 +29,8 @@ from pipeline.formats.manifests import (
     Trained,
     path_of,
 )
-from pipeline.formats.typed import Count, Counts, Typed
+from pipeline.formats.typed import Count, Counts, Sha256, TensorsDigest, Typed
+from pipeline.release.ancestors import ancestors, root_sha256
 from pipeline.release.release import Release
 from pipeline.release.words import ReleaseParams, Words, check_words
 
@@ -62,6 +66,25 @@ class SourceFacts(Typed):
     """Of these, tokens in rows that a model read."""
 
 
+class AncestorFacts(Typed):
+    """A state of another release that a training went on from."""
+
+    release: str
+    """Name of the release."""
+    version: str
+    """Its version."""
+    release_sha256: Sha256
+    """SHA-256 of its root manifest."""
+    model: str
+    """Name of the model there."""
+    step: Count
+    """Step of the state."""
+    tokens: Count
+    """Tokens that the model was trained on until there."""
+    state_digest: TensorsDigest
+    """Digest of the state."""
+
+
 class Facts(Typed):
     """Everything that the papers of a release say."""
 
@@ -85,6 +108,8 @@ class Facts(Typed):
     """Stage → reason → documents removed."""
     swhid: str
     """Software Heritage identifier of the code that built it."""
+    ancestors: list[AncestorFacts] = Field(default=[])
+    """What the trainings went on from, generation by generation; missing if they began with new weights."""
 
 
 def gather(release: Release, read: ReadCounts) -> Facts:
@@ -104,7 +129,29 @@ def gather(release: Release, read: ReadCounts) -> Facts:
         cleaning=_cleaning(release),
         removed=_removed(release),
         swhid=release.manifest(Code).swhid,
+        **_if_any("ancestors", ancestor_facts(release, _models(release)[0])),
     )
+
+
+def ancestor_facts(release: Release, model: str) -> list[AncestorFacts]:
+    """What the training of a model went on from, the nearest first."""
+    return [
+        AncestorFacts(
+            release=state.release.name,
+            version=state.release.version or "",
+            release_sha256=root_sha256(state.release),
+            model=state.model,
+            step=state.entry.step,
+            tokens=state.entry.tokens,
+            state_digest=state.entry.state_digest,
+        )
+        for state in ancestors(release, model)
+    ]
+
+
+def _if_any(key: str, items: list[Any]) -> dict[str, Any]:
+    """A key that is left out where there is nothing to say."""
+    return {key: items} if items else {}
 
 
 def read_words(release: Release) -> Words:

@@ -4,10 +4,18 @@ Public suites have carried final weights under early names, repeated shards and 
 OLMo#915). So for every model, the steps are those of the recipe's schedule, the log holds every step and every digest
 that is due, the tensors give the digests of the record, the record says what the log says of its step, no weights occur
 at two steps, each record names the state of the one before it as parent, and the manifest and the config say the same.
+The learning rates in the log are those of the recipe, and between two states no weight and no moment moved farther than
+AdamW moves it at these rates, whatever the gradients (`pipeline.release.displacement`).
 """
 
-from collections.abc import Container
+from array import array
+from collections.abc import Container, Iterator
+from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.base.errors import Differs
 from pipeline.base.paths import RECIPES, RUNS
@@ -15,7 +23,14 @@ from pipeline.base.yaml import load_yaml
 from pipeline.formats import checkpoints as ck
 from pipeline.formats import log
 from pipeline.formats.manifests import Trained
-from pipeline.release.release import Release, State
+from pipeline.formats.tensors import TensorFile
+from pipeline.release.ancestors import ancestors
+from pipeline.release.displacement import Floats, Moments, Optimizer, Violation, Window
+from pipeline.release.rates import wrong_rate
+from pipeline.release.release import Release, Stored
+
+OPEN = 100
+"""States of a model whose files are open at the same time."""
 
 
 def check_model(release: Release, name: str) -> list[ck.Record]:
@@ -24,19 +39,98 @@ def check_model(release: Release, name: str) -> list[ck.Record]:
     parameters, folder = manifest.parameters, release.folder / RUNS / name
     recipe = release.file(RECIPES / f"{name}.yaml")
     _require(load_yaml(recipe) == parameters.to_json(), f"{recipe}: is not the recipe in the manifest")
-    expected = ck.schedule(parameters.checkpoints, parameters.schedule.steps)
-    entries = _read_log(release.file(RUNS / name / log.JSONL), manifest, {*expected})
+    expected = parameters.published_steps
+    entries, _ = _read_log(release.file(RUNS / name / log.JSONL), manifest, {*expected})
     steps = [entry.step for entry in manifest.checkpoints]
     _require(steps == expected, f"{folder}: checkpoints are missing or extra; expected {expected}, got {steps}")
     records: list[ck.Record] = []
+    begun_from = parameters.parent.state_digest if parameters.parent else None
     for state in release.states(name).values():
         _check_files(state, manifest)
-        _check_record(state, entries.get(state.entry.step), records)
+        _check_record(state, entries.get(state.entry.step), records, begun_from)
         records.append(state.record)
     return records
 
 
-def _check_files(state: State, manifest: Trained) -> None:
+def too_far(release: Release, name: str) -> Iterator[str]:
+    """What no training can have done between two consecutive states of a model that passed `check_model`.
+
+    A line for each tensor and pair of states: both revisions, the element that is farthest off, found and allowed.
+    """
+    manifest = release.model(name)
+    path, begun = release.file(RUNS / name / log.JSONL), list(ancestors(release, name))
+    states = [*begun[:1], *release.states(name).values()]
+    _, rates = _read_log(path, manifest, ())
+    wrong = wrong_rate(manifest.parameters, rates)
+    if wrong:
+        number, rate = wrong
+        step = manifest.parameters.begun_at + number
+        yield f"{path}: has learning_rate {rates[number - 1]} at step {step}, the recipe makes it {rate}"
+        return
+    section = manifest.parameters.optimizer
+    optimizer = Optimizer(
+        beta1=section.beta1,
+        beta2=section.beta2,
+        epsilon=section.epsilon,
+        weight_decay=section.weight_decay,
+        decay=section.decay,
+    )
+    if any(_betas(state.release.model(state.model)) != _betas(manifest) for state in begun):
+        return  # the bound is derived for moments that have decayed at one rate from step 0 on
+    begun_at = manifest.parameters.begun_at
+    birth = Window(optimizer, 0, rates[: states[0].step - begun_at])
+    for first in range(0, len(states), OPEN):
+        run = states[max(first - 1, 0) : first + OPEN]
+        windows = [Window(optimizer, a.step, rates[a.step - begun_at : b.step - begun_at]) for a, b in pairwise(run)]
+        with ExitStack() as stack:
+            weights = [stack.enter_context(TensorFile(state.file(ck.WEIGHTS))) for state in run]
+            moments = [stack.enter_context(TensorFile(state.file(ck.OPTIMIZER))) for state in run]
+            for state, *files in zip(run, weights, moments, strict=True):
+                _require_same_tensors(state, weights[0], *files)
+            for tensor in sorted(weights[0].entries):
+                before = _float32(weights[0], tensor), _moments(moments[0], tensor)
+                if first == 0 and not begun and (violation := birth.moments(tensor, None, before[1])):
+                    yield f"{RUNS / name}: from the start to {run[0].entry.revision}, {violation}"
+                for number, window in enumerate(windows, 1):
+                    after = _float32(weights[number], tensor), _moments(moments[number], tensor)
+                    pair = f"{run[number - 1].entry.revision} to {run[number].entry.revision}"
+                    for violation in _violations(window, tensor, before, after):
+                        yield f"{RUNS / name}: from {pair}, {violation}"
+                    before = after
+
+
+def _betas(trained: Trained) -> tuple[float, float]:
+    return trained.parameters.optimizer.beta1, trained.parameters.optimizer.beta2
+
+
+def _require_same_tensors(state: Stored, expected: TensorFile, weights: TensorFile, moments: TensorFile) -> None:
+    """Every state has the same weights in float32, and two moments of each."""
+    shapes = {name: (entry.dtype, entry.shape) for name, entry in weights.entries.items()}
+    paired = {f"{moment}.{name}": shape for moment in ("first", "second") for name, shape in shapes.items()}
+    held = {name: (entry.dtype, entry.shape) for name, entry in moments.entries.items()}
+    where = state.release.folder / state.folder
+    _require(weights.shapes() == expected.shapes(), f"{where}: has other tensors than the checkpoints before it")
+    _require(held == paired, f"{where / ck.OPTIMIZER}: does not hold two moments of each weight")
+    _require({dtype for dtype, _ in shapes.values()} <= {"F32"}, f"{where / ck.WEIGHTS}: is not in float32")
+
+
+Pair = tuple[Floats, Moments]
+
+
+def _violations(window: Window, tensor: str, before: Pair, after: Pair) -> list[Violation]:
+    found = window.weights(tensor, before[0], after[0]), window.moments(tensor, before[1], after[1])
+    return [violation for violation in found if violation]
+
+
+def _moments(file: TensorFile, tensor: str) -> Moments:
+    return Moments(_float32(file, f"first.{tensor}"), _float32(file, f"second.{tensor}"))
+
+
+def _float32(file: TensorFile, tensor: str) -> Floats:
+    return file.read(tensor).astype(np.float32, copy=False)  # from little-endian
+
+
+def _check_files(state: Stored, manifest: Trained) -> None:
     """The tensors are those of the record, the description is that of the manifest."""
     for name in (ck.WEIGHTS, ck.OPTIMIZER):
         file = state.file(name)
@@ -46,8 +140,8 @@ def _check_files(state: State, manifest: Trained) -> None:
     _require(state.config == manifest.model, f"{config}: is not the model of the manifest")
 
 
-def _check_record(state: State, logged: log.Entry | None, before: list[ck.Record]) -> None:
-    """One record against itself, the log and the records before it."""
+def _check_record(state: Stored, logged: log.Entry | None, before: list[ck.Record], begun_from: str | None) -> None:
+    """One record against itself, the log and the records before it; the first against what the training began with."""
     where, record = state.release.folder / state.folder, state.record
     _require(
         record.state_digest == ck.state_digest(record.weights_digest, record.optimizer_digest, record.step),
@@ -55,7 +149,7 @@ def _check_record(state: State, logged: log.Entry | None, before: list[ck.Record
     )
     _require(record.revision == ck.revision(record.step, record.tokens), f"{where}: its name does not fit its step")
     _require(
-        record.parent == (before[-1].state_digest if before else None),
+        record.parent == (before[-1].state_digest if before else begun_from),
         f"{where}: its parent is not the checkpoint before it",
     )
     for other in before:
@@ -72,20 +166,29 @@ def _check_record(state: State, logged: log.Entry | None, before: list[ck.Record
     )
 
 
-def _read_log(path: Path, manifest: Trained, wanted: Container[int]) -> dict[int, log.Entry]:
-    """The lines of a log at the `wanted` steps. Every step has one, and a digest where the recipe asks for one."""
-    steps, digest_every = manifest.parameters.schedule.steps, manifest.parameters.digest_every
+def _read_log(
+    path: Path, manifest: Trained, wanted: Container[int]
+) -> tuple[dict[int, log.Entry], NDArray[np.float64]]:
+    """The lines of a log at the `wanted` steps, and the learning rate of every step of the training.
+
+    Every step has a line, and a digest where the recipe asks for one.
+    """
+    begun_at, digest_every = manifest.parameters.begun_at, manifest.parameters.digest_every
+    steps = manifest.parameters.schedule.steps - begun_at
     entries: dict[int, log.Entry] = {}
+    rates = array("d")
     number = 0
     for number, entry in enumerate(log.read(path), 1):
-        due = number % digest_every == 0
-        _require(entry.step == number, f"{path}:{number}: is about step {entry.step}")
+        step = begun_at + number
+        due = step % digest_every == 0
+        _require(entry.step == step, f"{path}:{number}: is about step {entry.step}")
         _require((entry.weights_digest is not None) == due, f"{path}:{number}: a digest is missing, or not due")
         _require(number <= steps, f"{path}: holds more than the {steps} steps of the recipe")
-        if number in wanted:
-            entries[number] = entry
+        rates.append(entry.learning_rate)
+        if step in wanted:
+            entries[step] = entry
     _require(number == steps, f"{path}: holds {number} steps, the recipe has {steps}")
-    return entries
+    return entries, np.frombuffer(rates)
 
 
 def _require(holds: bool, message: str) -> None:

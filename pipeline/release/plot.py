@@ -22,7 +22,7 @@ Range = tuple[float, float]
 
 def draw_losses(facts: Facts) -> bytes:
     """One line a model, its loss over the tokens that it was trained on."""
-    curves = [_curve(model) for model in facts.models]
+    curves = [_curve(model, model.global_batch * facts.context) for model in facts.models]
     x_ticks = _ticks(0.0, max(x for curve in curves for x, _ in curve))
     y_ticks = _ticks(min(y for curve in curves for _, y in curve), max(y for curve in curves for _, y in curve))
     xs, ys = (x_ticks[0], x_ticks[-1]), (y_ticks[0], y_ticks[-1])
@@ -48,10 +48,11 @@ def draw_losses(facts: Facts) -> bytes:
     return "\n".join([*lines, "</svg>", ""]).encode()
 
 
-def _curve(model: ModelFacts) -> list[tuple[float, float]]:
-    """(thousands of tokens, loss) of each checkpoint."""
-    last = model.steps[-1] or 1
-    return [(step * model.tokens / last / 1000, loss) for step, loss in zip(model.steps, model.losses, strict=True)]
+def _curve(model: ModelFacts, step_tokens: int) -> list[tuple[float, float]]:
+    """(thousands of tokens, loss) of each checkpoint, counted back from the last: a fork began with some."""
+    last = model.steps[-1]
+    tokens = [max(0, model.tokens - (last - step) * step_tokens) for step in model.steps]
+    return [(number / 1000, loss) for number, loss in zip(tokens, model.losses, strict=True)]
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -30,8 +30,8 @@ from pipeline.sources import archives, records
 from pipeline.sources.declaration import AtCommit, HuggingfaceSource, TokenizedSource
 from pipeline.sources.document import escaped
 from pipeline.sources.records import Broken
-from pipeline.sources.retry import ATTEMPTS, with_retries
 from pipeline.sources.rows import as_text, column, plain
+from pipeline.stores.retry import ATTEMPTS, with_retries
 
 Answer = TypeVar("Answer")
 REPORT_SECONDS = 0.1

@@ -1,7 +1,7 @@
 """The program of each stage: the function of its name, in which module that is, and which code is loaded with it.
 
 The stage `code` writes down the code of all stages; the entry point refuses to run a stage with any other. Modules are
-named and not imported, because two of them are the trainer's.
+named and not imported, because some of them are the trainer's.
 """
 
 from collections.abc import Callable
@@ -11,15 +11,16 @@ from pathlib import Path
 from pipeline.base.errors import EverystepError
 from pipeline.base.files import sha256_file
 from pipeline.formats.manifests import Code, path_of, read_manifest
-from pipeline.formats.stages import BY_NAME, ON_ROWS, STAGES
+from pipeline.formats.stages import BY_NAME, OF_FORKS, ON_ROWS, STAGES
 
 ROOT = Path(__file__).parents[2]
 """The folder of the packages `pipeline` and `trainer` that run."""
 ENTRY_POINT = "pipeline.stages.__main__"
-NAMES = [stage.name for stage in (*STAGES, *ON_ROWS)]
+NAMES = [stage.name for stage in (*STAGES, *ON_ROWS, *OF_FORKS)]
 ELSEWHERE = {
     "dedup": "pipeline.stages.dedup.stage",
     "tokenize": "pipeline.stages.tokenize.stage",
+    "parent": "trainer.parent",
     "train": "trainer.train",
     "evaluate": "trainer.evaluate",
 }

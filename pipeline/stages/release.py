@@ -10,9 +10,9 @@ import shutil
 from pathlib import Path
 
 from pipeline.base.console import progress
-from pipeline.base.errors import EverystepError
+from pipeline.base.errors import Differs, EverystepError
 from pipeline.base.files import atomic_writer, fresh_folder, list_files, sha256_file, write_bytes
-from pipeline.base.params import OPTIONAL, SECTIONS, load_params, model_names, source_names
+from pipeline.base.params import OPTIONAL, SECTION_OF_FORKS, SECTIONS, load_params, model_names, source_names
 from pipeline.base.paths import (
     DEDUPLICATED,
     DOCUMENTS,
@@ -30,8 +30,8 @@ from pipeline.base.paths import (
 from pipeline.base.yaml import load_yaml
 from pipeline.formats.canonical import Json, pretty
 from pipeline.formats.checkpoints import Record
-from pipeline.formats.current import read_all_current, take_basis, write_manifest
-from pipeline.formats.manifests import KINDS, Coverage, Evaluated, Released, Tokens, Trained, path_of
+from pipeline.formats.current import read_all_current, read_current, take_basis, write_manifest
+from pipeline.formats.manifests import KINDS, Coverage, Evaluated, Parent, Released, Tokens, Trained, path_of
 from pipeline.formats.release import (
     FORMAT,
     REVISIONS,
@@ -48,7 +48,7 @@ from pipeline.formats.stages import manifest_path, stages_per
 from pipeline.formats.suite import require_one_suite
 from pipeline.release.coverage import count
 from pipeline.release.facts import gather
-from pipeline.release.gate import check_model
+from pipeline.release.gate import check_model, too_far
 from pipeline.release.papers import PAPERS
 from pipeline.release.release import Release
 from pipeline.release.words import ReleaseParams, check_words
@@ -66,10 +66,12 @@ def release() -> None:
     """Assemble the release of the suite."""
     sources, models = source_names(), model_names()
     params = check_words(load_params(), sources, str(PARAMS)).release
-    manifests = _manifests(sources, models)
-    basis = take_basis(manifests, SECTIONS)
+    is_fork = SECTION_OF_FORKS in load_params()
+    manifests = _manifests(sources, models) + [manifest_path("parent")] * is_fork
+    basis = take_basis(manifests, [*SECTIONS, *[SECTION_OF_FORKS] * is_fork])
     trained = read_all_current(Trained, models)
     require_one_suite({name: manifest.parameters.to_json() for name, manifest in trained.items()})
+    _require_own_rows(trained)
     read_all_current(Evaluated, models)
     for stage in PER_SOURCE:
         read_all_current(KINDS[stage], sources)
@@ -78,9 +80,12 @@ def release() -> None:
         records: list[Record] = []
         for name in models:
             records += check_model(project, name)
+            if moved := [*too_far(project, name)]:
+                raise Differs("\n".join(moved))
             advance(1)
     folder = fresh_folder(RELEASE)
-    for path in [*COPIED, *manifests, *_data_files(sources), *_model_files(models)]:
+    kept = [Path(path) for path in read_current(Parent).promises()] if is_fork else []
+    for path in [*COPIED, *manifests, *kept, *_data_files(sources), *_model_files(models)]:
         _place(path, folder / path)
     # As data: a comment is no parameter, so DVC would not build the release again for a changed one.
     # How it was run is no part of it.
@@ -102,13 +107,23 @@ def release() -> None:
         Released,
         None,
         basis,
-        parameters=params.model_dump(),
+        parameters=params.model_dump(exclude_unset=True),
         outputs={},
         root_sha256=sha256_file(folder / ROOT),
         lock_sha256=hashlib.sha256(lock).hexdigest(),
         files=len(list_files(folder)),
         **{key: told[key] for key in ("rows", "models", "licenses")},
     )
+
+
+def _require_own_rows(trained: dict[str, Trained]) -> None:
+    """A release tells which documents were read; of rows that others made it knows none."""
+    for name, manifest in trained.items():
+        if (layout := manifest.parameters.data.layout) != "everystep":
+            raise EverystepError(
+                f"{RECIPES}/{name}.yaml: data.layout: {layout}; a release holds the rows that its models read, so only "
+                "models on rows in the layout everystep can be released; `everystep replay .` works"
+            )
 
 
 def _manifests(sources: list[str], models: list[str]) -> list[Path]:
@@ -153,12 +168,16 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def lock_before_release(sources: list[str], models: list[str], lock: dict[str, Json]) -> Json:
-    """The lock's entries of the stages before this one, by name (JSON is YAML, so DVC's tools read it).
+    """The lock's entries of the stages before this one, by name (JSON is YAML, so DVC's tools read it). In a fork one
+    stage takes the place of those that make rows.
 
     That of `code` stays out: it has the digest of all code, and what no stage loads is no part of the release.
     """
     names = [f"{stage}@{of}" for stage in PER_SOURCE for of in sources]
-    names += [*(name for name in ONCE if name != "code"), *(f"{stage}@{of}" for stage in PER_MODEL for of in models)]
+    names += [name for name in ONCE if name != "code"]
+    if "parent" in lock["stages"]:
+        names = ["parent"]
+    names += [f"{stage}@{of}" for stage in PER_MODEL for of in models]
     return {"schema": "2.0", "stages": {name: lock["stages"][name] for name in sorted(names)}}
 
 

@@ -14,7 +14,7 @@ from pipeline.formats.log import Entry
 from tests.trainer.runs import MODEL
 from trainer.checkpoint import Writer
 from trainer.data import Checking, training_data
-from trainer.evaluate import _evaluate
+from trainer.evaluate import sum_nats
 from trainer.loop import RECOMPUTE, Trainer
 from trainer.parallel import World
 from trainer.plain_rows import CHECKED
@@ -45,7 +45,7 @@ def evaluated(folder: Path) -> list[float]:
     states = [path for _, path in ck.find_checkpoints(folder / "runs" / MODEL)][:2]
     trainer = trainer_of(folder)
     rows = trainer.data.micro_batch_rows(trainer.rows, 0, 0)
-    return _evaluate(World(0, 1), MODEL, trainer.spec, states, rows, 2)
+    return sum_nats(World(0, 1), MODEL, trainer.spec, states, rows, 2)
 
 
 def generators() -> tuple[object, ...]:

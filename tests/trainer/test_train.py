@@ -19,7 +19,7 @@ from tests.imports import ROOT
 from tests.project import recipe, run
 from tests.releases import read_json, write_json
 from tests.trainer.runs import MODEL, end, make_run, num_logged, result, start, train
-from trainer.evaluate import _result
+from trainer.evaluate import result_of
 
 FINGERPRINTS = """
 import json, sys
@@ -137,7 +137,7 @@ def test_a_run_that_diverges_says_when_and_where_its_state_is_and_what_can_be_ch
 def test_an_evaluation_that_gives_no_number_names_the_checkpoint_and_the_cure(reference: Path, nats: float) -> None:
     state = dict(ck.find_checkpoints(reference / "runs" / MODEL))[4]
     with pytest.raises(EverystepError, match=rf"step000004-\S+: .* {nats}: mobilellm had diverged at step 4, .*peak"):
-        _result(state, nats, 32, 100)
+        result_of(state, nats, 32, 100)
 
 
 FULL = """

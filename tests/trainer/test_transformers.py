@@ -84,7 +84,7 @@ def test_generation_continues_as_we_do_with_any_cache(pair: Pair, cache: str) ->
         mask_BT = torch.ones_like(prompt_BT)
         return theirs.generate(prompt_BT, attention_mask=mask_BT, max_new_tokens=5, eos_token_id=None, **how)
 
-    if cache == "static" and IS_OLDEST and theirs.config.model_type == "everystep_openelm":
+    if cache == "static" and IS_OLDEST and theirs.config.model_type == "openelm":
         with pytest.raises(ValueError, match="does not support `cache_implementation='static'`"):
             generate()
     else:
@@ -145,17 +145,18 @@ def test_hidden_states_and_attentions_are_those_of_every_layer(pair: Pair) -> No
 def test_attentions_are_the_weights_that_gave_the_output(pair: Pair) -> None:
     """The first layer of OpenELM once more, from its weights: values times weights times the output matrix."""
     ours, theirs, _ = pair
-    if theirs.config.model_type != "everystep_openelm":
+    if theirs.config.model_type != "openelm":
         pytest.skip("transformers' own classes")
     tokens_BT = tokens(ours, length=12)
     found = theirs(tokens_BT, output_hidden_states=True, output_attentions=True)
-    layer = theirs.model.layers[0]
-    read_BTM = layer.input_layernorm(found.hidden_states[0])
+    layer = theirs.transformer.layers[0]
+    read_BTM = layer.attn_norm(found.hidden_states[0])
     weights_BHTT = found.attentions[0]
-    v_BKTD = layer.self_attn.v_proj(read_BTM).unflatten(-1, (-1, layer.self_attn.head_width)).transpose(1, 2)
+    heads_BTJD = layer.attn.qkv_proj(read_BTM).unflatten(-1, (-1, layer.attn.head_width))
+    v_BKTD = heads_BTJD.split(layer.attn.heads, dim=2)[2].transpose(1, 2)
     v_BHTD = v_BKTD.repeat_interleave(weights_BHTT.shape[1] // v_BKTD.shape[1], dim=1)
-    x_BTM = found.hidden_states[0] + layer.self_attn.o_proj((weights_BHTT @ v_BHTD).transpose(1, 2).flatten(2))
-    x_BTM = x_BTM + layer.mlp(layer.post_attention_layernorm(x_BTM))
+    x_BTM = found.hidden_states[0] + layer.attn.out_proj((weights_BHTT @ v_BHTD).transpose(1, 2).flatten(2))
+    x_BTM = x_BTM + layer.ffn(layer.ffn_norm(x_BTM))
     torch.testing.assert_close(found.hidden_states[1], x_BTM, rtol=1e-5, atol=1e-5)
 
 
@@ -180,7 +181,8 @@ def test_a_training_step_has_our_loss_and_our_gradients_with_and_without_checkpo
             theirs.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             assert theirs.is_gradient_checkpointing
         runs.append([])
-        first = next(module for name, module in theirs.named_modules() if name.endswith("layers.0.input_layernorm"))
+        names = ("layers.0.input_layernorm", "layers.0.attn_norm")
+        first = next(module for name, module in theirs.named_modules() if name.endswith(names))
         first.register_forward_hook(lambda *_, run=runs[-1]: run.append(1))
         loss = theirs(rows_BT, labels=rows_BT).loss
         loss.backward()

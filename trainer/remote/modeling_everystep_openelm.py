@@ -1,10 +1,11 @@
 """OpenELM for transformers 4.48 and newer: Llama's block with widths that differ by layer, and normed queries and keys.
 
-Written by Everystep from the paper (Mehta et al., 2024, section 2.1); it travels with exported weights. Beside torch
-it uses only transformers' base classes and its key/value cache.
+Written by Everystep from the paper (Mehta et al., 2024, section 2.1), with the names of tensors and of keys of
+`config.json` that apple/OpenELM has, so that its readers read these weights too. It travels with exported weights.
+Beside torch it uses only transformers' base classes and its key/value cache.
 
 Shape suffixes: B rows, T new positions, S positions seen, M model width, V vocabulary, H query heads, K key/value
-heads, D head width, E half of D.
+heads, J all of them with one place for each key and each value, D head width, E half of D.
 """
 # mypy: disable-error-code="no-untyped-call"
 # (transformers leaves its base classes partly untyped, and declares their class attributes as instance attributes)
@@ -21,44 +22,61 @@ CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "
 """What transformers calls the key/value cache: renamed in 5.24."""
 
 
-class EverystepOpenELMConfig(PretrainedConfig):
-    """The lists have one entry a layer."""
+class OpenELMConfig(PretrainedConfig):
+    """The lists have one entry a layer. An FFN is as wide as `ffn_width` says."""
 
-    model_type = "everystep_openelm"
+    model_type = "openelm"
     keys_to_ignore_at_inference: ClassVar[list[str]] = [CACHE]
+    attribute_map: ClassVar[dict[str, str]] = {
+        "hidden_size": "model_dim",
+        "num_hidden_layers": "num_transformer_layers",
+        "max_position_embeddings": "max_context_length",
+    }
 
     def __init__(
         self,
         vocab_size: int = 32000,
-        hidden_size: int = 1280,
+        model_dim: int = 1280,
         num_query_heads: list[int] | None = None,
         num_kv_heads: list[int] | None = None,
-        head_widths: list[int] | None = None,
-        intermediate_sizes: list[int] | None = None,
-        normed_queries_and_keys: list[bool] | None = None,
-        rotary_base: float = 10000.0,
+        head_dim: int = 64,
+        ffn_multipliers: list[float] | None = None,
+        ffn_dim_divisor: int = 256,
+        normalize_qk_projections: bool = True,
+        rope_freq_constant: float = 10000.0,
         rms_norm_eps: float = 1e-6,
-        max_position_embeddings: int = 2048,
+        max_context_length: int = 2048,
         use_cache: bool = True,
-        tie_word_embeddings: bool = True,
+        share_input_output_layers: bool = True,
         **kwargs: Any,
     ) -> None:
         self.vocab_size = vocab_size
-        self.hidden_size = hidden_size
+        self.model_dim = model_dim
         self.num_query_heads = num_query_heads or []
         self.num_kv_heads = num_kv_heads or []
-        self.head_widths = head_widths or []
-        self.intermediate_sizes = intermediate_sizes or []
-        self.normed_queries_and_keys = normed_queries_and_keys or []
-        self.rotary_base = rotary_base
+        self.num_transformer_layers = len(self.num_query_heads)
+        self.head_dim = head_dim
+        self.ffn_multipliers = ffn_multipliers or []
+        self.ffn_dim_divisor = ffn_dim_divisor
+        self.normalize_qk_projections = normalize_qk_projections
+        self.rope_freq_constant = rope_freq_constant
         self.rms_norm_eps = rms_norm_eps
-        self.max_position_embeddings = max_position_embeddings
+        self.max_context_length = max_context_length
         self.use_cache = use_cache
-        kwargs |= {"num_hidden_layers": len(self.num_query_heads), "tie_word_embeddings": tie_word_embeddings}
+        self.share_input_output_layers = share_input_output_layers
+        given = {"num_transformer_layers", "num_hidden_layers", "tie_word_embeddings"}
+        kwargs = {key: value for key, value in kwargs.items() if key not in given}
+        kwargs["tie_word_embeddings"] = share_input_output_layers
         super().__init__(**kwargs)
 
+    def ffn_width(self, layer: int) -> int:
+        """The multiple of the divisor nearest to multiplier * width, and never under nine tenths of it."""
+        wanted, divisor = self.ffn_multipliers[layer] * self.model_dim, self.ffn_dim_divisor
+        width = max(divisor, int(wanted + divisor / 2) // divisor * divisor)
+        return width if width >= 0.9 * wanted else width + divisor
 
-class EverystepRMSNorm(nn.Module):
+
+class RMSNorm(nn.Module):
     def __init__(self, width: int, epsilon: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
@@ -70,27 +88,25 @@ class EverystepRMSNorm(nn.Module):
         return (x_32 * scale).to(x.dtype) * self.weight
 
 
-class EverystepAttention(nn.Module):
-    def __init__(self, config: EverystepOpenELMConfig, layer: int) -> None:
+class Attention(nn.Module):
+    def __init__(self, config: OpenELMConfig, layer: int) -> None:
         super().__init__()
-        self.layer, self.rotary_base, self.head_width = layer, config.rotary_base, config.head_widths[layer]
-        query_width = config.num_query_heads[layer] * self.head_width
-        kv_width = config.num_kv_heads[layer] * self.head_width
-        self.q_proj = nn.Linear(config.hidden_size, query_width, bias=False)
-        self.k_proj = nn.Linear(config.hidden_size, kv_width, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, kv_width, bias=False)
-        self.o_proj = nn.Linear(query_width, config.hidden_size, bias=False)
-        self.normed = config.normed_queries_and_keys[layer]
+        self.layer, self.rotary_base, self.head_width = layer, config.rope_freq_constant, config.head_dim
+        query_heads, kv_heads = config.num_query_heads[layer], config.num_kv_heads[layer]
+        self.heads = (query_heads, kv_heads, kv_heads)
+        self.qkv_proj = nn.Linear(config.model_dim, sum(self.heads) * self.head_width, bias=False)
+        self.out_proj = nn.Linear(query_heads * self.head_width, config.model_dim, bias=False)
+        self.normed = config.normalize_qk_projections
         if self.normed:
-            self.q_norm = EverystepRMSNorm(self.head_width, config.rms_norm_eps)
-            self.k_norm = EverystepRMSNorm(self.head_width, config.rms_norm_eps)
+            self.q_norm = RMSNorm(self.head_width, config.rms_norm_eps)
+            self.k_norm = RMSNorm(self.head_width, config.rms_norm_eps)
 
     def forward(
         self, x_BTM: Tensor, position_BT: Tensor, place_T: Tensor, attention_mask: Tensor | None, cache: Any, show: bool
     ) -> tuple[Tensor, Tensor | None]:
         """y_BTM; if asked for, also the weights with which each position saw the others, (B, H, T, S)."""
-        split = (*x_BTM.shape[:2], -1, self.head_width)
-        q_BTHD, k_BTKD, v_BTKD = (m(x_BTM).view(split) for m in (self.q_proj, self.k_proj, self.v_proj))
+        qkv_BTJD = self.qkv_proj(x_BTM).view(*x_BTM.shape[:2], -1, self.head_width)
+        q_BTHD, k_BTKD, v_BTKD = qkv_BTJD.split(self.heads, dim=2)
         if self.normed:
             q_BTHD, k_BTKD = self.q_norm(q_BTHD), self.k_norm(k_BTKD)
         q_BHTD = rotate(q_BTHD.transpose(1, 2), position_BT, self.rotary_base)
@@ -99,59 +115,59 @@ class EverystepAttention(nn.Module):
             k_BKSD, v_BKSD = cache.update(k_BKSD, v_BKSD, self.layer, {"cache_position": place_T})
         mask_BXTS = visible(place_T, k_BKSD.shape[2], attention_mask)
         y_BHTD = functional.scaled_dot_product_attention(q_BHTD, k_BKSD, v_BKSD, attn_mask=mask_BXTS, enable_gqa=True)
-        y_BTM: Tensor = self.o_proj(y_BHTD.transpose(1, 2).flatten(2))
+        y_BTM: Tensor = self.out_proj(y_BHTD.transpose(1, 2).flatten(2))
         return y_BTM, attention_weights(q_BHTD, k_BKSD, mask_BXTS) if show else None
 
 
-class EverystepGatedFFN(nn.Module):
+class GatedFFN(nn.Module):
     def __init__(self, width: int, ffn_width: int) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(width, ffn_width, bias=False)
-        self.up_proj = nn.Linear(width, ffn_width, bias=False)
-        self.down_proj = nn.Linear(ffn_width, width, bias=False)
+        self.proj_1 = nn.Linear(width, 2 * ffn_width, bias=False)
+        self.proj_2 = nn.Linear(ffn_width, width, bias=False)
 
     def forward(self, x_BTM: Tensor) -> Tensor:
-        y_BTM: Tensor = self.down_proj(functional.silu(self.gate_proj(x_BTM)) * self.up_proj(x_BTM))
+        gate, up = self.proj_1(x_BTM).chunk(2, dim=-1)
+        y_BTM: Tensor = self.proj_2(functional.silu(gate) * up)
         return y_BTM
 
 
-class EverystepLayer(nn.Module):
-    def __init__(self, config: EverystepOpenELMConfig, layer: int) -> None:
+class Layer(nn.Module):
+    def __init__(self, config: OpenELMConfig, layer: int) -> None:
         super().__init__()
-        self.input_layernorm = EverystepRMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.self_attn = EverystepAttention(config, layer)
-        self.post_attention_layernorm = EverystepRMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = EverystepGatedFFN(config.hidden_size, config.intermediate_sizes[layer])
+        self.attn_norm = RMSNorm(config.model_dim, config.rms_norm_eps)
+        self.attn = Attention(config, layer)
+        self.ffn_norm = RMSNorm(config.model_dim, config.rms_norm_eps)
+        self.ffn = GatedFFN(config.model_dim, config.ffn_width(layer))
 
     def forward(self, x_BTM: Tensor, *seen: Any) -> tuple[Tensor, Tensor | None]:
-        y_BTM, weights_BHTS = self.self_attn(self.input_layernorm(x_BTM), *seen)
+        y_BTM, weights_BHTS = self.attn(self.attn_norm(x_BTM), *seen)
         x_BTM = x_BTM + y_BTM
-        return x_BTM + self.mlp(self.post_attention_layernorm(x_BTM)), weights_BHTS
+        return x_BTM + self.ffn(self.ffn_norm(x_BTM)), weights_BHTS
 
 
-class EverystepOpenELMPreTrainedModel(PreTrainedModel):
-    config_class = EverystepOpenELMConfig
-    base_model_prefix = "model"
+class OpenELMPreTrainedModel(PreTrainedModel):
+    config_class = OpenELMConfig
+    base_model_prefix = "transformer"
     supports_gradient_checkpointing = True
-    _no_split_modules: list[str] = ["EverystepLayer"]  # noqa: RUF012
+    _no_split_modules: list[str] = ["Layer"]  # noqa: RUF012
     _supports_sdpa = True
     _supports_cache_class = True  # asked for by 4.48, whose static cache knows only layers of equal width
 
 
-class EverystepOpenELMModel(EverystepOpenELMPreTrainedModel):
-    def __init__(self, config: EverystepOpenELMConfig) -> None:
+class OpenELMModel(OpenELMPreTrainedModel):
+    def __init__(self, config: OpenELMConfig) -> None:
         super().__init__(config)
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(EverystepLayer(config, layer) for layer in range(len(config.num_query_heads)))
-        self.norm = EverystepRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.token_embeddings = nn.Embedding(config.vocab_size, config.model_dim)
+        self.layers = nn.ModuleList(Layer(config, layer) for layer in range(len(config.num_query_heads)))
+        self.norm = RMSNorm(config.model_dim, config.rms_norm_eps)
         self.gradient_checkpointing = False
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        return self.embed_tokens
+        return self.token_embeddings
 
     def set_input_embeddings(self, value: Any) -> None:
-        self.embed_tokens = value
+        self.token_embeddings = value
 
     def forward(
         self,
@@ -170,7 +186,7 @@ class EverystepOpenELMModel(EverystepOpenELMPreTrainedModel):
         """The last hidden state, x_BTM after the final norm; if asked for, what each layer read and where it looked."""
         show_weights = self.config.output_attentions if output_attentions is None else output_attentions
         show_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        x_BTM = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        x_BTM = self.token_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
         recompute = self.gradient_checkpointing and self.training
         cache = past_key_values if cache is None else cache
         if recompute:
@@ -196,13 +212,13 @@ class EverystepOpenELMModel(EverystepOpenELMPreTrainedModel):
         return output if return_dict is not False else output.to_tuple()
 
 
-class EverystepOpenELMForCausalLM(EverystepOpenELMPreTrainedModel, GenerationMixin):
-    _tied_weights_keys: dict[str, str] = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
+class OpenELMForCausalLM(OpenELMPreTrainedModel, GenerationMixin):
+    _tied_weights_keys: dict[str, str] = {"lm_head.weight": "transformer.token_embeddings.weight"}  # noqa: RUF012
 
-    def __init__(self, config: EverystepOpenELMConfig) -> None:
+    def __init__(self, config: OpenELMConfig) -> None:
         super().__init__(config)
-        self.model = EverystepOpenELMModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.transformer = OpenELMModel(config)
+        self.lm_head = nn.Linear(config.model_dim, config.vocab_size, bias=False)
         self.post_init()
 
     def get_output_embeddings(self) -> Any:
@@ -228,7 +244,7 @@ class EverystepOpenELMForCausalLM(EverystepOpenELMPreTrainedModel, GenerationMix
         **kwargs: Any,
     ) -> Any:
         """Logits_BTV; with `labels` also the mean loss of predicting label t + 1 from position t."""
-        read = self.model(
+        read = self.transformer(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,

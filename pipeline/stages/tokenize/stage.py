@@ -135,7 +135,8 @@ def _mix(parts: list[EncodedShard], passes: dict[str, int], folder: Path) -> tup
 def _pack(folder: Path, split: str, parts: list[EncodedShard], width: int, vocabulary: int) -> Packed:
     """Write the index of a split, and cut its stream of ids into rows."""
     counts = tally(parts)
-    index = write_batches(folder / f"{split}.parquet", _placed(parts, width), DOCUMENT_INDEX, f"{split}.parquet")
+    name = f"{split}.parquet"
+    index = write_batches(folder / name, _placed(parts, width), DOCUMENT_INDEX, name, in_parts=True)
     num_tokens = counts["tokens"]
     if num_tokens < width:
         raise EverystepError(

@@ -1,4 +1,4 @@
-"""A release as other tools copy it: the Hub's client, Git, file managers. Whatever they add, no byte has changed."""
+"""A release as other tools copy it: the Hub's client, Git, wget, file managers. They may add files, and change none."""
 
 import json
 import os
@@ -18,6 +18,7 @@ from tests.conftest import Once
 from tests.project import run
 from tests.releases import checkpoint, copied, everystep, flip, read_json
 from tests.servers.hub import environment, serve_hub
+from tests.servers.web import serve_folder
 
 MODEL = "mobilellm"
 REVISION = "4" * 40
@@ -130,8 +131,22 @@ def test_a_clone_by_git_is_the_release(release: Path, tmp_path: Path) -> None:
     assert (code, report["others"], report["left_by_tools"]) == (0, [], [".git"])
 
 
+@pytest.mark.skipif(not shutil.which("wget"), reason="wget is not installed")
+def test_a_download_by_wget_is_the_release(built_project: Path, tmp_path: Path) -> None:
+    """With the pages that list the folders, which it keeps."""
+    release = built_project / "release"
+    with serve_folder(release) as web:
+        command = ["wget", "--quiet", "--recursive", "--no-host-directories", f"{web.url}/"]
+        run(tmp_path, *command, NO_PROXY="127.0.0.1")
+    code, report = found(tmp_path)
+    assert (code, report["others"]) == (0, [])
+    folders = [release, *(path for path in release.rglob("*") if path.is_dir())]
+    assert len(report["left_by_tools"]) == len(folders)
+
+
 def test_what_file_managers_leave_is_passed_over(release: Path) -> None:
     left = [".DS_Store", "._README.md", "data/.DS_Store", "data/Thumbs.db", "runs/desktop.ini"]
+    left += ["index.html", "data/index.html?C=N;O=D"]
     for path in left:
         (release / path).write_bytes(b"x")
     code, report = found(release)
@@ -238,6 +253,7 @@ def test_what_was_verified_and_the_root_digest_are_told(built_project: Path) -> 
     assert (report["files"], report["bytes"]) == (len(files), sum(path.stat().st_size for path in files))
     assert report["checkpoints"] == 10
     assert report["root_sha256"] == read_json(built_project / "manifests" / "release.json")["root_sha256"]
-    first, second = everystep("verify", release).out.splitlines()
+    first, second, third = everystep("verify", release).out.splitlines()
     assert f"{report['files']} files, {report['bytes'] / 1e6:.1f} MB, 10 checkpoints, " in first
     assert second == f"sha256 of release.json: {report['root_sha256']}"
+    assert third == "unsigned: nobody has signed this release"

@@ -59,7 +59,7 @@ def read_megatron(out: Path) -> Ids:
     index, content = (out / "train.idx").read_bytes(), (out / "train.bin").read_bytes()
     magic, version, code, sequences, documents = struct.unpack_from("<9sQBQQ", index)
     assert (magic, version, documents) == (b"MMIDIDX\0\0", 1, sequences + 1)
-    kind: Any = {8: "<u2", 4: "<i4"}[code]
+    kind: np.dtype[Any] = np.dtype({8: "<u2", 4: "<i4"}[code])
     lengths = np.frombuffer(index, "<i4", sequences, 34)
     starts = np.frombuffer(index, "<i8", sequences, 34 + 4 * sequences)
     firsts = np.frombuffer(index, "<i8", documents, 34 + 12 * sequences)

@@ -18,6 +18,7 @@ import pytest
 from pipeline.audit import verify
 from pipeline.audit.chain import chain_faults
 from pipeline.base.files import list_files
+from pipeline.formats import checkpoints as ck
 from tests.project import ROOT
 from tests.releases import (
     checkpoint,
@@ -159,10 +160,10 @@ def test_a_file_that_the_sums_leave_out_is_a_fault(release: Path) -> None:
     expect_fault(release, "README.md: SHA256SUMS does not list it", "1 faults")
 
 
-def test_signatures_are_the_one_thing_that_may_be_added(release: Path) -> None:
+def test_a_file_among_the_signatures_that_signs_nothing_is_no_part_of_the_release(release: Path) -> None:
     (release / "signatures").mkdir()
     (release / "signatures" / "somebody.sig").write_bytes(b"trust me")
-    assert everystep("verify", release).code == 0
+    expect_fault(release, "signatures/somebody.sig", "unsigned: nobody has signed this release", code=3)
 
 
 def test_an_empty_folder_is_no_file(release: Path) -> None:
@@ -265,6 +266,45 @@ def test_swapped_checkpoints_are_found_though_the_log_forgot_their_digests(relea
     reseal_model(release, MODEL)
     reseal(release)
     expect_fault(release, f"runs/{MODEL}/log.jsonl")
+
+
+def test_weights_that_no_optimizer_reaches_are_found_though_the_log_agrees(release: Path) -> None:
+    swap(checkpoint(release, MODEL, 2) / "model.safetensors", checkpoint(release, MODEL, 4) / "model.safetensors")
+
+    def exchange(entries: list[dict[str, Any]]) -> None:
+        two, four = entries[1], entries[3]
+        two["weights_digest"], four["weights_digest"] = four["weights_digest"], two["weights_digest"]
+
+    edit_log(release, MODEL, exchange)
+    reseal_model(release, MODEL)
+    reseal(release)
+    pair = f"runs/{MODEL}: from step000001-tokens256 to step000002-tokens512"
+    expect_fault(release, f"{pair}, the weight of embedding.weight[", "it cannot move farther than ")
+
+
+def test_moments_that_do_not_belong_together_are_found(release: Path) -> None:
+    path = checkpoint(release, MODEL, 8) / "optimizer.safetensors"
+    tensors = ck.read_tensors(path)
+    ck.write_tensors(path, tensors | {name: 9 * tensors[name] for name in tensors if name.startswith("first.")})
+    reseal_model(release, MODEL)
+    reseal(release)
+    expect_fault(release, "from step000004-tokens1024 to step000008-tokens2048, the first moment of ")
+
+
+def test_a_learning_rate_that_the_recipe_does_not_give_is_found(release: Path) -> None:
+    """With a rate that is large enough, weights could come from anywhere."""
+    edit_log(release, MODEL, lambda entries: entries[2].update(learning_rate=1.0))
+    reseal(release)
+    expect_fault(release, f"runs/{MODEL}/log.jsonl: has learning_rate 1.0 at step 3, the recipe makes it ")
+
+
+def test_a_state_without_its_moments_is_found(release: Path) -> None:
+    path = checkpoint(release, MODEL, 8) / "optimizer.safetensors"
+    tensors = ck.read_tensors(path)
+    ck.write_tensors(path, {name: tensors[name] for name in tensors if name != "first.embedding.weight"})
+    reseal_model(release, MODEL)
+    reseal(release)
+    expect_fault(release, "optimizer.safetensors: does not hold two moments of each weight")
 
 
 def test_a_log_without_some_steps_is_found(release: Path) -> None:

@@ -471,9 +471,9 @@ def test_release_on_published_rows_is_pinned_fetched_and_trained(tmp_path: Path)
 @pytest.mark.parametrize(
     ("changes", "manners", "message"),
     [
-        ({"files": 3}, Manners(), "3 files of different names are declared, 2 fit"),
+        ({"files": 3}, Manners(), "3 files of different names are declared, 2 match"),
         ({"revision": "d" * 40}, Manners(), "owner/rows@dddddddddddd: "),
-        ({}, Manners(large=(".jsonl",), lies=True), "as the Hub keeps it, got"),
+        ({}, Manners(large=(".jsonl",), lies=("oid",)), "as the Hub keeps it, got"),
         ({"sha256": "0" * 64}, Manners(), "of the list of files, got"),
         ({}, Manners(gated={"owner/rows": "a token"}), "set HF_TOKEN to a token that may read it"),
     ],

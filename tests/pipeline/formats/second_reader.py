@@ -1,9 +1,10 @@
 """A second reader of our formats, written from `docs/formats.md` alone with the standard library.
 
-It proves that the document suffices: nothing of `pipeline` is imported here. `zstandard` only decompresses.
-Numbers in comments are sections of the document.
+It proves that the document suffices: nothing of `pipeline` is imported here. `zstandard` only decompresses, and
+`cryptography` only knows elliptic curves. Numbers in comments are sections of the document.
 """
 
+import base64
 import hashlib
 import json
 import struct
@@ -12,6 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import zstandard
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 # 1 JSON
 
@@ -317,3 +322,22 @@ def state_digest(weights: str, optimizer: str, step: int) -> str:
     return tensors_digest(
         [{"name": n, "dtype": "U8", "shape": [len(t)], "data": t.encode("ascii").hex()} for n, t in texts.items()]
     )
+
+
+# 13 Signatures
+
+
+def key_id(public: str) -> str:
+    return hashlib.sha256(public.encode("ascii")).hexdigest()
+
+
+def is_signed(public: str, payload: bytes, signature: str) -> bool:
+    key = load_pem_public_key(public.encode("ascii"))
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    hash_of = {256: hashes.SHA256(), 384: hashes.SHA384(), 521: hashes.SHA512()}[key.curve.key_size]
+    message = b" ".join((b"DSSEv1", b"28", b"application/vnd.in-toto+json", str(len(payload)).encode(), payload))
+    try:
+        key.verify(base64.b64decode(signature, validate=True), message, ec.ECDSA(hash_of))
+    except InvalidSignature:
+        return False
+    return True

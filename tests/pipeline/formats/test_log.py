@@ -35,6 +35,16 @@ def test_half_a_line_behind_the_wanted_step_does_no_harm(tmp_path: Path) -> None
         assert log.read_until(path, whole) == entries(5)[:whole]
 
 
+def test_a_log_of_a_fork_begins_after_the_step_of_its_parent(tmp_path: Path) -> None:
+    path = tmp_path / log.JSONL
+    for entry in entries(6)[2:]:
+        log.append(path, entry)
+    assert log.read_until(path, 4, begun_at=2) == entries(4)[2:]
+    assert log.read_until(path, 2, begun_at=2) == []
+    with pytest.raises(EverystepError, match="does not hold the steps 3 to 7; remove"):
+        log.read_until(path, 7, begun_at=2)
+
+
 def test_missing_steps_are_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     path = tmp_path / log.JSONL
     log.append(path, entries(1)[0])

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+from base64 import b64decode
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from pipeline.base.errors import EverystepError
 from pipeline.base.files import safe_join
@@ -14,12 +16,14 @@ from pipeline.blocks import mixture
 from pipeline.blocks.fill_in_the_middle import Filling
 from pipeline.formats import checkpoints, digests, documents, lines, manifests, order, rows, stages, tables, vocabulary
 from pipeline.formats.canonical import canonical, parse, pretty
+from pipeline.signing import envelopes, keys
 from tests.pipeline.formats import second_reader as second
 from tests.pipeline.formats.vectors import DOCUMENT, Case, vectors
 from tests.shards import read_lines
 
 VECTORS = vectors()
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "u1"}
+CURVES = {curve.name: curve for curve in (ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1())}
 SCHEMAS = {"removals": tables.REMOVALS, "replaced": tables.REPLACED, "index": tables.DOCUMENT_INDEX}
 
 CHECKS: dict[str, Callable[[Case, Path], None]] = {}
@@ -317,3 +321,15 @@ def as_arrays(tensors: list[Case]) -> dict[str, digests.Tensor]:
         tensor["name"]: np.frombuffer(bytes.fromhex(tensor["data"]), DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
         for tensor in tensors
     }
+
+
+@checks("signatures")
+def _(case: Case, _: Path) -> None:
+    key = ec.derive_private_key(case["private"], CURVES[case["curve"]])
+    message, found = case["signed"].encode(), b64decode(case["sig"])
+    assert keys.pem(key.public_key()).decode() == case["public"] and keys.key_id(key.public_key()) == case["key_id"]
+    assert envelopes.pae(case["payload"].encode()) == message and keys.signature(key, message) == found
+    assert keys.is_signed(keys.parse_public(case["public"].encode(), Path("p")), message, found)
+    assert second.key_id(case["public"]) == case["key_id"]
+    assert second.is_signed(case["public"], case["payload"].encode(), case["sig"])
+    assert not second.is_signed(case["public"], case["payload"].encode() + b" ", case["sig"])

@@ -22,7 +22,7 @@ from pipeline.base.yaml import load_yaml
 from pipeline.formats.canonical import pretty
 from pipeline.formats.manifests import Coverage
 from pipeline.release.card import front_matter, percent, write_card
-from pipeline.release.facts import Facts, gather
+from pipeline.release.facts import AncestorFacts, Facts, gather
 from pipeline.release.papers import PAPERS
 from pipeline.release.words import MAX_LINE, MAX_TEXT, check_words, check_words_on_rows
 from tests.project import SOURCES, params, repro, run
@@ -192,6 +192,23 @@ def test_the_hub_is_told_a_licence_that_it_knows_and_the_data_sets_but_no_librar
     data = ModelCard(write_card(facts).decode()).data.to_dict()
     tags = {"language": ["en"], "datasets": ["owner/on"], "tags": ["everystep", "reproducible"]}
     assert data == read | tags
+
+
+def test_the_card_of_a_fork_names_its_parent_to_people_and_to_the_hub(bare: Path) -> None:
+    facts = facts_about(bare)
+    digest, root = f"tensors-v1:{'ab' * 32}", "cd" * 32
+    parent = AncestorFacts(
+        release="theirs", version="1 *", release_sha256=root, model="m", step=64, tokens=65536, state_digest=digest
+    )
+    first = facts.models[0].model_copy(update={"steps": [96]})
+    words = facts.release.model_copy(update={"base_model": "owner/theirs"})
+    fork = {"release": words, "ancestors": [parent], "models": [first, *facts.models[1:]]}
+    card = write_card(facts.model_copy(update=fork)).decode()
+    data = ModelCard(card).data.to_dict()
+    assert (data["base_model"], data["base_model_relation"]) == ("owner/theirs", "finetune")
+    assert "`m` at step 64 (65,536 tokens) of the release theirs 1 \\*: state" in card
+    assert f"`{digest}`, SHA-256 of `release.json` `{root}`" in card
+    assert "replay release --model mobilellm --from 64 --to 96  #" in card
 
 
 def test_the_card_pulls_and_asks_for_steps_that_are_stored(bare: Path) -> None:

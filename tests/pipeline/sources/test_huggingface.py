@@ -347,7 +347,7 @@ def test_declared_digest_of_rows_is_optional() -> None:
 
 
 def test_file_that_is_not_the_one_that_the_hub_keeps_is_refused_and_removed(tmp_path: Path) -> None:
-    manners = Manners(large=(".jsonl",), lies=True)
+    manners = Manners(large=(".jsonl",), lies=("oid",))
     with serve_hub({"owner/lines": REPOSITORIES["owner/lines"]}, manners=manners) as url:
         done = run_in(tmp_path, url, FETCH_ALL, {"lines": tree("huggingface", **LINES)})
     answer = json.loads(done.stdout.splitlines()[-1])["lines"]

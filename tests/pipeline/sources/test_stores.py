@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from pipeline.base.errors import Differs, EverystepError
-from pipeline.sources import url
 from pipeline.sources.fetch import fetch
+from pipeline.stores import objects
 from tests.pipeline.sources.declared import declared
 from tests.servers import stores
 from tests.servers.cutter import Cutter, cutting
@@ -46,7 +46,7 @@ def _a_machine_without_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("NO_GCE_CHECK", "true")
-    monkeypatch.setattr(url, "RANGE_BYTES", 100_000)
+    monkeypatch.setattr(objects, "RANGE_BYTES", 100_000)
 
 
 @pytest.fixture

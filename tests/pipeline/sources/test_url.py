@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from pipeline.base.errors import EverystepError
-from pipeline.sources import url
 from pipeline.sources.fetch import fetch
-from pipeline.sources.retry import ATTEMPTS
+from pipeline.stores import download, web
+from pipeline.stores.retry import ATTEMPTS
 from tests.imports import ROOT
 from tests.pipeline.sources.declared import declared
 from tests.servers.loopback import Handler, serve
@@ -26,7 +26,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 @pytest.fixture(autouse=True)
 def _here_and_now(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(url, "FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(download, "FIRST_WAIT_SECONDS", 0.01)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
@@ -224,8 +224,8 @@ def test_server_that_sends_a_byte_now_and_then_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: str
 ) -> None:
     """In the body, and in the headers: each byte comes long before any time-out."""
-    monkeypatch.setattr(url, "TIMEOUT_SECONDS", 0.3)
-    monkeypatch.setattr(url, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(web, "TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(web, "PATIENCE_SECONDS", 0.3)
     began = time.monotonic()
     with (
         serve(answering(head, b"x", pause=0.02)) as address,

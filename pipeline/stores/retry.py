@@ -6,6 +6,8 @@ from typing import TypeVar
 
 ATTEMPTS = 5
 """Failures in a row, without progress between them, after which a fetch gives up."""
+WAITS = 200
+"""Times that the other side may ask to wait, as a hub does of those who ask too often; these are no failures."""
 Answer = TypeVar("Answer")
 
 
@@ -15,13 +17,15 @@ def with_retries(
     first_wait_seconds: float,
     reached: Callable[[], int] = lambda: 0,
     progress: int = 1,
+    wait: Callable[[Exception], float | None] = lambda error: None,
 ) -> Answer:
-    """Call `attempt` again after a transient error; each wait is twice the one before.
+    """Call `attempt` again after a transient error; each wait is twice the one before, or the seconds that `wait` finds
+    the other side to ask for.
 
     `reached` says how far the attempts have come; an attempt that comes `progress` further starts the count again. The
     last error is raised.
     """
-    failures = 0
+    failures = waits = 0
     while True:
         before = reached()
         try:
@@ -29,6 +33,11 @@ def with_retries(
         except Exception as error:
             if not is_transient(error):
                 raise
+            asked = wait(error)
+            if asked is not None and waits < WAITS:
+                waits += 1
+                time.sleep(asked)
+                continue
             failures = 1 if reached() >= before + progress else failures + 1
             if failures == ATTEMPTS:
                 raise

@@ -1,0 +1,1 @@
+"""Signatures of a release: keys, envelopes, and what is said in them."""

@@ -1,6 +1,7 @@
 """`EVERYSTEP_ARTEFACTS`: a fetch with the network closed, and nothing else than the declared bytes."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def url(**more: Any) -> Source:
     return declared("url", **{"url": f"{CLOSED}/corpus.jsonl", "sha256": SHA256} | more)
 
 
-SOURCES = {
+SOURCES: dict[str, Callable[[], Source]] = {
     "demo-1.0-py3-none-any.whl": lambda: declared("package", sha256=SHA256),
     "corpus.jsonl": url,
     "rows.jsonl": lambda: declared("huggingface", sha256=SHA256),

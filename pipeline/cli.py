@@ -25,6 +25,7 @@ from pipeline.base.errors import EverystepError, how_to_install
 from pipeline.base.files import read_small
 
 if TYPE_CHECKING:
+    from pipeline.audit.export_rows import Exported
     from pipeline.audit.show import Summary
     from pipeline.release.facts import SourceFacts
     from pipeline.release.release import Release, State
@@ -344,6 +345,48 @@ def fork(
 
 
 @app.command()
+def capsule(
+    project: Annotated[Path, typer.Argument(help="Folder of a project that is built and committed.")],
+    out: Annotated[Path, typer.Argument(help="Folder to create.")],
+    torch_index: Annotated[
+        str | None, typer.Option(help="Index that serves the build of torch, where pip's own does not.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write one folder that rebuilds a release without any network: code, packages, sources."""
+    from pipeline.base.console import in_bytes
+    from pipeline.build.capsule import capsule as pack
+
+    packed = pack(project, out, torch_index)
+    if as_json:
+        print(json.dumps(packed._asdict()))
+        return
+    _say(
+        f"{out}: commit {packed.commit}, {packed.packages} packages, {packed.artefacts} artefacts; "
+        f"{packed.files} files, {in_bytes(packed.bytes)}\n"
+        f"rebuild it anywhere: python{sys.version_info.major}.{sys.version_info.minor} {out}/thaw.py OUT"
+    )
+
+
+@app.command()
+def thaw(
+    capsule: Annotated[Path, typer.Argument(help="Folder that `everystep capsule` made.")],
+    out: Annotated[Path, typer.Argument(help="Folder to create; the release is built there.")],
+) -> None:
+    """Rebuild a release from a capsule, without any network, and compare it with what was committed."""
+    from pipeline.base.errors import Differs
+    from pipeline.build.thaw import Changed, Refused
+    from pipeline.build.thaw import thaw as rebuild
+
+    try:
+        rebuild(capsule, out)
+    except Changed as error:
+        raise Differs(str(error)) from error
+    except Refused as error:
+        raise EverystepError(str(error)) from error
+
+
+@app.command()
 def verify(
     address: Address,
     key: Annotated[
@@ -570,7 +613,9 @@ def _export() -> None:
 @export.command("tokens")
 def export_tokens(
     folder: Folder,
-    layout: Annotated[Literal["mobilellm", "llm360"], typer.Option(help="Trainer to write for.")],
+    layout: Annotated[
+        Literal["mobilellm", "llm360", "npy", "megatron", "parquet", "mds"], typer.Option(help="Trainer to write for.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder to create.")],
     nodes: Annotated[int | None, typer.Option(min=1, help="With mobilellm: nodes, of 8 ranks each.")] = None,
     chunks: Annotated[int | None, typer.Option(min=1, help="With llm360: chunks, one per checkpoint.")] = None,
@@ -578,28 +623,49 @@ def export_tokens(
     global_batch: Annotated[int | None, typer.Option(min=1, help="Rows per step (default: the minimum).")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Number of steps to write (default: one epoch).")] = None,
 ) -> None:
-    """Write the verified training rows as files for MobileLLM's or LLM360's trainer."""
+    """Write the verified training rows, in the published order, as the files that other trainers read."""
+    from pipeline.audit.export_arrays import export_arrays
     from pipeline.audit.export_rows import export_llm360, export_mobilellm
     from pipeline.release.release import Release
 
-    if (nodes if layout == "mobilellm" else chunks) is None or (chunks if layout == "mobilellm" else nodes) is not None:
+    if ((nodes is None) is (layout == "mobilellm")) or ((chunks is None) is (layout == "llm360")):
         raise EverystepError("export tokens: give --nodes with --layout mobilellm, --chunks with --layout llm360")
     release = Release.open(folder)
     if layout == "mobilellm":
         done = export_mobilellm(release, out, nodes or 1, global_batch, steps)
-    else:
+    elif layout == "llm360":
         done = export_llm360(release, out, chunks or 1, digits, global_batch, steps)
+    else:
+        done = export_arrays(release, out, layout, global_batch, steps)
+    files = f"{done.files} file{'s' * (done.files > 1)}"
     _say(
-        f"{out}: {done.rows:,} rows in {done.files} files, {done.steps:,} steps of {done.global_batch}; "
-        f"{done.left_out:,} rows of the epoch are left out\n"
-        f"a recipe reads it with layout: {layout}, width: {done.width}, seed: {done.seed}, "
+        f"{out}: {done.rows:,} rows in {files}, {done.steps:,} steps of {done.global_batch}; "
+        f"{done.left_out:,} rows of the epoch are left out\n{_how_to_read(done, out)}"
+    )
+
+
+def _how_to_read(done: "Exported", out: Path) -> str:
+    width, path = done.width, str(out)
+    match done.layout:
+        case "npy":
+            array = f"numpy.memmap({f'{path}/train.bin'!r}, dtype={done.dtype!r}, mode='r').reshape(-1, {width})"
+            return f"row i is {array}[i]; OLMo-core reads it with sequence_length={width}, dtype=numpy.{done.dtype}"
+        case "megatron":
+            return f"row i is megatron.core.datasets.indexed_dataset.IndexedDataset({f'{path}/train'!r})[i]"
+        case "parquet":
+            return f"row i is datasets.load_dataset({path!r}, split='train')[i]['input_ids']"
+        case "mds":
+            return f"row i is streaming.StreamingDataset(local={path!r}, batch_size=1)[i]['tokens']"
+    recipe = (
+        f"a recipe reads it with layout: {done.layout}, width: {width}, seed: {done.seed}, "
         f"global_batch: {done.global_batch}"
     )
-    if layout == "llm360":
-        print(
-            f"the trainers of Amber and MobiLlama read it with TRAIN_EXAMPLES_PER_CHUNK = {done.rows // done.files}, "
-            f"N_CHUNKS = {done.files}"
-        )
+    if done.layout != "llm360":
+        return recipe
+    return (
+        f"{recipe}\nthe trainers of Amber and MobiLlama read it with TRAIN_EXAMPLES_PER_CHUNK = "
+        f"{done.rows // done.files}, N_CHUNKS = {done.files}"
+    )
 
 
 @export.command("gguf")
@@ -607,7 +673,7 @@ def export_gguf(
     address: Address,
     out: Annotated[Path, typer.Option(help="File to create.")],
     model: OnlyModel = None,
-    step: Annotated[int | None, typer.Option(help="Step of a stored checkpoint (default: the last).")] = None,
+    step: Annotated[int | None, typer.Option(help="Step, stored or virtual (default: the last stored).")] = None,
     dtype: Annotated[Literal["f32", "f16"], typer.Option(help="Numbers of the matrices.")] = "f32",
     follow_links: FollowLinks = False,
 ) -> None:
@@ -618,7 +684,8 @@ def export_gguf(
 
     release = _open_release(address, follow_links)
     model = model or _only_model(release)
-    state = release.state(model, max(release.states(model)) if step is None else step)
+    wanted = max(release.states(model)) if step is None else step
+    state = _with_bytes(release, {wanted: release.state(model, wanted)})[wanted]
     write_gguf(release, state, out, dtype)
     _say(f"{out}: {model} {state.entry.revision}, {dtype}, {out.stat().st_size / 1e6:,.1f} MB")
 

@@ -353,3 +353,9 @@ def test_new_sources_and_models_stand_before_the_stages_that_read_all_of_them(
     before_release = {one for one, other in edges if other == "release"}
     assert before_release >= {f"{stage}@{name}" for stage in PER_MODEL for name in (*MODELS, "other")}
     assert before_release >= {f"{stage}@{name}" for stage in PER_SOURCE for name in (*SOURCES, "another")}
+
+
+def test_signatures_are_left_to_whoever_signs() -> None:
+    """DVC would take a signed release for a changed one, and a `dvc repro` would remove the signatures."""
+    ignored = run(ROOT, "dvc", "check-ignore", "release/signatures/KEY_ID/model.sig", "release/README.md").stdout
+    assert ignored.split() == ["release/signatures/KEY_ID/model.sig"]

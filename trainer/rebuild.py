@@ -89,6 +89,8 @@ def _rebuild(world: "World", course: Course, wanted: Wanted) -> None:
         if world.rank == 0:
             place, nearest = wanted[entry.step]
             record = rebuilt.record_of(entry, nearest, tensors_digest(moments), about)
+            if tensors_digest(weights) != record.weights_digest:
+                raise Differs(f"{place}: the copy of the weights is not what the log has at step {entry.step}")
             keep(place, record, course.spec, weights, moments)
 
 

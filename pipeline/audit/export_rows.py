@@ -24,11 +24,12 @@ from pipeline.base.files import atomic_writer, new_folder
 from pipeline.base.paths import TOKENS
 from pipeline.formats.lines import check_shard
 from pipeline.formats.manifests import Tokens
-from pipeline.formats.order import rows_of_step, unpermute
+from pipeline.formats.order import rows_of_samples, rows_of_step, unpermute
 from pipeline.formats.rows import Rows, encode_row
 from pipeline.release.release import Release
 
 RANKS = 8
+IDS_AT_ONCE = 1 << 20
 Numbers = NDArray[np.int64]
 
 
@@ -44,6 +45,8 @@ class Exported:
     left_out: int
     width: int
     seed: int
+    dtype: str = ""
+    """Type of an id in a file without a description of its own (`npy`)."""
 
 
 def export_mobilellm(release: Release, out: Path, nodes: int, global_batch: int | None, steps: int | None) -> Exported:
@@ -53,7 +56,7 @@ def export_mobilellm(release: Release, out: Path, nodes: int, global_batch: int 
         raise EverystepError(
             f"--global-batch {batch}: not a multiple of {nodes * RANKS}; each rank of {nodes} nodes reads equally many"
         )
-    source = _Source.open(release)
+    source = PublishedRows.open(release)
     steps = steps or source.steps(batch)
 
     def lines_of(node: int) -> Iterator[Numbers]:
@@ -70,7 +73,7 @@ def export_llm360(
 ) -> Exported:
     """`chunks` chunks. Without `global_batch` a step is one row, without `steps` it is one epoch."""
     batch = global_batch or 1
-    source = _Source.open(release)
+    source = PublishedRows.open(release)
     in_chunk = (steps or source.steps(batch)) // chunks
     if not in_chunk or (steps and steps % chunks):
         raise EverystepError(
@@ -87,14 +90,14 @@ def export_llm360(
 
 
 @dataclass(frozen=True)
-class _Source:
+class PublishedRows:
     """The training rows of a project or a release, their digests checked, in the published order."""
 
     rows: Rows
     seed: int
 
     @classmethod
-    def open(cls, release: Release) -> "_Source":
+    def open(cls, release: Release) -> "PublishedRows":
         tokens = release.manifest(Tokens)
         shards = tokens.shards("train")
         for shard in shards:
@@ -104,6 +107,22 @@ class _Source:
 
     def step(self, step: int, global_batch: int) -> Numbers:
         return rows_of_step(step, global_batch, len(self.rows), self.seed)
+
+    def blocks(self, start: int, stop: int) -> Iterator[Numbers]:
+        """Yield the rows of the samples `start` to `stop` (excluded), shape (rows, width), at most `rows_at_once`."""
+        while start < stop:
+            end = min(start + self.rows_at_once, stop)
+            numbers = rows_of_samples(start, end, len(self.rows), self.seed)
+            block = np.empty((end - start, self.rows.width), dtype=np.int64)
+            for place in np.argsort(numbers).tolist():  # by row number: neighbours are in one frame of their shard
+                block[place] = self.rows[int(numbers[place])]
+            yield block
+            start = end
+
+    @property
+    def rows_at_once(self) -> int:
+        """Rows of a block, of about `IDS_AT_ONCE` ids: what an export holds in memory."""
+        return max(1, IDS_AT_ONCE // self.rows.width)
 
     def steps(self, global_batch: int) -> int:
         """Whole steps of one epoch."""
@@ -118,7 +137,7 @@ class _Source:
         return steps * batch, steps, batch, left_out, self.rows.width, self.seed
 
 
-def _write(source: _Source, out: Path, files: dict[str, Iterator[Numbers]], exported: Exported) -> Exported:
+def _write(source: PublishedRows, out: Path, files: dict[str, Iterator[Numbers]], exported: Exported) -> Exported:
     with new_folder(out) as scratch, progress(f"export {exported.layout}", exported.rows, "rows") as advance:
         for name, blocks in files.items():
             with atomic_writer(scratch / name) as file:

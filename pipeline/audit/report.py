@@ -80,7 +80,7 @@ class Report:
         for signer in self.signatures.signers:
             known = "the key that you named" if signer.pinned else "not pinned: anyone can make a key"
             yield f"signed by {signer.key} ({known})"
-        if not self.signatures.signers and not self.signatures.faults:
+        if not (self.signatures.signers or self.signatures.faults or self.signatures.links):
             yield "unsigned: nobody has signed this release"
         if self.signatures.claims:
             yield ""

@@ -1,4 +1,5 @@
-"""`pip install` for the Makefile: one line that says what pip does now, on a terminal kept up to date, else every 15 s.
+"""`pip install` for the Makefile, `pip download` for a capsule: one line says what pip does now, on a terminal kept up
+to date, else every 15 s.
 
 Runs before any library is there. Arguments are those of `pip install`. pip's warnings and errors appear as they come,
 and the end of all that it said where it fails.
@@ -26,10 +27,15 @@ NEW_PACKAGE = ("Collecting", "Processing", "Obtaining")
 
 
 def install(*arguments: str) -> int:
-    """Run pip with these arguments; gives its exit code."""
-    pip = Path(sys.executable).parent / "pip"
+    """Run `pip install` with these arguments; gives its exit code."""
+    return pip("install", *arguments)
+
+
+def pip(command: str, *arguments: str) -> int:
+    """Run a command of pip that fetches packages; gives its exit code."""
+    program = Path(sys.executable).parent / "pip"
     process = subprocess.Popen(
-        [pip, "--disable-pip-version-check", "install", *arguments],
+        [program, "--disable-pip-version-check", command, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -1,10 +1,13 @@
 """`make reproduce`: clone this project, rebuild everything without any cache, compare with what is committed.
 
+`python -m pipeline.build.reproduce here` does it in this folder, a fresh clone (`everystep thaw`).
+
 The lock is compared as data, because the order of its entries follows execution; manifests byte for byte. The
 first difference is named by stage and key. Exit code 0: the same; 1: something differs, and the clone is kept.
 """
 
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +35,13 @@ def reproduce() -> None:
     folder = Path(tempfile.mkdtemp(prefix="everystep-reproduce-"))
     clone = folder / "clone"
     git(folder, "clone", "--quiet", str(top), str(clone))
+    same = rebuild(clone)
+    shutil.rmtree(folder)
+    print(same)
+
+
+def rebuild(clone: Path) -> str:
+    """Build all of a fresh clone without any cache, and compare; returns the sentence that says it is the same."""
     committed = _read(clone)
     shutil.rmtree(clone / MANIFESTS)
     (clone / LOCK).unlink()
@@ -45,10 +55,14 @@ def reproduce() -> None:
     differences = list(compare(committed, _read(clone)))
     if differences:
         raise Differs("\n".join([*differences[:20], f"{len(differences)} differences; the rebuilt clone is {clone}"]))
-    shutil.rmtree(folder)
-    print(
+    return (
         f"same: {len(committed) - 1} manifests and the lock's {len(committed[LOCK])} stages, rebuilt without any cache"
     )
+
+
+def rebuild_here(_here: str) -> None:
+    """Rebuild in this folder."""
+    print(rebuild(Path().absolute()))
 
 
 def compare(committed: dict[str, Any], rebuilt: dict[str, Any]) -> Iterator[str]:
@@ -90,4 +104,7 @@ def _read(project: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run_command(reproduce, "")
+    if sys.argv[1:] == ["here"]:
+        run_command(rebuild_here, "here")
+    else:
+        run_command(reproduce, "")

@@ -28,7 +28,7 @@ from pipeline.formats.canonical import Json, parse
 from pipeline.formats.manifests import Coverage
 from pipeline.formats.release import REVISIONS, ROOT, SIGNATURES, SUMS, revision_line
 from pipeline.release.facts import gather
-from pipeline.release.release import Release, State
+from pipeline.release.release import Release, Stored
 from pipeline.stores.address import HubAddress
 from pipeline.stores.retry import with_retries
 
@@ -108,7 +108,7 @@ def _publish_model(
 
 
 @contextmanager
-def _model_folder(release: Release, state: State, about: dict[str, Json]) -> Iterator[dict[str, Path]]:
+def _model_folder(release: Release, state: Stored, about: dict[str, Json]) -> Iterator[dict[str, Path]]:
     """The files of one checkpoint; the weights in the very file that goes out were found to be those of its record."""
     with tempfile.TemporaryDirectory(prefix="everystep-publish-") as scratch:
         folder = Path(scratch)
@@ -162,7 +162,8 @@ class _Repository:
 
     def __init__(self, hub: _Hub, name: str, kind: str) -> None:
         self.name = name
-        self._hub, self._about = hub, {"repo_id": name, "repo_type": kind}
+        self._hub = hub
+        self._about: dict[str, Any] = {"repo_id": name, "repo_type": kind}
 
     def create(self) -> None:
         """Create it unless it is there, and note its first commit."""
@@ -344,7 +345,7 @@ def _is_transient(error: Exception) -> bool:
     if _status(error) in TRANSIENT:
         return True
     kinds = {kind.__name__ for cause in _causes(error) for kind in type(cause).__mro__}
-    return bool(kinds & {"TransportError", "ConnectionError", "TimeoutError"})
+    return bool(kinds & {"TransportError", "ConnectionError", "TimeoutError", "JSONDecodeError"})
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -65,7 +65,7 @@ def committed(release: Release) -> str:
         raise EverystepError(f"{release.folder}: is not in a Git repository; publish from the project that built it")
     changed = git(project, "status", "--porcelain")
     if changed:
-        files = ", ".join(line[3:] for line in changed.splitlines()[:5])
+        files = ", ".join(line.split(maxsplit=1)[1] for line in changed.splitlines()[:5])
         raise EverystepError(f"{project}: has changes that are not committed ({files}); commit them, or undo them")
     path = manifest_path("release").as_posix()
     shown = try_git(project, "show", f"HEAD:./{path}")

@@ -130,24 +130,28 @@ class Window:
 
     @np.errstate(over="ignore", invalid="ignore")
     def moments(self, name: str, start: Moments | None, end: Moments) -> Violation | None:
-        """The moment of one tensor that is farthest beyond its bound, (5) or (6), if one is; `start` None: zero."""
+        """The moment of one tensor that is farthest beyond its bound (2), if one is; `start` None: zero at step 0.
+
+        A second moment that fell too fast is named before any first moment.
+        """
         optimizer, n = self.optimizer, self.num_steps
         ratio = float(moment_ratio(optimizer, n))
         beta1, beta2 = optimizer.beta1**n, (optimizer.beta2 * (1 - 3 * U)) ** n
         rounding = beta1 * expm1(3 * n * U)
         tiny1, tiny2 = (4 * LEAST / (1 - beta) if n else 0.0 for beta in (optimizer.beta1, optimizer.beta2))
         start = start or Moments(np.zeros_like(end.first), np.zeros_like(end.second))
-        worst: Violation | None = None
+        first: Violation | None = None
+        second: Violation | None = None
         for piece, (m, v, m_end, v_end) in _pieces(*start, *end):
             if _surely_fit(m, v, m_end, v_end, optimizer.beta1**n, optimizer.beta2**n, ratio * (1 - 8 * U)):
                 continue
             m, v, m_end, v_end = (x.astype(np.float64) for x in (m, v, m_end, v_end))
             least = beta2 * v - tiny2
-            worst = _worse(worst, "second moment", name, end.first.shape, piece, v_end, least)
+            second = _worse(second, "second moment", name, end.first.shape, piece, v_end, least)
             moved = np.abs(m_end - beta1 * m)
             allowed = np.sqrt(ratio * np.maximum(v_end - least, 0)) + rounding * np.abs(m) + tiny1
-            worst = _worse(worst, "first moment", name, end.first.shape, piece, moved, allowed)
-        return worst
+            first = _worse(first, "first moment", name, end.first.shape, piece, moved, allowed)
+        return second or first
 
 
 def violations(

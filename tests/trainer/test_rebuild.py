@@ -374,7 +374,7 @@ with exit_codes():
 
 def test_only_the_files_that_a_rebuild_needs_are_asked_for(reference: Path, tmp_path: Path) -> None:
     (tmp_path / "here").mkdir()
-    env = {CACHE: str(tmp_path / "cache"), "PYTHONPATH": str(ROOT), "EVERYSTEP_PROCESSES": "1"}
+    env: dict[str, Any] = {CACHE: str(tmp_path / "cache"), "PYTHONPATH": str(ROOT), "EVERYSTEP_PROCESSES": "1"}
     run(tmp_path, sys.executable, "-c", LAZY, str(reference), str(tmp_path / "here"), **env)
     state = f"runs/{MODEL}/step000004-tokens3072"
     assert list_files(tmp_path / "here") == [
@@ -395,7 +395,7 @@ def pulled(built_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """All checkpoints of a model, stored and virtual, each in its folder; the cache is beside them."""
     folder = tmp_path_factory.mktemp("pulled")
     command = ["everystep", "pull", str(built_project / "release"), "--model", MODEL, "--all", "--virtual"]
-    run(folder, *command, "--out", "all", **{CACHE: str(folder / "cache")})
+    run(folder, *command, "--out", "all", EVERYSTEP_CACHE=str(folder / "cache"))
     return folder
 
 
@@ -424,7 +424,7 @@ def test_pull_writes_every_state_and_says_how_a_virtual_one_was_proved(release: 
 
 def test_a_virtual_checkpoint_that_is_in_the_cache_needs_no_torch(release: Path, pulled: Path, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(WITHOUT_TORCH)
-    env = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", CACHE: str(pulled / "cache")}
+    env: dict[str, Any] = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", CACHE: str(pulled / "cache")}
     command = ["everystep", "pull", str(release), "--model", MODEL, "--step", "6", "--out", "one"]
     run(tmp_path, *command, **env)
     assert files(tmp_path / "one") == files(pulled / "all" / "step6")
@@ -478,7 +478,7 @@ def test_misuse_is_named(release: Path, tmp_path: Path, more: list[str], named: 
 
 
 def test_a_virtual_checkpoint_is_sampled_and_replayed_from(built_project: Path, tmp_path: Path) -> None:
-    env = {CACHE: str(tmp_path / "cache"), "EVERYSTEP_PROCESSES": "1"}
+    env: dict[str, Any] = {CACHE: str(tmp_path / "cache"), "EVERYSTEP_PROCESSES": "1"}
     command = ["everystep", "replay", str(built_project / "release"), "--model", MODEL, "--from", "5", "--to", "8"]
     done = run(tmp_path, *command, **env)
     assert done.stdout == f"same: {MODEL}, steps 5 to 8, 3 digests of all weights compared\n"

@@ -73,7 +73,7 @@ def test_a_weight_that_is_a_little_off_in_the_log_too_is_found(built_project: Pa
     release = copied(built_project / "release", tmp_path / "release")
     path = checkpoint(release, MODEL, 4) / ck.WEIGHTS
     tensors = ck.read_tensors(path)
-    tensors["embedding.weight"] = tensors["embedding.weight"] + np.float32(1e-6)
+    tensors["embedding.weight"] = np.add(tensors["embedding.weight"], 1e-6, dtype=np.float32)
     ck.write_tensors(path, tensors)
     edit_log(release, MODEL, lambda entries: entries[3].update(weights_digest=tensors_digest(tensors)))
     reseal_model(release, MODEL)

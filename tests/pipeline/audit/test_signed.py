@@ -283,7 +283,7 @@ def test_what_is_no_file_is_not_read(release: Release, key: PrivateKey, tmp_path
     (tmp_path / "aside").write_bytes(content)
     path.symlink_to(tmp_path / "aside")
     found = check(release)
-    assert (found.links, found.faults) == ([path.relative_to(release.folder).as_posix()], [])
+    assert (found.links, found.faults, found.signers) == ([path.relative_to(release.folder).as_posix()], [], [])
     assert check(release, follow_links=True).faults == []
     path.unlink()
     path.symlink_to("/dev/zero")
@@ -299,8 +299,21 @@ def test_a_folder_of_signatures_that_is_a_link_is_not_followed(
     sign(release, key)
     (release.folder / "signatures").rename(tmp_path / "aside")
     (release.folder / "signatures").symlink_to(tmp_path / "aside")
-    found = check(release)
-    assert (found.links, found.signers) == (["signatures"], [])
+    assert check(release, key) == Signatures(links=["signatures"])
+
+
+def test_a_bundle_that_is_a_link_is_neither_missing_nor_a_signature(
+    release: Release, key: PrivateKey, other: PrivateKey, tmp_path: Path
+) -> None:
+    sign(release, key)
+    sign(release, other)
+    path = own(release, key) / BUNDLE
+    path.rename(tmp_path / "aside")
+    path.symlink_to(tmp_path / "aside")
+    found = check(release, key, other)
+    assert (found.faults, found.links) == ([], [path.relative_to(release.folder).as_posix()])
+    assert [one.key for one in found.signers] == [key_id(other.public_key())]
+    assert len(check(release, key, other, follow_links=True).signers) == 2
 
 
 def test_sizes_and_numbers_are_bounded(release: Release, key: PrivateKey) -> None:

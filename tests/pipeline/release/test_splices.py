@@ -55,7 +55,7 @@ def trained(family: str, section: OptimizerSection, rates: list[float], seed: in
         if step:
             gradients = torch.zeros(flat.size)
             flat.collect(gradients)
-            model.loss(rows[step - 1], 0.0).backward()  # type: ignore[no-untyped-call]
+            model.loss(rows[step - 1], 0.0).backward()
             _, factor = clip_factor(block_norms(gradients, flat.size // BLOCKS), 1.0, section.clip_norm)
             adamw.update(gradients, factor, rates[step - 1], step)
         pairs = (("first", adamw.first), ("second", adamw.second))

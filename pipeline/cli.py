@@ -311,6 +311,40 @@ def init(
 
 
 @app.command()
+def fork(
+    address: Address,
+    model: Model,
+    step: Annotated[int, typer.Option(help="Step of a checkpoint to go on from.")],
+    out: Annotated[Path, typer.Option(help="Folder to create; its name becomes the release name.")],
+    base_model: Annotated[
+        str | None, typer.Option(help="OWNER/NAME of that model on the Hub, for the card.", callback=_require_utf8)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Create a project that trains on from a checkpoint of a release."""
+    from pipeline.build.fork import fork as make_fork
+    from pipeline.build.init import checkout
+
+    release = _open_release(address, False)
+    state = _with_bytes(release, release.states_at(model, [step]))[step]
+    made = make_fork(str(address), state, out, checkout(), base_model)
+    if as_json:
+        print(json.dumps(made._asdict() | {"folder": str(made.folder)}))
+        return
+    folder = shlex.quote(str(made.folder))
+    if made.uncommitted:
+        again = f"git -C {folder} commit --message 'Start from a checkpoint'"
+        note(f"note: all files are staged but not committed: {made.uncommitted}; fix that, then run: {again}")
+    _say(f"{out}: {model} from step {made.step} of {made.release} {made.version}")
+    _say(f"state: {made.state_digest}")
+    why = f"as it is, steps {made.step + 1} to {made.steps} give the parent's digests"
+    if made.step == made.steps:
+        why = f"schedule.steps is {made.steps}, where the fork begins; write more"
+    _say(f"next: edit {out}/recipes/{model}.yaml ({why})")
+    _say(f"then: cd {folder} && make setup && source .venv/bin/activate && make release")
+
+
+@app.command()
 def capsule(
     project: Annotated[Path, typer.Argument(help="Folder of a project that is built and committed.")],
     out: Annotated[Path, typer.Argument(help="Folder to create.")],
@@ -350,40 +384,6 @@ def thaw(
         raise Differs(str(error)) from error
     except Refused as error:
         raise EverystepError(str(error)) from error
-
-
-@app.command()
-def fork(
-    address: Address,
-    model: Model,
-    step: Annotated[int, typer.Option(help="Step of a checkpoint to go on from.")],
-    out: Annotated[Path, typer.Option(help="Folder to create; its name becomes the release name.")],
-    base_model: Annotated[
-        str | None, typer.Option(help="OWNER/NAME of that model on the Hub, for the card.", callback=_require_utf8)
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Create a project that trains on from a checkpoint of a release."""
-    from pipeline.build.fork import fork as make_fork
-    from pipeline.build.init import checkout
-
-    release = _open_release(address, False)
-    state = _with_bytes(release, release.states_at(model, [step]))[step]
-    made = make_fork(str(address), state, out, checkout(), base_model)
-    if as_json:
-        print(json.dumps(made._asdict() | {"folder": str(made.folder)}))
-        return
-    folder = shlex.quote(str(made.folder))
-    if made.uncommitted:
-        again = f"git -C {folder} commit --message 'Start from a checkpoint'"
-        note(f"note: all files are staged but not committed: {made.uncommitted}; fix that, then run: {again}")
-    _say(f"{out}: {model} from step {made.step} of {made.release} {made.version}")
-    _say(f"state: {made.state_digest}")
-    why = f"as it is, steps {made.step + 1} to {made.steps} give the parent's digests"
-    if made.step == made.steps:
-        why = f"schedule.steps is {made.steps}, where the fork begins; write more"
-    _say(f"next: edit {out}/recipes/{model}.yaml ({why})")
-    _say(f"then: cd {folder} && make setup && source .venv/bin/activate && make release")
 
 
 @app.command()

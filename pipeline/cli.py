@@ -26,7 +26,9 @@ from pipeline.base.files import read_small
 
 if TYPE_CHECKING:
     from pipeline.audit.export_rows import Exported
+    from pipeline.audit.report import Report
     from pipeline.audit.show import Summary
+    from pipeline.audit.verify_metadata import MetadataReport
     from pipeline.release.facts import SourceFacts
     from pipeline.release.release import Release, State
 
@@ -392,6 +394,9 @@ def verify(
     key: Annotated[
         list[Path] | None, typer.Option(help="Public key of somebody who must have signed; may be repeated.")
     ] = None,
+    metadata: Annotated[
+        bool, typer.Option("--metadata", help="Read no rows, tables or tensors; of a release elsewhere little moves.")
+    ] = False,
     follow_links: FollowLinks = False,
     as_json: Json = False,
 ) -> None:
@@ -402,10 +407,15 @@ def verify(
     What Git, the Hub's client and file managers leave in a folder changes no exit code.
     """
     from pipeline.audit.verify import verify as check_release
+    from pipeline.audit.verify_metadata import verify_metadata
     from pipeline.signing.keys import key_id, read_public
 
+    if metadata and key:
+        raise EverystepError("verify: give either --key or --metadata; a signature is of every byte")
     pinned = {key_id(public): public for public in map(read_public, key or [])}
-    report = check_release(address, follow_links, pinned)
+    report: Report | MetadataReport = (
+        verify_metadata(address, follow_links) if metadata else check_release(address, follow_links, pinned)
+    )
     if as_json:
         print(json.dumps(report.to_json()))
     else:

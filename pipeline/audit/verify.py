@@ -12,7 +12,6 @@ use of it is a fault.
 
 import hashlib
 import os
-import re
 import shutil
 import stat
 import time
@@ -26,6 +25,7 @@ from pipeline.audit.chain import chain_faults
 from pipeline.audit.leftovers import is_left_by_tools, is_tool_folder
 from pipeline.audit.report import Report
 from pipeline.audit.signed import Signatures, check_signatures
+from pipeline.audit.sums import other_names, parse_sums
 from pipeline.base.console import progress
 from pipeline.base.errors import EverystepError, Linked
 from pipeline.base.files import list_folder, read_small, safe_join, sha256_file
@@ -230,24 +230,15 @@ def _read_sums(reading: _Reading) -> dict[str, str]:
     """The digests in `SHA256SUMS`; that it lists other files than the root manifest is a fault for each."""
     if SUMS not in reading.states:
         return {}
-    sums: dict[str, str] = {}
     try:
-        text = read_small(reading.release / SUMS).decode("utf-8", "replace")
+        sums = parse_sums(read_small(reading.release / SUMS))
     except OSError:
         return {}  # named where its digest is taken
     except EverystepError as error:
-        reading.faults.append(f"{SUMS}: {_told(error).removeprefix(f'{reading.release / SUMS}: ')}")
+        told = _told(error).removeprefix(f"{reading.release / SUMS}: ").removeprefix(f"{SUMS}: ")
+        reading.faults.append(f"{SUMS}: {told}")
         return {}
-    for line in text.removesuffix("\n").split("\n"):
-        parts = re.fullmatch(r"([0-9a-f]{64})  (.+)", line)
-        if not parts or parts[2] in sums:
-            fault = f"{SUMS}: not a line of digest and path, or a path that it lists twice: {line[:100]!r}"
-            reading.faults.append(fault)
-            return {}
-        sums[parts[2]] = parts[1]
-    expected = {*reading.promised()} - {SUMS}
-    reading.faults += [f"{path}: {SUMS} lists it, {ROOT} does not" for path in sorted(sums.keys() - expected)]
-    reading.faults += [f"{path}: {SUMS} does not list it" for path in sorted(expected - sums.keys())]
+    reading.faults += other_names(sums, {*reading.promised()} - {SUMS})
     return sums
 
 

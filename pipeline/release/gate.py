@@ -33,20 +33,24 @@ OPEN = 100
 """States of a model whose files are open at the same time."""
 
 
-def check_model(release: Release, name: str) -> list[ck.Record]:
-    """The records of a model whose every checkpoint passed; else `Differs`, naming the first that did not."""
+def check_model(release: Release, name: str, tensors: bool = True) -> list[ck.Record]:
+    """The records of a model whose every checkpoint passed; else `Differs`, naming the first that did not.
+
+    Without `tensors`, the files of weights and moments are not read: the root manifest has their digests.
+    """
     manifest = release.model(name)
     parameters, folder = manifest.parameters, release.folder / RUNS / name
     recipe = release.file(RECIPES / f"{name}.yaml")
     _require(load_yaml(recipe) == parameters.to_json(), f"{recipe}: is not the recipe in the manifest")
     expected = parameters.published_steps
-    entries, _ = _read_log(release.file(RUNS / name / log.JSONL), manifest, {*expected})
+    entries, rates = _read_log(release.file(RUNS / name / log.JSONL), manifest, {*expected})
     steps = [entry.step for entry in manifest.checkpoints]
     _require(steps == expected, f"{folder}: checkpoints are missing or extra; expected {expected}, got {steps}")
     records: list[ck.Record] = []
     begun_from = parameters.parent.state_digest if parameters.parent else None
     for state in release.states(name).values():
-        _check_files(state, manifest)
+        _check_files(state, manifest, tensors)
+        _check_unique(state, records, rates, parameters.begun_at)
         _check_record(state, entries.get(state.entry.step), records, begun_from)
         records.append(state.record)
     return records
@@ -130,14 +134,27 @@ def _float32(file: TensorFile, tensor: str) -> Floats:
     return file.read(tensor).astype(np.float32, copy=False)  # from little-endian
 
 
-def _check_files(state: Stored, manifest: Trained) -> None:
+def _check_files(state: Stored, manifest: Trained, tensors: bool) -> None:
     """The tensors are those of the record, the description is that of the manifest."""
     for name in (ck.WEIGHTS, ck.OPTIMIZER):
-        file = state.file(name)
-        promised, given = ck.promised_digest(state.record, name), state.release.files[f"{state.folder}/{name}"].digest
-        _require(promised == given, f"{file}: the record promises {promised}, the tensors give {given}")
+        path = f"{state.folder}/{name}"
+        where = state.release.file(path) if tensors else state.release.folder / path
+        _require(path in state.release.files, f"{where}: missing")
+        promised, given = ck.promised_digest(state.record, name), state.release.files[path].digest
+        _require(promised == given, f"{where}: the record promises {promised}, the tensors give {given}")
     config = state.release.folder / state.folder / ck.CONFIG
     _require(state.config == manifest.model, f"{config}: is not the model of the manifest")
+
+
+def _check_unique(state: Stored, before: list[ck.Record], rates: NDArray[np.float64], begun_at: int) -> None:
+    """No weights occur at two steps, unless every learning rate between them is 0, so that nothing was applied."""
+    record = state.record
+    for other in before:
+        moved = rates[other.step - begun_at : record.step - begun_at].any()
+        _require(
+            record.weights_digest != other.weights_digest or not moved,
+            f"{state.release.folder / state.folder}: has the same weights as {other.revision}",
+        )
 
 
 def _check_record(state: Stored, logged: log.Entry | None, before: list[ck.Record], begun_from: str | None) -> None:
@@ -152,9 +169,6 @@ def _check_record(state: Stored, logged: log.Entry | None, before: list[ck.Recor
         record.parent == (before[-1].state_digest if before else begun_from),
         f"{where}: its parent is not the checkpoint before it",
     )
-    for other in before:
-        same = record.weights_digest == other.weights_digest
-        _require(not same, f"{where}: has the same weights as {other.revision}")
     if logged is None:  # step 0 is no update, so it has no line
         return
     for key in ("tokens", "loss", "learning_rate"):

@@ -29,7 +29,7 @@ def average(release: Release, states: list[State], out: Path) -> None:
         keys = ("revision", "step", "tokens", "storage", "weights_digest", "state_digest")
         records = [state.record.to_json() for state in states]
         about = {
-            **origin(release),
+            **origin(release, states[0].model),
             "model": states[0].model,
             "mean_of": [{key: record[key] for key in keys} for record in records],
             "weights_digest": tensors_digest(weights),

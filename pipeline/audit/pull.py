@@ -32,20 +32,17 @@ def pull(release: Release, states: dict[str, State], out: Path) -> None:
     """
     with new_folder(out) as scratch:
         for name, state in states.items():
-            about = {**origin(release), **state.record.to_json(), **proof(state)}
+            about = {**origin(release, state.model), **state.record.to_json(), **proof(state)}
             write_folder(release, scratch / name, state.spec, state.weights(), about)
 
 
-def origin(release: Release) -> dict[str, Json]:
-    """Which release a folder comes from, for its `everystep.json`."""
-    return {"release": release.name, "release_version": release.version}
-
-
-def ancestry(release: Release, model: str) -> dict[str, Json]:
-    """What the training of a model went on from, for the `everystep.json` of its folders."""
-    found = [state.to_json() for state in ancestor_facts(release, model)]
+def origin(release: Release, model: str) -> dict[str, Json]:
+    """Which release a folder comes from, and what the training of its model went on from, for its `everystep.json`."""
+    about: dict[str, Json] = {"release": release.name, "release_version": release.version}
+    ancestors = [state.to_json() for state in ancestor_facts(release, model)]
     repository = read_words(release).release.base_model
-    return {"ancestors": found} | ({"base_model": repository} if repository else {}) if found else {}
+    about |= {"ancestors": ancestors} if ancestors else {}
+    return about | ({"base_model": repository} if ancestors and repository else {})
 
 
 def proof(state: State) -> dict[str, Json]:
@@ -70,8 +67,7 @@ def write_folder(release: Release, folder: Path, spec: ModelSpec, weights: Weigh
     for name in code:
         release.file(f"{REMOTE}/{name}")  # a release with other code than the copy that is written is refused
     write_export(exported, folder)
-    about = {**about, **ancestry(release, str(about["model"])), "description": spec.to_json()}
-    about["license"] = read_words(release).release.license
+    about = {**about, "description": spec.to_json(), "license": read_words(release).release.license}
     write_bytes(folder / "tokenizer.json", portable_tokenizer(tokenizer))
     write_bytes(folder / "tokenizer_config.json", pretty(_tokenizer_config(spec)))
     write_bytes(folder / "everystep.json", pretty(about))

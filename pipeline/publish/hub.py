@@ -113,7 +113,11 @@ def _model_folder(release: Release, state: Stored, about: dict[str, Json]) -> It
     with tempfile.TemporaryDirectory(prefix="everystep-publish-") as scratch:
         folder = Path(scratch)
         write_folder(
-            release, folder, state.spec, state.weights(), {**origin(release), **about, **state.record.to_json()}
+            release,
+            folder,
+            state.spec,
+            state.weights(),
+            {**origin(release, state.model), **about, **state.record.to_json()},
         )
         found = digest_folder(folder)
         if found.weights_digest != state.record.weights_digest:

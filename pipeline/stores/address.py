@@ -17,7 +17,7 @@ from pipeline.stores.objects import Objects, translated_errors
 from pipeline.stores.store import Store
 from pipeline.stores.web import Web
 
-SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://")
+SCHEME = re.compile(r"\A([a-z][a-z0-9+.-]{1,30})://")
 HUB = re.compile(r"hf://(?:(datasets|models)/)?([^/@]+/[^/@]+)(?:@(.+))?")
 DVC = re.compile(r"dvc:(.+?)(?:@([^@/:]+))?")
 RELEASE = "release"

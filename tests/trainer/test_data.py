@@ -525,12 +525,13 @@ def test_files_are_checked_by_several_processes_with_the_same_result(
     shutil.rmtree(tmp_path / plain_rows.CHECKED)
     monkeypatch.setattr(plain_rows, "PIECE", 1500)
     monkeypatch.setattr(plain_rows, "_processes", lambda num_bytes: 2)
+    before = {*multiprocessing.active_children()}
     assert load(tmp_path, "llm360").shards == alone
     path = tmp_path / "data" / "llm360" / "train_002.jsonl"
     path.write_bytes(path.read_bytes().replace(b"]}", b",1]}").replace(b'], "source"', b', 1], "source"'))
     with pytest.raises(EverystepError, match=r"train_002\.jsonl:1: a row of 34 ids"):
         load(tmp_path, "llm360")
-    assert multiprocessing.active_children() == []
+    assert {*multiprocessing.active_children()} <= before
 
 
 def test_a_rank_that_waits_finds_what_another_checked_and_gives_up_when_nothing_comes(

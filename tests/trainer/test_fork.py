@@ -50,6 +50,14 @@ def seal(folder: Path, name: str) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def _somebody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An identity for Git's first commit."""
+    for name, value in environment().items():
+        if name.startswith("GIT_"):
+            monkeypatch.setenv(name, value)
+
+
 @pytest.fixture(scope="module")
 def parent(once: Once, corpora: Path, reference: Path) -> Path:
     """A release of one tiny model: its training, its rows, and what a card needs."""

@@ -131,13 +131,10 @@ def test_numbers_that_contradict_each_other_are_refused_when_the_recipe_is_read(
         load_recipe("mobilellm", tmp_path)
 
 
+REQUIRED = {name: field for name, field in Recipe.model_fields.items() if field.is_required()}
 KEYS = [
-    *Recipe.model_fields,
-    *(
-        f"{name}.{key}"
-        for name, field in Recipe.model_fields.items()
-        for key in getattr(field.annotation, "model_fields", ())
-    ),
+    *REQUIRED,
+    *(f"{name}.{key}" for name, field in REQUIRED.items() for key in getattr(field.annotation, "model_fields", ())),
 ]
 
 

@@ -200,7 +200,7 @@ def test_a_prompt_that_fills_the_context_gets_one_token_and_a_longer_one_is_refu
 @pytest.mark.parametrize(
     ("more", "named"),
     [
-        (["--step", "3"], "0, 1, 2, 4, 8"),
+        (["--step", "9"], "0, 1, 2, 4, 8"),
         (["--temperature", "-1"], "--temperature"),
         (["--temperature", "nan"], "--temperature"),
         (["--top-k", "0"], "--top-k"),

@@ -299,7 +299,7 @@ def test_what_exists_is_never_written_over(built_project: Path, tmp_path: Path, 
 
 @pytest.mark.parametrize(
     ("model", "step", "named"),
-    [("gpt", "4", MODELS), ("mobilellm", "3", ["0, 1, 2, 4, 8"]), ("mobilellm", "-1", ["0, 1, 2, 4, 8"])],
+    [("gpt", "4", MODELS), ("mobilellm", "9", ["0, 1, 2, 4, 8"]), ("mobilellm", "-1", ["0, 1, 2, 4, 8"])],
 )
 def test_an_unknown_model_or_step_is_told_what_there_is(
     built_project: Path, tmp_path: Path, model: str, step: str, named: list[str]

@@ -33,7 +33,6 @@ PATTERNS = {
     r"\Aswh:1:dir:[0-9a-f]{40}\z": HEX.map(lambda text: f"swh:1:dir:{text[:40]}"),
 }
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
-FLOATS = st.floats(0, 1e300, allow_subnormal=False)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(0, 2**53 - 1) | TEXT, lambda inner: st.lists(inner, max_size=2)
 )
@@ -46,6 +45,8 @@ def trees(model: type[Typed]) -> st.SearchStrategy[dict[str, Any]]:
     for name, field in model.model_fields.items():
         (required if field.is_required() else optional)[field.alias or name] = values(field)
     whole = st.fixed_dictionaries(required, optional=optional)
+    if model is Record:
+        return whole.map(lambda tree: tree | {"storage": "stored", "nearest_stored_step": tree["step"]})
     if not issubclass(model, Declared):
         return whole
     known = {*required, *optional}
@@ -80,7 +81,12 @@ def of_type(kind: Any, rules: Any = (), not_empty: bool = False) -> st.SearchStr
         lows = [rule.ge for rule in rules if hasattr(rule, "ge")]
         highs = [rule.le for rule in rules if hasattr(rule, "le")]
         return st.integers(max(lows, default=0), min(highs, default=2**53 - 1))
-    plain = {float: FLOATS, str: TEXT, bool: st.booleans(), type(None): st.none()}
+    if kind is float:
+        above = max((rule.gt for rule in rules if hasattr(rule, "gt")), default=None)
+        below = min((rule.lt for rule in rules if hasattr(rule, "lt")), default=None)
+        bounds = {"min_value": above or 0, "max_value": below or 1e300}
+        return st.floats(**bounds, exclude_min=above is not None, exclude_max=below is not None, allow_subnormal=False)
+    plain = {str: TEXT, bool: st.booleans(), type(None): st.none()}
     return plain.get(kind, JSON)
 
 

@@ -84,8 +84,13 @@ def of_type(kind: Any, rules: Any = (), not_empty: bool = False) -> st.SearchStr
     if kind is float:
         above = max((rule.gt for rule in rules if hasattr(rule, "gt")), default=None)
         below = min((rule.lt for rule in rules if hasattr(rule, "lt")), default=None)
-        bounds = {"min_value": above or 0, "max_value": below or 1e300}
-        return st.floats(**bounds, exclude_min=above is not None, exclude_max=below is not None, allow_subnormal=False)
+        return st.floats(
+            above or 0,
+            below or 1e300,
+            exclude_min=above is not None,
+            exclude_max=below is not None,
+            allow_subnormal=False,
+        )
     plain = {str: TEXT, bool: st.booleans(), type(None): st.none()}
     return plain.get(kind, JSON)
 

@@ -13,7 +13,7 @@ from pipeline.formats.canonical import parse, pretty
 from pipeline.formats.checkpoints import Record
 from pipeline.formats.lines import Shard
 from pipeline.formats.log import Entry
-from pipeline.formats.manifests import KINDS, Code
+from pipeline.formats.manifests import KINDS, Checkpoint, Code
 from pipeline.formats.release import Revision, Root
 from pipeline.formats.typed import Declared, Typed
 
@@ -45,6 +45,8 @@ def trees(model: type[Typed]) -> st.SearchStrategy[dict[str, Any]]:
     for name, field in model.model_fields.items():
         (required if field.is_required() else optional)[field.alias or name] = values(field)
     whole = st.fixed_dictionaries(required, optional=optional)
+    if model is Checkpoint:  # the manifest of a model lists stored ones
+        return whole.map(lambda tree: tree | {"storage": "stored"})
     if model is Record:
         return whole.map(lambda tree: tree | {"storage": "stored", "nearest_stored_step": tree["step"]})
     if not issubclass(model, Declared):

@@ -1,5 +1,6 @@
 """A release that is elsewhere: what moves, what is compared, what is said. Real servers on this machine."""
 
+import errno
 import hashlib
 import json
 import os
@@ -18,7 +19,7 @@ from pipeline.formats.release import ROOT, SUMS
 from pipeline.release.release import Release
 from pipeline.stores import download
 from tests.project import ROOT as CHECKOUT
-from tests.releases import copied, everystep
+from tests.releases import copied, everystep, flip
 from tests.servers.faults import ALWAYS, Faults
 from tests.servers.web import Web, serve_folder
 
@@ -206,6 +207,35 @@ def test_a_server_that_is_gone_is_named_and_the_part_so_far_is_kept(released: Pa
         faults.cut.clear()
         Release.open(web.url).file(WEIGHTS)
         assert sum(request.sent for request in web.counted.requests if request.path.endswith(WEIGHTS)) < size
+
+
+def test_a_full_disk_is_said_and_nothing_is_lost(released: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.fsync
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with serve_folder(released) as web:
+        release = Release.open(web.url)
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(EverystepError, match="the disk is full; free some room"):
+            release.file(WEIGHTS)
+        monkeypatch.setattr(os, "fsync", real)
+        assert Release.open(web.url).file(WEIGHTS).read_bytes() == (released / WEIGHTS).read_bytes()
+
+
+def test_a_redirect_elsewhere_brings_promised_bytes_or_nothing(released: Path, tmp_path: Path) -> None:
+    other = copied(released, tmp_path / "other")
+    flip(other / WEIGHTS, 0.5)
+    with serve_folder(released) as right, serve_folder(other) as wrong, serve_folder(released) as web:
+        web.faults.moved[WEIGHTS] = wrong.url
+        with pytest.raises(Differs, match="its content is not what"):
+            Release.open(web.url).file(WEIGHTS)
+        web.faults.moved[WEIGHTS] = right.url
+        Release.open(web.url).file(WEIGHTS)
+    faults = Faults(moved={"LICENSE": "ftp://127.0.0.1:9"})
+    with serve_folder(released, faults) as web, pytest.raises(EverystepError, match="is not allowed"):
+        Release.open(web.url).file("LICENSE")
 
 
 def test_an_address_without_a_release_is_named(tmp_path: Path) -> None:

@@ -57,7 +57,8 @@ def main(project: str, model: str = "mobilellm", step: str = "64") -> None:
         publish(release, open_store(f"s3://{stores.BUCKET}/demo"))
         timed("s3", ours, f"s3://{stores.BUCKET}/demo")
     timed("dvc repository", ours, f"dvc:{project}")
-    timed("dvc get", [str(Path(sys.executable).with_name("dvc")), "get", project, f"runs/{model}/{revision}", "--out", "OUT"])
+    dvc = str(Path(sys.executable).with_name("dvc"))
+    timed("dvc get", [dvc, "get", project, f"runs/{model}/{revision}", "--out", "OUT"])
 
 
 def of(counted: object) -> Mapping[str, int]:

@@ -248,10 +248,16 @@ class _Repository:
             raise EverystepError(f"{self._place(tag)}: is another commit than {MAIN}; a version is published once")
 
     def refuse_another(self, files: Files, tag: str) -> None:
-        """Refuse to publish over this version of a release with other bytes."""
-        there = self._tree(tag) if tag in self.tags() else {}
-        if there and self._differing(files, there):
-            raise self._of_another(tag, self._differing(files, there)[0])
+        """Refuse to publish a version again with other bytes, or after a later one."""
+        if tag not in self.tags():
+            return
+        differing = self._differing(files, self._tree(tag))
+        if differing:
+            raise self._of_another(tag, differing[0])
+        if not self.holds(MAIN, files):
+            raise EverystepError(
+                f"{self._place(tag)}: is published already, and {MAIN} holds another version; nothing there was changed"
+            )
 
     def _commit(self, branch: str, files: Files, message: str, parent: str, gone: Iterable[str] = ()) -> str:
         """Make one commit on top of `parent`, and return it."""

@@ -206,6 +206,23 @@ def test_another_release_of_the_same_version_is_refused(hub: Hub, released: Path
     whole(hub, released)
 
 
+def test_a_later_version_keeps_the_earlier_one_under_tags(hub: Hub, released: Path, tmp_path: Path) -> None:
+    publish_to_hub(Release.open(released), ADDRESS)
+    later = copied(released, tmp_path / "later")
+    root = json.loads((later / ROOT).read_bytes())
+    (later / ROOT).write_text(json.dumps(root | {"version": "0.2.0"}))
+    publish_to_hub(Release.open(later), ADDRESS)
+    repository = hub.repositories["models", MODEL]
+    assert {"v0.1.0", "v0.2.0", f"{REVISION}-v0.1.0"} <= set(repository.tags)
+    for revision, version in ((REVISION, "0.2.0"), (f"{REVISION}-v0.1.0", "0.1.0"), ("main", "0.2.0")):
+        assert json.loads(hub.read("models", MODEL, revision, "everystep.json"))["release_version"] == version
+    assert verify(f"hf://datasets/{OWNER}/demo@v0.1.0").exit_code == 0
+    before = [dict(each.branches) for each in hub.repositories.values()]
+    with pytest.raises(EverystepError, match="is published already, and main holds another version"):
+        publish_to_hub(Release.open(released), ADDRESS)
+    assert [dict(each.branches) for each in hub.repositories.values()] == before
+
+
 def test_a_hub_that_lies_about_digests_is_found_before_the_root_goes_out(
     hub: Hub, released: Path, manners: Manners
 ) -> None:

@@ -22,6 +22,7 @@ from pipeline.publish.upload import publish
 from pipeline.release.release import Release
 from pipeline.stores.address import open_store
 from tests.servers import stores
+from tests.servers.faults import Counted
 from tests.servers.hub import OWNER, TOKEN, environment, running_hub
 from tests.servers.web import serve_folder
 
@@ -61,9 +62,9 @@ def main(project: str, model: str = "mobilellm", step: str = "64") -> None:
     timed("dvc get", [dvc, "get", project, f"runs/{model}/{revision}", "--out", "OUT"])
 
 
-def of(counted: object) -> Mapping[str, int]:
+def of(counted: Counted) -> Mapping[str, int]:
     """Requests, and bytes that were sent."""
-    return {"requests": len(counted.of()), "bytes": counted.sent()}  # type: ignore[attr-defined]
+    return {"requests": len(counted.of()), "bytes": counted.sent()}
 
 
 def timed(

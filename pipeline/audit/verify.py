@@ -28,7 +28,7 @@ from pipeline.audit.signed import Signatures, check_signatures
 from pipeline.audit.sums import other_names, parse_sums
 from pipeline.base.console import progress
 from pipeline.base.errors import EverystepError, Linked
-from pipeline.base.files import list_folder, read_small, safe_join, sha256_file
+from pipeline.base.files import list_folder, read_small, safe_join, sha256_file, write_bytes
 from pipeline.base.paths import RUNS
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.release import (
@@ -42,6 +42,7 @@ from pipeline.formats.release import (
     release_root,
 )
 from pipeline.release.code import refuse_foreign_code
+from pipeline.release.mirror import fetch_small
 from pipeline.release.release import Release
 from pipeline.signing.keys import PublicKey
 from pipeline.signing.sign import place_of, places_of
@@ -110,10 +111,14 @@ def _fetch_all(release: Release, pinned: Mapping[str, PublicKey]) -> _Beside:
     with progress("fetch", len(wanted), "files") as advance:
         for path in wanted:
             try:
-                mirror.fetch(path, release.files.get(path), quiet=True)
+                if path in release.files:
+                    mirror.fetch(path, release.files[path], quiet=True)
+                else:  # nothing promises how long it is
+                    write_bytes(safe_join(mirror.folder, path), fetch_small(mirror.store, path))
             except EverystepError as error:
-                if path not in guessed:
-                    found.faults.append(f"{path}: {'missing' if isinstance(error, Missing) else error}")
+                is_missing = isinstance(error, Missing)
+                if not (is_missing and path in guessed):  # of the places of a key, some may well be empty
+                    found.faults.append(f"{path}: {'missing' if is_missing else error}")
                     found.unfetched.add(path)
             advance(1, path)
     found.others.extend(sorted((listed or {}).keys() - {ROOT, *wanted}))

@@ -22,6 +22,7 @@ from pipeline.base.errors import Differs, EverystepError
 from pipeline.base.files import read_small, safe_join
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.release import ROOT, SUMS
+from pipeline.release.mirror import fetch_small
 from pipeline.release.release import Release
 from pipeline.stores.store import Listed
 
@@ -101,10 +102,9 @@ def verify_metadata(address: str, follow_links: bool = False) -> MetadataReport:
 
 
 def _sums(release: Release) -> dict[str, str]:
-    place = (
-        release.mirror.fetch(SUMS, None) if release.mirror else safe_join(release.folder, SUMS, release.follow_links)
-    )
-    return parse_sums(read_small(place))
+    if release.mirror:
+        return parse_sums(fetch_small(release.mirror.store, SUMS))
+    return parse_sums(read_small(safe_join(release.folder, SUMS, release.follow_links)))
 
 
 def _contradictions(release: Release, sums: dict[str, str], root_sha256: str) -> Iterator[str]:

@@ -8,10 +8,11 @@ nothing until whoever reads them has compared a digest.
 
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from secrets import token_hex
+from typing import TypeVar
 
 from pipeline.base.console import progress, total_of
 from pipeline.base.errors import Differs, EverystepError
@@ -22,14 +23,25 @@ from pipeline.formats.canonical import parse
 from pipeline.formats.release import ROOT, ListedFile, content_digest
 from pipeline.stores.address import open_store
 from pipeline.stores.download import download, is_broken
-from pipeline.stores.retry import with_retries
-from pipeline.stores.store import Answer, Missing, Store
+from pipeline.stores.retry import ATTEMPTS, with_retries
+from pipeline.stores.store import Answer, Missing, Store, StoreFailed
+from pipeline.stores.web import BROKEN_CONNECTION
 
 ABOUT, HUB = "everystep.json", "hf://"
+Answered = TypeVar("Answered")
 MAX_BYTES = 1 << 44
 FIRST_WAIT_SECONDS = 0.5
 LARGE = (".safetensors", ".zst", ".parquet")
 """Endings of files whose way here is shown."""
+
+
+def _patiently(address: str, attempt: Callable[[], Answered]) -> Answered:
+    """Try again while connections break; after that, an error names the address."""
+    try:
+        return with_retries(attempt, is_broken, FIRST_WAIT_SECONDS)
+    except BROKEN_CONNECTION as error:
+        advice = "run the same command again, or correct the address"
+        raise StoreFailed(f"{address}: the connection broke {ATTEMPTS} times ({error}); {advice}") from error
 
 
 def fetch_small(store: Store, path: str) -> bytes:
@@ -46,7 +58,7 @@ def fetch_small(store: Store, path: str) -> bytes:
                 raise ConnectionError(f"cut off at byte {len(content)} of {answer.total}")
         return content
 
-    return with_retries(attempt, is_broken, FIRST_WAIT_SECONDS)
+    return _patiently(f"{store.address}/{path}", attempt)
 
 
 def mirror_of(store: Store) -> "Mirror":
@@ -82,11 +94,10 @@ class Mirror:
         if not (self.folder / ROOT).is_file() or (self.folder / ROOT).read_bytes() != self.root:
             write_bytes(self.folder / ROOT, self.root)
 
-    def fetch(self, path: str, promised: ListedFile | None, quiet: bool = False) -> Path:
-        """The local path of a file, fetched unless it is here. Null promises nothing: as `SHA256SUMS`, it is compared
-        with nothing, and is fetched each time."""
+    def fetch(self, path: str, promised: ListedFile, quiet: bool = False) -> Path:
+        """The local path of a file, fetched unless it is here."""
         file = safe_join(self.folder, path)
-        if promised is None or not file.is_file():
+        if not file.is_file():
             self._bring(path, file, promised, quiet or not path.endswith(LARGE))
         return file
 
@@ -103,15 +114,15 @@ class Mirror:
         finally:
             shutil.rmtree(window.path.parent, ignore_errors=True)
 
-    def _bring(self, path: str, file: Path, promised: ListedFile | None, quiet: bool) -> None:
+    def _bring(self, path: str, file: Path, promised: ListedFile, quiet: bool) -> None:
         partial = file.with_name(f".{file.name}{TEMPORARY_SUFFIX}")
         file.parent.mkdir(parents=True, exist_ok=True)
         lock = self.folder / ".locks" / hashlib.sha256(path.encode()).hexdigest()[:16]
         with in_turn(lock, f"waiting: another process fetches {path}"):
-            if promised is None or not file.is_file():
+            if not file.is_file():
                 self._fill(path, partial, file, promised, quiet)
 
-    def _fill(self, path: str, partial: Path, file: Path, promised: ListedFile | None, quiet: bool) -> None:
+    def _fill(self, path: str, partial: Path, file: Path, promised: ListedFile, quiet: bool) -> None:
         """Download into `partial`, which a killed run may have begun, and move it once it is what is promised."""
         address = f"{self.store.address}/{path}"
         for _ in range(2):  # wrong bytes may come once, or be what a killed run left
@@ -119,10 +130,9 @@ class Mirror:
                 partial.unlink()
             with progress(path, None, "bytes", quiet=quiet) as advance:
                 download(address, lambda start: self._opened(path, start), partial, MAX_BYTES, total_of(advance))
-            if promised is None or _is_promised(partial, promised):
+            if _is_promised(partial, promised):
                 partial.replace(file)
-                if promised is not None:
-                    self.brought.add(path)
+                self.brought.add(path)
                 return
             partial.unlink()
         raise Differs(f"{address}: its content is not what {ROOT} promises; nothing of it was kept")
@@ -154,7 +164,7 @@ class Window:
                 if file.tell() < min(stop, self.size):
                     raise ConnectionError(f"cut off at byte {file.tell()} of {stop}")
 
-        with_retries(attempt, is_broken, FIRST_WAIT_SECONDS)
+        _patiently(f"{self._store.address}/{self._name}", attempt)
 
 
 def _is_promised(file: Path, promised: ListedFile) -> bool:

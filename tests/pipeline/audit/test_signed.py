@@ -18,6 +18,7 @@ import pytest
 from pipeline.audit import signed
 from pipeline.audit.report import OTHER_FILES
 from pipeline.audit.signed import Signatures, check_signatures
+from pipeline.audit.verify import verify
 from pipeline.base.errors import Linked
 from pipeline.base.files import list_files
 from pipeline.release.release import Release
@@ -40,6 +41,8 @@ from tests.pipeline.signing.signed import (
 )
 from tests.project import MODELS
 from tests.releases import copied, everystep, flip, write_json
+from tests.servers.faults import Faults
+from tests.servers.web import serve_folder
 
 Tree = dict[str, Any]
 DATA, OF_MODEL, BUNDLE = "data.intoto.json", f"models/{MODEL}.intoto.json", "model.sig"
@@ -64,6 +67,22 @@ def check(release: Release, *pinned: PrivateKey, follow_links: bool = False) -> 
     again = Release.open(release.folder, follow_links)
     keys = {key_id(one.public_key()): one.public_key() for one in pinned}
     return check_signatures(again, verified_sums(again), keys)
+
+
+@pytest.mark.parametrize("status", [500, 403])
+def test_a_signature_that_a_web_server_does_not_give_is_a_fault(
+    release: Release, key: PrivateKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    """Only a place that is empty is passed over: a server that withholds a statement must not hide it."""
+    monkeypatch.setenv("EVERYSTEP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("pipeline.release.mirror.FIRST_WAIT_SECONDS", 0.01)
+    sign(release, key)
+    path = (own(release, key) / DATA).relative_to(release.folder).as_posix()
+    pinned = {key_id(key.public_key()): key.public_key()}
+    with serve_folder(release.folder) as web:
+        assert not [fault for fault in verify(web.url, pinned=pinned).faults if path in fault]
+    with serve_folder(release.folder, Faults(busy={DATA: [status] * 9})) as web:
+        assert [fault for fault in verify(web.url, pinned=pinned).faults if fault.startswith(f"{path}: ")]
 
 
 def own(release: Release, key: PrivateKey) -> Path:

@@ -16,6 +16,7 @@ import pytest
 from pipeline.audit.verify import verify
 from pipeline.base.errors import Differs, EverystepError
 from pipeline.formats.release import ROOT, SUMS
+from pipeline.release import mirror
 from pipeline.release.release import Release
 from pipeline.stores import download
 from tests.project import ROOT as CHECKOUT
@@ -38,7 +39,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache, and short waits between attempts."""
     monkeypatch.setenv("EVERYSTEP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(download, "FIRST_WAIT_SECONDS", 0.01)
+    for module in (download, mirror):
+        monkeypatch.setattr(module, "FIRST_WAIT_SECONDS", 0.01)
     return tmp_path / "cache"
 
 
@@ -198,7 +200,7 @@ def test_a_server_that_is_gone_is_named_and_the_part_so_far_is_kept(released: Pa
     faults = Faults(cut={WEIGHTS: [size // 2]}, busy={})
     with serve_folder(released, faults) as web:
         release = Release.open(web.url)
-        release.state(MODEL, STEP).record  # noqa: B018 - its files come
+        assert release.state(MODEL, STEP).record.revision == REVISION  # its files come
         faults.busy[WEIGHTS] = []
         faults.cut[WEIGHTS] = [size // 2, 0, 0, 0, 0, 0]
         with pytest.raises(EverystepError, match="the connection broke 5 times"):
@@ -236,6 +238,13 @@ def test_a_redirect_elsewhere_brings_promised_bytes_or_nothing(released: Path, t
     faults = Faults(moved={"LICENSE": "ftp://127.0.0.1:9"})
     with serve_folder(released, faults) as web, pytest.raises(EverystepError, match="is not allowed"):
         Release.open(web.url).file("LICENSE")
+
+
+@pytest.mark.parametrize("command", [["show"], ["verify"], ["verify", "--metadata"]])
+def test_a_server_that_is_not_there_is_named(command: list[str]) -> None:
+    done = everystep(command[0], "http://127.0.0.1:9/demo", *command[1:])
+    assert done.code == 2
+    assert "http://127.0.0.1:9/demo/release.json: the connection broke 5 times" in done.err
 
 
 def test_an_address_without_a_release_is_named(tmp_path: Path) -> None:

@@ -425,6 +425,39 @@ def verify(
 
 
 @app.command()
+def lint(
+    address: Annotated[
+        str,
+        typer.Argument(
+            help="Address of a series of checkpoints: hf://OWNER/NAME, a folder, s3://, a list of links, a release."
+        ),
+    ],
+    report: Annotated[bool, typer.Option("--report", help="Print Markdown, ready for a bug report.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Say what is wrong with anybody's series of checkpoints, from metadata alone.
+
+    Exit codes: 0, nothing found; 1, findings, or revisions that could not be read; 2, misuse.
+    """
+    from pipeline.series import report as reporting
+    from pipeline.series.lint import lint as look
+
+    if report and as_json:
+        raise EverystepError("lint: give either --report or --json")
+    linted = look(address)
+    if as_json:
+        print(json.dumps(reporting.to_json(linted)))
+    elif report:
+        _say("\n".join(reporting.markdown(linted)))
+    else:
+        _say("\n".join([*reporting.heading(linted), ""]))
+        if linted.findings:
+            _table(reporting.HEADER, reporting.rows(linted))
+        _say("\n".join(reporting.ending(linted)))
+    sys.exit(1 if linted.findings else 0)
+
+
+@app.command()
 def sign(
     address: Address,
     key: Annotated[Path, typer.Option(help="Private key, as `everystep keys new` writes it.")],

@@ -49,7 +49,7 @@ class Objects:
             return {}
         root = self._filesystem._strip_protocol(self._root)
         return {
-            name.removeprefix(root).lstrip("/"): Listed(self._bytes(name, about), _told_sha256(about))
+            name.removeprefix(root).lstrip("/"): Listed(self._bytes(name, about), _told_sha256(about), _told_tag(about))
             for name, about in found.items()
         }
 
@@ -176,3 +176,13 @@ def _told_sha256(about: dict[str, Any]) -> str | None:
     """The SHA-256 that a hub keeps of a large file."""
     lfs = about.get("lfs")
     return getattr(lfs, "sha256", None) or (lfs.get("sha256") if isinstance(lfs, dict) else None)
+
+
+def _told_tag(about: dict[str, Any]) -> str | None:
+    """What else a store says of the bytes: the Hub their name in Git, Google their MD5, S3 a tag."""
+    if about.get("blob_id"):
+        return f"git:{about['blob_id']}"
+    if about.get("md5Hash"):
+        return f"md5:{about['md5Hash']}"
+    tag = about.get("ETag") or about.get("etag")
+    return f"etag:{str(tag).strip(chr(34))}" if tag else None

@@ -432,6 +432,23 @@ def lint(
             help="Address of a series of checkpoints: hf://OWNER/NAME, a folder, s3://, a list of links, a release."
         ),
     ],
+    weights: Annotated[
+        tuple[str, str] | None,
+        typer.Option(help="Two checkpoints, by name or step: how far did weights move between them? Reads both."),
+    ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="With --weights: recipe of the training, as those in recipes/.")
+    ] = None,
+    peak_rate: Annotated[
+        float | None, typer.Option(min=0, help="With --weights: the highest learning rate of the training.")
+    ] = None,
+    beta2: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="With --weights: beta2 of AdamW (default: the recipe's, or 0.95)."),
+    ] = None,
+    updates: Annotated[
+        int | None, typer.Option(min=1, help="With --weights: updates between them, where steps are no updates.")
+    ] = None,
     report: Annotated[bool, typer.Option("--report", help="Print Markdown, ready for a bug report.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -440,11 +457,19 @@ def lint(
     Exit codes: 0, nothing found; 1, findings, or revisions that could not be read; 2, misuse.
     """
     from pipeline.series import report as reporting
+    from pipeline.series.displacement import Rates, read_recipe
     from pipeline.series.lint import lint as look
 
     if report and as_json:
         raise EverystepError("lint: give either --report or --json")
-    linted = look(address)
+    if weights is None and any(value is not None for value in (recipe, peak_rate, beta2, updates)):
+        raise EverystepError(
+            "lint: --recipe, --peak-rate, --beta2 and --updates are about --weights; name two checkpoints"
+        )
+    if recipe is not None and beta2 is not None:
+        raise EverystepError("lint: give either --recipe or --beta2; a recipe has its own")
+    rates = Rates(recipe=read_recipe(recipe) if recipe else None, peak=peak_rate, beta2=beta2, updates=updates)
+    linted = look(address, weights, rates)
     if as_json:
         print(json.dumps(reporting.to_json(linted)))
     elif report:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.series import findings as find
+from pipeline.series.displacement import Moved, Rates, displacement, pick
 from pipeline.series.findings import Finding
 from pipeline.series.headers import contents, layouts
 from pipeline.series.names import parse_name
@@ -33,6 +34,8 @@ class Linted:
     findings: tuple[Finding, ...]
     limits: tuple[str, ...]
     """What was not looked at, and why."""
+    moved: Moved | None = None
+    """How far weights moved between two checkpoints, where that was asked."""
 
     @property
     def named(self) -> tuple[str, ...]:
@@ -51,9 +54,10 @@ class _Looked:
     sizes: int = 0
 
 
-def lint(address: str) -> Linted:
-    """Read what is at an address and say what is wrong with it."""
+def lint(address: str, weights: Sequence[str] | None = None, rates: Rates | None = None) -> Linted:
+    """Read what is at an address and say what is wrong with it; `weights` names two checkpoints to compare."""
     collection, looked = read_address(address), _Looked()
+    pair = pick(collection, weights) if weights else None
     found = [*find.whole_copies(collection), *find.shared_shards(collection)]
     for series in collection.series:
         steps = [named.step for one in collection.unseen if (named := parse_name(one.name)) and not one.is_gone]
@@ -63,7 +67,11 @@ def lint(address: str) -> Linted:
         found += _inside(collection, series, looked)
     unseen = (*collection.unseen, *looked.unseen)
     found += find.unreadable(unseen)
-    return Linted(collection, tuple(found), (*collection.limits, *_limits(looked)))
+    moved, limits = None, (*collection.limits, *_limits(looked))
+    if pair:
+        moved, beyond = displacement(collection, pair, rates or Rates())
+        found += beyond
+    return Linted(collection, tuple(found), limits, moved)
 
 
 def _inside(collection: Collection, series: Series, looked: _Looked) -> Iterator[Finding]:

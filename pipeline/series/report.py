@@ -1,9 +1,11 @@
 """What `everystep lint` prints: lines for people, one JSON object for programs, Markdown for a bug report."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 
 from pipeline.formats.canonical import Json
 from pipeline.series import schedule
+from pipeline.series.displacement import Moved
 from pipeline.series.findings import Evidence, Finding
 from pipeline.series.lint import Linted
 from pipeline.series.names import steps_in_words
@@ -32,6 +34,8 @@ def rows(linted: Linted) -> list[list[str]]:
 
 def ending(linted: Linted) -> Iterator[str]:
     """What the findings come to, and what was not looked at."""
+    if linted.moved:
+        yield from _moved(linted.moved)
     yield _in_short(linted)
     yield from (f"not looked at: {limit}" for limit in linted.limits)
 
@@ -60,6 +64,7 @@ def to_json(linted: Linted) -> dict[str, Json]:
             for finding in linted.findings
         ],
         "named": list(linted.named),
+        "weights": asdict(linted.moved) if linted.moved else None,
         "limits": list(linted.limits),
     }
 
@@ -68,7 +73,8 @@ def markdown(linted: Linted) -> Iterator[str]:
     """The lines of a bug report: what is wrong, with which revisions, by which digests, and how to see it."""
     yield f"# {linted.collection.address}: {_in_short(linted)}"
     yield ""
-    yield "Found by `everystep lint` from what the place says of its files; their weights were not downloaded."
+    rest = "weights were read of two checkpoints only" if linted.moved else "no weights were read"
+    yield f"Found by `everystep lint` from what the place says of its files; {rest}."
     yield ""
     yield from (f"- {line}" for line in heading(linted))
     for finding in linted.findings:
@@ -81,11 +87,25 @@ def markdown(linted: Linted) -> Iterator[str]:
             yield f"Revisions ({len(finding.revisions)}): {', '.join(f'`{name}`' for name in finding.revisions)}."
         yield from _table(finding.evidence)
         yield from _commands(linted, finding)
+    if linted.moved:
+        yield from ("", "## Weights", "", *(f"- {line}" for line in _moved(linted.moved)))
     if linted.limits:
         yield ""
         yield "## Not looked at"
         yield ""
         yield from (f"- {limit}" for limit in linted.limits)
+
+
+def _moved(moved: Moved) -> Iterator[str]:
+    """The comparison of two weight files, and on what its judgement rests."""
+    size = f"{_number(moved.tensors, 'tensor')}, {_number(moved.updates, 'update')}"
+    yield (
+        f"weights: {moved.start} to {moved.end}, {size}: "
+        f"the move of {moved.where} by {moved.moved:.6g} takes a mean learning rate of {moved.needed_rate:.3g} or more "
+        f"({moved.optimizer})"
+    )
+    if not moved.is_judged:
+        yield "without --peak-rate or --recipe nothing follows from that: compare it with the rates of the training"
 
 
 def _table(evidence: Sequence[Evidence]) -> Iterator[str]:

@@ -71,8 +71,11 @@ class Objects:
             return int(file.seek(0, os.SEEK_END))
 
     def _asked(self, address: str, question: Callable[[], Reply]) -> Reply:
-        """Ask the store; if it refuses those without credentials, with those of this machine from now on."""
-        was_anonymous = self._is_anonymous  # another thread may introduce itself meanwhile
+        """Ask the store; if it refuses those without credentials, with those of this machine from now on.
+
+        If it refuses these too, go on without: some of what is there may be public.
+        """
+        was_anonymous, anonymous = self._is_anonymous, self._filesystem  # another thread may introduce itself meanwhile
         try:
             with translated_errors(address):
                 return question()
@@ -80,8 +83,12 @@ class Objects:
             if not was_anonymous:
                 raise
         self._know()
-        with translated_errors(address):
-            return question()
+        try:
+            with translated_errors(address):
+                return question()
+        except AccessDenied:
+            self._filesystem, self._is_anonymous = anonymous, True
+            raise
 
     def _know(self) -> None:
         """Use the credentials of this machine from now on."""

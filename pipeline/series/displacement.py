@@ -8,6 +8,7 @@ that one was not trained from the other. With the rates of a recipe the bound is
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -25,6 +26,7 @@ from pipeline.series.headers import Tensor, read_header
 from pipeline.series.series import Checkpoint, Collection
 
 Published = Literal["F32", "BF16", "F16"]
+COARSEST_FIRST: tuple[Published, ...] = ("BF16", "F16", "F32")
 PIECE_BYTES = 64 << 20
 """Bytes of a tensor that are asked for at a time."""
 ADAMW = Optimizer(beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1, decay="all")
@@ -186,7 +188,8 @@ def _rates(recipe: RecipeParameters, first: int, updates: int) -> NDArray[np.flo
 
 
 def _coarser(one: str, other: str) -> Published:
-    return max(one, other, key=lambda dtype: HALF_ULP[dtype][0])  # type: ignore[return-value]
+    """The type of the two that rounds more."""
+    return next(kind for kind in COARSEST_FIRST if kind in (one, other))
 
 
 def _picked(collection: Collection, name: str) -> Checkpoint:
@@ -211,7 +214,7 @@ class _Weights:
                 f"--weights {checkpoint.name}: has no safetensors; pickles are not opened, convert them"
             )
         for path in paths:
-            header = read_header(lambda start, stop, path=path: self._bytes(path, start, stop), f"{self._name}/{path}")
+            header = read_header(partial(self._bytes, path), f"{self._name}/{path}")
             self.tensors |= {name: (path, tensor) for name, tensor in header.items()}
 
     def layout(self) -> Mapping[str, tuple[int, ...]]:

@@ -66,8 +66,8 @@ def whole_copies(collection: Collection) -> Iterator[Finding]:
     """Revisions with the weights of another one: those of `main`, of an earlier step, or of any other."""
     groups: dict[tuple[str, ...], list[Evidence]] = defaultdict(list)
     by_name = {checkpoint.name: checkpoint for checkpoint in _all(collection)}
-    for members, files in _same_weights(collection):
-        groups[members] += [Evidence(path, file.bytes, file.digest, members) for path, file in files.items()]
+    for sharing, files in _same_weights(collection):
+        groups[sharing] += [Evidence(path, file.bytes, file.digest, sharing) for path, file in files.items()]
     for names, evidence in groups.items():
         members = [by_name[name] for name in names]
         finding = _judged(collection, members, tuple(evidence))
@@ -291,14 +291,14 @@ def _begin_alike(collection: Collection, members: Sequence[Checkpoint]) -> bool:
 
 def _same_weights(collection: Collection) -> Iterator[tuple[tuple[str, ...], dict[str, File]]]:
     """Revisions that share all files of a container, and these files."""
-    groups: dict[object, list[Checkpoint]] = defaultdict(list)
+    groups: dict[tuple[str, tuple[tuple[str, File], ...]], list[Checkpoint]] = defaultdict(list)
     for one in _all(collection):
         for name, files in one.weights().items():
             if all(file.digest for file in files.values()):
                 groups[name, tuple(sorted(files.items()))].append(one)
-    for (_, files), members in groups.items():  # type: ignore[misc]
+    for (_, shared), members in groups.items():
         if len(members) > 1:
-            yield tuple(one.name for one in members), dict(files)  # type: ignore[has-type]
+            yield tuple(one.name for one in members), dict(shared)
 
 
 def _without_owners(collection: Collection, members: Sequence[Checkpoint], path: str) -> list[Checkpoint]:

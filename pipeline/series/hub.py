@@ -85,14 +85,15 @@ class Hub:
     def read(self, name: str, path: str, start: int, stop: int | None) -> bytes:
         """By one request for a range; of a server without ranges no more is taken than is needed."""
         from huggingface_hub import get_session, hf_hub_url
-        from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
         url = hf_hub_url(self._name, path, repo_type=self._about["repo_type"], revision=name)
-        headers = build_hf_headers() | {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"}
+        headers = {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"}
+        if self._token:
+            headers["Authorization"] = f"Bearer {self._token}"
 
         def attempt() -> bytes:
             with get_session().stream("GET", url, headers=headers, follow_redirects=True, timeout=60) as answer:
-                hf_raise_for_status(answer)
+                answer.raise_for_status()
                 content, skipped = b"", start if answer.status_code != 206 else 0
                 for chunk in answer.iter_bytes():
                     content += chunk

@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import NamedTuple
+from functools import partial
 from urllib.parse import urljoin
 
 from pipeline.base.errors import EverystepError
@@ -64,11 +64,6 @@ class Links:
         return f"curl --head --location {shlex.quote(name + path)}"
 
 
-class _Asked(NamedTuple):
-    url: str
-    error: EverystepError | None
-
-
 def _links(address: str, text: str) -> Iterator[tuple[str, Named]]:
     """Every link whose last part has a step, in the order of the text, with what its name says."""
     found = LINK.findall(text)
@@ -100,10 +95,10 @@ def _ask(link: str) -> dict[str, File] | EverystepError | None:
 
 def _ask_web(link: str) -> None:
     """Return if a link answers. Of several errors, one that is no 404 counts: then something may be there."""
-    errors = []
+    errors: list[EverystepError] = []
     for url in [*(link + name for name in CONFIGS if link.endswith("/")), link]:
         try:
-            with_retries(lambda url=url: _one_byte(url), is_broken, FIRST_WAIT_SECONDS)
+            with_retries(partial(_one_byte, url), is_broken, FIRST_WAIT_SECONDS)
         except BROKEN_CONNECTION as error:
             errors.append(StoreFailed(f"{url}: the connection broke ({error})"))
         except EverystepError as error:

@@ -1,7 +1,7 @@
 """Steps in the names of checkpoints: of branches, folders and files, as different publishers write them.
 
 `step143000` (Pythia), `stage1-step140000-tokens587B` (OLMo), `ckpt_100` (LLM360), `chck_10M` (BabyLM), `checkpoint-500`
-(transformers), `iter_0001000` (Megatron), `step-50K-105b` (TinyLlama). What is left of a name without its numbers is
+(transformers), `iter_0001000` (Megatron), `step-50K` (TinyLlama). What is left of a name without its numbers is
 its template; names of one template are one series.
 """
 

@@ -44,9 +44,16 @@ def safetensors(tensors: Mapping[str, np.ndarray], dtype: str | None = None) -> 
 
 
 def weights(seed: int, layers: int = LAYERS, dtype: str | None = None) -> bytes:
-    """Weights with as many tensors as Pythia has, each of four numbers."""
-    parts = ["input_layernorm.weight", "input_layernorm.bias", "attention.query_key_value.weight", "mlp.dense.weight"]
-    names = ["gpt_neox.embed_in.weight", *(f"gpt_neox.layers.{n}.{part}" for n in range(layers) for part in parts)]
+    """Weights with the tensors of Pythia, each of four numbers."""
+    blocks = [
+        *("input_layernorm", "post_attention_layernorm", "attention.query_key_value", "attention.dense"),
+        *("mlp.dense_h_to_4h", "mlp.dense_4h_to_h"),
+    ]
+    parts = [f"{block}.{part}" for block in blocks for part in ("weight", "bias")]
+    names = [
+        *("gpt_neox.embed_in.weight", "embed_out.weight", "gpt_neox.final_layer_norm.weight"),
+        *(f"gpt_neox.layers.{n}.{part}" for n in range(layers) for part in parts),
+    ]
     numbers = np.random.default_rng(seed).standard_normal((len(names), 2, 2)).astype(np.float16)
     return safetensors(dict(zip(names, numbers, strict=True)), dtype)
 

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,7 +69,7 @@ def test_large_files_that_differ_at_once_are_not_read_to_the_end(
     read: list[int] = []
     real = Path.open
 
-    def counted(self: Path, *arguments: str) -> object:
+    def counted(self: Path, *arguments: Any) -> Any:
         read.append(1)
         return real(self, *arguments)
 

@@ -475,10 +475,12 @@ def lint(
     elif report:
         _say("\n".join(reporting.markdown(linted)))
     else:
-        _say("\n".join([*reporting.heading(linted), ""]))
+        _say("\n".join(reporting.heading(linted)))
         if linted.findings:
+            _say()
             _table(reporting.HEADER, reporting.rows(linted))
-        _say("\n".join(reporting.ending(linted)))
+        for line in reporting.ending(linted):
+            _say(line)
     sys.exit(1 if linted.findings else 0)
 
 

@@ -17,11 +17,9 @@ HEADER = ["finding", "revisions", "steps", "what"]
 
 
 def heading(linted: Linted) -> Iterator[str]:
-    """A line for each series."""
-    for series in linted.collection.series:
-        yield f"{series.title}: {_about(series)}"
-    if linted.collection.main:
-        yield f"main: {len(linted.collection.main.files)} files"
+    """What the findings come to, then a line for each series."""
+    yield f"{linted.collection.address}: {_in_short(linted)}"
+    yield from _series(linted)
 
 
 def rows(linted: Linted) -> list[list[str]]:
@@ -33,10 +31,9 @@ def rows(linted: Linted) -> list[list[str]]:
 
 
 def ending(linted: Linted) -> Iterator[str]:
-    """What the findings come to, and what was not looked at."""
+    """How far weights moved, if that was asked, and what was not looked at."""
     if linted.moved:
         yield from _moved(linted.moved)
-    yield _in_short(linted)
     yield from (f"not looked at: {limit}" for limit in linted.limits)
 
 
@@ -76,7 +73,7 @@ def markdown(linted: Linted) -> Iterator[str]:
     rest = "weights were read of two checkpoints only" if linted.moved else "no weights were read"
     yield f"Found by `everystep lint` from what the place says of its files; {rest}."
     yield ""
-    yield from (f"- {line}" for line in heading(linted))
+    yield from (f"- {line}" for line in _series(linted))
     for finding in linted.findings:
         yield ""
         yield f"## {finding.kind.capitalize()}: {_steps(finding) or ', '.join(finding.revisions[:SHOWN])}"
@@ -94,6 +91,11 @@ def markdown(linted: Linted) -> Iterator[str]:
         yield "## Not looked at"
         yield ""
         yield from (f"- {limit}" for limit in linted.limits)
+
+
+def _series(linted: Linted) -> Iterator[str]:
+    for series in linted.collection.series:
+        yield f"{series.title}: {_about(series)}"
 
 
 def _moved(moved: Moved) -> Iterator[str]:

@@ -209,7 +209,7 @@ def test_the_command_prints_a_table_json_or_a_report_whose_commands_show_the_dig
     hub.put_branches("models", NAME, published.issue_205())
     table, as_json, report = (everystep("lint", ADDRESS, *more) for more in ([], ["--json"], ["--report"]))
     assert (table.code, as_json.code, report.code) == (1, 1, 1)
-    assert "2 findings: 86 of 154 checkpoints named" in table.out
+    assert table.out.startswith(f"{ADDRESS}: 2 findings: 86 of 154 checkpoints named\n")
     said: Any = json.loads(as_json.out)
     assert len(said["named"]) == 86 and len(said["findings"][0]["revisions"]) == 76
     commands = [line for line in report.out.splitlines() if line.startswith("curl ")]

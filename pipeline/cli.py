@@ -449,6 +449,7 @@ def lint(
     updates: Annotated[
         int | None, typer.Option(min=1, help="With --weights: updates between them, where steps are no updates.")
     ] = None,
+    links: Annotated[bool, typer.Option("--links", help="Ask every file of weights for its first byte.")] = False,
     report: Annotated[bool, typer.Option("--report", help="Print Markdown, ready for a bug report.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -469,7 +470,7 @@ def lint(
     if recipe is not None and beta2 is not None:
         raise EverystepError("lint: give either --recipe or --beta2; a recipe has its own")
     rates = Rates(recipe=read_recipe(recipe) if recipe else None, peak=peak_rate, beta2=beta2, updates=updates)
-    linted = look(address, weights, rates)
+    linted = look(address, weights, rates, links)
     if as_json:
         print(json.dumps(reporting.to_json(linted)))
     elif report:

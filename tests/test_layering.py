@@ -45,6 +45,7 @@ ALLOWED = {
         "pipeline.audit",
         "pipeline.build",
     },
+    "pipeline.series": {"pipeline.base", "pipeline.formats", "pipeline.stores", "pipeline.release"},
     "trainer": {"pipeline.base", "pipeline.formats", "pipeline.release"},
 }
 HEAVY = ("torch", "dvc", "datasets", "datatrove", "transformers", "tokenizers")

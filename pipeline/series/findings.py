@@ -66,7 +66,7 @@ def whole_copies(collection: Collection) -> Iterator[Finding]:
     """Revisions with the weights of another one: those of `main`, of an earlier step, or of any other."""
     groups: dict[tuple[str, ...], list[Evidence]] = defaultdict(list)
     by_name = {checkpoint.name: checkpoint for checkpoint in _all(collection)}
-    for sharing, files in _same_weights(collection):
+    for sharing, files in same_weights(collection):
         groups[sharing] += [Evidence(path, file.bytes, file.digest, sharing) for path, file in files.items()]
     for names, evidence in groups.items():
         members = [by_name[name] for name in names]
@@ -263,8 +263,8 @@ def _judged(collection: Collection, members: Sequence[Checkpoint], evidence: tup
     names = tuple(one.name for one in named)
     if with_main:
         owner = next((one.name for one in others if one.name in last), None)
-        is_last = f", which is the last step, {owner}" if owner else ", which is no last step either"
-        return _about(named, "same as main", f"{paths}: the bytes of main{is_last}", evidence)
+        of = f"main and of the last step, {owner}" if owner else "main, though the last step has others"
+        return _about(named, "same as main", f"{paths}: the bytes of {of}", evidence)
     series = next(one for one in collection.series if named[0] in one.checkpoints)
     if tuple(one.name for one in series.checkpoints[: len(named)]) == names:
         what = (
@@ -289,7 +289,7 @@ def _begin_alike(collection: Collection, members: Sequence[Checkpoint]) -> bool:
     return {one.name for one in members} <= first
 
 
-def _same_weights(collection: Collection) -> Iterator[tuple[tuple[str, ...], dict[str, File]]]:
+def same_weights(collection: Collection) -> Iterator[tuple[tuple[str, ...], dict[str, File]]]:
     """Revisions that share all files of a container, and these files."""
     groups: dict[tuple[str, tuple[tuple[str, File], ...]], list[Checkpoint]] = defaultdict(list)
     for one in _all(collection):

@@ -3,6 +3,7 @@
 import json
 import struct
 from collections.abc import Mapping
+from functools import cache
 
 import numpy as np
 
@@ -43,6 +44,7 @@ def safetensors(tensors: Mapping[str, np.ndarray], dtype: str | None = None) -> 
     return struct.pack("<Q", len(encoded)) + encoded + content
 
 
+@cache
 def weights(seed: int, layers: int = LAYERS, dtype: str | None = None) -> bytes:
     """Weights with the tensors of Pythia, each of four numbers."""
     blocks = [

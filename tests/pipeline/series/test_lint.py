@@ -54,7 +54,7 @@ def test_154_revisions_move_less_than_a_megabyte_in_one_request_a_revision(hub: 
 
 def test_nothing_is_found_on_a_clean_series(hub: Hub) -> None:
     assert linted(hub, published.clean()).findings == ()
-    assert linted(hub, published.sharded(PYTHIA)).findings == ()
+    assert linted(hub, published.sharded(PYTHIA[:30])).findings == ()
 
 
 def test_two_branches_with_the_first_shard_of_the_last_step_are_named(hub: Hub) -> None:
@@ -82,16 +82,27 @@ def test_three_missing_checkpoints_are_named_whether_branch_or_weights_are_missi
 
 def test_first_steps_without_an_update_between_them_are_named(hub: Hub) -> None:
     """pythia#198: of all models, steps 0, 1 and 2."""
-    branches = published.clean()
+    branches = published.clean(PYTHIA[:30])
     for step in (1, 2):
         branches[f"step{step}"] = dict(branches["step0"])
     found = linted(hub, branches)
     assert kinds(found) == ["no update"] and found.named == ("step0", "step1", "step2")
 
 
+def test_first_steps_whose_records_say_that_nothing_was_applied_are_as_they_should_be(hub: Hub) -> None:
+    branches = published.clean(PYTHIA[:12])
+    for step in (0, 1, 2):
+        branches[f"step{step}"] = {**branches["step0"], "record.json": b'{"applied_updates": 0}'}
+    for step in PYTHIA[3:12]:
+        branches[f"step{step}"]["record.json"] = b'{"applied_updates": %d}' % step
+    assert linted(hub, branches).findings == ()
+    branches["step2"]["record.json"] = b'{"applied_updates": 1}'
+    assert kinds(linted(hub, branches)) == ["no update"]
+
+
 def test_a_step_that_serves_another_steps_weights_is_named_with_it(hub: Hub) -> None:
     """OLMo#915."""
-    branches = published.clean()
+    branches = published.clean(PYTHIA[:30])
     branches["step7000"]["model.safetensors"] = branches["step9000"]["model.safetensors"]
     branches["step3000"]["model.safetensors"] = branches["main"]["model.safetensors"]
     found = linted(hub, branches)
@@ -142,7 +153,7 @@ def test_dtypes_and_shapes_that_change_are_named_from_a_header_of_each_size(hub:
     hub.put_branches("models", NAME, branches)
     found = lint(ADDRESS)
     assert [finding.revisions for finding in found.findings if finding.kind == "tensors"] == [("step4",), ("step8",)]
-    assert "gpt_neox.embed_in.weight is BF16 [2, 2], in most revisions F16 [2, 2]" in found.findings[0].what
+    assert "embed_out.weight is BF16 [2, 2], in most revisions F16 [2, 2]" in found.findings[0].what
     assert hub.counted.by_kind()["download"] == 6
 
 
@@ -181,6 +192,18 @@ def test_weights_that_are_listed_and_answer_404_are_a_dead_link(hub: Hub) -> Non
         hub.store.object(commit.files["model.safetensors"].sha256).unlink(missing_ok=True)
     found = lint(ADDRESS)
     assert kinds(found) == ["dead link"]
+
+
+def test_with_links_every_file_of_weights_is_asked_for_a_byte(hub: Hub) -> None:
+    hub.put_branches("models", NAME, published.clean(PYTHIA[:20]))
+    repository = hub.repositories["models", NAME]
+    gone = repository.at("step512").files["model.safetensors"].sha256
+    hub.store.object(gone).unlink()
+    assert lint(ADDRESS).findings == ()
+    hub.counted.clear()
+    (finding,) = lint(ADDRESS, links=True).findings
+    assert (finding.kind, finding.revisions) == ("dead link", ("step512/model.safetensors",))
+    assert hub.counted.sent("download") < 100_000
 
 
 def test_a_busy_hub_is_asked_again(hub: Hub, manners: Manners) -> None:

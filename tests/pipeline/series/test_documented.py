@@ -1,0 +1,22 @@
+"""What docs/lint.md shows of series that are not ours is what the command prints."""
+
+from pathlib import Path
+
+from tests.pipeline.series import published
+from tests.releases import everystep
+from tests.servers.hub import Hub
+from tests.sessions import ROOT, blocks
+
+PAGE = Path("docs/lint.md")
+SHOWN = {
+    "text 205": ("EleutherAI/pythia-2.8b", published.issue_205),
+    "text 206": ("EleutherAI/pythia-12b", published.issue_206),
+}
+
+
+def test_findings_in_the_documents_are_those_of_the_command(hub: Hub) -> None:
+    text = (ROOT / PAGE).read_text("utf-8")
+    for kind, (name, build) in SHOWN.items():
+        hub.put_branches("models", name, build())
+        (block,) = blocks(text, kind)
+        assert block.text == f"$ everystep lint hf://{name}\n{everystep('lint', f'hf://{name}').out}"

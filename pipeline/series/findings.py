@@ -99,7 +99,7 @@ def shared_shards(collection: Collection) -> Iterator[Finding]:
 
 
 def missing_steps(series: Series, unseen: Sequence[int] = ()) -> Iterator[Finding]:
-    """Steps that the schedule of a series has, and that no revision has; `unseen` are there, but were not readable."""
+    """Steps that the schedule of a series has, and that no revision has; `unseen` are named, but were not seen."""
     steps = sorted({*series.steps, *unseen})
     absent = schedule.missing_steps(steps)
     if absent:

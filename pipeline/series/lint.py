@@ -70,8 +70,7 @@ def lint(address: str, weights: Sequence[str] | None = None, rates: Rates | None
     collection = _with_records(collection)
     found = [*find.whole_copies(collection), *find.shared_shards(collection)]
     for series in collection.series:
-        steps = [named.step for one in collection.unseen if (named := parse_name(one.name)) and not one.is_gone]
-        found += find.missing_steps(series, steps if len(collection.series) == 1 else ())
+        found += find.missing_steps(series, _unseen_steps(collection, series))
         found += [*find.wrong_order(series), *find.broken_chain(series)]
         found += find.missing_files(series)
         found += _inside(collection, series, looked)
@@ -84,6 +83,12 @@ def lint(address: str, weights: Sequence[str] | None = None, rates: Rates | None
         moved, beyond = displacement(collection, pair, rates or Rates())
         found += beyond
     return Linted(collection, tuple(found), limits, moved)
+
+
+def _unseen_steps(collection: Collection, series: Series) -> list[int]:
+    """Steps of a series that have a name there, though what it names was not seen."""
+    named = [parse_name(one.name) for one in collection.unseen]
+    return [each.step for each in named if each and each.template == series.title]
 
 
 def _inside(collection: Collection, series: Series, looked: _Looked) -> Iterator[Finding]:

@@ -2,7 +2,7 @@
 
 Two rules are known, alone or after each other: powers of two from the start, and a constant stride, which may change
 along the way. A gap is a missing step only where the steps around it agree on a stride; irregular steps are never
-called wrong, as nobody promised a rule.
+called wrong, as nobody promised a rule. Nor is a gap that is longer than all the steps that are there.
 """
 
 from collections import Counter
@@ -25,7 +25,7 @@ def missing_steps(steps: Sequence[int]) -> list[int]:
     for place, difference in enumerate(differences):
         around = differences[max(0, place - AROUND) : place + AROUND + 1]
         stride, agreeing = Counter(around).most_common(1)[0]
-        is_gap = difference > stride and difference % stride == 0
+        is_gap = difference % stride == 0 and stride < difference <= stride * len(later)
         if is_gap and 2 * agreeing >= len(around) and agreeing > 1 and not _is_own_stride(differences, place):
             absent |= {*range(later[place] + stride, later[place + 1], stride)} - there
     return sorted(absent)

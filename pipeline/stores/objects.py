@@ -38,9 +38,9 @@ class Objects:
         return cls(address, opened_filesystem(address, **(anonymous or {})), address, anonymous is not None)
 
     def list(self) -> dict[str, Listed] | None:
-        def find() -> dict[str, Any]:
-            self._filesystem.invalidate_cache()
-            found: dict[str, Any] = self._filesystem.find(self._root, detail=True)
+        def find(filesystem: Any) -> dict[str, Any]:
+            filesystem.invalidate_cache()
+            found: dict[str, Any] = filesystem.find(self._root, detail=True)
             return found
 
         try:
@@ -54,9 +54,9 @@ class Objects:
         }
 
     def size(self, path: str) -> int:
-        def ask() -> int:
-            self._filesystem.invalidate_cache()  # what a listing said is no permission to read
-            about = self._filesystem.info(f"{self._root}/{path}")
+        def ask(filesystem: Any) -> int:
+            filesystem.invalidate_cache()  # what a listing said is no permission to read
+            about = filesystem.info(f"{self._root}/{path}")
             if about["type"] != "file":
                 raise IsADirectoryError(path)
             return self._bytes(f"{self._root}/{path}", about)
@@ -70,25 +70,26 @@ class Objects:
         with self._filesystem.open(place, "rb") as file:
             return int(file.seek(0, os.SEEK_END))
 
-    def _asked(self, address: str, question: Callable[[], Reply]) -> Reply:
-        """Ask the store; if it refuses those without credentials, with those of this machine from now on.
+    def _asked(self, address: str, question: Callable[[Any], Reply]) -> Reply:
+        """Ask the store; if it refuses those without credentials, with those of this machine, and so from now on.
 
-        If it refuses these too, go on without: some of what is there may be public.
+        If it refuses these too, go on without: what else is there may be public.
         """
-        was_anonymous, anonymous = self._is_anonymous, self._filesystem  # another thread may introduce itself meanwhile
+        filesystem, was_anonymous = (
+            self._filesystem,
+            self._is_anonymous,
+        )  # another thread may introduce itself meanwhile
         try:
             with translated_errors(address):
-                return question()
+                return question(filesystem)
         except AccessDenied:
             if not was_anonymous:
                 raise
-        self._know()
-        try:
-            with translated_errors(address):
-                return question()
-        except AccessDenied:
-            self._filesystem, self._is_anonymous = anonymous, True
-            raise
+        known = opened_filesystem(self.address)
+        with translated_errors(address):
+            reply = question(known)
+        self._filesystem, self._is_anonymous = known, False
+        return reply
 
     def _know(self) -> None:
         """Use the credentials of this machine from now on."""

@@ -38,6 +38,7 @@ def hub(manners: Manners, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
             monkeypatch.setenv(name, value)
         template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(hf_api.api, "endpoint", hub.url)
         monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)

@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 
 from pipeline.base.errors import EverystepError
+from pipeline.publish.hub import publish_to_hub
+from pipeline.release.release import Release
 from pipeline.series.lint import Linted, lint
 from tests.pipeline.series import published
 from tests.pipeline.series.published import PYTHIA, Branches
 from tests.releases import copied, everystep, reseal, reseal_model
 from tests.servers import stores
 from tests.servers.faults import Faults
-from tests.servers.hub import OWNER, Hub
+from tests.servers.hub import OWNER, TOKEN, Hub
 from tests.servers.web import serve_folder
 
 STEPS = PYTHIA[:20]
@@ -140,7 +142,16 @@ def test_links_of_a_table_that_answer_404_are_named(tmp_path: Path) -> None:
             assert dead == [(f"{prefix}3000-unsharded/", f"{prefix}5000-unsharded/")]
             denied = [finding.revisions for finding in found.findings if finding.kind == "not readable"]
             assert denied == [(f"{prefix}7000-unsharded/",)]
+            assert {finding.kind for finding in found.findings} == {"dead link", "not readable"}
             assert any("only the answer was looked at" in limit for limit in found.limits)
+
+
+def test_a_table_of_which_every_link_is_dead_is_one_finding(tmp_path: Path) -> None:
+    with serve_folder(tmp_path) as web:
+        (tmp_path / "links.csv").write_text(table(web.url, list(range(0, 9000, 1000))))
+        done = everystep("lint", tmp_path / "links.csv")
+    assert done.code == 1
+    assert done.out.startswith(f"{tmp_path / 'links.csv'}: 1 finding: 9 names not read\n")
 
 
 def test_a_page_of_a_web_server_is_a_list_of_links(tmp_path: Path) -> None:
@@ -171,6 +182,20 @@ def test_our_release_is_clean_in_a_folder_and_on_the_web(built_project: Path) ->
             assert found.findings == ()
             assert [series.title for series in found.collection.series] == ["mobilellm", "openelm"]
             assert len(list(found.collection.checkpoints())) == 10
+
+
+def test_our_release_is_clean_on_the_hub_as_a_data_set_and_as_branches_of_its_models(
+    hub: Hub, built_project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    publish_to_hub(Release.open(built_project / "release"), f"hf://{OWNER}/demo")
+    monkeypatch.delenv("HF_TOKEN")
+    models = lint(f"hf://datasets/{OWNER}/demo")
+    branches = lint(f"hf://{OWNER}/demo-mobilellm")
+    assert (models.findings, branches.findings) == ((), ())
+    assert [len(series.checkpoints) for series in models.collection.series] == [5, 5]
+    assert [series.steps for series in branches.collection.series] == [[0, 1, 2, 4, 8]]
+    assert branches.collection.main is not None
 
 
 def test_a_copy_in_our_release_is_found_from_its_manifests(built_project: Path, tmp_path: Path) -> None:

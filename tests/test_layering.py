@@ -132,6 +132,7 @@ def test_the_command_alone_loads_no_heavy_library() -> None:
         ["trace", "--model", "mobilellm", "--step", "2"],
         ["pull", "--model", "mobilellm", "--step", "2", "--out", "OUT"],
         ["recipes"],
+        ["lint"],
         ["average", "--model", "mobilellm", "--last", "2", "--out", "OUT"],
     ],
     ids=lambda command: command[0],

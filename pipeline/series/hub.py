@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from pipeline.base.console import progress
 from pipeline.base.errors import EverystepError, how_to_install
 from pipeline.series.names import parse_name
 from pipeline.series.series import Checkpoint, Collection, File, Unseen, into_series
@@ -30,19 +31,22 @@ def read_hub(address: str) -> Collection:
     place = Hub(address)
     refs = place.refs()
     commits = dict.fromkeys(refs.values())
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        trees = dict(zip(commits, pool.map(place.tree, commits), strict=True))
+    trees: dict[str, dict[str, File] | EverystepError] = {}
+    with ThreadPoolExecutor(AT_ONCE) as pool, progress(f"read {address}", len(commits), "revisions") as advance:
+        for commit, tree in zip(commits, pool.map(place.tree, commits), strict=True):
+            trees[commit] = tree
+            advance(1)
     unseen: list[Unseen] = []
     series: dict[str, list[Checkpoint]] = {}
     main: Checkpoint | None = None
     for ref, commit in refs.items():
-        tree, named = trees[commit], parse_name(ref)
-        if isinstance(tree, EverystepError):
-            unseen.append(Unseen(ref, str(tree), isinstance(tree, Missing)))
+        found, named = trees[commit], parse_name(ref)
+        if isinstance(found, EverystepError):
+            unseen.append(Unseen(ref, str(found), isinstance(found, Missing)))
         elif named is None:
-            main = Checkpoint(ref, None, tree)
+            main = Checkpoint(ref, None, found)
         else:
-            series.setdefault(named.template, []).append(Checkpoint(ref, named.step, tree, named.tokens))
+            series.setdefault(named.template, []).append(Checkpoint(ref, named.step, found, named.tokens))
     return Collection(address, place, into_series(series), main, tuple(unseen))
 
 

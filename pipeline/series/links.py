@@ -13,6 +13,7 @@ from contextlib import suppress
 from functools import partial
 from urllib.parse import urljoin
 
+from pipeline.base.console import progress
 from pipeline.base.errors import EverystepError
 from pipeline.series.hub import AT_ONCE, Hub
 from pipeline.series.names import Named, parse_name
@@ -33,16 +34,19 @@ ASKED = "of links only the answer was looked at: neither files nor digests can b
 def read_links(address: str, text: str) -> Collection:
     """The checkpoints to which a text links; `address` is where the text is."""
     links = dict(_links(address, text))
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        answers = dict(zip(links, pool.map(_ask, links), strict=True))
+    answers: dict[str, dict[str, File] | EverystepError | None] = {}
+    with ThreadPoolExecutor(AT_ONCE) as pool, progress(f"ask {address}", len(links), "links") as advance:
+        for link, answer in zip(links, pool.map(_ask, links), strict=True):
+            answers[link] = answer
+            advance(1)
     series: dict[str, list[Checkpoint]] = {}
     unseen: list[Unseen] = []
     for link, named in links.items():
-        answer = answers[link]
-        if isinstance(answer, EverystepError):
-            unseen.append(Unseen(link, str(answer), isinstance(answer, Missing)))
+        files = answers[link]
+        if isinstance(files, EverystepError):
+            unseen.append(Unseen(link, str(files), isinstance(files, Missing)))
             continue
-        found = Checkpoint(link, named.step, answer or {}, named.tokens, is_listed=answer is not None)
+        found = Checkpoint(link, named.step, files or {}, named.tokens, is_listed=files is not None)
         series.setdefault(named.template, []).append(found)
     limits = (ASKED,) if any(answer is None for answer in answers.values()) else ()
     return Collection(address, Links(), into_series(series), None, tuple(unseen), limits)

@@ -208,6 +208,19 @@ def test_a_copy_in_our_release_is_found_from_its_manifests(built_project: Path, 
     assert said(found) == [("same weights", tuple(f"runs/mobilellm/{folders[place].name}" for place in (1, 3)))]
 
 
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff" * 100, b"\x10" + b"\0" * 7 + b"{", b"\2" + b"\0" * 7 + b"[]", published.weights(1)[:-1]]
+)
+def test_a_header_that_cannot_be_read_is_not_cleared(tmp_path: Path, content: bytes) -> None:
+    branches = published.clean([0, 1, 2, 4, 8])
+    branches["step4"]["model.safetensors"] = content
+    found = lint(str(write(tmp_path, branches)))
+    if content == published.weights(1)[:-1]:
+        assert found.findings == ()  # its header is right, and nobody read to the end
+    else:
+        assert said(found) == [("not readable", ("step4/model.safetensors",))]
+
+
 @pytest.mark.parametrize("text", ["", "no link here", "https://example.org/v1.0"])
 def test_a_list_without_a_step_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "list.md").write_text(text)

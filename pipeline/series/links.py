@@ -18,6 +18,7 @@ from pipeline.base.errors import EverystepError
 from pipeline.series.hub import AT_ONCE, Hub
 from pipeline.series.names import Named, parse_name
 from pipeline.series.series import Checkpoint, Collection, File, Unseen, into_series
+from pipeline.series.tree import read_range
 from pipeline.stores.address import HubAddress, open_store
 from pipeline.stores.download import is_broken
 from pipeline.stores.retry import with_retries
@@ -58,9 +59,7 @@ class Links:
     def read(self, name: str, path: str, start: int, stop: int | None) -> bytes:
         if name.startswith("hf://"):
             return Hub(name).read(HubAddress(name).revision or "main", path, start, stop)
-        with open_store(name.rstrip("/")).open(path, start, stop) as answer:
-            content = b"".join(answer.chunks)[start - answer.start :]
-        return content[: None if stop is None else stop - start]
+        return read_range(open_store(name.rstrip("/")), path, start, stop)
 
     def command(self, name: str, path: str) -> str:
         if name.startswith("hf://"):

@@ -13,11 +13,15 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.series.names import parse_name
 from pipeline.series.series import IDENTITY, Checkpoint, Collection, File, into_series, is_weights
+from pipeline.stores.download import is_broken
 from pipeline.stores.folder import Folder
-from pipeline.stores.store import Listed, Store
+from pipeline.stores.retry import with_retries
+from pipeline.stores.store import Listed, Store, StoreFailed
+from pipeline.stores.web import BROKEN_CONNECTION
 
 SMALL_BYTES = 64 << 10
 BLOCK_BYTES = 1 << 20
+FIRST_WAIT_SECONDS = 0.5
 NO_DIGESTS = "the store keeps no digests: files of one ETag count as equal, but equal files may have several"
 
 
@@ -48,14 +52,7 @@ class Tree:
         self._address, self._store = address.rstrip("/"), store
 
     def read(self, name: str, path: str, start: int, stop: int | None) -> bytes:
-        with self._store.open(_joined(name, path), start, stop) as answer:
-            content = b""
-            skipped = start - answer.start
-            for chunk in answer.chunks:
-                content += chunk
-                if stop is not None and len(content) >= skipped + stop - start:
-                    break
-        return content[skipped:][: None if stop is None else stop - start]
+        return read_range(self._store, _joined(name, path), start, stop)
 
     def command(self, name: str, path: str) -> str:
         where = f"{self._address}/{_joined(name, path)}"
@@ -65,6 +62,24 @@ class Tree:
         if where.startswith(("http://", "https://")):
             return f"curl --head --location {shlex.quote(where)}"
         return f"sha256sum {shlex.quote(where.removeprefix('file://'))}"
+
+
+def read_range(store: Store, path: str, start: int, stop: int | None) -> bytes:
+    """Bytes of a file, across broken connections; of a server without ranges no more is taken than is needed."""
+
+    def attempt() -> bytes:
+        with store.open(path, start, stop) as answer:
+            content, skipped = b"", start - answer.start
+            for chunk in answer.chunks:
+                content += chunk
+                if stop is not None and len(content) >= skipped + stop - start:
+                    break
+        return content[skipped:][: None if stop is None else stop - start]
+
+    try:
+        return with_retries(attempt, is_broken, FIRST_WAIT_SECONDS)
+    except BROKEN_CONNECTION as error:
+        raise StoreFailed(f"{store.address}/{path}: the connection broke ({error}); run the command again") from error
 
 
 def _split(path: str) -> tuple[str | None, str]:

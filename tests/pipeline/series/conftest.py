@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.series import hub as reader
-from pipeline.series import links, read
+from pipeline.series import links, read, tree
 from tests.servers.hub import Hub, Manners, environment, running_hub
 
 
@@ -19,7 +19,7 @@ def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("EVERYSTEP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    for module in (reader, links, read):
+    for module in (reader, links, read, tree):
         monkeypatch.setattr(module, "FIRST_WAIT_SECONDS", 0.01)
 
 

@@ -184,6 +184,15 @@ def test_our_release_is_clean_in_a_folder_and_on_the_web(built_project: Path) ->
             assert len(list(found.collection.checkpoints())) == 10
 
 
+def test_a_broken_server_is_asked_again_and_in_the_end_not_cleared(built_project: Path) -> None:
+    with serve_folder(built_project / "release") as web:
+        web.faults.busy = {"mobilellm/step000000-tokens0/model.safetensors": [503, 503]}
+        assert lint(web.url).findings == ()
+        web.faults.busy = {"mobilellm/step000000-tokens0/model.safetensors": [503] * 99}
+        found = lint(web.url, links=True)
+    assert said(found) == [("not readable", ("runs/mobilellm/step000000-tokens0/model.safetensors",))]
+
+
 def test_our_release_is_clean_on_the_hub_as_a_data_set_and_as_branches_of_its_models(
     hub: Hub, built_project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -397,24 +397,32 @@ def verify(
     metadata: Annotated[
         bool, typer.Option("--metadata", help="Read no rows, tables or tensors; of a release elsewhere little moves.")
     ] = False,
+    root: Annotated[str | None, typer.Option(help="SHA-256 that release.json must have.")] = None,
+    rung: Annotated[
+        Literal["files", "consistent", "recomputed"], typer.Option(help="The rung of the ladder to stop at.")
+    ] = "recomputed",
     follow_links: FollowLinks = False,
     as_json: Json = False,
 ) -> None:
-    """Recompute every digest of a release and report what differs, who signed it, and what is only their word.
+    """Recompute a release as far as its bytes allow, and report what differs, who signed it, and what is their word.
 
     Exit codes: 0, every byte is what the release promises; 1, a file is changed, missing or unreadable; 2, misuse;
     3, every promised byte is right, but there are other files; 4, there are links in place of files, not followed.
     What Git, the Hub's client and file managers leave in a folder changes no exit code.
     """
+    from pipeline.audit.verify import Wanted
     from pipeline.audit.verify import verify as check_release
     from pipeline.audit.verify_metadata import verify_metadata
+    from pipeline.release.rungs import Rung, checked_sha256
     from pipeline.signing.keys import key_id, read_public
 
     if metadata and key:
         raise EverystepError("verify: give either --key or --metadata; a signature is of every byte")
     pinned = {key_id(public): public for public in map(read_public, key or [])}
+    sha256 = None if root is None else checked_sha256(root, "--root")
+    wanted = Wanted(Rung[rung.upper()], pinned, sha256)
     report: Report | MetadataReport = (
-        verify_metadata(address, follow_links) if metadata else check_release(address, follow_links, pinned)
+        verify_metadata(address, follow_links, sha256) if metadata else check_release(address, follow_links, wanted)
     )
     if as_json:
         print(json.dumps(report.to_json()))

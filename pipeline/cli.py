@@ -747,20 +747,34 @@ def trace(
 @app.command()
 def replay(
     address: Trained,
-    model: Model,
-    start: Annotated[int, typer.Option("--from", help="Step of a checkpoint to start from.")],
-    stop: Annotated[int, typer.Option("--to", help="Step to train to.")],
+    model: Annotated[
+        str | None,
+        typer.Option(help="Name of a model; with --evaluation all are the default.", callback=_require_utf8),
+    ] = None,
+    start: Annotated[int | None, typer.Option("--from", help="Step of a checkpoint to start from.")] = None,
+    stop: Annotated[int | None, typer.Option("--to", help="Step to train to.")] = None,
+    evaluation: Annotated[
+        bool, typer.Option("--evaluation", help="Compute the validation loss of every checkpoint instead.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Repeat a stretch of training and compare every digest."""
+    """Repeat a stretch of training, or the evaluation, and compare every digest or number."""
     _require_torch("replay")
     from dataclasses import asdict
 
     from pipeline.release.release import Release
+    from pipeline.release.rungs import Rung
     from trainer.replay import replay as replay_stretch
     from trainer.replay import state_at
 
     release = Release.open(address)
+    if evaluation:
+        if start is not None or stop is not None:
+            raise EverystepError("replay: --evaluation is of all checkpoints; leave out --from and --to")
+        _replay_evaluation(release, model, as_json)
+        return
+    if model is None or start is None or stop is None:
+        raise EverystepError("replay: give --model, --from and --to, or --evaluation")
     _with_bytes(release, {start: state_at(release, model, start)})
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # processes talk over sockets
     outcome = replay_stretch(release, model, start, stop)
@@ -768,9 +782,30 @@ def replay(
         print(json.dumps(asdict(outcome)))
     elif outcome.first_difference is None:
         _say(f"same: {model}, steps {start} to {stop}, {outcome.digests_compared} digests of all weights compared")
+        note(release.standing(Rung.REPLAYED))
     else:
         _say(f"differs: {model}, first at step {outcome.first_difference}: {outcome.detail}")
     sys.exit(0 if outcome.first_difference is None else 1)
+
+
+def _replay_evaluation(release: "Release", model: str | None, as_json: bool) -> None:
+    """Compute every validation loss again; exits with 1 if one differs."""
+    from pipeline.release.rungs import Rung
+    from trainer.probe import probe
+
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    models = release.models() if model is None else [model]
+    compared = {name: len(release.states(name)) for name in models}
+    faults = [fault for name in models for fault in probe(release, name)]
+    if as_json:
+        print(json.dumps({"checkpoints": compared, "differences": faults}))
+    else:
+        for fault in faults:
+            _say(f"differs: {fault}")
+        if not faults:
+            _say(f"same: the validation losses of {sum(compared.values())} checkpoints of {', '.join(models)}")
+            note(release.standing(Rung.REPLAYED))
+    sys.exit(1 if faults else 0)
 
 
 @app.command()

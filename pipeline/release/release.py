@@ -30,7 +30,7 @@ from pipeline.release import rebuilt
 from pipeline.release.code import refuse_foreign_code
 from pipeline.release.mirror import Mirror, mirror_of
 from pipeline.release.project import promised_by
-from pipeline.release.rungs import NOBODY, Rung, pinned_root, require_root, voucher
+from pipeline.release.rungs import UNVOUCHED, Rung, pinned_root, require_root, voucher
 from pipeline.stores.address import is_remote, open_store
 from pipeline.stores.store import Store
 
@@ -103,7 +103,8 @@ class Release:
         if self.version is None:
             return f"{rung.title}: bytes that the manifests of this project promise"
         root = release_root(self.folder, self.follow_links)
-        return f"{rung.title}; vouched for by {voucher(self.folder, root, self.pinned, self.mirror is None) or NOBODY}"
+        known = voucher(self.folder, root, self.pinned, self.mirror is None)
+        return f"{rung.title}; {f'{ROOT} is vouched for by {known}' if known else UNVOUCHED}"
 
     def trust(self, paths: set[str]) -> None:
         """Take these files as verified: `verify` has just compared them."""

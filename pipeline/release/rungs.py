@@ -22,7 +22,8 @@ from pipeline.formats.manifests import Released, path_of, read_manifest
 from pipeline.formats.release import ROOT
 
 FRAGMENT = "#sha256="
-NOBODY = "nobody: compare its SHA-256 with one from a place that you trust, and name that with --root or --key"
+NOBODY = "nobody: compare this digest with one from a place that you trust, or name that with --root or --key"
+UNVOUCHED = f"nobody vouches for {ROOT}: add {FRAGMENT}HEX to the address, from a place that you trust"
 
 
 class Rung(IntEnum):

@@ -7,8 +7,7 @@ so each module here computes one thing that a release also states, and compares.
 from collections.abc import Callable, Iterator
 
 from pipeline.audit.recompute.evaluations import evaluation_faults
-from pipeline.audit.recompute.first_states import first_state_faults
-from pipeline.audit.recompute.movements import movement_faults
+from pipeline.audit.recompute.states import first_state_faults, movement_faults
 from pipeline.base.console import progress
 from pipeline.release.release import Release
 

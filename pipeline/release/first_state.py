@@ -1,4 +1,4 @@
-"""First states: the weights at step 0 are what recipe and seed give, and nothing has moved yet.
+"""The first state of a training: the weights at step 0 are what recipe and seed give, and nothing has moved yet.
 
 A replay begins with a state that it must believe. This one it need not: other weights at step 0, pretrained ones
 perhaps, would give a training that replays to the bit and was never described.
@@ -16,14 +16,8 @@ from pipeline.formats.tensors import TensorFile
 from pipeline.release.release import Release
 
 
-def first_state_faults(release: Release) -> Iterator[str]:
-    """Compare the state at step 0 of every model that begins with new weights, a tensor at a time."""
-    for name in release.models():
-        yield from first_state_fault(release, name)
-
-
-def first_state_fault(release: Release, name: str) -> Iterator[str]:
-    """Compare the state at step 0 of one model, if it has one."""
+def first_state_faults(release: Release, name: str) -> Iterator[str]:
+    """Compare the state at step 0 of one model, if it has one, a tensor at a time."""
     recipe, states = release.model(name).parameters, release.states(name)
     if recipe.begun_at or recipe.parent or 0 not in states:
         return

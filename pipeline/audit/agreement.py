@@ -7,6 +7,7 @@ and `params.yaml` give, and the tables of removals and of replaced personal data
 after `verify` has found each file to be the promised one, and the manifests to be a chain.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain, zip_longest
@@ -58,6 +59,7 @@ from pipeline.release.release import Release
 
 ORDER = TOKENS / "order.jsonl.zst"
 EVALUATION = "evaluation.jsonl"
+CONSTRAINTS = "constraints.txt"
 SAMPLES_AT_ONCE = 1 << 16
 CLOSE = 1e-12
 """Relative difference between two ways to compute the same number in float64."""
@@ -83,6 +85,7 @@ def told_twice(release: Release) -> Iterator[str]:
     with well_shaped(release.folder):  # logs may hold anything
         yield from _sections(release)
         yield from _flow(release)
+        yield from _libraries(release)
         for name in release.models():
             yield from _evaluation(release, name)
             yield from _csv(release, RUNS / name / log.JSONL)
@@ -194,6 +197,17 @@ def _model(release: Release, name: str) -> Iterator[str]:
     ):
         if said != found:
             yield f"{manifest.path}: {what} is {said}, the rest of the release gives {found}"
+
+
+def _libraries(release: Release) -> Iterator[str]:
+    """A training in the class `portable` ran with the torch that `constraints.txt` pins; others name what they had."""
+    pinned = re.search(r"^torch==(\S+)$", release.read(CONSTRAINTS).decode("utf-8", "replace"), re.M)
+    for name in release.models():
+        for state in release.states(name).values():
+            numerics = state.record.numerics
+            if pinned and numerics.name == "portable" and numerics.torch.partition("+")[0] != pinned[1]:
+                where = f"{state.folder}/{ck.RECORD}"
+                yield f"{where}: numerics.torch is {numerics.torch}, {CONSTRAINTS} pins {pinned[1]}"
 
 
 def _evaluation(release: Release, name: str) -> Iterator[str]:

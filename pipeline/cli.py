@@ -128,9 +128,8 @@ def duplicates(
     from dataclasses import asdict
 
     from pipeline.audit.duplicates import clusters, compare
-    from pipeline.release.release import Release
 
-    release = Release.open(folder, follow_links)
+    release = _open(folder, follow_links)
     if id is not None:
         found = compare(release, id)
         if as_json:
@@ -159,9 +158,8 @@ def personal_data(
     """Print where personal data was replaced, and how much of each kind."""
     from pipeline.audit.personal_data import replaced
     from pipeline.formats.tables import PERSONAL_DATA
-    from pipeline.release.release import Release
 
-    found = replaced(Release.open(folder, follow_links), largest)
+    found = replaced(_open(folder, follow_links), largest)
     if as_json:
         print(json.dumps(found._asdict()))
         return
@@ -327,7 +325,7 @@ def fork(
     from pipeline.build.fork import fork as make_fork
     from pipeline.build.init import checkout
 
-    release = _open_release(address, False)
+    release = _open_release(address)
     state = _with_bytes(release, release.states_at(model, [step]))[step]
     made = make_fork(str(address), state, out, checkout(), base_model)
     if as_json:
@@ -605,11 +603,10 @@ def sample(
     _require_torch("sample")
     from dataclasses import asdict
 
-    from pipeline.release.release import Release
     from trainer.sample import ENOUGH, Request
     from trainer.sample import sample as continue_text
 
-    release = Release.open(address, follow_links)
+    release = _open(address, follow_links)
     step = max(release.states(model)) if step is None else step
     state = _with_bytes(release, release.states_at(model, [step]))[step]
     request = Request(prompt=prompt, tokens=tokens, temperature=temperature, top_k=top_k, seed=seed)
@@ -644,11 +641,10 @@ def export_tokens(
     """Write the verified training rows, in the published order, as the files that other trainers read."""
     from pipeline.audit.export_arrays import export_arrays
     from pipeline.audit.export_rows import export_llm360, export_mobilellm
-    from pipeline.release.release import Release
 
     if ((nodes is None) is (layout == "mobilellm")) or ((chunks is None) is (layout == "llm360")):
         raise EverystepError("export tokens: give --nodes with --layout mobilellm, --chunks with --layout llm360")
-    release = Release.open(folder)
+    release = _open(folder)
     if layout == "mobilellm":
         done = export_mobilellm(release, out, nodes or 1, global_batch, steps)
     elif layout == "llm360":
@@ -834,7 +830,7 @@ def publish(
     from pipeline.stores.address import open_store
     from trainer.probe import probe
 
-    release = _open_release(str(address), follow_links=False)
+    release = _open_release(str(address))
     faults = list(refusals(release))
     if not faults:
         faults = [fault for model in release.models() for fault in probe(release, model)]
@@ -887,14 +883,22 @@ def _with_bytes(release: "Release", states: "dict[int, State]") -> "dict[int, St
     return states
 
 
-def _open_release(address: str, follow_links: bool) -> "Release":
+def _open_release(address: str, follow_links: bool = False) -> "Release":
     """Open a release; a project, or a release that has lost its root manifest, is refused."""
-    from pipeline.release.release import Release
-
-    release = Release.open(address, follow_links)
+    release = _open(address, follow_links)
     if release.version is None:
         fix = "`make release` builds a release from a project; one that was fetched must be fetched whole"
         raise EverystepError(f"{address}: has no release.json; {fix}")
+    return release
+
+
+def _open(address: str, follow_links: bool = False) -> "Release":
+    """Open a release or a project, and say on which rung answers from its files stand."""
+    from pipeline.release.release import Release
+    from pipeline.release.rungs import Rung
+
+    release = Release.open(address, follow_links)
+    note(f"{address}: {release.standing(Rung.FILES)}")
     return release
 
 

@@ -8,6 +8,7 @@ from pipeline.base.files import read_small
 from pipeline.formats.release import ROOT
 from pipeline.release.mirror import fetch_small
 from pipeline.release.release import Release
+from pipeline.release.rungs import pinned_root
 from pipeline.series.hub import read_hub
 from pipeline.series.links import read_links
 from pipeline.series.released import read_release
@@ -26,7 +27,9 @@ LISTS = (".csv", ".tsv", ".txt", ".md", ".html", ".htm", ".json", ".jsonl")
 
 def read_address(address: str) -> Collection:
     """All checkpoints at an address; an error, if there is none."""
-    if not is_remote(address):
+    if pinned_root(address).sha256:
+        found = read_release(address, Release.open(address))
+    elif not is_remote(address):
         found = _read_local(address)
     elif address.startswith(("http://", "https://")):
         found = _read_web(address)

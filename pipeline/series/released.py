@@ -2,6 +2,7 @@
 
 from pipeline.formats.release import ROOT
 from pipeline.release.release import Release
+from pipeline.release.rungs import pinned_root
 from pipeline.series.series import Checkpoint, Collection, File, Series
 from pipeline.series.tree import Tree
 from pipeline.stores.folder import Folder
@@ -27,7 +28,8 @@ def read_release(address: str, release: Release) -> Collection:
         series.append(Series(model, tuple(checkpoints)))
     limit = f"digests are those that {ROOT} promises; `everystep verify` compares them with the bytes"
     store = release.mirror.store if release.mirror else Folder(str(release.folder))
-    return Collection(address, Tree(address, store), tuple(series), limits=(limit,))
+    place = Tree(pinned_root(address).address, store)
+    return Collection(address, place, tuple(series), limits=(limit,))
 
 
 def _digest(promised: str) -> str:

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.base.errors import EverystepError
+from pipeline.base.errors import Differs, EverystepError
+from pipeline.base.files import sha256_file
+from pipeline.formats.release import ROOT
 from pipeline.publish.hub import publish_to_hub
 from pipeline.release.release import Release
 from pipeline.series.lint import Linted, lint
@@ -176,12 +178,15 @@ def test_a_list_may_name_repositories_of_which_one_is_private(hub: Hub, tmp_path
 
 def test_our_release_is_clean_in_a_folder_and_on_the_web(built_project: Path) -> None:
     release = built_project / "release"
+    root = f"#sha256={sha256_file(release / ROOT)}"
     with serve_folder(release) as web:
-        for address in (str(release), web.url):
+        for address in (str(release), web.url, f"{release}{root}", f"{web.url}{root}"):
             found = lint(address)
             assert found.findings == ()
             assert [series.title for series in found.collection.series] == ["mobilellm", "openelm"]
             assert len(list(found.collection.checkpoints())) == 10
+    with pytest.raises(Differs, match="has the SHA-256"):
+        lint(f"{release}#sha256={'0' * 64}")
 
 
 def test_a_broken_server_is_asked_again_and_in_the_end_not_cleared(built_project: Path) -> None:

@@ -737,6 +737,53 @@ def trace(
 
 
 @app.command()
+def diff(
+    a: Annotated[
+        str,
+        typer.Argument(
+            help="Release at any address, project, dvc.lock, folder with safetensors, or ADDRESS@MODEL:STEP.",
+            callback=_require_utf8,
+        ),
+    ],
+    b: Annotated[str, typer.Argument(help="The same, to compare with.", callback=_require_utf8)],
+    most: Annotated[int, typer.Option("--list", min=0, help="Differences of each kind to list.")] = 3,
+    moments: Annotated[
+        bool, typer.Option("--moments", help="Of two checkpoints, compare the moments tensor by tensor too.")
+    ] = False,
+    metadata: Annotated[bool, typer.Option("--metadata", help="Read no rows, tables or tensors.")] = False,
+    follow_links: FollowLinks = False,
+    as_json: Json = False,
+) -> None:
+    """Print what differs between two builds or two checkpoints, where first, and why."""
+    from pipeline.compare import report
+    from pipeline.compare.builds import Build
+    from pipeline.compare.checkpoints import StateSide, compare_checkpoints
+    from pipeline.compare.compare import compare_builds
+    from pipeline.compare.sides import open_side
+
+    sides = open_side(a, follow_links), open_side(b, follow_links)
+    report.require_one_kind(*sides)
+    if isinstance(sides[0], Build) and isinstance(sides[1], Build):
+        builds = compare_builds(sides[0], sides[1], most, metadata)
+        tree, same = report.builds_to_json(sides[0], sides[1], builds), not builds.findings
+        lines = report.build_lines(sides[0], sides[1], builds, most)
+    else:
+        assert not isinstance(sides[0], Build) and not isinstance(sides[1], Build)
+        for side in sides:
+            if isinstance(side, StateSide):
+                _with_bytes(side.state.release, {side.state.step: side.state})
+        checkpoints = compare_checkpoints(sides[0], sides[1], moments)
+        tree, same = report.checkpoints_to_json(sides[0], sides[1], checkpoints), report.is_same(checkpoints)
+        lines = report.checkpoint_lines(sides[0], sides[1], checkpoints, most)
+    if as_json:
+        print(json.dumps(tree))
+    else:
+        for line in lines:
+            print(printable(line, keep=""))
+    sys.exit(0 if same else 1)
+
+
+@app.command()
 def replay(
     address: Trained,
     model: Model,

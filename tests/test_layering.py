@@ -35,7 +35,14 @@ ALLOWED = {
         "pipeline.executor",
         "pipeline.release",
     },
-    "pipeline.build": {"pipeline.base", "pipeline.formats", "pipeline.release"},
+    "pipeline.compare": {
+        "pipeline.base",
+        "pipeline.formats",
+        "pipeline.stores",
+        "pipeline.release",
+        "pipeline.audit",
+    },
+    "pipeline.build": {"pipeline.base", "pipeline.formats", "pipeline.release", "pipeline.compare"},
     "pipeline.publish": {
         "pipeline.base",
         "pipeline.formats",

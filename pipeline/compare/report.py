@@ -1,0 +1,225 @@
+"""What `everystep diff` prints: lines and tables for a person, one object for a program."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from pipeline.base.columns import table
+from pipeline.base.errors import EverystepError
+from pipeline.compare.builds import Build
+from pipeline.compare.checkpoints import CheckpointComparison, CheckpointSide
+from pipeline.compare.compare import BuildComparison, told
+from pipeline.compare.difference import Difference, shown
+from pipeline.compare.sides import AnySide
+from pipeline.compare.tensors import Number, TensorDifference
+
+KINDS = {
+    "code": "files of code",
+    "environment": "pins and numerics",
+    "params": "keys of params and recipes",
+    "data": "input files",
+    "stage": "stages",
+    "count": "counts in manifests",
+    "token": "keys of the tokenizer",
+    "document": "documents",
+    "row": "rows",
+    "step": "steps of a log",
+    "state": "checkpoints",
+    "tensor": "tensors of the first of these",
+    "evaluation": "evaluations",
+    "release": "name and version",
+    "lock": "entries of the lock",
+    "file": "files",
+}
+"""Kinds of differences in the order of the pipeline, in words."""
+
+
+def builds_to_json(a: Build, b: Build, found: BuildComparison) -> dict[str, Any]:
+    """The comparison of two builds for a program."""
+    first = first_of(found)
+    return {
+        "same": not found.findings,
+        "a": {"address": a.address, "is": a.title},
+        "b": {"address": b.address, "is": b.title},
+        "basis": found.basis,
+        "first": asdict(first) if first else None,
+        "fork": found.fork._asdict() if found.fork else None,
+        "stages": [
+            {
+                "stage": change.stage,
+                "is_cause": change.is_cause,
+                "why": change.why,
+                "reasons": [asdict(reason) for reason in change.reasons],
+                "follows": change.follows,
+            }
+            for change in found.stages
+        ],
+        "differences": {
+            kind: {"count": each.count, "follow": each.follow, "first": [asdict(one) for one in each.first]}
+            for kind, each in _in_order(found)
+        },
+        "documents": [asdict(counts) for counts in found.documents],
+        "tensors": [asdict(tensor) for tensor in found.tensors],
+        "same_files": found.files,
+        "not_compared": found.findings.notes,
+    }
+
+
+def checkpoints_to_json(a: CheckpointSide, b: CheckpointSide, found: CheckpointComparison) -> dict[str, Any]:
+    """The comparison of two checkpoints for a program."""
+    return {
+        "same": is_same(found),
+        "a": {"address": a.title},
+        "b": {"address": b.title},
+        "keys": [asdict(key) for key in found.keys],
+        "compared_tensors": found.num_tensors,
+        "tensors": [asdict(tensor) for tensor in found.tensors],
+        "other_moments": found.other_moments,
+        "moments": [asdict(tensor) for tensor in found.moments],
+        "notes": found.notes,
+    }
+
+
+def first_of(found: BuildComparison) -> Difference | None:
+    """The first difference in the order of the pipeline: that of the first stage that is a cause, else of any kind."""
+    cause = next((change for change in found.stages if change.is_cause), None)
+    if cause and cause.reasons:
+        return cause.reasons[0]
+    if cause:
+        return Difference(kind="stage", where=f"{cause.stage}: {cause.why}", stage=cause.stage)
+    return next((each.first[0] for _, each in _in_order(found) if each.first), None)
+
+
+def build_lines(a: Build, b: Build, found: BuildComparison, most: int) -> Iterator[str]:
+    """The comparison of two builds for a person; of each kind the first `most`."""
+    yield f"A: {a.title}, {a.address}"
+    yield f"B: {b.title}, {b.address}"
+    if not found.findings:
+        amount = f"all {found.files:,} files" if found.files else "every stage"
+        yield f"same: {amount}, {found.basis}"
+        yield from _notes(found.findings.notes)
+        return
+    yield from _first(found)
+    if found.fork:
+        parent = "A" if found.fork.side == "B" else "B"
+        yield f"{found.fork.side} goes on from {found.fork.model} at step {found.fork.step} of {parent}"
+    yield ""
+    rows = [[KINDS.get(kind, kind), f"{each.count:,}", f"{each.follow:,}"] for kind, each in _in_order(found)]
+    yield from table(["what", "differ", "follow from these"], rows)
+    for kind, each in _in_order(found):
+        if each.first and most:
+            yield from ["", f"{KINDS.get(kind, kind)}:"]
+            yield from (f"  {one}" for one in each.first[:most])
+            if each.count > most:
+                yield f"  and {each.count - most:,} more"
+    if found.documents:
+        yield ""
+        columns = ["source", "licence", "only in A", "only in B", "other text", "moved"]
+        counts = [[*map(str, asdict(each).values())] for each in found.documents]
+        yield from table(columns, counts)
+    yield ""
+    yield f"compared {found.basis}"
+    yield from _notes(found.findings.notes)
+
+
+def checkpoint_lines(a: CheckpointSide, b: CheckpointSide, found: CheckpointComparison, most: int) -> Iterator[str]:
+    """The comparison of two checkpoints for a person; the first `most` tensors."""
+    yield f"A: {a.title}"
+    yield f"B: {b.title}"
+    yield f"{'same' if is_same(found) else 'differ'}: {_weights(found)}"
+    if found.other_moments:
+        yield "moments of the optimizer differ" + ("" if found.moments else "; --moments compares them")
+    if found.keys:
+        yield ""
+        yield from table(["key", "A", "B"], [[key.where, *_values(key)] for key in found.keys[: max(most, 20)]])
+        if len(found.keys) > max(most, 20):
+            yield f"and {len(found.keys) - max(most, 20):,} more keys"
+    for title, tensors in (("tensor", found.tensors), ("moments", found.moments)):
+        if tensors:
+            yield ""
+            yield from _tensor_table(title, tensors, most)
+    if found.notes:
+        yield ""
+        yield from _notes(found.notes)
+
+
+def is_same(found: CheckpointComparison) -> bool:
+    """Whether nothing differs."""
+    return not (found.keys or found.tensors or found.moments or found.other_moments)
+
+
+def require_one_kind(a: AnySide, b: AnySide) -> None:
+    """Raise an error unless both sides are builds, or both checkpoints."""
+    if isinstance(a, Build) != isinstance(b, Build):
+        build, checkpoint = (a, b) if isinstance(a, Build) else (b, a)
+        address = build.address if isinstance(build, Build) else ""
+        raise EverystepError(
+            f"diff: {address} is {build.title} and {checkpoint.title} a checkpoint; compare two of a kind: "
+            f"a checkpoint of a release is written {address}@MODEL:STEP"
+        )
+
+
+def _in_order(found: BuildComparison) -> list[tuple[str, Any]]:
+    order = list(KINDS)
+    return sorted(found.findings.kinds.items(), key=lambda pair: order.index(pair[0]))
+
+
+def _first(found: BuildComparison) -> Iterator[str]:
+    cause = next((change for change in found.stages if change.is_cause), None)
+    first = first_of(found)
+    if cause and cause.reasons and cause.reasons[0].kind != "stage":
+        yield f"differ, first in {cause.stage}, because of {cause.why}"
+    elif first:
+        unchanged = "" if found.stages else "; no stage came out differently"
+        yield f"differ, first in {first}{unchanged}"
+    else:
+        yield "differ"
+
+
+def _weights(found: CheckpointComparison) -> str:
+    if found.num_tensors is None:
+        return found.notes[-1] if found.notes else "weights were not read"
+    if not found.tensors:
+        return f"{found.num_tensors:,} tensors of weights, bit for bit"
+    both = [tensor for tensor in found.tensors if tensor.differ]
+    numbers = f"{sum(tensor.differ or 0 for tensor in both):,} numbers in tensors of one shape"
+    return f"{len(found.tensors):,} tensors of weights differ, A has {found.num_tensors:,}; {numbers}"
+
+
+def _tensor_table(title: str, tensors: list[TensorDifference], most: int) -> Iterator[str]:
+    measured = [tensor for tensor in tensors if tensor.differ]
+    others = [tensor for tensor in tensors if not tensor.differ]
+    yield from (told(tensor) for tensor in others[:most])
+    if len(others) > most:
+        yield f"and {len(others) - most:,} more of other shapes or names"
+    if measured:
+        header = [title, "dtype and shape", "differ", "of", "largest", "at", "moved", "first at"]
+        yield from table(header, [_row(tensor) for tensor in measured[:most]])
+        if len(measured) > most:
+            yield f"and {len(measured) - most:,} more"
+
+
+def _row(tensor: TensorDifference) -> list[str]:
+    about = tensor.a or ""
+    return [
+        tensor.name,
+        about if about == tensor.b else f"{about} -> {tensor.b}",
+        f"{tensor.differ:,}",
+        f"{tensor.numbers:,}",
+        _number(tensor.largest),
+        str(tensor.largest_at),
+        "" if tensor.moved is None else f"{tensor.moved:.4%}",
+        str(tensor.first_at),
+    ]
+
+
+def _number(value: Number | None) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _values(key: Difference) -> list[str]:
+    return ["" if key.only_in == "B" else shown(key.a), "" if key.only_in == "A" else shown(key.b)]
+
+
+def _notes(notes: list[str]) -> Iterator[str]:
+    yield from (f"note: {note}" for note in dict.fromkeys(notes))

@@ -4,7 +4,7 @@ What is asked for is read when it is asked for, and every manifest of a release 
 are taken as trees, not as models, so that releases whose manifests have other versions can still be compared.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from pipeline.base.errors import EverystepError
 from pipeline.base.files import list_files, read_small, safe_join, sha256_file
 from pipeline.base.paths import MANIFESTS, PARAMS
 from pipeline.base.yaml import load_yaml
+from pipeline.compare.difference import Findings
 from pipeline.formats.canonical import Json, parse
 from pipeline.formats.stages import BY_NAME, manifest_path
 from pipeline.release.release import Release
@@ -55,9 +56,9 @@ class Build:
         return NOT_IN_PROJECTS
 
     @property
-    def release(self) -> Release | None:
-        """What opens its files; null if there are none."""
-        return None
+    def release(self) -> Release:
+        """What opens its files."""
+        raise EverystepError(f"{self.address}: a lock alone has no files")
 
     @property
     def lock(self) -> Mapping[str, Any]:
@@ -67,6 +68,14 @@ class Build:
     @property
     def lock_sha256(self) -> str | None:
         """SHA-256 of its lock."""
+        return None
+
+    def has(self, path: str) -> bool:
+        """Whether it promises a file and, if it is a project, has it."""
+        return False
+
+    def file(self, path: str) -> Path | None:
+        """One of its files, verified; null if it does not promise it, or is a project that has not brought it."""
         return None
 
     def read(self, path: str) -> bytes:
@@ -127,7 +136,7 @@ class ReleaseBuild(Build):
         return NOT_IN_RELEASES
 
     @property
-    def release(self) -> Release | None:
+    def release(self) -> Release:
         return self._release
 
     @cached_property
@@ -137,6 +146,12 @@ class ReleaseBuild(Build):
     @property
     def lock_sha256(self) -> str | None:
         return self._release.files[LOCK].digest if LOCK in self._release.files else None
+
+    def has(self, path: str) -> bool:
+        return path in self._release.files
+
+    def file(self, path: str) -> Path | None:
+        return self._release.file(path) if self.has(path) else None
 
     def read(self, path: str) -> bytes:
         return self._release.read(path)
@@ -149,13 +164,13 @@ class ProjectBuild(Build):
     """A project that has built something."""
 
     def __init__(self, address: str, folder: Path, follow_links: bool = False) -> None:
-        super().__init__(address, f"the project {folder.resolve().name}")
+        super().__init__(address, "a project")
         self._folder, self._follow_links = folder, follow_links
         paths = [f"{MANIFESTS}/{path}" for path in list_files(folder / MANIFESTS)]
         self.manifests = {path: sha256_file(self._place(path)) for path in paths}
 
     @cached_property
-    def release(self) -> Release | None:
+    def release(self) -> Release:
         return Release.open(self._folder, self._follow_links)
 
     @cached_property
@@ -167,6 +182,12 @@ class ProjectBuild(Build):
         path = self._folder / LOCK
         return sha256_file(path) if path.is_file() else None
 
+    def has(self, path: str) -> bool:
+        return self._place(path).is_file() and path in self.release.files
+
+    def file(self, path: str) -> Path | None:
+        return self.release.file(path) if self.has(path) else None
+
     def read(self, path: str) -> bytes:
         return read_small(self._place(path))
 
@@ -176,6 +197,19 @@ class ProjectBuild(Build):
 
     def _place(self, path: str) -> Path:
         return safe_join(self._folder, path, self._follow_links)
+
+
+def files_of_both(a: Build, b: Build, paths: Sequence[str], findings: Findings) -> list[tuple[Path, Path]]:
+    """These files of both sides, verified; none, and a note, if a side lacks one."""
+    found = []
+    for path in paths:
+        left, right = a.file(path), b.file(path)
+        if left is None or right is None:
+            lacking = a if left is None else b
+            findings.notes.append(f"{lacking.address} has no {path}, so it was not compared")
+            return []
+        found.append((left, right))
+    return found
 
 
 def read_lock(path: Path) -> Mapping[str, Any]:

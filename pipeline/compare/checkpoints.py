@@ -19,7 +19,7 @@ from pipeline.base.console import progress
 from pipeline.base.errors import EverystepError
 from pipeline.base.files import read_small, safe_join
 from pipeline.base.paths import cache_folder
-from pipeline.compare.difference import Difference, Key, keys_that_differ
+from pipeline.compare.difference import Difference, differing
 from pipeline.compare.tensors import Raw, TensorDifference, Tensors, compare_tensors
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.canonical import Json, parse
@@ -288,14 +288,10 @@ def _compare_about(a: CheckpointSide, b: CheckpointSide, found: CheckpointCompar
         for about in said:
             about.pop("config", None)
     common = said[0].keys() & said[1].keys()
-    sides = [{key: value for key, value in about.items() if key in common} for about in said]
-    found.keys = [_key(key) for key in keys_that_differ(*sides)]
+    left, right = ({key: value for key, value in about.items() if key in common} for about in said)
+    found.keys = list(differing("key", left, right))
     if "config" not in common:
         found.notes.append("configs were not compared: one side has none in the form of the other")
-
-
-def _key(key: Key) -> Difference:
-    return Difference(kind="key", where=key.path, a=key.a, b=key.b, only_in=key.only_in)
 
 
 def _compare_moments(a: CheckpointSide, b: CheckpointSide, found: CheckpointComparison, one_by_one: bool) -> None:

@@ -4,23 +4,36 @@ Of two releases only their root manifests are read where all digests agree, and 
 its own digests differ. The lock is read where it differs.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
-from pipeline.base.errors import EverystepError, well_shaped
-from pipeline.base.paths import MANIFESTS, PARAMS, RECIPES, SPLITS, TOKENIZER
-from pipeline.compare.builds import CODE, LOCK, PINS, Build, LockBuild, place_of, stage_of
+from pipeline.base.errors import well_shaped
+from pipeline.base.paths import MANIFESTS, PARAMS, RECIPES, SPLITS, TOKENIZER, TOKENS
+from pipeline.compare.builds import (
+    CODE,
+    LOCK,
+    PINS,
+    Build,
+    LockBuild,
+    ProjectBuild,
+    ReleaseBuild,
+    files_of_both,
+    place_of,
+    stage_of,
+)
 from pipeline.compare.checkpoints import StateSide, compare_checkpoints
-from pipeline.compare.difference import CAUSES, Difference, Findings, keys_that_differ
+from pipeline.compare.difference import CAUSES, Difference, Findings, differing, only_in
 from pipeline.compare.documents import DocumentCounts, compare_documents, index_path
 from pipeline.compare.rows import compare_rows
 from pipeline.compare.stages import StageChange, code_differences, stage_changes
 from pipeline.compare.tensors import TensorDifference
-from pipeline.compare.training import Begun, available, compare_results, compare_training, forked
+from pipeline.compare.training import Begun, compare_results, compare_training, forked
 from pipeline.formats.canonical import Json, parse
+from pipeline.formats.checkpoints import WEIGHTS
 from pipeline.formats.release import REVISIONS
 from pipeline.formats.stages import BY_NAME, manifest_path
 from pipeline.release.papers import PAPERS
-from pipeline.release.release import Release, Stored
+from pipeline.release.release import Stored
 
 EXPLAINED = (LOCK, REVISIONS, PARAMS.as_posix(), PINS, *PAPERS)
 """Files of a release that follow from what is compared in other ways."""
@@ -61,17 +74,19 @@ def compare_builds(a: Build, b: Build, most: int = 10, metadata: bool = False) -
         for change in found.stages:
             _inside(a, b, change, found, metadata)
         _add_lock(a, b, found)
+        if isinstance(a, ProjectBuild) and isinstance(b, ProjectBuild):
+            found.findings.add(_other_manifests(a, b))
         _add_files(a, b, found)
     return found
 
 
 def _are_releases(a: Build, b: Build) -> bool:
-    return all(build.release is not None and build.release.version is not None for build in (a, b))
+    return isinstance(a, ReleaseBuild) and isinstance(b, ReleaseBuild)
 
 
 def _same_files(a: Build, b: Build, found: BuildComparison) -> bool:
     """Whether both releases have the same name, version and files by their root manifests; the files are counted."""
-    left, right = _release(a), _release(b)
+    left, right = a.release, b.release
     for key in ("name", "version"):
         values = getattr(left, key), getattr(right, key)
         if values[0] != values[1]:
@@ -88,12 +103,6 @@ def _basis(a: Build, b: Build) -> str:
     return f"by the digests in {'root manifests' if _are_releases(a, b) else 'manifests and locks'}; {read}"
 
 
-def _release(build: Build) -> Release:
-    if build.release is None:
-        raise EverystepError(f"{build.address}: a lock alone has no files")
-    return build.release
-
-
 def _inside(a: Build, b: Build, change: StageChange, found: BuildComparison, metadata: bool) -> None:
     """Count a stage with its reasons, and look inside what it made."""
     findings, (name, _, of) = found.findings, change.stage.partition("@")
@@ -107,7 +116,8 @@ def _inside(a: Build, b: Build, change: StageChange, found: BuildComparison, met
     if change.is_cause:
         findings.add(change.result)
     else:
-        findings.follows("count", len(change.result))
+        for result in change.result:
+            findings.follows(result.kind)
     path = manifest_path(name, of or None).as_posix() if not _is_unknown(change.stage) else ""
     if isinstance(a, LockBuild) or isinstance(b, LockBuild) or not {path} <= a.manifests.keys() & b.manifests.keys():
         return
@@ -131,13 +141,12 @@ def _is_unknown(stage: str) -> bool:
 def _tokenizer(a: Build, b: Build, findings: Findings) -> None:
     """Keys of `tokenizer.json`, of which the vocabulary and the merges are most."""
     path = TOKENIZER.as_posix()
-    files = [available(build, path, findings) for build in (a, b)]
-    if files[0] and files[1]:
-        for key in keys_that_differ(*(parse(file.read_bytes(), file) for file in files if file)):
-            where = f"{path}: {key.path}"
-            about = {"kind": "token", "where": where, "stage": "tokenizer", "only_in": key.only_in}
-            values = {} if isinstance(key.a or key.b, list | dict) else {"a": key.a, "b": key.b}
-            findings.add([Difference(**about, **values)])
+    for files in files_of_both(a, b, [path], findings):
+        left, right = (parse(file.read_bytes(), file) for file in files)
+        for key in differing("token", left, right, stage="tokenizer"):
+            where = f"{path}: {key.where}"
+            is_long = isinstance(key.a or key.b, list | dict)
+            findings.add([replace(key, where=where, a=None, b=None) if is_long else replace(key, where=where)])
 
 
 def _tokens(a: Build, b: Build, trees: tuple[Json, Json], found: BuildComparison, metadata: bool) -> None:
@@ -150,41 +159,35 @@ def _tokens(a: Build, b: Build, trees: tuple[Json, Json], found: BuildComparison
         if indexes[0] != indexes[1] or other_rows:
             found.findings.notes.append("documents and rows differ, and were not read")
         return
-    left, right = _release(a), _release(b)
-    paths = [index_path(split) for split in SPLITS]
+    indexed = [index_path(split) for split in SPLITS]
     for build, tree in zip((a, b), trees, strict=True):
-        shards = [f"data/tokens/{shard['path']}" for split in SPLITS for shard in tree["outputs"][split]]
-        if not _all_there(build, [*paths, *shards], found.findings):
+        shards = [f"{TOKENS}/{shard['path']}" for split in SPLITS for shard in tree["outputs"][split]]
+        missing = [path for path in (*indexed, *shards) if not build.has(path)]
+        if missing:
+            found.findings.notes.append(f"{build.address} has no {missing[0]}, so rows were not compared")
             return
+    left, right = a.release, b.release
     if indexes[0] != indexes[1]:
         found.documents = compare_documents(left, right, found.findings)
     if other_rows:
         compare_rows(left, right, trees, found.findings)
 
 
-def _all_there(build: Build, paths: list[str], findings: Findings) -> bool:
-    """Whether a side has these files; of a project that lacks one, a note says so."""
-    release = _release(build)
-    missing = [path for path in paths if release.version is None and not (release.folder / path).is_file()]
-    if missing:
-        findings.notes.append(f"{release.folder / missing[0]} is not there, so rows were not compared; run `dvc pull`")
-    return not missing
-
-
 def _training(a: Build, b: Build, model: str, trees: tuple[Json, Json], found: BuildComparison, metadata: bool) -> None:
     first = compare_training(a, b, model, trees, found.findings)
     if first is None or found.tensors or metadata:
         return
-    states = [_release(build).states(model)[first] for build in (a, b)]
-    for state in states:
-        if state.release.version is None and not (state.release.folder / state.folder).is_dir():
-            found.findings.notes.append(f"{state.folder} is not there, so its tensors were not compared")
+    states = [build.release.states(model)[first] for build in (a, b)]
+    for build, state in zip((a, b), states, strict=True):
+        if not build.has(f"{state.folder}/{WEIGHTS}"):
+            found.findings.notes.append(f"{build.address} has no {state.folder}, so its tensors were not compared")
             return
     _tensors(states, found)
 
 
 def _tensors(states: list[Stored], found: BuildComparison) -> None:
-    compared = compare_checkpoints(*(StateSide(state.release.address, state) for state in states))
+    left, right = (StateSide(state.release.address, state) for state in states)
+    compared = compare_checkpoints(left, right)
     where = f"{states[0].model} {states[0].revision}"
     found.tensors = compared.tensors
     stage = f"train@{states[0].model}"
@@ -218,15 +221,13 @@ def _add_lock(a: Build, b: Build, found: BuildComparison) -> None:
         return
     changed = {change.stage for change in found.stages}
     for stage in sorted(a.lock.keys() & b.lock.keys(), key=place_of):
-        keys = list(keys_that_differ(*(_by_path(build.lock[stage]) for build in (a, b))))
-        if not keys or stage in changed:
+        if stage in changed:
             continue
-        own = [key for key in keys if not key.path.startswith(("deps.", f"params.{CODE}."))]
-        where = [Difference(kind="lock", where=f"{stage}: {k.path}", a=k.a, b=k.b, stage=stage) for k in own]
-        found.findings.add(where)
-        found.findings.follows("lock", 0 if own else 1)
-    if not isinstance(a, LockBuild) and not isinstance(b, LockBuild) and not _are_releases(a, b):
-        found.findings.add(_other_manifests(a, b))
+        keys = list(differing("lock", _by_path(a.lock[stage]), _by_path(b.lock[stage]), stage=stage))
+        inherited = tuple(f"{key}." for key in (f"params.{CODE}", *(["deps"] if stage != "code" else [])))
+        own = [replace(key, where=f"{stage}: {key.where}") for key in keys if not key.where.startswith(inherited)]
+        found.findings.add(own)
+        found.findings.follows("lock", 1 if keys and not own else 0)
 
 
 def _by_path(entry: Json) -> Json:
@@ -235,15 +236,11 @@ def _by_path(entry: Json) -> Json:
     return {**entry, **lists}
 
 
-def _other_manifests(a: Build, b: Build) -> list[Difference]:
+def _other_manifests(a: Build, b: Build) -> Iterator[Difference]:
     """Files below `manifests/` of two projects that are no stage's."""
-    differences = []
     for path in sorted(path for path in {*a.manifests, *b.manifests} if stage_of(path) is None):
-        digests = a.manifests.get(path), b.manifests.get(path)
-        only = "B" if digests[0] is None else "A" if digests[1] is None else None
-        if digests[0] != digests[1]:
-            differences.append(Difference(kind="file", where=path, a=digests[0], b=digests[1], only_in=only))  # type: ignore[arg-type]
-    return differences
+        if a.manifests.get(path) != b.manifests.get(path):
+            yield Difference(kind="file", where=path, only_in=only_in(path in a.manifests, path in b.manifests))
 
 
 def _add_files(a: Build, b: Build, found: BuildComparison) -> None:
@@ -253,20 +250,17 @@ def _add_files(a: Build, b: Build, found: BuildComparison) -> None:
     """
     if not _are_releases(a, b):
         return
-    left, right = _release(a).files, _release(b).files
+    left, right = a.release.files, b.release.files
     findings = found.findings
     paths = [path for path in sorted(left.keys() | right.keys()) if left.get(path) != right.get(path)]
     if PARAMS.as_posix() in paths:
-        for key in keys_that_differ(a.params(), b.params()):
-            params = Difference(kind="params", where=key.path, a=key.a, b=key.b, only_in=key.only_in, stage="release")
-            findings.add([params])
+        findings.add(differing("params", a.params(), b.params(), stage="release"))
     changed = {change.stage for change in found.stages} | ({"code", *EXPLAINED} if findings else set())
     for path in paths:
-        only = "B" if path not in left else "A" if path not in right else None
         if maker_of(path) in changed:
             findings.follows("file")
         else:
-            findings.add([Difference(kind="file", where=path, only_in="B" if only == "B" else "A" if only else None)])
+            findings.add([Difference(kind="file", where=path, only_in=only_in(path in left, path in right))])
 
 
 def maker_of(path: str) -> str:

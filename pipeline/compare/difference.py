@@ -106,8 +106,19 @@ def keys_that_differ(a: Json, b: Json, path: str = "") -> Iterator[Key]:
     elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
         for number, (left, right) in enumerate(zip(a, b, strict=True)):
             yield from keys_that_differ(left, right, f"{path}[{number}]")
-    elif type(a) is not type(b) or a != b:
+    elif a != b or isinstance(a, bool) != isinstance(b, bool):
         yield Key(path, a, b, None)
+
+
+def differing(kind: str, a: Json, b: Json, path: str = "", stage: str | None = None) -> Iterator[Difference]:
+    """The keys of two trees that differ, as differences of this kind."""
+    for key in keys_that_differ(a, b, path):
+        yield Difference(kind=kind, where=key.path, a=key.a, b=key.b, only_in=key.only_in, stage=stage)
+
+
+def only_in(in_a: bool, in_b: bool) -> Side | None:
+    """The one side that has something; null if both do."""
+    return None if in_a and in_b else "A" if in_a else "B"
 
 
 def shown(value: Json) -> str:

@@ -49,8 +49,8 @@ def compare_documents(a: Release, b: Release, findings: Findings) -> list[Docume
     relicensed = pc.and_(pc.invert(reread), pc.not_equal(kept["license"], twins["license"]))
     moved = pc.and_(pc.invert(reread), pc.not_equal(kept["copies"], twins["copies"]))
     most = findings.most
-    for table, side, other in ((gone, "A", b), (came, "B", a)):
-        findings.add_counted("document", table.num_rows, _absent(table.slice(0, most), side, other))
+    findings.add_counted("document", gone.num_rows, _absent(gone.slice(0, most), "A", b))
+    findings.add_counted("document", came.num_rows, _absent(came.slice(0, most), "B", a))
     findings.add_counted("document", changed.num_rows, _texts(changed, changed_to, most))
     pairs = ((relicensed, "license", "licence"), (moved, "copies", "splits"))
     for chosen, column, what in pairs:

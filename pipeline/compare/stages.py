@@ -8,12 +8,12 @@ stage with other code and the same result is none of these.
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from pipeline.base.paths import RECIPES
 from pipeline.compare.builds import CODE, PINS, Build, LockBuild, place_of, stage_of
-from pipeline.compare.difference import Difference, keys_that_differ
+from pipeline.compare.difference import Difference, differing, only_in
 from pipeline.formats.canonical import Json, canonical
 from pipeline.formats.stages import BY_NAME, manifest_path
 
@@ -91,7 +91,7 @@ def code_differences(a: Build, b: Build) -> Iterator[Difference]:
     if a.manifests.get(CODE) == b.manifests.get(CODE):
         return
     left, right = (dict(build.code.get("files", {})) for build in (a, b))
-    yield from _files(left, right, {})
+    yield from _files(left, right)
     yield from _pins(a, b)
 
 
@@ -114,7 +114,8 @@ def _change(a: Build, b: Build, stage: str, pins: list[Difference], changed: set
         return None
     change = StageChange(stage)
     if left is None or right is None:
-        change.reasons = [Difference(kind="stage", where=stage, only_in="B" if left is None else "A", stage=stage)]
+        side = only_in(left is not None, right is not None)
+        change.reasons = [Difference(kind="stage", where=stage, only_in=side, stage=stage)]
         return change
     change.reasons = [*_code(a, b, stage, left, right, pins), *_params(stage, left, right)]
     for name in sorted(left.inputs.keys() | right.inputs.keys()):
@@ -123,7 +124,11 @@ def _change(a: Build, b: Build, stage: str, pins: list[Difference], changed: set
             _sort_input(a, b, change, name, digests, changed)
     if not change.reasons and not change.follows:
         change.reasons += _files_of(stage, left, right)
-    change.result = list(_result(stage, left, right))
+    if by_lock:
+        outs = differing("lock", left.result, right.result, stage=stage)
+        change.result = [replace(out, where=f"{stage}: {out.where}") for out in outs]
+    else:
+        change.result = list(_result(stage, left, right))
     return change
 
 
@@ -132,19 +137,17 @@ def _code(a: Build, b: Build, stage: str, left: View, right: View, pins: list[Di
     if left.code != right.code:
         files = [_files_loaded(build, name) for build in (a, b)]
         if files[0] and files[1]:
-            yield from _files(files[0], files[1], {"stage": stage})
+            yield from _files(files[0], files[1], stage)
             yield from pins if files[0].get(PINS) != files[1].get(PINS) else ()
         else:
             yield Difference(kind="code", where=f"code of {name}", a=left.code, b=right.code, stage=stage)
-    for key in keys_that_differ(left.numerics, right.numerics, "numerics"):
-        yield Difference(kind="environment", where=key.path, a=key.a, b=key.b, only_in=key.only_in, stage=stage)
+    yield from differing("environment", left.numerics, right.numerics, "numerics", stage)
 
 
 def _params(stage: str, left: View, right: View) -> Iterator[Difference]:
     for section in sorted({*left.params, *right.params}):
-        sides = [{section: view.params[section]} if section in view.params else {} for view in (left, right)]
-        for key in keys_that_differ(*sides):
-            yield Difference(kind="params", where=key.path, a=key.a, b=key.b, only_in=key.only_in, stage=stage)
+        one, other = ({section: view.params[section]} if section in view.params else {} for view in (left, right))
+        yield from differing("params", one, other, stage=stage)
 
 
 def _sort_input(
@@ -174,23 +177,17 @@ def _makers(build: Build, name: str) -> Iterator[str]:
 
 def _files_of(stage: str, left: View, right: View) -> Iterator[Difference]:
     """Other files of a source, though the same ones were asked for."""
-    files = [
-        {entry["path"]: entry["sha256"] for entry in view.result.get("files", [])}
-        if stage.partition("@")[0] in ("fetch", "evaluation_sets", "rows")
-        else {}
-        for view in (left, right)
-    ]
-    for key in keys_that_differ(*files):
-        yield Difference(kind="data", where=key.path, a=key.a, b=key.b, only_in=key.only_in, stage=stage)
+    if stage.partition("@")[0] not in ("fetch", "evaluation_sets", "rows"):
+        return
+    files = ({entry["path"]: entry["sha256"] for entry in view.result.get("files", [])} for view in (left, right))
+    yield from differing("data", next(files), next(files), stage=stage)
 
 
 def _result(stage: str, left: View, right: View) -> Iterator[Difference]:
-    results = [{key: value for key, value in view.result.items() if key not in LISTS} for view in (left, right)]
-    for key in keys_that_differ(*results):
-        if all(value is None or type(value) in (int, float) for value in (key.a, key.b)):
-            yield Difference(
-                kind="count", where=f"{stage}: {key.path}", a=key.a, b=key.b, only_in=key.only_in, stage=stage
-            )
+    one, other = ({key: value for key, value in view.result.items() if key not in LISTS} for view in (left, right))
+    for difference in differing("count", one, other, stage=stage):
+        if all(value is None or type(value) in (int, float) for value in (difference.a, difference.b)):
+            yield replace(difference, where=f"{stage}: {difference.where}")
 
 
 def _manifest_of(stage: str) -> str:
@@ -257,11 +254,10 @@ def _files_loaded(build: Build, stage: str) -> dict[str, str]:
     return {name: files[name] for name in listed if name in files}
 
 
-def _files(left: Mapping[str, str], right: Mapping[str, str], more: Mapping[str, Any]) -> Iterator[Difference]:
+def _files(left: Mapping[str, str], right: Mapping[str, str], stage: str | None = None) -> Iterator[Difference]:
     for name in sorted(left.keys() | right.keys()):
         if name != PINS and left.get(name) != right.get(name):
-            only = "B" if name not in left else "A" if name not in right else None
-            yield Difference(kind="code", where=name, only_in=only, **more)
+            yield Difference(kind="code", where=name, only_in=only_in(name in left, name in right), stage=stage)
 
 
 def _pins(a: Build, b: Build) -> Iterator[Difference]:
@@ -269,12 +265,11 @@ def _pins(a: Build, b: Build) -> Iterator[Difference]:
     digests = [build.code.get("files", {}).get(PINS) for build in (a, b)]
     if digests[0] == digests[1]:
         return
-    texts = [_pinned(build, digest) for build, digest in zip((a, b), digests, strict=True)]
-    keys = list(keys_that_differ(*texts)) if texts[0] and texts[1] else []
-    for key in keys:
-        yield Difference(kind="environment", where=f"{PINS}: {key.path}", a=key.a, b=key.b, only_in=key.only_in)
-    if not keys:
+    left, right = (_pinned(build, digest) for build, digest in zip((a, b), digests, strict=True))
+    if left == right or not (left and right):
         yield Difference(kind="environment", where=PINS)
+    else:
+        yield from (replace(pin, where=f"{PINS}: {pin.where}") for pin in differing("environment", left, right))
 
 
 def _pinned(build: Build, digest: str | None) -> dict[str, str]:

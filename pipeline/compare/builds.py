@@ -109,14 +109,15 @@ class LockBuild(Build):
     def __init__(self, path: Path) -> None:
         super().__init__(str(path), "a lock")
         self._path = path
+        self._lock = read_lock(path)
 
     @property
     def lacks(self) -> tuple[str, ...]:
         return NOT_IN_PROJECTS if "release" in self.lock else (*NOT_IN_RELEASES, *NOT_IN_PROJECTS)
 
-    @cached_property
+    @property
     def lock(self) -> Mapping[str, Any]:
-        return read_lock(self._path)
+        return self._lock
 
     @property
     def lock_sha256(self) -> str | None:

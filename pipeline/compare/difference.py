@@ -57,6 +57,8 @@ class Findings:
         self.kinds: dict[str, Found] = {}
         self.notes: list[str] = []
         """What was not compared, and why."""
+        self.agree: list[str] = []
+        """How far trainings that differ are the same."""
         self._causes: set[tuple[str, str]] = set()
 
     def add(self, differences: Iterable[Difference]) -> None:

@@ -60,6 +60,7 @@ def builds_to_json(a: Build, b: Build, found: BuildComparison) -> dict[str, Any]
         },
         "documents": [asdict(counts) for counts in found.documents],
         "tensors": [asdict(tensor) for tensor in found.tensors],
+        "agree": found.findings.agree,
         "same_files": found.files,
         "not_compared": found.findings.notes,
     }
@@ -103,6 +104,7 @@ def build_lines(a: Build, b: Build, found: BuildComparison, most: int) -> Iterat
     if found.fork:
         parent = "A" if found.fork.side == "B" else "B"
         yield f"{found.fork.side} goes on from {found.fork.model} at step {found.fork.step} of {parent}"
+    yield from found.findings.agree
     yield ""
     rows = [[KINDS.get(kind, kind), f"{each.count:,}", f"{each.follow:,}"] for kind, each in _in_order(found)]
     yield from table(["what", "differ", "follow from these"], rows)

@@ -88,7 +88,7 @@ def stage_changes(a: Build, b: Build) -> Iterator[StageChange]:
 
 def code_differences(a: Build, b: Build) -> Iterator[Difference]:
     """Files of code that differ, and pins of libraries."""
-    if a.manifests.get(CODE) == b.manifests.get(CODE):
+    if a.manifests.get(CODE) == b.manifests.get(CODE) or not (a.code and b.code):
         return
     left, right = (dict(build.code.get("files", {})) for build in (a, b))
     yield from _files(left, right)
@@ -263,7 +263,7 @@ def _files(left: Mapping[str, str], right: Mapping[str, str], stage: str | None 
 def _pins(a: Build, b: Build) -> Iterator[Difference]:
     """Pins of libraries that differ, by name."""
     digests = [build.code.get("files", {}).get(PINS) for build in (a, b)]
-    if digests[0] == digests[1]:
+    if digests[0] == digests[1] or None in digests:
         return
     left, right = (_pinned(build, digest) for build, digest in zip((a, b), digests, strict=True))
     if left == right or not (left and right):

@@ -77,18 +77,25 @@ def compare_results(model: str, trees: tuple[Json, Json], findings: Findings) ->
 def _compare_logs(left: Path, right: Path, begun: int, stage: str, findings: Findings) -> None:
     """Count the steps of both whose lines differ; those of one side alone are one difference."""
     model = stage.partition("@")[2]
+    same: list[int] = []
+    first_other = None
     for old, new in _paired(log.read(left), log.read(right)):
-        if old and new:
-            if old != new:
-                keys = list(keys_that_differ(old.to_json(), new.to_json()))
-                where = f"{model} step {old.step}: {keys[0].path}"
-                findings.add([Difference(kind="step", where=where, a=keys[0].a, b=keys[0].b, stage=stage)])
+        if old and new and old == new:
+            same = same if first_other else [*same[:1], new.step]
+        elif old and new:
+            first_other = first_other or old.step
+            keys = list(keys_that_differ(old.to_json(), new.to_json()))
+            where = f"{model} step {old.step}: {keys[0].path}"
+            findings.add([Difference(kind="step", where=where, a=keys[0].a, b=keys[0].b, stage=stage)])
         elif (entry := old or new) and entry.step > begun:
             side = only_in(old is not None, new is not None)
             findings.add(
                 [Difference(kind="step", where=f"{model} steps from {entry.step} on", only_in=side, stage=stage)]
             )
-            return
+            break
+    if same:
+        then = f", and others from step {first_other} on" if first_other else ""
+        findings.agree.append(f"{model}: both have the same steps {same[0]} to {same[-1]}{then}")
 
 
 def _paired(

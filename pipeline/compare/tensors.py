@@ -144,6 +144,7 @@ class _Compared:
         )
 
 
+@np.errstate(invalid="ignore")  # a signalling NaN, which is compared by its bits
 def as_float64(dtype: str, raw: Raw) -> NDArray[np.float64]:
     """The numbers in `raw`, little-endian, by their values; integers past 2^53 are rounded."""
     if dtype == "BF16":

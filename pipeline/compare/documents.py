@@ -4,9 +4,11 @@ Documents are compared by id, wherever they are packed. Reads the indexes of the
 what went the tables of removals of the other side. Holds the columns of both indexes in memory.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -47,40 +49,42 @@ def compare_documents(a: Release, b: Release, findings: Findings) -> list[Docume
     reread = pc.not_equal(kept["text_sha256"], twins["text_sha256"])
     changed, changed_to = kept.filter(reread), twins.filter(reread)
     relicensed = pc.and_(pc.invert(reread), pc.not_equal(kept["license"], twins["license"]))
-    moved = pc.and_(pc.invert(reread), pc.not_equal(kept["copies"], twins["copies"]))
+    elsewhere = pc.or_(*(pc.not_equal(kept[split], twins[split]) for split in SPLITS))
+    moved = pc.and_(pc.invert(reread), elsewhere)
     most = findings.most
     findings.add_counted("document", gone.num_rows, _absent(gone.slice(0, most), "A", b))
     findings.add_counted("document", came.num_rows, _absent(came.slice(0, most), "B", a))
     findings.add_counted("document", changed.num_rows, _texts(changed, changed_to, most))
-    pairs = ((relicensed, "license", "licence"), (moved, "copies", "splits"))
-    for chosen, column, what in pairs:
-        old, new = kept.filter(chosen), twins.filter(chosen)
-        findings.add_counted("document", old.num_rows, _values(old, new, column, what, most))
+    for chosen, what in ((relicensed, "licence"), (moved, "splits")):
+        pairs = kept.filter(chosen), twins.filter(chosen)
+        findings.add_counted("document", pairs[0].num_rows, _values(*pairs, what, most))
     return _counts(gone, came, changed, kept.filter(moved))
 
 
 def _documents(release: Release) -> pa.Table:
-    """The documents of both splits in the order of the rows, each once; `copies` says how often each split has it."""
+    """The documents of both splits in the order of the rows, each once; `train` and `validation` say how often each
+    split has it."""
     parts = []
     for split in SPLITS:
         path = release.file(index_path(split))
-        rows = pa.Table.from_batches(column_batches(path, DOCUMENT_INDEX, COLUMNS), _schema())
-        parts.append(rows.append_column("split", pa.array([split] * rows.num_rows, pa.string())))
+        schema = pa.schema([DOCUMENT_INDEX.field(name) for name in COLUMNS])
+        part = pa.Table.from_batches(column_batches(path, DOCUMENT_INDEX, COLUMNS), schema)
+        for each in SPLITS:
+            part = part.append_column(each, pa.array(np.full(part.num_rows, each == split, np.int64)))
+        parts.append(part)
     whole = pa.concat_tables(parts)
-    places = pa.array(range(whole.num_rows), pa.int64())
-    grouped = whole.append_column("place", places).group_by("id", use_threads=False)
-    each = grouped.aggregate([("place", "min"), ("split", "list")]).sort_by("place_min")
-    copies = [_copies(splits) for splits in each["split_list"].to_pylist()]
-    return whole.take(each["place_min"]).append_column("copies", pa.array(copies, pa.string()))
+    whole = whole.append_column("place", pa.array(np.arange(whole.num_rows)))
+    counted = [("place", "min"), *((split, "sum") for split in SPLITS)]
+    each_once = whole.group_by("id", use_threads=False).aggregate(counted).sort_by("place_min")
+    found = whole.select(COLUMNS).take(each_once["place_min"])
+    for split in SPLITS:
+        found = found.append_column(split, each_once[f"{split}_sum"])
+    return found
 
 
-def _schema() -> pa.Schema:
-    return pa.schema([DOCUMENT_INDEX.field(name) for name in COLUMNS])
-
-
-def _copies(splits: Sequence[str]) -> str:
-    counts = {split: splits.count(split) for split in SPLITS if split in splits}
-    return " and ".join(split if count == 1 else f"{split} {count} times" for split, count in counts.items())
+def _packed(row: Mapping[str, Any]) -> str:
+    """In which splits a document is, and how often if more than once."""
+    return " and ".join(split if row[split] == 1 else f"{split} {row[split]} times" for split in SPLITS if row[split])
 
 
 def _missing_in(documents: pa.Table, others: pa.Table) -> pa.Table:
@@ -94,7 +98,7 @@ def _absent(documents: pa.Table, side: Side, other: Release) -> Iterator[Differe
     other_side = "B" if side == "A" else "A"
     for row in rows:
         told = f"; {other_side} removed it {reasons[row['id']]}" if row["id"] in reasons else ""
-        value = f"{row['license']}, {row['copies']}{told}"
+        value = f"{row['license']}, {_packed(row)}{told}"
         yield Difference(
             kind="document",
             where=row["id"],
@@ -125,10 +129,10 @@ def _texts(old: pa.Table, new: pa.Table, most: int) -> Iterator[Difference]:
         yield Difference(kind="document", where=one["id"], a=a, b=b, stage=STAGE)
 
 
-def _values(old: pa.Table, new: pa.Table, column: str, what: str, most: int) -> Iterator[Difference]:
+def _values(old: pa.Table, new: pa.Table, what: str, most: int) -> Iterator[Difference]:
     for one, other in zip(old.slice(0, most).to_pylist(), new.slice(0, most).to_pylist(), strict=True):
-        where = f"{one['id']}: {what}"
-        yield Difference(kind="document", where=where, a=one[column], b=other[column], stage=STAGE)
+        a, b = ((_packed(row) if what == "splits" else row["license"]) for row in (one, other))
+        yield Difference(kind="document", where=f"{one['id']}: {what}", a=a, b=b, stage=STAGE)
 
 
 def _counts(gone: pa.Table, came: pa.Table, changed: pa.Table, moved: pa.Table) -> list[DocumentCounts]:

@@ -79,6 +79,7 @@ def test_a_state_is_the_same_in_every_form(released: Path, tmp_path: Path) -> No
         assert "weights have the same digest, and were not read" in everystep("diff", state, state).out
 
 
+@pytest.mark.long
 def test_a_virtual_state_is_rebuilt_and_compared(released: Path) -> None:
     command = [sys.executable, "-m", "pipeline.cli", "diff", f"{released}@openelm:6", f"{released}@openelm:8", "--json"]
     done = run(ROOT, *command, check=False)  # a process of its own: training settles how it computes as it starts

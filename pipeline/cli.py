@@ -746,7 +746,7 @@ def diff(
         ),
     ],
     b: Annotated[str, typer.Argument(help="The same, to compare with.", callback=_require_utf8)],
-    most: Annotated[int, typer.Option("--list", min=0, help="Differences of each kind to list.")] = 3,
+    most: Annotated[int, typer.Option("--list", min=0, help="Differences of each kind to list.")] = 5,
     moments: Annotated[
         bool, typer.Option("--moments", help="Of two checkpoints, compare the moments tensor by tensor too.")
     ] = False,

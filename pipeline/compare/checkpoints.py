@@ -258,9 +258,11 @@ class CheckpointComparison:
     moments: list[TensorDifference] = field(default_factory=list)
     """Moments that differ, if they were compared one by one."""
     notes: list[str] = field(default_factory=list)
-    """On what the answer rests, and what was not compared."""
+    """What was not compared."""
     num_tensors: int | None = None
     """Tensors of A that were looked at; null if the digests were enough."""
+    why_unread: str = ""
+    """Why they were enough."""
     other_moments: bool = False
     """Whether the digests of the moments differ."""
 
@@ -270,9 +272,9 @@ def compare_checkpoints(a: CheckpointSide, b: CheckpointSide, with_moments: bool
     found = CheckpointComparison()
     _compare_about(a, b, found)
     if a.weights_digest and a.weights_digest == b.weights_digest:
-        found.notes.append("weights have the same digest, and were not read")
+        found.why_unread = "the weights have one digest, and were not read"
     elif isinstance(a, StoreSide) and isinstance(b, StoreSide) and a.sha256 and a.sha256 == b.sha256:
-        found.notes.append("files of weights have the same SHA-256, as both stores say, and were not read")
+        found.why_unread = "the files of weights have one SHA-256, as both stores say, and were not read"
     else:
         own = a.is_own_form or b.is_own_form
         with a.weights(own) as left, b.weights(own) as right:

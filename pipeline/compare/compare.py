@@ -30,6 +30,7 @@ from pipeline.compare.tensors import TensorDifference
 from pipeline.compare.training import Begun, compare_results, compare_training, forked
 from pipeline.formats.canonical import Json, parse
 from pipeline.formats.checkpoints import WEIGHTS
+from pipeline.formats.manifests import Tokens, path_of
 from pipeline.formats.release import REVISIONS
 from pipeline.formats.stages import BY_NAME, manifest_path
 from pipeline.release.papers import PAPERS
@@ -71,6 +72,9 @@ def compare_builds(a: Build, b: Build, most: int = 10, metadata: bool = False) -
         found.findings.add(code_differences(a, b))
         found.stages = list(stage_changes(a, b))
         found.fork = forked(a, b)
+        tokens = path_of(Tokens).as_posix()
+        if a.manifests.get(tokens) and a.manifests[tokens] == b.manifests.get(tokens):
+            found.findings.agree.append("both have the same documents and rows")
         for change in found.stages:
             _inside(a, b, change, found, metadata)
         _add_lock(a, b, found)

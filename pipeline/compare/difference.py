@@ -58,7 +58,7 @@ class Findings:
         self.notes: list[str] = []
         """What was not compared, and why."""
         self.agree: list[str] = []
-        """How far trainings that differ are the same."""
+        """What is the same of builds that differ: rows, and trainings up to a step."""
         self._causes: set[tuple[str, str]] = set()
 
     def add(self, differences: Iterable[Difference]) -> None:

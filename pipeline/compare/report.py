@@ -1,5 +1,6 @@
 """What `everystep diff` prints: lines and tables for a person, one object for a program."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -74,6 +75,7 @@ def checkpoints_to_json(a: CheckpointSide, b: CheckpointSide, found: CheckpointC
         "b": {"address": b.title},
         "keys": [asdict(key) for key in found.keys],
         "compared_tensors": found.num_tensors,
+        "why_unread": found.why_unread or None,
         "tensors": [asdict(tensor) for tensor in found.tensors],
         "other_moments": found.other_moments,
         "moments": [asdict(tensor) for tensor in found.moments],
@@ -128,7 +130,8 @@ def checkpoint_lines(a: CheckpointSide, b: CheckpointSide, found: CheckpointComp
     """The comparison of two checkpoints for a person; the first `most` tensors."""
     yield f"A: {a.title}"
     yield f"B: {b.title}"
-    yield f"{'same' if is_same(found) else 'differ'}: {_weights(found)}"
+    only_said = "" if found.tensors or is_same(found) else "not in weights: "
+    yield f"{'same' if is_same(found) else 'differ'}: {only_said}{_weights(found)}"
     if found.other_moments:
         yield "moments of the optimizer differ" + ("" if found.moments else "; --moments compares them")
     if found.keys:
@@ -169,7 +172,9 @@ def _in_order(found: BuildComparison) -> list[tuple[str, Any]]:
 def _first(found: BuildComparison) -> Iterator[str]:
     cause = next((change for change in found.stages if change.is_cause), None)
     first = first_of(found)
-    if cause and cause.reasons and cause.reasons[0].kind != "stage":
+    if cause and cause.reasons and cause.reasons[0].kind == "stage":
+        yield f"differ, first in the stage {cause.stage}, which only {cause.reasons[0].only_in} has"
+    elif cause and cause.reasons:
         yield f"differ, first in {cause.stage}, because of {cause.why}"
     elif first:
         unchanged = "" if found.stages else "; no stage came out differently"
@@ -180,16 +185,19 @@ def _first(found: BuildComparison) -> Iterator[str]:
 
 def _weights(found: CheckpointComparison) -> str:
     if found.num_tensors is None:
-        return found.notes[-1] if found.notes else "weights were not read"
+        return found.why_unread
     if not found.tensors:
-        return f"{found.num_tensors:,} tensors of weights, bit for bit"
-    both = [tensor for tensor in found.tensors if tensor.differ]
-    numbers = f"{sum(tensor.differ or 0 for tensor in both):,} numbers in tensors of one shape"
-    return f"{len(found.tensors):,} tensors of weights differ, A has {found.num_tensors:,}; {numbers}"
+        return f"all {found.num_tensors:,} tensors of weights, bit for bit"
+    in_a = [tensor for tensor in found.tensors if tensor.a is not None]
+    numbers = sum(tensor.differ or 0 for tensor in in_a), sum(tensor.numbers or 0 for tensor in in_a)
+    measured = f", {numbers[0]:,} of their {numbers[1]:,} numbers" if numbers[1] else ""
+    only_in_b = len(found.tensors) - len(in_a)
+    more = f"; {only_in_b:,} more are only in B" if only_in_b else ""
+    return f"{len(in_a):,} of the {found.num_tensors:,} tensors of weights in A{measured}{more}"
 
 
 def _tensor_table(title: str, tensors: list[TensorDifference], most: int) -> Iterator[str]:
-    measured = [tensor for tensor in tensors if tensor.differ]
+    measured = sorted((tensor for tensor in tensors if tensor.differ), key=_by_distance)
     others = [tensor for tensor in tensors if not tensor.differ]
     yield from (told(tensor) for tensor in others[:most])
     if len(others) > most:
@@ -199,6 +207,11 @@ def _tensor_table(title: str, tensors: list[TensorDifference], most: int) -> Ite
         yield from table(header, [_row(tensor) for tensor in measured[:most]])
         if len(measured) > most:
             yield f"and {len(measured) - most:,} more"
+
+
+def _by_distance(tensor: TensorDifference) -> tuple[float, str]:
+    """Those that moved farthest first, before them those whose distance is no number."""
+    return -math.inf if tensor.moved is None else -tensor.moved, tensor.name
 
 
 def _row(tensor: TensorDifference) -> list[str]:

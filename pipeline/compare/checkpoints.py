@@ -6,7 +6,7 @@ and of the tensors those that both sides have in one shape.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +33,8 @@ from pipeline.stores.store import Missing, Store
 INDEX = "model.safetensors.index.json"
 FIRST_BYTES = 1 << 14
 """What is read first of a file elsewhere: its header, unless it is longer."""
+GAP = 1 << 20
+"""Bytes that are brought along rather than asked around."""
 TOLD = ("model", "step", "tokens", "applied_updates", "learning_rate", "loss", "numerics")
 """Keys of a record that are compared; the others are digests, or follow from these."""
 
@@ -192,6 +194,7 @@ class StoreSide(CheckpointSide):
         super().__init__(store.address)
         self._store = store
         self._listed = store.list()
+        self._trees: dict[str, Json] = {}
 
     @property
     def about(self) -> Mapping[str, Json]:
@@ -219,9 +222,14 @@ class StoreSide(CheckpointSide):
             header = 8 + int.from_bytes(file.read(8), "little")
         if FIRST_BYTES < header <= window.size:
             window.need(FIRST_BYTES, header)
-        return _File(closing.enter_context(TensorFile(window.path, any_dtype=True)), window)
+        return _FarFile(window, closing)
 
     def _json(self, name: str) -> Json:
+        if name not in self._trees:
+            self._trees[name] = self._fetched(name)
+        return self._trees[name]
+
+    def _fetched(self, name: str) -> Json:
         if self._listed is not None and name not in self._listed:
             return None
         try:
@@ -330,24 +338,48 @@ def _object(content: bytes, where: str) -> Json:
 
 
 class _File:
-    """Tensors of one file, of which a window may have to bring the bytes first."""
+    """Tensors of one file of this machine."""
 
-    def __init__(self, file: TensorFile, window: Window | None = None) -> None:
-        self._file, self._window = file, window
+    def __init__(self, file: TensorFile) -> None:
+        self._file = file
         self.entries = file.entries
 
+    def bring(self, names: Collection[str]) -> None:
+        pass
+
     def pieces(self, name: str, numbers: int) -> Iterator[Raw]:
-        if self._window:
-            self._window.need(self.entries[name].begin, self.entries[name].end)
         yield from self._file.pieces(name, numbers)
+
+
+class _FarFile(_File):
+    """Tensors of a file elsewhere, of which the header is here."""
+
+    def __init__(self, window: Window, closing: ExitStack) -> None:
+        super().__init__(closing.enter_context(TensorFile(window.path, any_dtype=True)))
+        self._window, self._closing = window, closing
+
+    def bring(self, names: Collection[str]) -> None:
+        """Ask for as few ranges as the tensors leave, and open the file again: what was read of it ahead is old."""
+        places = sorted((entry.begin, entry.end) for name, entry in self.entries.items() if name in names)
+        while places:
+            begin, end = places.pop(0)
+            while places and places[0][0] <= end + GAP:
+                end = max(end, places.pop(0)[1])
+            self._window.need(begin, end)
+        self._file = self._closing.enter_context(TensorFile(self._window.path, any_dtype=True))
 
 
 class _Files:
     """Tensors of several files."""
 
     def __init__(self, files: Sequence[_File]) -> None:
+        self._files = files
         self._holders = {name: file for file in files for name in file.entries}
         self.entries: Mapping[str, TensorInfo] = {name: file.entries[name] for name, file in self._holders.items()}
+
+    def bring(self, names: Collection[str]) -> None:
+        for file in self._files:
+            file.bring(names)
 
     def pieces(self, name: str, numbers: int) -> Iterator[Raw]:
         yield from self._holders[name].pieces(name, numbers)
@@ -361,6 +393,9 @@ class _Arrays:
         self.entries: Mapping[str, TensorInfo] = {
             name: TensorInfo(DTYPES[array.dtype.name], array.shape, 0, array.nbytes) for name, array in arrays.items()
         }
+
+    def bring(self, names: Collection[str]) -> None:
+        pass
 
     def pieces(self, name: str, numbers: int) -> Iterator[Raw]:
         flat = np.ascontiguousarray(self._arrays[name]).reshape(-1)

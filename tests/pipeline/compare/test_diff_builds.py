@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.base.files import sha256_file
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.canonical import pretty
 from pipeline.formats.current import section_digest
@@ -316,8 +317,34 @@ def test_the_first_step_of_a_log_that_differs_is_named(released: Path, other: Pa
     edit_log(other, "openelm", edit)
     reseal(other)
     tree = told(released, other)
-    assert tree["agree"] == ["openelm: both have the same steps 1 to 5, and others from step 6 on"]
+    assert tree["agree"] == [
+        "both have the same documents and rows",
+        "openelm: both have the same steps 1 to 5, and others from step 6 on",
+    ]
     assert named(tree, "step") == [f"openelm step {step}: loss" for step in (6, 7, 8)]
+
+
+def test_a_fork_has_no_steps_of_its_parent_and_says_what_is_the_same(released: Path, other: Path) -> None:
+    """What `everystep fork` and a training leave: a manifest of the parent, its section in the recipe, later steps."""
+    path = other / "manifests" / "models" / "openelm.json"
+    manifest = read_json(path)
+    begun = {"state_digest": manifest["checkpoints"][3]["state_digest"], "step": 4, "tokens": 1024, "first_sample": 32}
+    manifest["parameters"]["parent"] = begun
+    manifest["checkpoints"] = [entry for entry in manifest["checkpoints"] if entry["step"] > 4]
+    write_json(path, manifest)
+    (other / "recipes" / "openelm.yaml").write_bytes(pretty(manifest["parameters"]))
+    parent = {"release_sha256": sha256_file(released / "release.json"), "model": "openelm", "step": 4}
+    tree = {"format": manifest["format"], "stage": "parent", "of": None, "inputs": {}, "params": {}, "outputs": {}}
+    facts = {"release": "demo", "version": "1", "tokens": 1024, "state_digest": begun["state_digest"]}
+    write_json(other / "manifests" / "parent.json", tree | facts | {"parameters": parent, "files": {}, "carried": {}})
+    edit_log(other, "openelm", lambda entries: entries.__delitem__(slice(0, 4)))
+    reseal(other)
+    found = told(released, other)
+    assert found["fork"] == {"side": "B", "model": "openelm", "step": 4}
+    assert found["agree"] == ["both have the same documents and rows", "openelm: both have the same steps 5 to 8"]
+    assert named(found, "params") == ["recipes/openelm.yaml.parent"]
+    assert not {"state", "step", "tensor"} & found["differences"].keys()
+    assert told(other, released)["fork"] == {"side": "A", "model": "openelm", "step": 4}
 
 
 def test_a_file_that_no_stage_explains_is_its_own_difference(released: Path, other: Path) -> None:

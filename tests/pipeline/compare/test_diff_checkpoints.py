@@ -16,6 +16,7 @@ from pipeline.formats import checkpoints as ck
 from pipeline.formats.canonical import pretty
 from tests.project import ROOT, run
 from tests.releases import checkpoint, copied, everystep, flip
+from tests.servers.hub import environment, running_hub
 from tests.servers.web import serve_folder
 
 INDEX = "model.safetensors.index.json"
@@ -127,6 +128,9 @@ def test_of_a_folder_elsewhere_headers_move_and_tensors_that_both_have_in_one_sh
     kept = {"layers.0.weight": torch.zeros(64, 64, dtype=torch.bfloat16), "layers.1.weight": torch.zeros(1 << 16)}
     save_file(kept, other / "model.safetensors")
     with serve_folder(one) as left, serve_folder(other) as right:
+        (only,) = told(left.url, foreign(tmp_path / "near", 1))["tensors"]
+        assert (only["name"], only["differ"]) == ("layers.4.weight", 1)
+        assert told(one, left.url, code=0)["same"]
         tree = told(left.url, right.url)
         moved = right.counted.sent("file")
     sizes = {tensor["name"]: (tensor["a"], tensor["b"], tensor["differ"]) for tensor in tree["tensors"]}
@@ -135,6 +139,29 @@ def test_of_a_folder_elsewhere_headers_move_and_tensors_that_both_have_in_one_sh
     assert sizes["layers.5.weight"][1] is None
     assert moved < 40_000  # of 270,000: the header, the config and one tensor of 8,192 bytes
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
+
+
+def test_revisions_on_the_hub_whose_files_have_one_sha256_do_not_move(tmp_path: Path) -> None:
+    """As a series should be asked: is this step really another one than that? (pythia#205)"""
+    folders = [foreign(tmp_path / str(number), step) for number, step in enumerate((1, 2, 2))]
+    revisions = [str(number) * 40 for number in (1, 2, 3)]
+    with running_hub() as hub:
+        files = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders]
+        hub.put("models", "someone/series", dict(zip(revisions, files, strict=True)))
+        sides = [f"hf://someone/series@{revision}" for revision in revisions]
+        command = [sys.executable, "-m", "pipeline.cli", "diff", "--json"]
+
+        def asked(*pair: str) -> tuple[Any, bool]:
+            hub.counted.clear()
+            done = run(ROOT, *command, *pair, check=False, **environment(hub.url, str(tmp_path / "home")))
+            assert done.returncode in (0, 1), done.stderr
+            return json.loads(done.stdout), any("/objects/" in request.path for request in hub.counted.requests)
+
+        differ, moved = asked(*sides[:2])
+        assert [(each["name"], each["differ"]) for each in differ["tensors"]] == [("layers.4.weight", 1)]
+        same, moved_again = asked(*sides[1:])
+        assert same["same"] and "one SHA-256, as both stores say" in same["why_unread"]
+        assert moved and not moved_again
 
 
 def test_a_state_elsewhere_moves_nothing_but_what_proves_it(released: Path) -> None:

@@ -10,9 +10,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.audit.import_model import ABOUT, restore
 from pipeline.base.console import progress
@@ -20,12 +21,12 @@ from pipeline.base.errors import EverystepError
 from pipeline.base.files import read_small, safe_join
 from pipeline.base.paths import cache_folder
 from pipeline.compare.difference import Difference, differing
-from pipeline.compare.tensors import Raw, TensorDifference, Tensors, compare_tensors
+from pipeline.compare.tensors import AT_ONCE, Raw, TensorDifference, Tensors, compare_tensors
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.canonical import Json, parse
 from pipeline.formats.digests import DTYPES
 from pipeline.formats.model import ModelSpec
-from pipeline.formats.tensors import TensorFile, TensorInfo
+from pipeline.formats.tensors import NUMPY_NAMES, TensorFile, TensorInfo
 from pipeline.release.mirror import Window, fetch_small, window_on
 from pipeline.release.release import State, Virtual
 from pipeline.stores.store import Missing, Store
@@ -37,6 +38,13 @@ GAP = 1 << 20
 """Bytes that are brought along rather than asked around."""
 TOLD = ("model", "step", "tokens", "applied_updates", "learning_rate", "loss", "numerics")
 """Keys of a record that are compared; the others are digests, or follow from these."""
+
+
+class FarTensors(Tensors, Protocol):
+    """Tensors that may be elsewhere."""
+
+    def bring(self, names: Collection[str]) -> None:
+        """Bring these here, so that they can be read."""
 
 
 class CheckpointSide(ABC):
@@ -66,18 +74,18 @@ class CheckpointSide(ABC):
         return False
 
     @contextmanager
-    def weights(self, own_form: bool) -> Iterator[Tensors]:
+    def weights(self, own_form: bool) -> Iterator[FarTensors]:
         """Its weights; with `own_form`, under the names of our trainer, if they can be brought into that form."""
-        with self._opened(self._weight_files()) as tensors:
+        with self._opened(self.weight_files()) as tensors:
             yield tensors
 
     @contextmanager
-    def moments(self) -> Iterator[Tensors | None]:
+    def moments(self) -> Iterator[FarTensors | None]:
         """The moments of its optimizer, if it has them."""
         yield None
 
     @abstractmethod
-    def _weight_files(self) -> list[str]:
+    def weight_files(self) -> list[str]:
         """The files that hold its weights."""
 
     @abstractmethod
@@ -85,7 +93,7 @@ class CheckpointSide(ABC):
         """One of its files."""
 
     @contextmanager
-    def _opened(self, names: Sequence[str]) -> Iterator[Tensors]:
+    def _opened(self, names: Sequence[str]) -> Iterator[FarTensors]:
         with ExitStack() as closing:
             yield _Files([self._open(name, closing) for name in names])
 
@@ -116,79 +124,79 @@ class StateSide(CheckpointSide):
         return True
 
     @contextmanager
-    def moments(self) -> Iterator[Tensors | None]:
+    def moments(self) -> Iterator[FarTensors | None]:
         with self._opened([ck.OPTIMIZER]) as tensors:
             yield tensors
 
-    def _weight_files(self) -> list[str]:
+    def weight_files(self) -> list[str]:
         return [ck.WEIGHTS]
 
     def _open(self, name: str, closing: ExitStack) -> "_File":
         return _File(closing.enter_context(TensorFile(self.state.file(name))))
 
 
-class FolderSide(CheckpointSide):
-    """A folder of this machine, or a single file, with safetensors; links are followed."""
+class FilesSide(CheckpointSide):
+    """A folder with safetensors of whatever origin, in one of three forms: the trainer's own (with a `record.json`),
+    the one that `pull` and `publish` write (with an `everystep.json`), or that of others."""
+
+    @property
+    def about(self) -> Mapping[str, Json]:
+        config = self.json(ck.CONFIG)
+        said = self.json(ABOUT) or self.json(ck.RECORD) or {}
+        return _told(said) | ({} if config is None else {"config": config})
+
+    @property
+    def is_own_form(self) -> bool:
+        return self.json(ABOUT) is None and self.json(ck.RECORD) is not None
+
+    @contextmanager
+    def weights(self, own_form: bool) -> Iterator[FarTensors]:
+        about = (self.json(ABOUT) or {}) if own_form else {}
+        with self._opened(self.weight_files()) as tensors:
+            if "description" in about:
+                spec = ModelSpec.from_json(about["description"], f"{self.title}/{ABOUT}: description")
+                tensors.bring(tensors.entries)
+                yield _Arrays(restore(spec, {name: _array(tensors, name) for name in tensors.entries}))
+            else:
+                yield tensors
+
+    @abstractmethod
+    def json(self, name: str) -> Json:
+        """A small file of the folder as an object; null if there is none."""
+
+
+class FolderSide(FilesSide):
+    """A folder of this machine, or a single file; links are followed."""
 
     def __init__(self, folder: Path, file: str | None = None) -> None:
         super().__init__(str(folder / file if file else folder))
         self._folder, self._file = folder, file
 
-    @property
-    def about(self) -> Mapping[str, Json]:
-        if self._file:
-            return {}
-        record = self._json(ck.RECORD) or self._json(ABOUT) or {}
-        config = self._json(ck.CONFIG)
-        return _told(record) | ({"config": config} if config is not None else {})
-
-    @property
-    def is_own_form(self) -> bool:
-        return self._file is None and (self._folder / ck.RECORD).is_file()
-
-    @property
-    def description(self) -> ModelSpec | None:
-        """The description of the model in a folder that `pull` wrote."""
-        about = None if self._file else self._json(ABOUT)
-        if not about or "description" not in about:
-            return None
-        return ModelSpec.from_json(about["description"], f"{self._folder / ABOUT}: description")
-
     @contextmanager
-    def weights(self, own_form: bool) -> Iterator[Tensors]:
-        description = self.description if own_form else None
-        if description is None:
-            with super().weights(own_form) as tensors:
-                yield tensors
-        else:
-            yield _Arrays(restore(description, self._folder))
-
-    @contextmanager
-    def moments(self) -> Iterator[Tensors | None]:
+    def moments(self) -> Iterator[FarTensors | None]:
         if self._file or not (self._folder / ck.OPTIMIZER).is_file():
             yield None
             return
         with self._opened([ck.OPTIMIZER]) as tensors:
             yield tensors
 
-    def _weight_files(self) -> list[str]:
+    def weight_files(self) -> list[str]:
         if self._file:
             return [self._file]
         names = sorted(path.name for path in self._folder.iterdir() if path.suffix == ".safetensors")
-        index = self._json(INDEX)
-        return weight_files(index, names, str(self._folder))
+        return weight_files(self.json(INDEX), names, str(self._folder))
+
+    def json(self, name: str) -> Json:
+        path = self._folder / name
+        return _object(read_small(path), str(path)) if path.is_file() and not self._file else None
 
     def _open(self, name: str, closing: ExitStack) -> "_File":
         path = safe_join(self._folder, name, follow_links=True)
         return _File(closing.enter_context(TensorFile(path, any_dtype=True)))
 
-    def _json(self, name: str) -> Json:
-        path = self._folder / name
-        return _object(read_small(path), str(path)) if path.is_file() else None
 
-
-class StoreSide(CheckpointSide):
-    """A folder with safetensors in a store."""
+class StoreSide(FilesSide):
+    """A folder in a store."""
 
     def __init__(self, store: Store) -> None:
         super().__init__(store.address)
@@ -197,34 +205,18 @@ class StoreSide(CheckpointSide):
         self._trees: dict[str, Json] = {}
 
     @property
-    def about(self) -> Mapping[str, Json]:
-        config = self._json(ck.CONFIG)
-        return {"config": config} if config is not None else {}
-
-    @property
     def sha256(self) -> dict[str, str] | None:
         """File of weights → its SHA-256 as the store says it; null if it does not say all."""
-        listed = {name: (self._listed or {}).get(name) for name in self._weight_files()}
+        listed = {name: (self._listed or {}).get(name) for name in self.weight_files()}
         known = {name: file.sha256 for name, file in listed.items() if file and file.sha256}
         return known if known.keys() == listed.keys() else None
 
-    def _weight_files(self) -> list[str]:
-        if self._listed is None:
-            index = self._json(INDEX)
-            return weight_files(index, [ck.WEIGHTS], self.title)
-        names = sorted(name for name in self._listed if name.endswith(".safetensors") and "/" not in name)
-        return weight_files(self._json(INDEX) if INDEX in self._listed else None, names, self.title)
+    def weight_files(self) -> list[str]:
+        listed = [ck.WEIGHTS] if self._listed is None else sorted(self._listed)
+        names = [name for name in listed if name.endswith(".safetensors") and "/" not in name]
+        return weight_files(self.json(INDEX), names, self.title)
 
-    def _open(self, name: str, closing: ExitStack) -> "_File":
-        window = closing.enter_context(window_on(self._store, name, cache_folder()))
-        window.need(0, min(FIRST_BYTES, window.size))
-        with window.path.open("rb") as file:
-            header = 8 + int.from_bytes(file.read(8), "little")
-        if FIRST_BYTES < header <= window.size:
-            window.need(FIRST_BYTES, header)
-        return _FarFile(window, closing)
-
-    def _json(self, name: str) -> Json:
+    def json(self, name: str) -> Json:
         if name not in self._trees:
             self._trees[name] = self._fetched(name)
         return self._trees[name]
@@ -238,6 +230,15 @@ class StoreSide(CheckpointSide):
             return None
         return _object(content, f"{self._store.address}/{name}")
 
+    def _open(self, name: str, closing: ExitStack) -> "_File":
+        window = closing.enter_context(window_on(self._store, name, cache_folder()))
+        window.need(0, min(FIRST_BYTES, window.size))
+        with window.path.open("rb") as file:
+            header = 8 + int.from_bytes(file.read(8), "little")
+        if FIRST_BYTES < header <= window.size:
+            window.need(FIRST_BYTES, header)
+        return _FarFile(window, closing)
+
 
 def weight_files(index: Json, names: Sequence[str], where: str) -> list[str]:
     """The files with the weights of a folder that has these files in safetensors, and perhaps an index of tensors."""
@@ -245,7 +246,7 @@ def weight_files(index: Json, names: Sequence[str], where: str) -> list[str]:
         listed = index.get("weight_map")
         if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
             raise EverystepError(f"{where}/{INDEX}: weight_map: expected tensors with the names of their files")
-        return sorted(set(listed.values()))
+        return sorted({safe_join(Path(), name).as_posix() for name in listed.values()})
     own = [name for name in names if name != ck.OPTIMIZER]
     if ck.WEIGHTS in own:
         return [ck.WEIGHTS]
@@ -320,8 +321,12 @@ def _compare_moments(a: CheckpointSide, b: CheckpointSide, found: CheckpointComp
         found.other_moments = bool(found.moments)
 
 
-def _compared(left: Tensors, right: Tensors) -> list[TensorDifference]:
-    total = sum(entry.end - entry.begin for entry in left.entries.values())
+def _compared(left: FarTensors, right: FarTensors) -> list[TensorDifference]:
+    common = left.entries.keys() & right.entries.keys()
+    alike = {name for name in common if left.entries[name].shape == right.entries[name].shape}
+    for side in (left, right):
+        side.bring(alike)
+    total = sum(left.entries[name].end - left.entries[name].begin for name in alike)
     with progress("compare", total, "bytes", quiet=total < 1 << 28) as advance:
         return list(compare_tensors(left, right, advance))
 
@@ -383,6 +388,15 @@ class _Files:
 
     def pieces(self, name: str, numbers: int) -> Iterator[Raw]:
         yield from self._holders[name].pieces(name, numbers)
+
+
+def _array(tensors: FarTensors, name: str) -> NDArray[np.generic]:
+    """A tensor in memory, of a dtype that has a digest."""
+    entry = tensors.entries[name]
+    if entry.dtype not in NUMPY_NAMES:
+        raise EverystepError(f"{name}: {entry.dtype}; what `everystep pull` writes is in {', '.join(NUMPY_NAMES)}")
+    content = b"".join(piece.tobytes() for piece in tensors.pieces(name, AT_ONCE))
+    return np.frombuffer(content, np.dtype(NUMPY_NAMES[entry.dtype]).newbyteorder("<")).reshape(entry.shape)
 
 
 class _Arrays:

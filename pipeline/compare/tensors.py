@@ -5,7 +5,7 @@ their values as float32. Distances are computed in float64. Files are read in pi
 """
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -25,10 +25,9 @@ Number = float | str
 class Tensors(Protocol):
     """Named tensors of which single ones can be read."""
 
-    entries: Mapping[str, TensorInfo]
-
-    def bring(self, names: Collection[str]) -> None:
-        """Get ready to read these; what is elsewhere is brought here."""
+    @property
+    def entries(self) -> Mapping[str, TensorInfo]:
+        """What the headers say of each tensor."""
 
     def pieces(self, name: str, numbers: int) -> Iterator[Raw]:
         """The bytes of a tensor, row-major and little-endian, `numbers` numbers at a time."""
@@ -73,9 +72,6 @@ class Place(NamedTuple):
 
 def compare_tensors(a: Tensors, b: Tensors, advance: Callable[[int], object]) -> Iterator[TensorDifference]:
     """Every tensor that differs, in the order of the names; `advance` is called with the bytes of A that were read."""
-    alike = [name for name, entry in a.entries.items() if name in b.entries and b.entries[name].shape == entry.shape]
-    for side in (a, b):
-        side.bring(alike)
     for name in sorted(a.entries.keys() | b.entries.keys()):
         one, other = a.entries.get(name), b.entries.get(name)
         if one is None or other is None or one.shape != other.shape:

@@ -74,9 +74,23 @@ def test_a_state_is_the_same_in_every_form(released: Path, tmp_path: Path) -> No
         out = tmp_path / model
         assert everystep("pull", released, "--model", model, "--step", "4", "--out", out).code == 0
         trainers = copied(checkpoint(released, model, 4), tmp_path / f"own-{model}")
-        for one, other in ((state, state), (state, out), (out, state), (state, trainers), (trainers, out), (out, out)):
-            tree = told(one, other, code=0)
-            assert tree["same"], (one, other, tree)
+        on_hub = copied(out, tmp_path / f"hub-{model}")  # as `publish` puts it there
+        for name in (ck.RECORD, ck.OPTIMIZER):
+            shutil.copy(trainers / name, on_hub)
+        pairs: list[tuple[str | Path, str | Path]] = [
+            (state, state),
+            (state, out),
+            (out, state),
+            (state, trainers),
+            (trainers, out),
+            (out, out),
+        ]
+        for one, other in [*pairs, (on_hub, state), (out, on_hub)]:
+            assert told(one, other, code=0)["same"], (one, other)
+        with serve_folder(on_hub) as web:
+            assert told(state, web.url, code=0)["same"]
+            assert told(out, web.url, code=0)["same"]
+            assert told(f"{released}@{model}:8", web.url)["tensors"]
         assert "same: the weights have one digest, and were not read" in everystep("diff", state, state).out
 
 

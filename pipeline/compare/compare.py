@@ -30,7 +30,7 @@ from pipeline.compare.tensors import TensorDifference
 from pipeline.compare.training import Begun, compare_results, compare_training, forked
 from pipeline.formats.canonical import Json, parse
 from pipeline.formats.checkpoints import WEIGHTS
-from pipeline.formats.manifests import Tokens, path_of
+from pipeline.formats.manifests import FORMAT, Tokens, path_of
 from pipeline.formats.release import REVISIONS
 from pipeline.formats.stages import BY_NAME, manifest_path
 from pipeline.release.papers import PAPERS
@@ -60,11 +60,11 @@ class BuildComparison:
 
 
 def compare_builds(a: Build, b: Build, most: int = 10, metadata: bool = False) -> BuildComparison:
-    """What differs between two builds; of each kind the first `most` are kept.
+    """What differs between two builds; of each kind the first `most` are kept, and at least one.
 
     With `metadata`, no rows, tables or tensors are read.
     """
-    found = BuildComparison(Findings(most))
+    found = BuildComparison(Findings(max(most, 1)))
     with well_shaped(f"{a.address} or {b.address}"):
         if _are_releases(a, b) and _same_files(a, b, found):
             return found
@@ -114,12 +114,9 @@ def _inside(a: Build, b: Build, change: StageChange, found: BuildComparison, met
     if change.is_cause:
         only = change.reasons[0].only_in if change.reasons and change.reasons[0].kind == "stage" else None
         why = change.stage if only else f"{change.stage}: {change.why}"
-        findings.add([Difference(kind="stage", where=why, only_in=only, stage=change.stage)])
+        findings.add([Difference(kind="stage", where=why, only_in=only, stage=change.stage), *change.result])
     else:
         findings.follows("stage")
-    if change.is_cause:
-        findings.add(change.result)
-    else:
         for result in change.result:
             findings.follows(result.kind)
     path = manifest_path(name, of or None).as_posix() if not _is_unknown(change.stage) else ""
@@ -180,6 +177,9 @@ def _tokens(a: Build, b: Build, trees: tuple[Json, Json], found: BuildComparison
 def _training(a: Build, b: Build, model: str, trees: tuple[Json, Json], found: BuildComparison, metadata: bool) -> None:
     first = compare_training(a, b, model, trees, found.findings)
     if first is None or found.tensors or metadata:
+        return
+    if other := next((tree["format"] for tree in trees if tree["format"] != FORMAT), None):
+        found.findings.notes.append(f"a side has manifests of format {other}, so tensors were not compared")
         return
     states = [build.release.states(model)[first] for build in (a, b)]
     for build, state in zip((a, b), states, strict=True):

@@ -79,11 +79,16 @@ def stage_changes(a: Build, b: Build) -> Iterator[StageChange]:
         change = _change(a, b, stage, pins, changed)
         if change is None:
             continue
-        own = {(reason.kind, reason.where) for reason in change.reasons}
+        own = {_name(reason) for reason in change.reasons}
         change.is_cause = bool(own - seen) or not (own or change.follows)
         seen |= own
         changed.add(stage)
         yield change
+
+
+def _name(reason: Difference) -> tuple[str, str]:
+    """What makes two reasons one: a source or model that a side lacks is one reason for all of its stages."""
+    return reason.kind, reason.where.partition("@")[2] or reason.where
 
 
 def code_differences(a: Build, b: Build) -> Iterator[Difference]:

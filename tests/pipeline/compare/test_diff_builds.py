@@ -24,6 +24,7 @@ from tests.releases import (
     flip,
     read_json,
     reseal,
+    reseal_file,
     reseal_model,
     write_json,
 )
@@ -345,6 +346,46 @@ def test_a_fork_has_no_steps_of_its_parent_and_says_what_is_the_same(released: P
     assert named(found, "params") == ["recipes/openelm.yaml.parent"]
     assert not {"state", "step", "tensor"} & found["differences"].keys()
     assert told(other, released)["fork"] == {"side": "A", "model": "openelm", "step": 4}
+
+
+def test_a_model_that_one_side_lacks_is_one_cause(released: Path, other: Path) -> None:
+    for folder in ("models", "evaluations"):
+        (other / "manifests" / folder / "openelm.json").unlink()
+    shutil.rmtree(other / "runs" / "openelm")
+    shutil.rmtree(other / "results" / "openelm")
+    reseal(other)
+    tree = told(released, other)
+    assert causes(tree) == ["train@openelm"]
+    assert everystep("diff", other, released).out.splitlines()[2] == (
+        "differ, first in the stage train@openelm, which only B has"
+    )
+
+
+def test_a_file_that_its_manifest_does_not_tell_of_is_named(released: Path, other: Path) -> None:
+    flip(checkpoint(other, "openelm", 4) / ck.WEIGHTS, 0.9)
+    weights = "runs/openelm/step000004-tokens1024/model.safetensors"
+    reseal_file(other, weights)
+    tree = told(released, other)
+    assert (tree["stages"], named(tree, "file")) == ([], [weights])
+    assert "differ, first in runs/openelm" in everystep("diff", released, other, "--list", "0").out
+
+
+def test_releases_whose_manifests_have_other_versions_are_compared(released: Path, other: Path) -> None:
+    edit_params(other, "dedup", lambda dedup: dedup.update(seed=dedup["seed"] + 1))
+    path = other / "manifests" / "models" / "openelm.json"
+    manifest = read_json(path)
+    manifest["checkpoints"][-1]["state_digest"] = "tensors-v1:" + "0" * 64
+    write_json(path, manifest)
+    reseal(other)
+    for path in (other / "manifests").rglob("*.json"):
+        write_json(path, read_json(path) | {"format": "everystep/manifest/2"})
+    root = read_json(other / "release.json")
+    for path in (other / "manifests").rglob("*.json"):
+        root["files"][path.relative_to(other).as_posix()]["digest"] = sha256_file(path)
+    write_json(other / "release.json", root)
+    tree = told(released, other)
+    assert "dedup.seed" in named(tree, "params")
+    assert tree["not_compared"] == ["a side has manifests of format everystep/manifest/2, so tensors were not compared"]
 
 
 def test_a_file_that_no_stage_explains_is_its_own_difference(released: Path, other: Path) -> None:

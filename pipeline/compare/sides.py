@@ -1,7 +1,7 @@
 """Sides: what a person names on the command line, opened as a build or as a checkpoint.
 
 ADDRESS                 a release at any address (`pipeline.stores.address`), a project, or a `dvc.lock`
-ADDRESS@MODEL:STEP      a checkpoint of a release, stored or virtual
+ADDRESS@MODEL:STEP      a checkpoint of a release, stored or virtual; ADDRESS may end in #sha256=HEX, as everywhere
 ADDRESS                 else a folder with safetensors, here or elsewhere, or one file of them
 """
 
@@ -17,6 +17,7 @@ from pipeline.compare.checkpoints import INDEX, CheckpointSide, FolderSide, Stat
 from pipeline.formats.checkpoints import WEIGHTS
 from pipeline.formats.release import ROOT
 from pipeline.release.release import Release
+from pipeline.release.rungs import pinned_root
 from pipeline.stores.address import is_remote, open_store
 from pipeline.stores.store import Missing, Store
 
@@ -30,12 +31,13 @@ AnySide = Build | CheckpointSide
 
 def open_side(address: str, follow_links: bool = False) -> AnySide:
     """What is at an address."""
-    here = Path(address.removeprefix("file://"))
+    place = pinned_root(address).address
+    here = Path(place.removeprefix("file://"))
     state = STATE.fullmatch(address)
     if state and not SERVER.fullmatch(state[1]) and not here.exists():  # else `user:name@host:port` of a server
         return _state(state[1], state[2], int(state[3]), follow_links)
-    if is_remote(address):
-        return _remote(address)
+    if is_remote(place):
+        return _remote(address, open_store(place))
     if not here.exists():
         raise EverystepError(f"{address}: no such file or folder; {FIX}")
     return _file(here) if here.is_file() else _folder(address, here, follow_links)
@@ -50,10 +52,9 @@ def _state(address: str, model: str, step: int, follow_links: bool) -> StateSide
     return StateSide(address, release.state(model, step))
 
 
-def _remote(address: str) -> AnySide:
-    store = open_store(address)
+def _remote(address: str, store: Store) -> AnySide:
     if _has(store, ROOT):
-        return ReleaseBuild(address, Release.mirrored(store))
+        return ReleaseBuild(address, Release.open(address))
     if _has(store, WEIGHTS) or _has(store, INDEX):
         return StoreSide(store)
     raise EverystepError(f"{address}: has neither {ROOT} nor {WEIGHTS}; correct the address; {FIX}")

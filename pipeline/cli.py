@@ -759,37 +759,26 @@ def diff(
     as_json: Json = False,
 ) -> None:
     """Print what differs between two builds or two checkpoints, where first, and why."""
-    from pipeline.compare import report
-    from pipeline.compare.builds import Build, ReleaseBuild
-    from pipeline.compare.checkpoints import StateSide, compare_checkpoints
-    from pipeline.compare.compare import compare_builds
-    from pipeline.compare.sides import open_side
+    from pipeline.compare.builds import ReleaseBuild
+    from pipeline.compare.checkpoints import StateSide
+    from pipeline.compare.report import compare_sides
+    from pipeline.compare.sides import open_pair
     from pipeline.release.rungs import Rung
 
-    sides = open_side(a, follow_links), open_side(b, follow_links)
-    report.require_one_kind(*sides)
+    sides = open_pair(a, b, follow_links)
     for address, side in zip((a, b), sides, strict=True):
-        if isinstance(side, ReleaseBuild | StateSide):
-            release = side.release if isinstance(side, ReleaseBuild) else side.state.release
-            note(f"{address}: {release.standing(Rung.FILES)}")
-    if isinstance(sides[0], Build) and isinstance(sides[1], Build):
-        builds = compare_builds(sides[0], sides[1], most, metadata)
-        tree, same = report.builds_to_json(sides[0], sides[1], builds), not builds.findings
-        lines = report.build_lines(sides[0], sides[1], builds, most)
-    else:
-        assert not isinstance(sides[0], Build) and not isinstance(sides[1], Build)
-        for side in sides:
-            if isinstance(side, StateSide):
-                _with_bytes(side.state.release, {side.state.step: side.state})
-        checkpoints = compare_checkpoints(sides[0], sides[1], moments)
-        tree, same = report.checkpoints_to_json(sides[0], sides[1], checkpoints), report.is_same(checkpoints)
-        lines = report.checkpoint_lines(sides[0], sides[1], checkpoints, most)
+        if isinstance(side, ReleaseBuild):
+            note(f"{address}: {side.release.standing(Rung.FILES)}")
+        elif isinstance(side, StateSide):
+            note(f"{address}: {side.state.release.standing(Rung.FILES)}")
+            _with_bytes(side.state.release, {side.state.step: side.state})
+    answer = compare_sides(sides, most, moments, metadata)
     if as_json:
-        print(json.dumps(tree))
+        print(json.dumps(answer.tree))
     else:
-        for line in lines:
+        for line in answer.lines:
             print(printable(line, keep=""))
-    sys.exit(0 if same else 1)
+    sys.exit(0 if answer.same else 1)
 
 
 @app.command()

@@ -3,15 +3,14 @@
 import math
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.base.columns import table
-from pipeline.base.errors import EverystepError
 from pipeline.compare.builds import Build
-from pipeline.compare.checkpoints import CheckpointComparison, CheckpointSide
-from pipeline.compare.compare import BuildComparison, told
+from pipeline.compare.checkpoints import CheckpointComparison, CheckpointSide, compare_checkpoints
+from pipeline.compare.compare import BuildComparison, compare_builds, told
 from pipeline.compare.difference import Difference, shown
-from pipeline.compare.sides import AnySide
+from pipeline.compare.sides import Pair
 from pipeline.compare.tensors import Number, TensorDifference
 
 KINDS = {
@@ -33,6 +32,31 @@ KINDS = {
     "file": "files",
 }
 """Kinds of differences in the order of the pipeline, in words."""
+
+
+class Answer(NamedTuple):
+    """What a comparison says."""
+
+    same: bool
+    tree: dict[str, Any]
+    """For a program."""
+    lines: list[str]
+    """For a person."""
+
+
+def compare_sides(sides: Pair, most: int, moments: bool, metadata: bool) -> Answer:
+    """Compare two sides of one kind; a person reads the first `most` differences of each kind.
+
+    With `moments`, those of two checkpoints are compared tensor by tensor; with `metadata`, no rows, tables or tensors
+    of two builds are read.
+    """
+    a, b = sides
+    if isinstance(a, Build) and isinstance(b, Build):
+        builds = compare_builds(a, b, most, metadata)
+        return Answer(not builds.findings, builds_to_json(a, b, builds), [*build_lines(a, b, builds, most)])
+    assert isinstance(a, CheckpointSide) and isinstance(b, CheckpointSide)
+    found = compare_checkpoints(a, b, moments)
+    return Answer(is_same(found), checkpoints_to_json(a, b, found), [*checkpoint_lines(a, b, found, most)])
 
 
 def builds_to_json(a: Build, b: Build, found: BuildComparison) -> dict[str, Any]:
@@ -151,17 +175,6 @@ def checkpoint_lines(a: CheckpointSide, b: CheckpointSide, found: CheckpointComp
 def is_same(found: CheckpointComparison) -> bool:
     """Whether nothing differs."""
     return not (found.keys or found.tensors or found.moments or found.other_moments)
-
-
-def require_one_kind(a: AnySide, b: AnySide) -> None:
-    """Raise an error unless both sides are builds, or both checkpoints."""
-    if isinstance(a, Build) != isinstance(b, Build):
-        build, checkpoint = (a, b) if isinstance(a, Build) else (b, a)
-        address = build.address if isinstance(build, Build) else ""
-        raise EverystepError(
-            f"diff: {address} is {build.title} and {checkpoint.title} a checkpoint; compare two of a kind: "
-            f"a checkpoint of a release is written {address}@MODEL:STEP"
-        )
 
 
 def _in_order(found: BuildComparison) -> list[tuple[str, Any]]:

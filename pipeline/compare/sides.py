@@ -27,17 +27,30 @@ WHAT = "neither a release, a project, a dvc.lock nor a folder with safetensors"
 FIX = "a checkpoint of a release is written ADDRESS@MODEL:STEP"
 
 AnySide = Build | CheckpointSide
+Pair = tuple[AnySide, AnySide]
+
+
+def open_pair(a: str, b: str, follow_links: bool = False) -> Pair:
+    """What is at two addresses: two builds or two checkpoints, else an error."""
+    sides = open_side(a, follow_links), open_side(b, follow_links)
+    if isinstance(sides[0], Build) != isinstance(sides[1], Build):
+        build, other = (a, b) if isinstance(sides[0], Build) else (b, a)
+        raise EverystepError(f"diff: {build} is a build and {other} a checkpoint; compare two of one kind: {FIX}")
+    return sides
 
 
 def open_side(address: str, follow_links: bool = False) -> AnySide:
     """What is at an address."""
-    place = pinned_root(address).address
-    here = Path(place.removeprefix("file://"))
     state = STATE.fullmatch(address)
-    if state and not SERVER.fullmatch(state[1]) and not here.exists():  # else `user:name@host:port` of a server
+    exists = Path(address.removeprefix("file://")).exists()
+    if state and not SERVER.fullmatch(state[1]) and not exists:  # else `user:name@host:port` of a server
         return _state(state[1], state[2], int(state[3]), follow_links)
+    place, sha256 = pinned_root(address)
+    if sha256 is not None:
+        return ReleaseBuild(address, Release.open(address, follow_links))
     if is_remote(place):
         return _remote(address, open_store(place))
+    here = Path(place.removeprefix("file://"))
     if not here.exists():
         raise EverystepError(f"{address}: no such file or folder; {FIX}")
     return _file(here) if here.is_file() else _folder(address, here, follow_links)

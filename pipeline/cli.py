@@ -802,6 +802,47 @@ def trace(
 
 
 @app.command()
+def diff(
+    a: Annotated[
+        str,
+        typer.Argument(
+            help="Release at any address, project, dvc.lock, folder with safetensors, or ADDRESS@MODEL:STEP.",
+            callback=_require_utf8,
+        ),
+    ],
+    b: Annotated[str, typer.Argument(help="The same, to compare with.", callback=_require_utf8)],
+    most: Annotated[int, typer.Option("--list", min=0, help="Differences of each kind to list.")] = 5,
+    moments: Annotated[
+        bool, typer.Option("--moments", help="Of two checkpoints, compare the moments tensor by tensor too.")
+    ] = False,
+    metadata: Annotated[bool, typer.Option("--metadata", help="Read no rows, tables or tensors.")] = False,
+    follow_links: FollowLinks = False,
+    as_json: Json = False,
+) -> None:
+    """Print what differs between two builds or two checkpoints, where first, and why."""
+    from pipeline.compare.builds import ReleaseBuild
+    from pipeline.compare.checkpoints import StateSide
+    from pipeline.compare.report import compare_sides
+    from pipeline.compare.sides import open_pair
+    from pipeline.release.rungs import Rung
+
+    sides = open_pair(a, b, follow_links)
+    for address, side in zip((a, b), sides, strict=True):
+        if isinstance(side, ReleaseBuild):
+            note(f"{address}: {side.release.standing(Rung.FILES)}")
+        elif isinstance(side, StateSide):
+            note(f"{address}: {side.state.release.standing(Rung.FILES)}")
+            _with_bytes(side.state.release, {side.state.step: side.state})
+    answer = compare_sides(sides, most, moments, metadata)
+    if as_json:
+        print(json.dumps(answer.tree))
+    else:
+        for line in answer.lines:
+            print(printable(line, keep=""))
+    sys.exit(0 if answer.same else 1)
+
+
+@app.command()
 def replay(
     address: Trained,
     model: Annotated[

@@ -7,6 +7,7 @@ one core type: then instruction set, blocking and order of additions are fixed a
 the trials on other processor models). So in the `portable` class a product is numpy's, on the tensors' own memory.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,8 @@ _portable = False
 # What watches torch's operators (`trainer.dispute`) sees numpy's.
 torch.library.define("everystep::onednn_product", "(Tensor a_XK, Tensor b_KY) -> Tensor")
 torch.library.define("everystep::portable_product", "(Tensor a, Tensor b) -> Tensor")
-_onednn_product = torch.ops.everystep.onednn_product.default
-_portable_product = torch.ops.everystep.portable_product.default
+_onednn_product: Callable[[Tensor, Tensor], Tensor] = torch.ops.everystep.onednn_product.default
+_portable_product: Callable[[Tensor, Tensor], Tensor] = torch.ops.everystep.portable_product.default
 
 
 def use_portable(portable: bool) -> None:

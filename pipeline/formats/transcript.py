@@ -16,6 +16,7 @@ from math import prod
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from pipeline.base.errors import EverystepError
@@ -33,6 +34,7 @@ LEAF = 1024
 SHORT = 64
 """Bytes up to which a tensor is in the transcript itself."""
 ITEM_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "int64": 8, "int32": 4, "bool": 1}
+NUMPY_TYPES = {"float64": "<f8", "float32": "<f4", "float16": "<f2", "int64": "<i8", "int32": "<i4", "bool": "?"}
 Hex = Annotated[str, Field(pattern=r"\A([0-9a-f]{2})*\z")]
 
 
@@ -96,6 +98,15 @@ class Claim(Typed):
         """Bytes of its elements, those of a repeated dimension (stride 0) once."""
         repeated = prod(size for size, stride in zip(self.shape, self.strides, strict=True) if stride or not size)
         return repeated * ITEM_BYTES[self.dtype]
+
+    @property
+    def numbers(self) -> list[int | float] | None:
+        """The numbers of a tensor whose content is in the transcript; null for others."""
+        if self.content is None or self.dtype not in NUMPY_TYPES:
+            return None
+        array = np.frombuffer(bytes.fromhex(self.content), NUMPY_TYPES[self.dtype])
+        numbers: list[int | float] = array.tolist()
+        return numbers
 
     @property
     def num_leaves(self) -> int:

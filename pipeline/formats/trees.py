@@ -5,6 +5,7 @@ leaves need, and there is exactly one for each set of them.
 """
 
 import hashlib
+from bisect import bisect_left
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from pipeline.base.errors import Differs
@@ -26,10 +27,10 @@ def root(leaves: Sequence[bytes]) -> bytes:
 
 def prove(leaves: Sequence[bytes], shown: Collection[int]) -> list[bytes]:
     """Return the proof for the leaves numbered `shown`. Law: `root_from(n, shown leaves, prove(...)) == root(...)`."""
-    numbers = set(shown)
+    numbers = sorted(shown)
 
     def part(start: int, stop: int) -> Iterator[bytes]:
-        if not any(number in numbers for number in range(start, stop)):
+        if not _any_between(numbers, start, stop):
             yield root(leaves[start:stop])
         elif stop - start > 1:
             middle = _middle(start, stop)
@@ -42,10 +43,10 @@ def prove(leaves: Sequence[bytes], shown: Collection[int]) -> list[bytes]:
 def root_from(count: int, shown: Mapping[int, bytes], proof: Sequence[bytes]) -> bytes:
     """Compute the root of `count` leaves from the digests of some, by number, and the proof. `Differs` if the proof is
     not one for these leaves."""
-    given = iter(proof)
+    given, numbers = iter(proof), sorted(shown)
 
     def part(start: int, stop: int) -> bytes:
-        if not any(number in shown for number in range(start, stop)):
+        if not _any_between(numbers, start, stop):
             digest = next(given, None)
             if digest is None:
                 raise Differs("a proof is too short for its leaves")
@@ -59,6 +60,11 @@ def root_from(count: int, shown: Mapping[int, bytes], proof: Sequence[bytes]) ->
     if next(given, None) is not None:
         raise Differs("a proof is too long for its leaves")
     return found
+
+
+def _any_between(numbers: Sequence[int], start: int, stop: int) -> bool:
+    place = bisect_left(numbers, start)
+    return place < len(numbers) and numbers[place] < stop
 
 
 def _middle(start: int, stop: int) -> int:

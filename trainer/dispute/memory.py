@@ -16,7 +16,7 @@ from trainer.dispute.operators import MAX_ELEMENTS, Box
 def elements(tensor: Tensor) -> memoryview:
     """Return the elements in the order of memory, a repeated dimension once."""
     dense = _in_memory_order(tensor.detach()).contiguous().cpu().reshape(-1)
-    return memoryview(dense.view(torch.uint8).numpy())
+    return dense.view(torch.uint8).numpy().data
 
 
 def rebuilt(claim: Claim, content: bytes | bytearray) -> Tensor:

@@ -222,7 +222,7 @@ def needed(name: str, arguments: Mapping[str, Json], shapes: Sequence[Sequence[i
         return [_broadcast(box, shape) for shape in shapes]
     if operator in BY_ROWS and last:
         rows = box if len(box) == len(shapes[0]) else (*box, slice(0, 1))
-        return [_broadcast((*rows[:-1], slice(0, math.inf)), shape) for shape in shapes]  # type: ignore[misc]
+        return [_broadcast((*rows[:-1], slice(0, math.inf)), shape) for shape in shapes]
     if operator in PRODUCTS:
         *before, a, b = shapes
         row, column = box[-2:]

@@ -38,12 +38,12 @@ class _Begun(NamedTuple):
     reads: list[Claim]
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """A list of operations that grows while it is on. `opened` is the number of one whose tensors are given leaf by
     leaf, and of which `read` keeps what it read."""
 
     def __init__(self, flat: FlatParameters, opened: int | None = None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.operations: list[Operation] = []
         self.read: list[bytes] = []
         self.micro_batch: int | None = None
@@ -108,7 +108,9 @@ class Recorder(TorchDispatchMode):
                 self.read.append(bytes(content or b""))
         return _Begun(operator, arguments, claims)
 
-    def end(self, begun: _Begun, writes: Sequence[Tensor], phase: str | None = None, made: Sequence[Tensor] = ()) -> None:
+    def end(
+        self, begun: _Begun, writes: Sequence[Tensor], phase: str | None = None, made: Sequence[Tensor] = ()
+    ) -> None:
         """Take down what it wrote; `made` are tensors that did not exist before."""
         number = len(self.operations)
         for tensor in made:
@@ -130,7 +132,7 @@ class Recorder(TorchDispatchMode):
         return tensor
 
     def _place(self) -> dict[str, Any]:
-        node = torch._C._current_autograd_node()  # type: ignore[attr-defined]
+        node = torch._C._current_autograd_node()
         if node is None:
             return {"micro_batch": self.micro_batch, "phase": "forward", "module": self.modules.now}
         return {"micro_batch": self.micro_batch, "phase": "backward", "module": self.modules.of(node)}
@@ -199,7 +201,7 @@ class _Modules:
 
 
 class RecordedTrainer(Trainer):
-    """A trainer whose next step is written down. It is the trainer that it is made from, which must not be used after."""
+    """A trainer whose next step is written down: the trainer that it is made from, which must not be used after."""
 
     def __init__(self, trainer: Trainer, opened: int | None = None) -> None:
         vars(self).update(vars(trainer))
@@ -256,7 +258,7 @@ class RecordedTrainer(Trainer):
 
     def _norms(self, gradient: Tensor) -> list[float]:
         squared_norms = super()._norms(gradient)
-        for block, norm in zip(gradient.split(self.flat.size // BLOCKS), squared_norms, strict=True):
+        for block, norm in zip(torch.split(gradient, self.flat.size // BLOCKS), squared_norms, strict=True):
             self.recorder.end(self.recorder.begin("everystep.block_norm", {}, [block]), [scalars(norm)], "clip")
         return squared_norms
 
@@ -302,5 +304,5 @@ def _memory(tensor: Tensor) -> int:
 
 def _span(tensor: Tensor) -> tuple[int, int]:
     """Return the bytes of its memory that a tensor spans."""
-    start = tensor.storage_offset() * tensor.element_size()
+    start = int(tensor.storage_offset()) * tensor.element_size()
     return start, start + extent_of(tensor.shape, tensor.stride()) * tensor.element_size()

@@ -27,6 +27,8 @@ class Finding:
     kind: Literal["result", "program", "memory", "entry"]
     number: int
     """Number of the operation; for `memory`, of the first one that read something else."""
+    written_by: int | None = None
+    """For `memory`, the number of the operation that wrote the tensor."""
     operation: Operation | None
     """The operation that is disputed: as A has it; for `memory`, the one that wrote the tensor, if any did."""
     other: Operation | None
@@ -147,6 +149,7 @@ def _changed(a: Transcript, b: Transcript, number: int) -> Finding:
     return Finding(
         kind="memory",
         number=number,
+        written_by=source,
         operation=writer,
         other=b.operations[source],
         tensor=describe(pair[0]) if pair[0].tensor else describe(writer.writes[0]),

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ROWS = "everystep.rows"
+WHOLE = 4_500_000
+"""Bytes of tensors up to which evidence has them as a whole."""
 MAX_TENSOR_BYTES = 1 << 31
 """Bytes of a tensor in evidence."""
 
@@ -44,13 +46,14 @@ def make(recorded: Recorded, finding: Finding, a: Transcript, b: Transcript) -> 
     """Return the evidence of a finding; `recorded` is the step by this machine, opened at the operation."""
     number, ours = finding.number, recorded.transcript
     mine, its = a.operations[number], b.operations[number]
-    for place, operation in enumerate(ours.operations[: number + 1]):
-        agreed = operation.same_task(a.operations[place])
-        if not agreed or (place < number and not operation.same_result(a.operations[place])):
-            raise Differs(
-                f"A and B agree on operation {place}, and this machine gets something else; make the evidence on "
-                "a machine of the numerics class, with the code of A or B"
-            )
+    before = zip(ours.operations[:number], a.operations, strict=False)
+    same = [x.same_task(y) and x.same_result(y) for x, y in before]
+    if not all(same) or not any(ours.operations[number].same_task(one) for one in (mine, its)):
+        place = same.index(False) if not all(same) else number
+        raise Differs(
+            f"operation {place} of this machine is neither A's nor B's; make the evidence on a machine of the numerics "
+            "class, with the code of A or B"
+        )
     if len(mine.reads) != len(its.reads) or not all(x.same(y) for x, y in zip(mine.reads, its.reads, strict=True)):
         raise EverystepError("A and B applied different operators to different tensors; no operator can decide that")
     output = next(
@@ -58,7 +61,7 @@ def make(recorded: Recorded, finding: Finding, a: Transcript, b: Transcript) -> 
     )
     leaf = None
     carried = sum(claim.num_bytes for claim in mine.reads if is_carried(claim))
-    if carried > MAX_BYTES * 0.9:
+    if carried > WHOLE:
         leaf = _differing_leaf(ours.operations[number], mine, its, number, output)
     boxes = _boxes(mine, output, leaf)
     shown: list[list[list[int]]] = []

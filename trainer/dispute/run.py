@@ -21,6 +21,8 @@ from trainer.replay import Course, course, entry_fault, state_at
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from trainer.dispute.record import RecordedTrainer
+    from trainer.loop import Trainer
     from trainer.parallel import World
 
 
@@ -62,20 +64,27 @@ def _record(world: "World", course: Course, rows: dict[str, str], opened: int | 
         entry = trainer.train_step()
         if fault := entry_fault(entry, stretch.entries[entry.step]):
             raise Differs(f"{course.recipe.name}: step {entry.step} does not come out as it is logged: {fault}")
+    head = head_of(trainer, rows)
+    return recorded_step(RecordedTrainer(trainer, opened), head)
+
+
+def head_of(trainer: "Trainer", rows: dict[str, str]) -> Head:
+    """Describe the next step of a trainer."""
     weights, moments = trainer.state()
-    head = Head.from_json(
-        {
-            "format": FORMAT,
-            "model": course.recipe.name,
-            "step": stretch.stop,
-            "recipe": course.recipe.to_json(),
-            "rows": rows,
-            "state_before": ck.state_digest(tensors_digest(weights), tensors_digest(moments), trainer.step),
-            "numerics": trainer.numerics(),
-        },
-        "a transcript",
-    )
-    recording = RecordedTrainer(trainer, opened)
+    tree = {
+        "format": FORMAT,
+        "model": trainer.recipe.name,
+        "step": trainer.step + 1,
+        "recipe": trainer.recipe.to_json(),
+        "rows": rows,
+        "state_before": ck.state_digest(tensors_digest(weights), tensors_digest(moments), trainer.step),
+        "numerics": trainer.numerics(),
+    }
+    return Head.from_json(tree, "a transcript")
+
+
+def recorded_step(recording: "RecordedTrainer", head: Head) -> Recorded:
+    """Train the next step and write it down."""
     entry = recording.record()
     return Recorded(Transcript(head, recording.recorder.operations, entry), recording.recorder.read)
 

@@ -30,7 +30,8 @@ MAX_TENSOR_BYTES = 1 << 31
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What the one operator gives: whether it is what each side says."""
+    """What the one operator gives: whether it is what each side says. A side that applied an operator which the
+    numerics class does not have is wrong."""
 
     evidence: Evidence
     a: bool
@@ -142,8 +143,11 @@ def _computed(
 
 def _is_right(party: Party, evidence: Evidence, results: "list[Tensor]", where: str) -> bool:
     from trainer.dispute.memory import elements
+    from trainer.dispute.operators import NOT_PORTABLE, short
 
     claim = party.operation.writes[evidence.output]
+    if evidence.numerics.name == "portable" and short(party.operation.operator) in NOT_PORTABLE:
+        return False
     if evidence.output >= len(results):
         return False
     result = results[evidence.output]

@@ -41,6 +41,11 @@ BY_ROWS = {"_softmax", "_softmax_backward_data", "mean", "sum", "amax", "gather"
 """Operators of which an element depends on the last dimension at its place, if that is the one they are given."""
 PRODUCTS = {"mm", "bmm", "portable_product", "onednn_product", "addmm", "addmm_"}
 """Operators of which an element depends on a row and a column of the last two tensors, and its place in one before."""
+NOT_PORTABLE = {
+    *("mm", "bmm", "addmm", "addmm_", "onednn_product", "_scaled_dot_product_flash_attention_for_cpu"),
+    "_scaled_dot_product_flash_attention_for_cpu_backward",
+}
+"""Operators that the class `portable` never applies: its only product is `portable_product`."""
 WHOLE = {
     *("embedding", "index_add_", "cat", "triu", "tril", "new_full", "full_like", "full", "ones_like", "ones", "zeros"),
     *("zeros_like", "new_zeros", "scalar_tensor", "native_layer_norm", "native_layer_norm_backward"),

@@ -1,8 +1,8 @@
 """A machine with a fault: seeded faults in one training step, for disputes. Runs in the portable class.
 
-python -m tests.trainer.faults PROJECT whole SEED...    prints, for each seed, the fault and what the dispute found
+python -m tests.trainer.dispute.faults PROJECT whole SEED...
 
-With `narrowed`, evidence goes on to one leaf of a result, as if all tensors were large.
+prints, for each seed, the fault and what the dispute found. With `narrowed`, evidence goes on to one leaf of a result, as if all tensors were large.
 """
 
 import json
@@ -83,12 +83,13 @@ class Bench:
         sides = [self.honest, faulty] if honest_first else [faulty, self.honest]
         found = first_difference(*sides)
         assert found is not None, fault
+        operation = found.operation if honest_first else found.other
         told: dict[str, Any] = {
             "seed": seed,
             "fault": fault.what,
             "expected": [fault.operator, fault.number],
             "named": [
-                found.operation.operator if found.operation else None,
+                operation.operator if operation else None,
                 found.number if found.written_by is None else found.written_by,
             ],
             "kind": found.kind,
@@ -196,14 +197,16 @@ class Bench:
 
     def row(self, draw: random.Random) -> tuple[Fault, Callable[[Any], Any]]:
         """Another row is read than the order says."""
-        return self._data(draw, "everystep.order", "row_numbers", lambda numbers: (numbers + 1) % 60)
+        shift = draw.randrange(1, 60)
+        return self._data(draw, "everystep.order", "row_numbers", lambda numbers: (numbers + shift) % 60)
 
     def ids(self, draw: random.Random) -> tuple[Fault, Callable[[Any], Any]]:
         """One id of a row is another."""
+        row, place, more = draw.randrange(2), draw.randrange(33), draw.randrange(1, 320)
 
         def change(rows: Any) -> Any:
             rows = rows.copy()
-            rows[0, 5] = (rows[0, 5] + 1) % 320
+            rows[row, place] = (rows[row, place] + more) % 320
             return rows
 
         return self._data(draw, "everystep.rows", "micro_batch_rows", change)

@@ -20,6 +20,8 @@ from pipeline.formats.typed import Count, Sha256, Typed
 FORMAT: Literal["everystep/evidence/1"] = "everystep/evidence/1"
 MAX_BYTES = 5_000_000
 """Bytes of a file of evidence."""
+MAX_TENSOR_BYTES = 1 << 31
+"""Bytes of a tensor that an operation in evidence reads or writes."""
 Proof = Annotated[list[Sha256], Field(max_length=1 << 16)]
 
 
@@ -28,7 +30,7 @@ class Party(Typed):
 
     transcript: Sha256
     """Root of its transcript."""
-    lines: Count
+    lines: Annotated[int, Field(ge=3, le=1 << 24)]
     """Lines of its transcript."""
     operation: Operation
     """The operation, without the leaves of its tensors."""
@@ -41,6 +43,9 @@ class Party(Typed):
 
     def require_own(self, number: int) -> None:
         """Require that the operation, and the leaf, are those of the transcript."""
+        for claim in (*self.operation.reads, *self.operation.writes):
+            if claim.num_bytes > MAX_TENSOR_BYTES:
+                raise EverystepError(f"a tensor of {claim.num_bytes} bytes; at most {MAX_TENSOR_BYTES} are read")
         line = trees.leaf(canonical(self.operation.to_json()))
         proof = [bytes.fromhex(digest) for digest in self.proof]
         if trees.root_from(self.lines, {number + 1: line}, proof).hex() != self.transcript:

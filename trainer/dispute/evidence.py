@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 ROWS = "everystep.rows"
 WHOLE = 4_500_000
 """Bytes of tensors up to which evidence has them as a whole."""
-MAX_TENSOR_BYTES = 1 << 31
-"""Bytes of a tensor in evidence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +102,6 @@ def check(content: bytes, where: str, release: Release | None = None) -> Verdict
     May restart this program, to enter the numerics class. `Differs` if something in the file was altered.
     """
     evidence, leaves = decode(content, where)
-    for party in (evidence.a, evidence.b):
-        _require_sane(party.operation, where)
     mine, its = evidence.a.operation, evidence.b.operation
     if not all(x.same(y) for x, y in zip(mine.reads, its.reads, strict=True)):
         raise Differs(f"{where}: A and B read different tensors")
@@ -168,11 +164,11 @@ def _is_right(party: Party, evidence: Evidence, results: "list[Tensor]", where: 
 
 def _boxes(operation: Operation, output: int, leaf: int | None) -> list[list[int]]:
     """Number the leaves of each tensor that decide a leaf of a result; None: of the whole result."""
+    if leaf is None:
+        return [list(range(claim.num_leaves)) for claim in operation.reads]
     from trainer.dispute.memory import box_of_leaf, leaves_of_box
     from trainer.dispute.operators import needed
 
-    if leaf is None:
-        return [list(range(claim.num_leaves)) for claim in operation.reads]
     box = box_of_leaf(operation.writes[output], leaf)
     shapes = [claim.shape for claim in operation.reads]
     parts = needed(operation.operator, operation.arguments, shapes, box)
@@ -208,9 +204,3 @@ def _party(transcript: Transcript, number: int, output: int, leaf: int | None, o
         leaf=None if leaf is None else of_result[leaf].hex(),
         leaf_proof=[] if leaf is None else [digest.hex() for digest in trees.prove(of_result, [leaf])],
     )
-
-
-def _require_sane(operation: Operation, where: str) -> None:
-    for claim in (*operation.reads, *operation.writes):
-        if claim.num_bytes > MAX_TENSOR_BYTES:
-            raise EverystepError(f"{where}: a tensor of {claim.num_bytes} bytes; at most {MAX_TENSOR_BYTES} are read")

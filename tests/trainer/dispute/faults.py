@@ -2,7 +2,8 @@
 
 python -m tests.trainer.dispute.faults PROJECT whole SEED...
 
-prints, for each seed, the fault and what the dispute found. With `narrowed`, evidence goes on to one leaf of a result, as if all tensors were large.
+prints, for each seed, the fault and what the dispute found. With `narrowed` in place of `whole`, evidence goes on to
+one leaf of a result, as if all tensors were large.
 """
 
 import json
@@ -153,7 +154,7 @@ class Bench:
         import torch
 
         def array(tensor: Any) -> Any:
-            return tensor.numpy()
+            return tensor.detach().numpy()
 
         others: dict[str, Callable[..., Any]] = {
             "aten._softmax.default": lambda x, dim, half: np.exp(array(x)) / np.exp(array(x)).sum(-1, keepdims=True),

@@ -4,6 +4,8 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,11 @@ from pipeline.formats import evidence as form
 from pipeline.formats import transcript as transcripts
 from pipeline.formats.canonical import canonical, parse
 from tests.project import ROOT, run
-from tests.releases import edit_log, read_json, write_json
+from tests import releases as commands
+from tests.conftest import Once
+from tests.releases import Done, edit_log, read_json, write_json
 from tests.trainer.corpora import write_ours, write_recipe
-from tests.trainer.runs import MODEL
+from tests.trainer.runs import MODEL, make_run, train
 
 STEP = 7
 
@@ -55,7 +59,7 @@ def test_the_operator_of_a_seeded_fault_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_the_operator_is_named_in_each_of_fifty_seeded_faults(
-    tmp_path: Path, record_property: pytest.RecordProperty
+    tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     found = found_by(tmp_path, range(1, 51))
     require_named(found)
@@ -71,11 +75,16 @@ def test_one_leaf_of_a_result_decides_as_the_whole_does(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def sides(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two runs, `a` and `b`, of which `b` logs another step 7, and transcripts of that step."""
-    folder = tmp_path_factory.mktemp("sides")
-    for side in ("a", "b"):
-        shutil.copytree(reference, folder / side)
+def sides(once: Once) -> Path:
+    """A folder with two runs, `a` and `b`, of which `b` logs another step 7; transcripts of that step, `b.jsonl` and
+    `c.jsonl` with a lie in the same operation; and evidence about `b.jsonl` and `a.jsonl`."""
+    return once("sides", make_sides)
+
+
+def make_sides(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    train(make_run(folder / "a", micro_batches=2))
+    shutil.copytree(folder / "a", folder / "b")
 
     def edit(entries: list[dict[str, Any]]) -> None:
         entries[STEP - 1]["gradient_norm"] *= 1.5
@@ -90,7 +99,15 @@ def sides(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     lie(folder, "b.jsonl", 0)
     lie(folder, "c.jsonl", 1)
-    return folder
+    done = everystep(folder, "dispute", "b.jsonl", "a", "--out", "evidence", "--json")
+    assert done.returncode == 1, done.stderr
+    (folder / "said").write_text(done.stdout)
+
+
+def here(folder: Path, *arguments: str) -> Done:
+    """The command in this process, for what computes nothing."""
+    with chdir(folder):
+        return commands.everystep(*arguments)
 
 
 def lie(folder: Path, name: str, bit: int) -> int:
@@ -108,58 +125,39 @@ def lie(folder: Path, name: str, bit: int) -> int:
     return number
 
 
-def test_two_machines_write_the_same_transcript(sides: Path) -> None:
-    again = everystep(sides, "transcript", "a", "--model", MODEL, "--step", str(STEP), "--out", "again.jsonl", "--json")
-    assert (sides / "again.jsonl").read_bytes() == (sides / "a.jsonl").read_bytes()
-    told = json.loads(again.stdout)
-    assert told["root"] == transcripts.read(sides / "a.jsonl").root
-    opened = everystep(
-        sides,
-        "transcript",
-        "a",
-        "--model",
-        MODEL,
-        "--step",
-        str(STEP),
-        "--out",
-        "open.jsonl",
-        "--open",
-        "300",
-        "--json",
-    )
-    assert json.loads(opened.stdout)["root"] == told["root"]  # opening an operation changes no digest
-    assert transcripts.read(sides / "open.jsonl").operations[300].writes[0].leaves is not None
+def test_two_processes_write_the_same_transcript_opened_or_not(sides: Path) -> None:
+    more = ("--model", MODEL, "--step", str(STEP), "--out", "opened.jsonl", "--open", "300", "--json")
+    done = everystep(sides, "transcript", "a", *more)
+    whole, opened = transcripts.read(sides / "a.jsonl"), transcripts.read(sides / "opened.jsonl")
+    assert json.loads(done.stdout)["root"] == whole.root == opened.root
+    assert opened.operations[300].closed() == whole.operations[300]
+    assert opened.operations[300] != whole.operations[300]
 
 
 def test_runs_that_are_equal_are_the_same(sides: Path) -> None:
-    done = everystep(sides, "dispute", "a", "a", "--model", MODEL)
-    assert (done.returncode, done.stdout) == (0, f"same: {MODEL}, every step and stored state\n")
-    done = everystep(sides, "dispute", "a", "a.jsonl")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"same: {MODEL}, ")
+    done = here(sides, "dispute", "a", "a")
+    assert (done.code, done.out) == (0, f"same: {MODEL}, every step and stored state\n")
+    done = here(sides, "dispute", "a.jsonl", "a.jsonl")
+    operations = len(transcripts.read(sides / "a.jsonl").operations)
+    assert (done.code, done.out) == (0, f"same: {MODEL}, {operations:,} operations of a step\n")
 
 
 def test_logs_name_the_step_and_this_machine_says_whose_it_gets(sides: Path) -> None:
     done = everystep(sides, "dispute", "b", "a")
     assert done.returncode == 1, done.stderr
-    assert done.stdout.startswith(
-        f"differs: {MODEL}, first at step {STEP}: gradient_norm\nthis machine gets what B logs\n"
-    )
-    assert f"everystep transcript b --model {MODEL} --step {STEP} --out a.jsonl" in done.stdout
+    first, second, *rest = done.stdout.splitlines()
+    assert first == f"differs: {MODEL}, first at step {STEP}: gradient_norm"
+    assert second == "this machine gets what B logs"
+    assert f"everystep transcript b --model {MODEL} --step {STEP} --out a.jsonl" in rest[0]
 
 
-def test_a_third_person_computes_one_operator(sides: Path) -> None:
-    done = everystep(sides, "dispute", "b.jsonl", "a", "--out", "evidence", "--json")
-    assert done.returncode == 1, done.stderr
-    told = json.loads(done.stdout)
+def test_a_third_person_computes_one_operator(sides: Path, tmp_path: Path) -> None:
+    told = json.loads((sides / "said").read_text())
     operation = told["finding"]["operation"]
-    assert (told["machine"], told["finding"]["kind"]) == ("B", "result")
-    assert operation["phase"] == "backward"
-    assert "portable_product" in operation["operator"]
+    assert (told["machine"], told["finding"]["kind"], operation["phase"]) == ("B", "result", "backward")
     assert told["evidence_bytes"] == (sides / "evidence").stat().st_size <= form.MAX_BYTES
-    (sides / "elsewhere").mkdir()
-    shutil.move(sides / "evidence", sides / "elsewhere" / "evidence")
-    done = everystep(sides / "elsewhere", "dispute", "--check", "evidence", "--json")
+    shutil.copy(sides / "evidence", tmp_path / "evidence")
+    done = everystep(tmp_path, "dispute", "--check", "evidence", "--json")
     assert done.returncode == 0, done.stderr
     roots = {"a": transcripts.read(sides / "b.jsonl").root, "b": transcripts.read(sides / "a.jsonl").root}
     assert json.loads(done.stdout) == {
@@ -172,26 +170,25 @@ def test_a_third_person_computes_one_operator(sides: Path) -> None:
     }
 
 
-def test_both_sides_may_be_wrong(sides: Path) -> None:
-    done = everystep(sides, "dispute", "b.jsonl", "c.jsonl", "--release", "a", "--out", "neither")
+def test_both_sides_may_be_wrong(sides: Path, tmp_path: Path) -> None:
+    out = str(tmp_path / "neither")
+    done = everystep(sides, "dispute", "b.jsonl", "c.jsonl", "--release", "a", "--out", out)
     assert done.returncode == 1, done.stderr
     assert "this machine agrees with neither" in done.stdout
-    done = everystep(sides, "dispute", "--check", "neither")
+    done = everystep(tmp_path, "dispute", "--check", out)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (1, "right: neither")
 
 
-def test_evidence_that_was_altered_is_refused(sides: Path) -> None:
-    done = everystep(sides, "dispute", "a.jsonl", "b.jsonl", "--release", "a", "--out", "true")
-    assert done.returncode == 1, done.stderr
-    content = (sides / "true").read_bytes()
+def test_evidence_that_was_altered_is_refused(sides: Path, tmp_path: Path) -> None:
+    content = (sides / "evidence").read_bytes()
     line, _, payload = content.partition(b"\n")
     tree = parse(line)
 
     def refused(changed: bytes, code: int, message: str) -> None:
-        (sides / "altered").write_bytes(changed)
-        done = everystep(sides, "dispute", "--check", "altered")
-        assert (done.returncode, "right" in done.stdout) == (code, False), done.stdout + done.stderr
-        assert message in done.stderr
+        (tmp_path / "altered").write_bytes(changed)
+        done = here(tmp_path, "dispute", "--check", "altered")
+        assert (done.code, done.out) == (code, ""), done.said
+        assert message in done.err
 
     def edited(**keys: Any) -> bytes:
         return canonical(tree | keys) + b"\n" + payload
@@ -202,6 +199,7 @@ def test_evidence_that_was_altered_is_refused(sides: Path) -> None:
     claimed["operation"]["writes"][0]["digest"] = tree["a"]["operation"]["writes"][0]["digest"]
     refused(edited(b=claimed), 1, "is not line")
     refused(edited(number=tree["number"] + 1), 1, "is not line")
+    refused(edited(shown=[[[0, 10**15]], []]), 1, "there are no such leaves")
     refused(edited(format="everystep/evidence/2"), 2, "format")
     refused(b"\x80\x04\x95" + content, 2, "not valid JSON")  # a pickle
     refused(b"0" * (form.MAX_BYTES + 1), 2, "at most 5000000")
@@ -226,9 +224,9 @@ def test_runs_that_need_not_be_equal_are_refused_by_key(sides: Path) -> None:
     manifest = read_json(path)
     manifest["parameters"]["schedule"]["peak"] = 0.5
     write_json(path, manifest)
-    done = everystep(sides, "dispute", "a", "other")
-    assert done.returncode == 2
-    assert "not two runs that should be equal: recipe: schedule.peak: A has 0.003, B has 0.5" in done.stderr
+    done = here(sides, "dispute", "a", "other")
+    assert done.code == 2
+    assert "not two runs that should be equal: recipe: schedule.peak: A has 0.003, B has 0.5" in done.err
 
 
 @pytest.mark.parametrize(
@@ -242,9 +240,9 @@ def test_runs_that_need_not_be_equal_are_refused_by_key(sides: Path) -> None:
 )
 def test_a_transcript_that_is_damaged_is_refused(sides: Path, content: bytes, message: str) -> None:
     (sides / "damaged.jsonl").write_bytes(content)
-    done = everystep(sides, "dispute", "a.jsonl", "damaged.jsonl")
-    assert done.returncode == 2
-    assert message in done.stderr
+    done = here(sides, "dispute", "a.jsonl", "damaged.jsonl")
+    assert done.code == 2
+    assert message in done.err
 
 
 def test_transcripts_of_other_steps_and_cut_ones_are_refused(sides: Path) -> None:
@@ -259,5 +257,5 @@ def test_transcripts_of_other_steps_and_cut_ones_are_refused(sides: Path) -> Non
         ("later.jsonl", "step: A has 7, B has 8"),
         ("before.jsonl", "differ before step 7"),
     ):
-        done = everystep(sides, "dispute", "a.jsonl", name)
-        assert (done.returncode, message in done.stderr) == (2, True), done.stderr
+        done = here(sides, "dispute", "a.jsonl", name)
+        assert (done.code, message in done.err) == (2, True), done.err

@@ -15,9 +15,9 @@ from pipeline.base.files import sha256_file
 from pipeline.formats import evidence as form
 from pipeline.formats import transcript as transcripts
 from pipeline.formats.canonical import canonical, parse
-from tests.project import ROOT, run
 from tests import releases as commands
 from tests.conftest import Once
+from tests.project import ROOT, run
 from tests.releases import Done, edit_log, read_json, write_json
 from tests.trainer.corpora import write_ours, write_recipe
 from tests.trainer.runs import MODEL, make_run, train
@@ -82,7 +82,7 @@ def sides(once: Once) -> Path:
 
 
 def make_sides(folder: Path) -> None:
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     train(make_run(folder / "a", micro_batches=2))
     shutil.copytree(folder / "a", folder / "b")
 
@@ -125,10 +125,11 @@ def lie(folder: Path, name: str, bit: int) -> int:
     return number
 
 
-def test_two_processes_write_the_same_transcript_opened_or_not(sides: Path) -> None:
-    more = ("--model", MODEL, "--step", str(STEP), "--out", "opened.jsonl", "--open", "300", "--json")
+def test_two_processes_write_the_same_transcript_opened_or_not(sides: Path, tmp_path: Path) -> None:
+    out = str(tmp_path / "opened.jsonl")
+    more = ("--model", MODEL, "--step", str(STEP), "--out", out, "--open", "300", "--json")
     done = everystep(sides, "transcript", "a", *more)
-    whole, opened = transcripts.read(sides / "a.jsonl"), transcripts.read(sides / "opened.jsonl")
+    whole, opened = transcripts.read(sides / "a.jsonl"), transcripts.read(tmp_path / "opened.jsonl")
     assert json.loads(done.stdout)["root"] == whole.root == opened.root
     assert opened.operations[300].closed() == whole.operations[300]
     assert opened.operations[300] != whole.operations[300]
@@ -205,26 +206,26 @@ def test_evidence_that_was_altered_is_refused(sides: Path, tmp_path: Path) -> No
     refused(b"0" * (form.MAX_BYTES + 1), 2, "at most 5000000")
 
 
-def test_operators_that_a_training_does_not_use_are_not_run(sides: Path) -> None:
-    """torch has operators that open files; here both sides claim one, with proofs that fit."""
+def test_operators_that_a_training_does_not_use_are_not_run(tmp_path: Path) -> None:
+    """torch has operators that open files, and those that fill the memory."""
     from trainer.dispute.operators import compute
 
     with pytest.raises(Exception, match="not one that a training uses"):
-        compute("aten.from_file.default", {"filename": str(sides / "made"), "shared": True, "size": 8}, [])
+        compute("aten.from_file.default", {"filename": str(tmp_path / "made"), "shared": True, "size": 8}, [])
     with pytest.raises(Exception, match="writes more than"):
         compute("aten.full.default", {"size": [1 << 40], "fill_value": 0}, [])
     with pytest.raises(Exception, match=r"operator aten\.mul\.Tensor: "):
         compute("aten.mul.Tensor", {"self": {"tensor": 7}}, [])
-    assert not (sides / "made").exists()
+    assert not (tmp_path / "made").exists()
 
 
-def test_runs_that_need_not_be_equal_are_refused_by_key(sides: Path) -> None:
-    shutil.copytree(sides / "a", sides / "other")
-    path = sides / "other" / "manifests" / "models" / f"{MODEL}.json"
+def test_runs_that_need_not_be_equal_are_refused_by_key(sides: Path, tmp_path: Path) -> None:
+    shutil.copytree(sides / "a", tmp_path / "other")
+    path = tmp_path / "other" / "manifests" / "models" / f"{MODEL}.json"
     manifest = read_json(path)
     manifest["parameters"]["schedule"]["peak"] = 0.5
     write_json(path, manifest)
-    done = here(sides, "dispute", "a", "other")
+    done = here(sides, "dispute", "a", str(tmp_path / "other"))
     assert done.code == 2
     assert "not two runs that should be equal: recipe: schedule.peak: A has 0.003, B has 0.5" in done.err
 
@@ -238,24 +239,24 @@ def test_runs_that_need_not_be_equal_are_refused_by_key(sides: Path) -> None:
     ],
     ids=["empty", "a pickle", "no transcript"],
 )
-def test_a_transcript_that_is_damaged_is_refused(sides: Path, content: bytes, message: str) -> None:
-    (sides / "damaged.jsonl").write_bytes(content)
-    done = here(sides, "dispute", "a.jsonl", "damaged.jsonl")
+def test_a_transcript_that_is_damaged_is_refused(sides: Path, tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "damaged.jsonl").write_bytes(content)
+    done = here(sides, "dispute", "a.jsonl", str(tmp_path / "damaged.jsonl"))
     assert done.code == 2
     assert message in done.err
 
 
-def test_transcripts_of_other_steps_and_cut_ones_are_refused(sides: Path) -> None:
+def test_transcripts_of_other_steps_and_cut_ones_are_refused(sides: Path, tmp_path: Path) -> None:
     lines = (sides / "a.jsonl").read_bytes().splitlines(keepends=True)
-    (sides / "cut.jsonl").write_bytes(b"".join(lines[:-1]))
+    (tmp_path / "cut.jsonl").write_bytes(b"".join(lines[:-1]))
     head = parse(lines[0])
-    (sides / "later.jsonl").write_bytes(b"".join([canonical(head | {"step": 8}) + b"\n", *lines[1:]]))
+    (tmp_path / "later.jsonl").write_bytes(b"".join([canonical(head | {"step": 8}) + b"\n", *lines[1:]]))
     before = {"state_before": "tensors-v1:" + "0" * 64}
-    (sides / "before.jsonl").write_bytes(b"".join([canonical(head | before) + b"\n", *lines[1:]]))
+    (tmp_path / "before.jsonl").write_bytes(b"".join([canonical(head | before) + b"\n", *lines[1:]]))
     for name, message in (
         ("cut.jsonl", "cut.jsonl:"),
         ("later.jsonl", "step: A has 7, B has 8"),
         ("before.jsonl", "differ before step 7"),
     ):
-        done = here(sides, "dispute", "a.jsonl", name)
+        done = here(sides, "dispute", "a.jsonl", str(tmp_path / name))
         assert (done.code, message in done.err) == (2, True), done.err

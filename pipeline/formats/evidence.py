@@ -4,7 +4,7 @@ A canonical JSON line, `Evidence`, and after it the leaves of the tensors that w
 tensor whose elements are not in the operation itself, all leaves, or those that the disputed leaf depends on.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -21,7 +21,7 @@ FORMAT: Literal["everystep/evidence/1"] = "everystep/evidence/1"
 MAX_BYTES = 5_000_000
 """Bytes of a file of evidence."""
 MAX_TENSOR_BYTES = 1 << 31
-"""Bytes of a tensor that an operation in evidence reads or writes."""
+"""Bytes of the tensors that an operation in evidence reads and writes."""
 Proof = Annotated[list[Sha256], Field(max_length=1 << 16)]
 
 
@@ -43,9 +43,10 @@ class Party(Typed):
 
     def require_own(self, number: int) -> None:
         """Require that the operation, and the leaf, are those of the transcript."""
-        for claim in (*self.operation.reads, *self.operation.writes):
-            if claim.num_bytes > MAX_TENSOR_BYTES:
-                raise EverystepError(f"a tensor of {claim.num_bytes} bytes; at most {MAX_TENSOR_BYTES} are read")
+        tensors = (*self.operation.reads, *self.operation.writes)
+        size = sum(max(claim.num_bytes, claim.span) for claim in tensors)
+        if size > MAX_TENSOR_BYTES:
+            raise EverystepError(f"the operation has tensors of {size} bytes; at most {MAX_TENSOR_BYTES} are read")
         line = trees.leaf(canonical(self.operation.to_json()))
         proof = [bytes.fromhex(digest) for digest in self.proof]
         if trees.root_from(self.lines, {number + 1: line}, proof).hex() != self.transcript:
@@ -123,6 +124,16 @@ def in_runs(listed: list[list[int]]) -> Iterator[int]:
 def is_carried(claim: Claim) -> bool:
     """Tell whether the elements of a tensor are in the payload: they are not in its claim, and they were read."""
     return claim.content is None and claim.digest is not None
+
+
+def filled(claim: Claim, leaves: Mapping[int, bytes]) -> bytearray:
+    """Return the elements of a tensor of which only some leaves are known; the others are zero."""
+    if claim.content is not None:
+        return bytearray.fromhex(claim.content)
+    content = bytearray(claim.num_bytes)
+    for number, leaf in leaves.items():
+        content[number * LEAF : number * LEAF + len(leaf)] = leaf
+    return content
 
 
 def _leaves(evidence: Evidence, payload: bytes) -> list[dict[int, bytes]]:

@@ -100,6 +100,14 @@ class Claim(Typed):
         return repeated * ITEM_BYTES[self.dtype]
 
     @property
+    def span(self) -> int:
+        """Bytes of memory from its first to its last element."""
+        if 0 in self.shape:
+            return 0
+        places = sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
+        return (1 + places) * ITEM_BYTES[self.dtype]
+
+    @property
     def numbers(self) -> list[int | float] | None:
         """The numbers of a tensor whose content is in the transcript; null for others."""
         if self.content is None or self.dtype not in NUMPY_TYPES:

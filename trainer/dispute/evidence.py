@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.base.errors import Differs, EverystepError
 from pipeline.formats import trees
-from pipeline.formats.evidence import FORMAT, MAX_BYTES, Evidence, Party, decode, encode, is_carried, runs
+from pipeline.formats.evidence import FORMAT, MAX_BYTES, Evidence, Party, decode, encode, filled, is_carried, runs
 from pipeline.formats.transcript import LEAF, Claim, Operation, Transcript, leaves_of
 from pipeline.release.release import Release
 from trainer import numerics
@@ -62,7 +62,7 @@ def make(recorded: Recorded, finding: Finding, a: Transcript, b: Transcript) -> 
     carried = sum(claim.num_bytes for claim in mine.reads if is_carried(claim))
     if carried > WHOLE:
         leaf = _differing_leaf(ours.operations[number], mine, its, number, output)
-    boxes = _boxes(mine, output, leaf)
+    boxes = _wanted(mine, output, leaf, recorded.read)
     shown: list[list[list[int]]] = []
     proofs: list[list[str]] = []
     payload = b""
@@ -107,7 +107,9 @@ def check(content: bytes, where: str, release: Release | None = None) -> Verdict
         raise Differs(f"{where}: A and B read different tensors")
     if evidence.output >= min(len(mine.writes), len(its.writes)):
         raise Differs(f"{where}: output: the operation has no result number {evidence.output}")
-    for claim, known, wanted in zip(mine.reads, leaves, _boxes(mine, evidence.output, evidence.leaf), strict=True):
+    contents = [filled(claim, known) for claim, known in zip(mine.reads, leaves, strict=True)]
+    needed = _wanted(mine, evidence.output, evidence.leaf, contents)
+    for claim, known, wanted in zip(mine.reads, leaves, needed, strict=True):
         if is_carried(claim) and sorted(known) != wanted:
             raise Differs(f"{where}: shown: not the elements that the result depends on")
     if mine.operator == ROWS and release is None:
@@ -115,22 +117,20 @@ def check(content: bytes, where: str, release: Release | None = None) -> Verdict
     numerics.enter(evidence.numerics.name)  # may restart this program
     numerics.warn_if_other(evidence.numerics.to_json(), numerics.describe(evidence.numerics.name))
     agree = [
-        _is_right(party, evidence, _computed(party.operation, leaves, evidence.model, release), where)
+        _is_right(party, evidence, _computed(party.operation, contents, evidence.model, release), where)
         for party in (evidence.a, evidence.b)
     ]
     return Verdict(evidence=evidence, a=agree[0], b=agree[1])
 
 
 def _computed(
-    operation: Operation, leaves: Sequence[dict[int, bytes]], model: str, release: Release | None
+    operation: Operation, contents: Sequence[bytearray], model: str, release: Release | None
 ) -> "list[Tensor]":
-    from trainer.dispute.memory import filled, rebuilt
+    from trainer.dispute.memory import rebuilt
     from trainer.dispute.operators import compute
 
-    reads = []
-    for claim, known in zip(operation.reads, leaves, strict=True):
-        content = filled(claim, known) if claim.content is None else bytes.fromhex(claim.content)
-        reads.append(rebuilt(claim, b"" if claim.digest is None else content))
+    pairs = zip(operation.reads, contents, strict=True)
+    reads = [rebuilt(claim, b"" if claim.digest is None else content) for claim, content in pairs]
     if operation.operator == ROWS:
         assert release is not None
         return [read_rows(release, model, reads[0].tolist())]
@@ -162,17 +162,25 @@ def _is_right(party: Party, evidence: Evidence, results: "list[Tensor]", where: 
     return leaves[evidence.leaf].hex() == party.leaf
 
 
-def _boxes(operation: Operation, output: int, leaf: int | None) -> list[list[int]]:
+def _wanted(
+    operation: Operation, output: int, leaf: int | None, contents: Sequence[bytes | bytearray]
+) -> list[list[int]]:
     """Number the leaves of each tensor that decide a leaf of a result; None: of the whole result."""
     if leaf is None:
         return [list(range(claim.num_leaves)) for claim in operation.reads]
-    from trainer.dispute.memory import box_of_leaf, leaves_of_box
+    from trainer.dispute.memory import box_of_leaf, leaves_of_boxes, rebuilt
     from trainer.dispute.operators import needed
 
     box = box_of_leaf(operation.writes[output], leaf)
     shapes = [claim.shape for claim in operation.reads]
-    parts = needed(operation.operator, operation.arguments, shapes, box)
-    return [leaves_of_box(claim, part) for claim, part in zip(operation.reads, parts, strict=True)]
+    parts = needed(
+        operation.operator,
+        operation.arguments,
+        shapes,
+        box,
+        lambda number: rebuilt(operation.reads[number], contents[number]),
+    )
+    return [leaves_of_boxes(claim, part) for claim, part in zip(operation.reads, parts, strict=True)]
 
 
 def _differing_leaf(ours: Operation, mine: Operation, its: Operation, number: int, output: int) -> int:

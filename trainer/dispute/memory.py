@@ -1,6 +1,6 @@
 """Tensors as a transcript sees them: their elements in the order of memory, whole or in part."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,10 +53,14 @@ def box_of_leaf(claim: Claim, number: int) -> Box:
     return tuple(box)
 
 
-def leaves_of_box(claim: Claim, box: Box | None) -> list[int]:
-    """Number the leaves that hold the elements of a box; None: all."""
-    if box is None or not claim.num_leaves:
+def leaves_of_boxes(claim: Claim, boxes: Sequence[Box] | None) -> list[int]:
+    """Number the leaves that hold the elements of some boxes; None: all."""
+    if boxes is None:
         return list(range(claim.num_leaves))
+    return sorted({leaf for box in boxes for leaf in _leaves_of_box(claim, box)})
+
+
+def _leaves_of_box(claim: Claim, box: Box) -> list[int]:
     order = _order(claim.shape, claim.strides)
     sizes = _dense_shape(claim)
     parts = [box[dim] if claim.strides[dim] else slice(0, 1) for dim in order]
@@ -64,15 +68,8 @@ def leaves_of_box(claim: Claim, box: Box | None) -> list[int]:
     numbers: NDArray[np.int64] = np.zeros(1, np.int64)
     for part, step in zip(parts, steps, strict=False):
         numbers = (numbers[:, None] + np.arange(part.start, part.stop) * step).reshape(-1)
-    return sorted(set((numbers * ITEM_BYTES[claim.dtype] // LEAF).tolist()))
-
-
-def filled(claim: Claim, leaves: Mapping[int, bytes]) -> bytearray:
-    """Return the elements of a claim of which only some leaves are known; the others are zero."""
-    content = bytearray(claim.num_bytes)
-    for number, leaf in leaves.items():
-        content[number * LEAF : number * LEAF + len(leaf)] = leaf
-    return content
+    leaves: list[int] = np.unique(numbers * ITEM_BYTES[claim.dtype] // LEAF).tolist()
+    return leaves
 
 
 def _order(shape: Any, strides: Any) -> list[int]:

@@ -46,14 +46,24 @@ NOT_PORTABLE = {
     "_scaled_dot_product_flash_attention_for_cpu_backward",
 }
 """Operators that the class `portable` never applies: its only product is `portable_product`."""
+SHAPES = {"zeros_like", "ones_like", "full_like", "new_full", "new_zeros"}
+"""Operators that read a shape, and no element."""
 WHOLE = {
-    *("embedding", "index_add_", "cat", "triu", "tril", "new_full", "full_like", "full", "ones_like", "ones", "zeros"),
-    *("zeros_like", "new_zeros", "scalar_tensor", "native_layer_norm", "native_layer_norm_backward"),
-    *("select_backward", "slice_backward", "logarithm", "masked_fill", "expand", "arange"),
+    *("embedding", "index_add_", "cat", "triu", "tril", "full", "ones", "zeros", "scalar_tensor"),
+    *(
+        "native_layer_norm",
+        "native_layer_norm_backward",
+        "select_backward",
+        "slice_backward",
+        "logarithm",
+        "masked_fill",
+        "expand",
+        "arange",
+    ),
     *("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention_for_cpu_backward"),
 }
 """Other operators that a training may use."""
-ALLOWED = POINTWISE | BY_ROWS | PRODUCTS | WHOLE
+ALLOWED = POINTWISE | BY_ROWS | PRODUCTS | SHAPES | WHOLE
 
 
 def short(name: str) -> str:
@@ -218,9 +228,29 @@ FUNCTIONS: dict[str, Callable[[Mapping[str, Json], Sequence[Tensor]], list[Tenso
 Box = tuple[slice, ...]
 
 
-def needed(name: str, arguments: Mapping[str, Json], shapes: Sequence[Sequence[int]], box: Box) -> list[Box | None]:
-    """Return which part of each tensor decides a `box` of what an operator writes; None: all of it."""
+def needed(
+    name: str,
+    arguments: Mapping[str, Json],
+    shapes: Sequence[Sequence[int]],
+    box: Box,
+    values: Callable[[int], Tensor],
+) -> list[list[Box] | None]:
+    """Return which parts of each tensor decide a `box` of what an operator writes; None: all of it.
+
+    `values` gives one of the tensors, for an operator that is told by one of them where to look in another.
+    """
     operator = short(name)
+    if operator == "embedding":
+        rows = sorted(set(values(1)[box[:-1]].reshape(-1).tolist()))
+        return [[(slice(row, row + 1), box[-1]) for row in rows], *[None] * (len(shapes) - 1)]
+    if operator in SHAPES:
+        return [[] for _ in shapes]
+    return [None if part is None else [part] for part in _needed(name, operator, arguments, shapes, box)]
+
+
+def _needed(
+    name: str, operator: str, arguments: Mapping[str, Json], shapes: Sequence[Sequence[int]], box: Box
+) -> list[Box | None]:
     everything: list[Box | None] = [None] * len(shapes)
     last = _reduces_only_last(operator, arguments, shapes)
     if name == "everystep.adamw" or (operator in POINTWISE and name.startswith("aten.")):

@@ -18,6 +18,8 @@ from typing import Any
 from trainer import numerics
 
 MODEL = "everystep"
+TORCHS = ("aten.", "everystep.portable", "everystep.log")
+"""Operators that torch is asked for."""
 STEP = 3
 
 
@@ -29,8 +31,11 @@ def main() -> None:
 
         evidence.WHOLE = 0
     bench = Bench(Path(project))
+    if whole == "large":
+        for number in bench.largest():
+            print(json.dumps(bench.dispute(number)), flush=True)
     for seed in map(int, seeds):
-        print(json.dumps(bench.dispute(seed)))
+        print(json.dumps(bench.dispute(seed)), flush=True)
 
 
 @dataclass
@@ -45,6 +50,8 @@ class Fault:
 
 class Bench:
     """An honest trainer after some steps, whose next step is trained again and again."""
+
+    flips = False
 
     def __init__(self, project: Path) -> None:
         from tests.trainer.corpora import load
@@ -99,7 +106,7 @@ class Bench:
             "honest": "A" if honest_first else "B",
         }
         if found.kind in ("result", "program"):
-            if evidence.WHOLE == 0:
+            if evidence.WHOLE == 0 or self.flips:
                 opened = self.faulty(seed, found.number)[1]
                 sides = [self.honest, opened] if honest_first else [opened, self.honest]
             content = evidence.make(self.record(found.number), found, *sides)
@@ -110,15 +117,30 @@ class Bench:
 
     def faulty(self, seed: int, opened: int | None) -> tuple[Fault, Any, bool]:
         """The fault of a seed, the transcript of the machine that has it, and whether the honest side is the first."""
-        draw = random.Random(seed)
+        draw, self.number = random.Random(seed), seed
         while True:
             fault, context = self.draw(draw)
             found = self.record(opened, context).transcript
             if fault.number >= 0:  # another library may give the same
                 return fault, found, draw.random() < 0.5
 
+    def largest(self) -> list[int]:
+        """Of each operator that reads more than evidence can have as a whole, the operation that reads most; from now
+        on a seed is the number of an operation in whose result a bit is flipped."""
+        from trainer.dispute.evidence import WHOLE
+
+        found: dict[str, tuple[int, int]] = {}
+        for number, operation in enumerate(self.honest.operations):
+            size = sum(claim.num_bytes for claim in operation.reads)
+            if size > max(WHOLE, found.get(operation.operator, (0, 0))[0]) and operation.operator.startswith(TORCHS):
+                found[operation.operator] = size, number
+        self.flips = True
+        return [number for _, number in found.values()]
+
     def draw(self, draw: random.Random) -> tuple[Fault, Callable[[Any], Any]]:
         """A fault of a kind that the seed chooses."""
+        if self.flips:
+            return self.flip(draw)
         kinds = [self.flip, self.flip, self.flip, self.library, self.library, self.build, self.row, self.ids]
         kinds += [self.rate, self.moment, self.clip, self.memory]
         return draw.choice(kinds)(draw)
@@ -129,12 +151,13 @@ class Bench:
         numbers = [
             number
             for number, operation in enumerate(self.honest.operations)
-            if operation.operator.startswith(("aten.", "everystep.portable", "everystep.log"))
+            if operation.operator.startswith(TORCHS)
             and (operation.phase in ("backward", "sum")) == backward
             and operation.writes[0].dtype == "float32"
             and operation.writes[0].num_bytes
         ]
         number, bit, share = draw.choice(numbers), draw.randrange(32), draw.random()
+        number = self.number if self.flips else number
         fault = Fault(f"bit {bit} flipped in a result")
 
         def change(recorder: Any, function: Any, arguments: Any, results: list[Any]) -> None:

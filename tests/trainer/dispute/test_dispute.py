@@ -19,7 +19,7 @@ from tests import releases as commands
 from tests.conftest import Once
 from tests.project import ROOT, run
 from tests.releases import Done, edit_log, read_json, write_json
-from tests.trainer.corpora import write_ours, write_recipe
+from tests.trainer.corpora import WIDTH, write_ours, write_recipe
 from tests.trainer.runs import MODEL, make_run, train
 
 STEP = 7
@@ -72,6 +72,25 @@ def test_the_operator_is_named_in_each_of_fifty_seeded_faults(
 def test_one_leaf_of_a_result_decides_as_the_whole_does(tmp_path: Path) -> None:
     """As if all tensors were large: what a leaf depends on is filled up with zeros."""
     require_named(found_by(tmp_path, range(1, 41), "narrowed"))
+
+
+@pytest.mark.long
+def test_evidence_about_large_tensors_fits_into_5_mb(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """Every operator that reads more, in a model with a vocabulary of 16,384: its largest use."""
+    project = tmp_path / "project"
+    project.mkdir()
+    write_ours(project, [[(7919 * (n + 1) * (i + 3)) % 320 for i in range(WIDTH)] for n in range(60)])
+    write_recipe(project, "everystep", global_batch=16, micro_batch=8)
+    path = project / "recipes" / "everystep.yaml"
+    tree = read_json(path)
+    tree["model"] |= {"vocabulary": 16384, "width": 256, "query_heads": 4, "kv_heads": 2, "ffn_width": 512, "layers": 1}
+    write_json(path, tree)
+    found = found_by(tmp_path, [], "large")
+    require_named(found)
+    assert len(found) >= 5
+    record_property("operators", ", ".join(f"{told['named'][0]} {told['bytes']:,} bytes" for told in found))
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.formats.evidence import filled
 from pipeline.formats.transcript import ITEM_BYTES, LEAF, Claim, digest_of, leaves_of
-from trainer.dispute.memory import box_of_leaf, elements, filled, leaves_of_box, rebuilt
+from trainer.dispute.memory import box_of_leaf, elements, leaves_of_boxes, rebuilt
 
 GENERATOR = torch.Generator().manual_seed(1)
 
@@ -65,9 +66,9 @@ def test_the_box_of_a_leaf_holds_it_and_the_leaves_of_a_box_hold_that(tensor: to
         outside = torch.ones(tensor.shape, dtype=torch.bool)
         outside[box] = False
         assert not alone[outside].to(torch.float64).abs().sum(), "an element of the leaf is outside of its box"
-        assert number in leaves_of_box(claim, box)
+        assert number in leaves_of_boxes(claim, [box])
         if draw.random() < 0.2:
-            known = {n: content[n * LEAF : (n + 1) * LEAF] for n in leaves_of_box(claim, box)}
+            known = {n: content[n * LEAF : (n + 1) * LEAF] for n in leaves_of_boxes(claim, [box])}
             assert torch.equal(rebuilt(claim, filled(claim, known))[box], tensor[box])
 
 
@@ -81,5 +82,5 @@ def test_leaves_of_a_box_are_those_that_its_elements_are_in() -> None:
             for index in product(*(range(part.start, part.stop) for part in box))
         ]
     )
-    assert leaves_of_box(claim, box) == sorted(set((places * ITEM_BYTES["float32"] // LEAF).tolist()))
-    assert leaves_of_box(claim, None) == list(range(claim.num_leaves))
+    assert leaves_of_boxes(claim, [box]) == sorted(set((places * ITEM_BYTES["float32"] // LEAF).tolist()))
+    assert leaves_of_boxes(claim, None) == list(range(claim.num_leaves))

@@ -174,7 +174,7 @@ def order_arguments(data: TrainingData, step: int, number: int) -> dict[str, Jso
 
 def _order(arguments: Mapping[str, Json], reads: Sequence[Tensor]) -> list[Tensor]:
     section = DataSection(**arguments["section"])
-    shards = tuple(Shard(path="", lines=lines, bytes=0, sha256="") for lines in arguments["lines"])
+    shards = tuple(Shard(path="rows", lines=lines, bytes=0, sha256="0" * 64) for lines in arguments["lines"])
     parent = ParentSection(**arguments["parent"]) if arguments["parent"] else None
     about: dict[str, Any] = {"folder": Path(), "shards": shards, "vocabulary": 0, "section": section, "parent": parent}
     data: TrainingData

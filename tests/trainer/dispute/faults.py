@@ -127,11 +127,12 @@ class Bench:
     def largest(self) -> list[int]:
         """Of each operator that reads more than evidence can have as a whole, the operation that reads most; from now
         on a seed is the number of an operation in whose result a bit is flipped."""
+        from pipeline.formats.evidence import is_carried
         from trainer.dispute.evidence import WHOLE
 
         found: dict[str, tuple[int, int]] = {}
         for number, operation in enumerate(self.honest.operations):
-            size = sum(claim.num_bytes for claim in operation.reads)
+            size = sum(claim.num_bytes for claim in operation.reads if is_carried(claim))
             if size > max(WHOLE, found.get(operation.operator, (0, 0))[0]) and operation.operator.startswith(TORCHS):
                 found[operation.operator] = size, number
         self.flips = True
@@ -285,6 +286,7 @@ class Bench:
         def change(recorder: Any, function: Any, arguments: Any, results: list[Any]) -> None:
             if len(recorder.operations) == after and fault.number < 0:
                 gradient = dict(self.trainer.model.named_parameters())[name].grad
+                assert gradient is not None
                 if any(
                     result.untyped_storage().data_ptr() == gradient.untyped_storage().data_ptr() for result in results
                 ):
@@ -349,31 +351,22 @@ def flip_bit(tensor: Any, place: int, bit: int) -> None:
 
 
 def beneath(change: Callable[[Any, Any, Any, list[Any]], None]) -> Callable[[Any], Any]:
-    """A machine that computes what the recorder asks for, and then changes it."""
-    import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    from trainer.dispute.operators import changed_by, is_view, results
-
-    class Machine(TorchDispatchMode):
-        def __init__(self, recorder: Any) -> None:
-            super().__init__()
-            self.recorder = recorder
-
-        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            result = function(*args, **(kwargs or {}))
-            if is_view(function):
-                return result
-            named = dict(zip((argument.name for argument in function._schema.arguments), args, strict=False))
-            written = results(changed_by(function, named), result)
-            if written and isinstance(written[0], torch.Tensor) and "empty" not in str(function):
-                change(self.recorder, function, args, written)
-            return result
+    """A machine that computes what it is asked for, and then changes it."""
+    from trainer.dispute.operators import changed_by, results
 
     @contextmanager
     def context(recording: Any) -> Iterator[None]:
-        with Machine(recording.recorder):
-            yield
+        recorder = recording.recorder
+
+        def compute(function: Any, args: Any, kwargs: Any) -> Any:
+            result = function(*args, **kwargs)
+            named = dict(zip((argument.name for argument in function._schema.arguments), args, strict=False))
+            if written := results(changed_by(function, named), result):
+                change(recorder, function, args, written)
+            return result
+
+        recorder.compute = compute
+        yield
 
     return context
 

@@ -32,13 +32,14 @@ def some_tensors() -> list[torch.Tensor]:
 
 
 def claim_of(tensor: torch.Tensor) -> Claim:
-    return Claim(
-        tensor="",
-        dtype=str(tensor.dtype).removeprefix("torch."),
-        shape=list(tensor.shape),
-        strides=list(tensor.stride()),
-        digest=digest_of(leaves_of(elements(tensor))),
-    )
+    tree = {
+        "tensor": "",
+        "dtype": str(tensor.dtype).removeprefix("torch."),
+        "shape": list(tensor.shape),
+        "strides": list(tensor.stride()),
+        "digest": digest_of(leaves_of(elements(tensor))),
+    }
+    return Claim.from_json(tree, "a test")
 
 
 @pytest.mark.parametrize("tensor", some_tensors(), ids=lambda t: f"{tuple(t.shape)}{t.stride()}")

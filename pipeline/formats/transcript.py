@@ -142,9 +142,9 @@ class Operation(Typed):
     """Name of the operator."""
     arguments: dict[str, Json]
     """Its arguments by name; `{"tensor": n}` is number n of `reads`."""
-    reads: list[Claim]
+    reads: Annotated[list[Claim], Field(max_length=256)]
     """Tensors before it."""
-    writes: list[Claim]
+    writes: Annotated[list[Claim], Field(max_length=256)]
     """Tensors after it: those that it made, and those that it changed."""
 
     def closed(self) -> "Operation":

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.base.errors import Differs, EverystepError
+from pipeline.base.errors import Differs, EverystepError, well_shaped
 from pipeline.formats import trees
 from pipeline.formats.evidence import FORMAT, MAX_BYTES, Evidence, Party, decode, encode, filled, is_carried, runs
 from pipeline.formats.transcript import LEAF, Claim, Operation, Transcript, leaves_of
@@ -53,7 +53,7 @@ def make(recorded: Recorded, finding: Finding, a: Transcript, b: Transcript) -> 
             f"operation {place} of this machine is neither A's nor B's; make the evidence on a machine of the numerics "
             "class, with the code of A or B"
         )
-    if len(mine.reads) != len(its.reads) or not all(x.same(y) for x, y in zip(mine.reads, its.reads, strict=True)):
+    if not _read_the_same(mine, its):
         raise EverystepError("A and B applied different operators to different tensors; no operator can decide that")
     output = next(
         (place for place, (x, y) in enumerate(zip(mine.writes, its.writes, strict=False)) if not x.same(y)), 0
@@ -103,12 +103,15 @@ def check(content: bytes, where: str, release: Release | None = None) -> Verdict
     """
     evidence, leaves = decode(content, where)
     mine, its = evidence.a.operation, evidence.b.operation
-    if not all(x.same(y) for x, y in zip(mine.reads, its.reads, strict=True)):
+    if not _read_the_same(mine, its):
         raise Differs(f"{where}: A and B read different tensors")
     if evidence.output >= min(len(mine.writes), len(its.writes)):
         raise Differs(f"{where}: output: the operation has no result number {evidence.output}")
+    if evidence.leaf is not None and evidence.leaf >= mine.writes[evidence.output].num_leaves:
+        raise Differs(f"{where}: leaf: the result has no leaf number {evidence.leaf}")
     contents = [filled(claim, known) for claim, known in zip(mine.reads, leaves, strict=True)]
-    needed = _wanted(mine, evidence.output, evidence.leaf, contents)
+    with well_shaped(where):
+        needed = _wanted(mine, evidence.output, evidence.leaf, contents)
     for claim, known, wanted in zip(mine.reads, leaves, needed, strict=True):
         if is_carried(claim) and sorted(known) != wanted:
             raise Differs(f"{where}: shown: not the elements that the result depends on")
@@ -121,6 +124,10 @@ def check(content: bytes, where: str, release: Release | None = None) -> Verdict
         for party in (evidence.a, evidence.b)
     ]
     return Verdict(evidence=evidence, a=agree[0], b=agree[1])
+
+
+def _read_the_same(mine: Operation, its: Operation) -> bool:
+    return len(mine.reads) == len(its.reads) and all(x.same(y) for x, y in zip(mine.reads, its.reads, strict=True))
 
 
 def _computed(

@@ -142,8 +142,8 @@ class Bench:
         """A fault of a kind that the seed chooses."""
         if self.flips:
             return self.flip(draw)
-        kinds = [self.flip, self.flip, self.flip, self.library, self.library, self.build, self.row, self.ids]
-        kinds += [self.rate, self.moment, self.clip, self.memory]
+        kinds = [*[self.flip] * 6, *[self.library] * 3, *[self.moment] * 2, *[self.memory] * 2]
+        kinds += [self.build, self.row, self.ids, self.rate, self.clip]
         return draw.choice(kinds)(draw)
 
     def flip(self, draw: random.Random) -> tuple[Fault, Callable[[Any], Any]]:
@@ -237,8 +237,9 @@ class Bench:
         return self._data(draw, "everystep.rows", "micro_batch_rows", change)
 
     def rate(self, draw: random.Random) -> tuple[Fault, Callable[[Any], Any]]:
-        """The rate of another step."""
-        return self._function("everystep.learning_rate", "learning_rate", lambda rate: rate * 1.0009765625)
+        """Another rate."""
+        factor = 1 + draw.random()
+        return self._function("everystep.learning_rate", "learning_rate", lambda rate: rate * factor)
 
     def clip(self, draw: random.Random) -> tuple[Fault, Callable[[Any], Any]]:
         """A norm in the last bit, or the norm of a block."""

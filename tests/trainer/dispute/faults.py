@@ -84,6 +84,7 @@ class Bench:
 
     def dispute(self, seed: int) -> dict[str, Any]:
         """One fault: on which side is drawn too."""
+        from pipeline.base.errors import EverystepError
         from trainer.dispute import evidence
         from trainer.dispute.compare import first_difference
 
@@ -109,7 +110,10 @@ class Bench:
             if evidence.WHOLE == 0 or self.flips:
                 opened = self.faulty(seed, found.number)[1]
                 sides = [self.honest, opened] if honest_first else [opened, self.honest]
-            content = evidence.make(self.record(found.number), found, *sides)
+            try:
+                content = evidence.make(self.record(found.number), found, *sides)
+            except EverystepError as error:
+                return told | {"refused": str(error)}
             told |= {"bytes": len(content), "evidence": content.hex()}
             if told["named"][0] != evidence.ROWS:
                 told["right"] = evidence.check(content, "evidence").right
@@ -125,16 +129,17 @@ class Bench:
                 return fault, found, draw.random() < 0.5
 
     def largest(self) -> list[int]:
-        """Of each operator that reads more than evidence can have as a whole, the operation that reads most; from now
-        on a seed is the number of an operation in whose result a bit is flipped."""
+        """Operations that read more than evidence can have as a whole, one of each operator and shapes; from now on a
+        seed is the number of an operation in whose result a bit is flipped."""
         from pipeline.formats.evidence import is_carried
         from trainer.dispute.evidence import WHOLE
 
-        found: dict[str, tuple[int, int]] = {}
+        found: dict[str, tuple[int, int]] = {}  # by operator and shapes
         for number, operation in enumerate(self.honest.operations):
             size = sum(claim.num_bytes for claim in operation.reads if is_carried(claim))
-            if size > max(WHOLE, found.get(operation.operator, (0, 0))[0]) and operation.operator.startswith(TORCHS):
-                found[operation.operator] = size, number
+            key = f"{operation.operator} {[claim.shape for claim in operation.reads]}"
+            if size > max(WHOLE, found.get(key, (0, 0))[0]) and operation.operator.startswith(TORCHS):
+                found[key] = size, number
         self.flips = True
         return [number for _, number in found.values()]
 

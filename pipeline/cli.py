@@ -788,7 +788,8 @@ def transcript(
     if as_json:
         print(json.dumps({"model": model, "step": step, "operations": len(recorded.operations), "root": recorded.root}))
     else:
-        _say(f"{out}: {model}, step {step}, {len(recorded.operations):,} operations, root {recorded.root}")
+        _say(f"{out}: {model}, step {step}, {len(recorded.operations):,} operations")
+        _say(f"root {recorded.root}")
 
 
 @app.command()

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pipeline.audit.verify_metadata import MetadataReport
     from pipeline.release.facts import SourceFacts
     from pipeline.release.release import Release, State
+    from trainer.dispute.sides import Outcome
 
 app = typer.Typer(
     help="Rebuild, publish and prove open language models.",
@@ -904,6 +905,136 @@ def _replay_evaluation(release: "Release", model: str | None, as_json: bool) -> 
             _say(f"same: the validation losses of {sum(compared.values())} checkpoints of {', '.join(models)}")
             note(release.standing(Rung.REPLAYED))
     sys.exit(1 if faults else 0)
+
+
+@app.command()
+def transcript(
+    address: Trained,
+    model: Model,
+    step: Annotated[int, typer.Option(help="Step to write down: the update that led to its state.")],
+    out: Annotated[Path, typer.Option(help="File to write.")],
+    opened: Annotated[
+        int | None, typer.Option("--open", min=0, help="Number of an operation to give leaf by leaf.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train one step again and write down every operator, with digests of what it reads and writes."""
+    _require_torch("transcript")
+    from pipeline.formats.transcript import write
+    from pipeline.release.release import Release
+    from trainer.dispute.run import record
+
+    recorded = record(Release.open(address), model, step, opened).transcript
+    write(out, recorded)
+    if as_json:
+        print(json.dumps({"model": model, "step": step, "operations": len(recorded.operations), "root": recorded.root}))
+    else:
+        _say(f"{out}: {model}, step {step}, {len(recorded.operations):,} operations")
+        _say(f"root {recorded.root}")
+
+
+@app.command()
+def dispute(
+    a: Annotated[str | None, typer.Argument(help="Release, project or transcript of one side.")] = None,
+    b: Annotated[str | None, typer.Argument(help="The same of the other side.")] = None,
+    model: OnlyModel = None,
+    release: Annotated[
+        str | None, typer.Option(help="Release whose step this machine trains, where neither side is one.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write the evidence into.")] = None,
+    check: Annotated[Path | None, typer.Option(help="Evidence to check, in place of two sides.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Narrow the difference of two runs to one operator, or check the evidence of that."""
+    from dataclasses import asdict
+
+    from pipeline.formats.transcript import Transcript
+    from pipeline.release.release import Release
+    from trainer.dispute import sides
+
+    _require_torch("dispute")
+    reference = None if release is None else Release.open(release)
+    if check is not None:
+        _check_evidence(check, reference, as_json)
+    if a is None or b is None:
+        raise EverystepError("dispute: give two releases or transcripts, or --check EVIDENCE")
+    opened = [sides.open_side(side) for side in (a, b)]
+    names = [side.head.model for side in opened if isinstance(side, Transcript)]
+    if model is None:
+        model = names[0] if names else _only_model(next(side for side in opened if isinstance(side, Release)))
+    found = sides.dispute(opened[0], opened[1], model, reference, out)
+    if as_json:
+        print(json.dumps(_plain(asdict(found))))
+    else:
+        _tell_dispute(found, a, b, out)
+    sys.exit(0 if found.step is None else 1)
+
+
+def _plain(tree: Any) -> Any:
+    """Turn the typed parts of a tree into JSON."""
+    if isinstance(tree, dict):
+        return {key: _plain(value) for key, value in tree.items()}
+    return tree.to_json() if hasattr(tree, "to_json") else tree
+
+
+def _tell_dispute(found: "Outcome", a: str, b: str, out: Path | None) -> None:
+    from trainer.dispute.compare import place
+
+    if found.step is None:
+        what = f"{found.operations:,} operations of a step" if found.operations else "every step and stored state"
+        _say(f"same: {found.model}, {what}")
+        return
+    if found.finding is None:
+        _say(f"differs: {found.model}, first at step {found.step}: {found.keys}")
+        _say(f"this machine gets {_whose(found.machine)}")
+        for who, address in (("A", a), ("B", b)):
+            if who != found.machine:
+                arguments = f"--model {found.model} --step {found.step} --out {who.lower()}.jsonl"
+                _say(f"{who} writes the step down where it was trained: everystep transcript {address} {arguments}")
+        _say("then give the transcript in place of the release, to name the operator")
+        return
+    finding = found.finding
+    shown = finding.operation or finding.other
+    _say(f"differs: {found.model}, step {found.step}, operation {finding.number:,} of {found.operations:,}")
+    if shown is not None:
+        _say(f"  operator  {shown.operator}")
+        _say(f"  where     {place(shown)}")
+    _say(f"  tensor    {finding.tensor}")
+    _say(f"  {finding.kind:<9} {finding.detail}")
+    if found.machine is not None:
+        _say(f"this machine agrees with {found.machine}")
+    if found.evidence_bytes is not None:
+        _say(f"{out}: {found.evidence_bytes:,} bytes of evidence; to check it: everystep dispute --check {out}")
+    elif out is not None:
+        _say(f"no evidence: {found.no_evidence}")
+
+
+def _whose(machine: str | None) -> str:
+    return "neither what A nor what B logs" if machine == "neither" else f"what {machine} logs"
+
+
+def _check_evidence(path: Path, release: "Release | None", as_json: bool) -> None:
+    """Print which side one operator proves right, and exit: with 0 if it is one of them, with 1 otherwise."""
+    from trainer.dispute.compare import describe, place
+    from trainer.dispute.evidence import check
+
+    verdict = check(read_small(path), str(path), release)
+    evidence, operation = verdict.evidence, verdict.evidence.a.operation
+    if as_json:
+        keys = {"model": evidence.model, "step": evidence.step, "operation": evidence.number}
+        roots = {"a": evidence.a.transcript, "b": evidence.b.transcript}
+        print(json.dumps(keys | {"operator": operation.operator, "right": verdict.right, "transcripts": roots}))
+    else:
+        _say(f"{evidence.model}, step {evidence.step}, operation {evidence.number:,}: {place(operation)}")
+        _say(f"  operator  {operation.operator}")
+        _say(f"  tensor    {describe(operation.writes[evidence.output])}")
+        _say(f"  A         transcript {evidence.a.transcript}")
+        _say(f"  B         transcript {evidence.b.transcript}")
+        _say(f"right: {verdict.right}")
+        if verdict.right == "both":
+            names = f"A {operation.operator}, B {evidence.b.operation.operator}"
+            _say(f"they applied different operators, each as it says: {names}; the code of the run says which it is")
+    sys.exit(0 if verdict.right in ("A", "B") else 1)
 
 
 @app.command()

@@ -207,7 +207,7 @@ def _everystep(root: Path, recipe: Recipe, spec: ModelSpec, memory: Path) -> Tra
     return data
 
 
-def own_rows(root: Path, recipe: Recipe, spec: ModelSpec, manifest: Tokens, memory: Path) -> EverystepData:
+def own_rows(root: Path, recipe: Recipe, spec: ModelSpec, manifest: Tokens, memory: Path | None) -> EverystepData:
     """Return our own rows as `manifest` lists them, if it fits the recipe. No shard needs to be there yet."""
     path = root / manifest_path("tokenize")
     where = f"recipes/{recipe.name}.yaml"

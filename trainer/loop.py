@@ -50,17 +50,15 @@ class Trainer:
         """One update; every process returns the same entry."""
         losses, subtree = self._gradients(self.step)
         gradient = self.world.exchange(subtree)
-        scale = 1.0 / self.recipe.data.num_micro_batches
-        norms = self.world.gather_floats(block_norms(gradient, self.flat.size // BLOCKS))
-        norm, factor = clip_factor(norms, scale, self.recipe.optimizer.clip_norm)
-        rate = learning_rate(self.recipe.schedule, self.step + 1, self.recipe.data.global_batch)
-        self.optimizer.update(gradient, factor, rate, self.step + 1)
+        norm, factor = self._clip(self.world.gather_floats(self._norms(gradient)))
+        rate = self._rate()
+        self._update(gradient, factor, rate)
         self.world.complete(self.flat.values)
         self.step += 1
         return Entry(
             step=self.step,
             tokens=self.tokens,
-            loss=sum(self.world.gather_floats(losses)) * scale,
+            loss=sum(self.world.gather_floats(losses)) * self._scale,
             gradient_norm=norm,
             learning_rate=rate,
             weights_digest=self.weights_digest() if self.step % self.recipe.digest_every == 0 else None,
@@ -113,7 +111,7 @@ class Trainer:
             gradients = self.sum.buffer()
             self.flat.collect(gradients)
             for number in range(leaf * in_leaf, (leaf + 1) * in_leaf):
-                rows_BT = torch.from_numpy(self.data.micro_batch_rows(self.rows, step, number)).to(self.world.device)
+                rows_BT = self._rows(step, number)
                 with torch.autocast(
                     self.world.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"
                 ):
@@ -122,3 +120,24 @@ class Trainer:
                 losses.append(float(loss.detach()))
             self.sum.add(gradients)
         return losses, self.sum.total()
+
+    # The parts of a step that are not torch's operators; `trainer.dispute` writes down what each of them gave.
+
+    @property
+    def _scale(self) -> float:
+        return 1.0 / self.recipe.data.num_micro_batches
+
+    def _rows(self, step: int, number: int) -> Tensor:
+        return torch.from_numpy(self.data.micro_batch_rows(self.rows, step, number)).to(self.world.device)
+
+    def _norms(self, gradient: Tensor) -> list[float]:
+        return block_norms(gradient, self.flat.size // BLOCKS)
+
+    def _clip(self, squared_norms: list[float]) -> tuple[float, float]:
+        return clip_factor(squared_norms, self._scale, self.recipe.optimizer.clip_norm)
+
+    def _rate(self) -> float:
+        return learning_rate(self.recipe.schedule, self.step + 1, self.recipe.data.global_batch)
+
+    def _update(self, gradient: Tensor, factor: float, rate: float) -> None:
+        self.optimizer.update(gradient, factor, rate, self.step + 1)

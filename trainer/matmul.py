@@ -7,6 +7,7 @@ one core type: then instruction set, blocking and order of additions are fixed a
 the trials on other processor models). So in the `portable` class a product is numpy's, on the tensors' own memory.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,12 @@ LARGE = 1 << 26
 """Number of multiplications from which oneDNN is used: a call takes 15 microseconds longer than one of MKL."""
 
 _portable = False
-# An operator of our own, which the compiler leaves as it is: it would fuse oneDNN's, and only with constant weights.
+# Operators of our own. The compiler leaves them as they are: it would fuse oneDNN's, and only with constant weights.
+# What watches torch's operators (`trainer.dispute`) sees numpy's.
 torch.library.define("everystep::onednn_product", "(Tensor a_XK, Tensor b_KY) -> Tensor")
-_onednn_product = torch.ops.everystep.onednn_product.default
+torch.library.define("everystep::portable_product", "(Tensor a, Tensor b) -> Tensor")
+_onednn_product: Callable[[Tensor, Tensor], Tensor] = torch.ops.everystep.onednn_product.default
+_portable_product: Callable[[Tensor, Tensor], Tensor] = torch.ops.everystep.portable_product.default
 
 
 def use_portable(portable: bool) -> None:
@@ -50,14 +54,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def product(a_XK: Tensor, b_KY: Tensor) -> Tensor:
     """Multiply a by b, without a derivative."""
     if _portable:
-        return _numpy_product(a_XK, b_KY)
+        return _portable_product(a_XK, b_KY)
     return _onednn_product(a_XK, b_KY) if _suits_onednn(a_XK, b_KY.shape[1]) else a_XK @ b_KY
 
 
 def accumulate(total_XY: Tensor, a_XK: Tensor, b_KY: Tensor) -> None:
     """Add a b to total, in place, without a derivative."""
     if _portable:
-        total_XY.add_(_numpy_product(a_XK, b_KY))
+        total_XY.add_(_portable_product(a_XK, b_KY))
     else:
         total_XY.addmm_(a_XK, b_KY)
 
@@ -68,15 +72,15 @@ class _Portable(Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
         ctx.save_for_backward(a, b)
-        return _numpy_product(a, b)
+        return _portable_product(a, b)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
         (gradient,) = gradients
         a, b = ctx.saved_tensors
         return (
-            _numpy_product(gradient, b.transpose(-1, -2)) if ctx.needs_input_grad[0] else None,
-            _numpy_product(a.transpose(-1, -2), gradient) if ctx.needs_input_grad[1] else None,
+            _portable_product(gradient, b.transpose(-1, -2)) if ctx.needs_input_grad[0] else None,
+            _portable_product(a.transpose(-1, -2), gradient) if ctx.needs_input_grad[1] else None,
         )
 
 
@@ -114,7 +118,13 @@ def _(a_XK: Tensor, b_KY: Tensor) -> Tensor:
     return a_XK.new_empty(len(a_XK), b_KY.shape[1])
 
 
-def _numpy_product(a: Tensor, b: Tensor) -> Tensor:
+@torch.library.impl("everystep::portable_product", "CPU")
+def _(a: Tensor, b: Tensor) -> Tensor:
     result = torch.empty((*a.shape[:-1], b.shape[-1]))
     np.matmul(a.detach().numpy(), b.detach().numpy(), out=result.numpy())
     return result
+
+
+@torch.library.register_fake("everystep::portable_product")  # type: ignore[untyped-decorator]
+def _(a: Tensor, b: Tensor) -> Tensor:
+    return a.new_empty((*a.shape[:-1], b.shape[-1]))

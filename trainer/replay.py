@@ -128,7 +128,7 @@ def retrace(trainer: "Trainer", course: Course, title: str) -> Iterator[tuple[lo
             trainer.load(stretch.checkpoint)
             while trainer.step < stretch.stop:
                 entry = trainer.train_step()
-                fault = _entry_fault(entry, stretch.entries[entry.step])
+                fault = entry_fault(entry, stretch.entries[entry.step])
                 if fault is None and entry.step in stretch.records:
                     fault = _state_fault(trainer, stretch.records[entry.step])
                 advance(step_tokens, f"step {entry.step} of {stretch.stop}: {'same' if fault is None else 'differs'}")
@@ -226,7 +226,7 @@ def _replay(world: "World", course: Course) -> Replayed:
     return Replayed(*about, None, "every step is the same", compared)
 
 
-def _entry_fault(ours: log.Entry, theirs: log.Entry) -> str | None:
+def entry_fault(ours: log.Entry, theirs: log.Entry) -> str | None:
     for key, value in theirs.to_json().items():
         if ours.to_json()[key] != value:
             return f"{key}: released {value}, replayed {ours.to_json()[key]}"

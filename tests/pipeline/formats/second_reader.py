@@ -341,3 +341,49 @@ def is_signed(public: str, payload: bytes, signature: str) -> bool:
     except InvalidSignature:
         return False
     return True
+
+
+# 16 Disputes
+
+ITEM_SIZES = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "bfloat16": 2, "float16": 2, "bool": 1}
+
+
+def elements(memory: bytes, dtype: str, shape: list[int], strides: list[int]) -> bytes:
+    """16.1."""
+    size = ITEM_SIZES[dtype]
+    dims = sorted(range(len(shape)), key=lambda dim: -strides[dim])
+    places = [0]
+    for dim in dims:
+        count = shape[dim] if strides[dim] else min(shape[dim], 1)
+        places = [place + index * strides[dim] for place in places for index in range(count)]
+    return b"".join(memory[place * size : (place + 1) * size] for place in places)
+
+
+def elements_digest(content: bytes) -> str:
+    """16.1."""
+    leaves = [hashlib.sha256(b"\0" + content[i : i + 1024]).digest() for i in range(0, len(content), 1024)]
+    return (_root(leaves) if leaves else hashlib.sha256(b"").digest()).hex()
+
+
+def root_by_proof(count: int, shown: dict[int, bytes], proof: list[str]) -> str:
+    """16.2."""
+    left = list(proof)
+
+    def part(start: int, stop: int) -> bytes:
+        if not any(start <= number < stop for number in shown):
+            return bytes.fromhex(left.pop(0))
+        if stop - start == 1:
+            return hashlib.sha256(b"\0" + shown[start]).digest()
+        k = 1
+        while 2 * k < stop - start:
+            k *= 2
+        return hashlib.sha256(b"\1" + part(start, start + k) + part(start + k, stop)).digest()
+
+    root = part(0, count).hex()
+    assert not left
+    return root
+
+
+def transcript_root(text: str) -> str:
+    """16.3, of one without `leaves`."""
+    return _root([hashlib.sha256(b"\0" + line.encode()).digest() for line in text.split("\n")[:-1]]).hex()

@@ -6,10 +6,12 @@ from typing import Any, get_args
 import pytest
 
 from pipeline.formats.checkpoints import Numerics, Record
+from pipeline.formats.evidence import Evidence, Party
 from pipeline.formats.lines import Shard
 from pipeline.formats.log import Entry
 from pipeline.formats.manifests import KINDS, Manifest, Splits
 from pipeline.formats.release import Revision, Root
+from pipeline.formats.transcript import Claim, Head, Operation
 from pipeline.formats.typed import Declared, Typed
 from tests.pipeline.formats.vectors import DOCUMENT
 
@@ -80,6 +82,11 @@ def test_keys_of_a_record_are_specified() -> None:
 
 def test_keys_of_a_line_of_the_log_are_specified() -> None:
     assert documented(below("Log")) == keys_of(Entry)
+
+
+@pytest.mark.parametrize("model", [Head, Operation, Claim, Evidence, Party], ids=name_of)
+def test_keys_of_transcripts_and_evidence_are_specified(model: type[Typed]) -> None:
+    assert documented(below(rf"{name_of(model)}\.")) == keys_of(model)
 
 
 def test_keys_of_a_root_manifest_and_a_revision_are_specified() -> None:

@@ -14,7 +14,20 @@ from pipeline.base.errors import EverystepError
 from pipeline.base.files import safe_join
 from pipeline.blocks import mixture
 from pipeline.blocks.fill_in_the_middle import Filling
-from pipeline.formats import checkpoints, digests, documents, lines, manifests, order, rows, stages, tables, vocabulary
+from pipeline.formats import (
+    checkpoints,
+    digests,
+    documents,
+    lines,
+    manifests,
+    order,
+    rows,
+    stages,
+    tables,
+    transcript,
+    trees,
+    vocabulary,
+)
 from pipeline.formats.canonical import canonical, parse, pretty
 from pipeline.signing import envelopes, keys
 from tests.pipeline.formats import second_reader as second
@@ -308,6 +321,39 @@ def _(case: Case, folder: Path) -> None:
     published = {other["path"]: other["text"] for other in VECTORS["manifest"]}
     for upstream, digest in manifest.inputs.items():
         assert hashlib.sha256(published[upstream].encode()).hexdigest() == digest
+
+
+@checks("elements")
+def _(case: Case, _: Path) -> None:
+    about = (bytes.fromhex(case["memory"]), case["dtype"], case["shape"], case["strides"])
+    content = second.elements(*about)
+    assert content.hex() == case.get("elements", content.hex())
+    claim = {key: case[key] for key in ("dtype", "shape", "strides", "digest")} | {
+        "tensor": "",
+        "content": content.hex(),
+    }
+    assert transcript.Claim.from_json(claim, "a vector").num_bytes == len(content)  # which compares the digest
+    assert second.elements_digest(content) == case["digest"]
+
+
+@checks("proofs")
+def _(case: Case, _: Path) -> None:
+    contents = [bytes.fromhex(content) for content in case["contents"]]
+    leaves = [trees.leaf(content) for content in contents]
+    assert trees.root(leaves).hex() == case["root"]
+    assert [digest.hex() for digest in trees.prove(leaves, case["shown"])] == case["proof"]
+    shown = {number: contents[number] for number in case["shown"]}
+    assert second.root_by_proof(len(contents), shown, case["proof"]) == case["root"]
+
+
+@checks("transcript")
+def _(case: Case, folder: Path) -> None:
+    path = folder / "transcript.jsonl"
+    path.write_text(case["text"])
+    found = transcript.read(path)
+    assert found.root == second.transcript_root(case["text"]) == case["root"]
+    transcript.write(path, found)
+    assert path.read_text() == case["text"]
 
 
 @checks("manifest-paths")

@@ -1,0 +1,1 @@
+"""Disputes: two runs that should be equal, narrowed to the first operator that differs."""

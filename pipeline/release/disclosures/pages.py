@@ -1,0 +1,300 @@
+"""Both summaries of the training content for people: Markdown, with the numbers and the field names of their forms.
+
+Each form is a table of its parts: a heading, a place in the tree of `summary`, and the fields there, each with its name
+in the form and its key.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from pipeline.release.card import escaped
+from pipeline.release.disclosures.evidence import Evidence
+from pipeline.release.disclosures.summary import SIZES, Tree, summary
+from pipeline.release.disclosures.word import Word, mark, told
+
+Part = tuple[str, str, dict[str, str]]
+PREFACE = """Every file of this release, this one included, is digested in `release.json`, and `everystep verify` renders this text
+again from the manifests and compares it. **What is marked {mark} is declared in `params.yaml`; everything else is
+computed from the manifests.** A field for which nothing was declared says so."""
+EU: list[Part] = [
+    (
+        "Version",
+        "",
+        {
+            "Version of the Summary": "version",
+            "Last update": "last_update",
+            "Authoritative copy": "document.address",
+            "All versions, and where changes are announced": "document.versions",
+            "Changes from the previous version": "document.changes",
+        },
+    ),
+    ("1. General information", "", {}),
+    (
+        "1.1. Provider identification",
+        "general_information.provider_identification",
+        {
+            "Provider name and contact details": "provider_name_and_contact",
+            "Authorised representative name and contact details": "authorised_representative_name_and_contact",
+        },
+    ),
+    (
+        "1.2. Model identification",
+        "general_information.model_identification",
+        {
+            "Versioned model name(s)": "versioned_model_names",
+            "Further documentation": "documentation",
+            "Model dependencies": "model_dependencies",
+            "Date of placement of the model on the Union market": "date_of_placement_on_union_market",
+        },
+    ),
+    (
+        "1.3. Modalities, overall training data size and other characteristics",
+        "general_information",
+        {
+            "Modality": "boxes.modality",
+            "Training data size (text)": "boxes.size",
+            "Types of content (text)": "modalities.0.types_of_content",
+            "Latest date of data acquisition/collection for model training": "latest_data_collection_date",
+            "The model is continuously trained on new or dynamic data after this date": "continuously_trained_on_new_data",
+            "Description of the linguistic characteristics of the overall training data": "linguistic_characteristics",
+            "Other relevant characteristics of the overall training data": "other_characteristics",
+            "Additional comments (optional)": "additional_comments",
+        },
+    ),
+    ("2. List of data sources", "", {}),
+    (
+        "2.1. Publicly available datasets",
+        "data_sources.publicly_available_datasets",
+        {
+            "Have you used publicly available datasets to train the model?": "used",
+            "Modality(ies) of the content covered by the datasets concerned": "modalities_covered",
+            "List of large publicly available datasets": "large_datasets",
+            "General description of other publicly available datasets not listed above": "other_datasets_general_description",
+            "Additional comments (optional)": "additional_comments",
+        },
+    ),
+    ("2.2. Private non-publicly available datasets obtained from third parties", "", {}),
+    (
+        "2.2.1. Datasets commercially licensed by rightsholders or their representatives",
+        "data_sources.private_third_party_datasets.licensed",
+        {
+            "Have you concluded transactional commercial licensing agreement(s)?": "has_licensing_agreements",
+            "Description": "details",
+        },
+    ),
+    (
+        "2.2.2. Private datasets obtained from other third parties",
+        "data_sources.private_third_party_datasets.other_third_party",
+        {"Have you obtained private datasets from third parties?": "obtained", "Description": "general_description"},
+    ),
+    (
+        "2.3. Data crawled and scraped from online sources",
+        "data_sources.crawled_data",
+        {
+            "Were crawlers used by you or on your behalf?": "crawlers_used",
+            "Description": "content_and_sources_description",
+        },
+    ),
+    (
+        "2.4. User data",
+        "data_sources.user_data",
+        {
+            "Was data from user interactions with the AI model used to train the model?": "model_interaction_data_used",
+            "Was data from user interactions with your other services or products used?": (
+                "other_product_interaction_data_used"
+            ),
+            "Description": "services_or_products_description",
+        },
+    ),
+    (
+        "2.5. Synthetic data",
+        "data_sources.synthetic_data",
+        {
+            "Was synthetic AI-generated data created by you or on your behalf to train the model?": "used",
+            "Description": "other_generating_models_description",
+        },
+    ),
+    (
+        "2.6. Other sources of data",
+        "data_sources.other_sources",
+        {
+            "Have data sources other than those of Sections 2.1 to 2.5 been used to train the model?": "used",
+            "Description": "description",
+        },
+    ),
+    ("3. Data processing aspects", "", {}),
+    (
+        "3.1. Respect of reservation of rights from text and data mining exception or limitation",
+        "data_processing_aspects.tdm_reservation_respect",
+        {
+            "Are you a Signatory to the Code of Practice for general-purpose AI models?": "is_code_of_practice_signatory",
+            "Measures implemented to respect reservations of rights": "measures_description",
+            "Additional comments (optional)": "additional_comments",
+        },
+    ),
+    (
+        "3.2. Removal of illegal content",
+        "data_processing_aspects.illegal_content_removal",
+        {"General description of measures taken": "measures_description"},
+    ),
+    (
+        "3.3. Other information (optional)",
+        "data_processing_aspects",
+        {"Personal data": "other_information", "Other relevant information": "declared_information"},
+    ),
+]
+"""The template for Article 53(1)(d), C(2025) 5235."""
+CALIFORNIA: list[Part] = [
+    ("1. Sources or owners of the datasets", "ab2013", {"Datasets": "owners"}),
+    ("2. How the datasets further the intended purpose", "ab2013", {"Answer": "intended_purpose_description"}),
+    (
+        "3. Number of data points",
+        "general_information",
+        {"Text": "modalities.0.size_range", "Exactly": "additional_comments"},
+    ),
+    ("4. Types of data points", "general_information", {"Text": "modalities.0.types_of_content"}),
+    (
+        "5. Copyright, trademark, patent, public domain",
+        "ab2013.ip_status",
+        {
+            "Copyrighted content": "includes_copyrighted_content",
+            "Trademarked content": "includes_trademarked_content",
+            "Patented content": "includes_patented_content",
+            "Content in the public domain": "includes_public_domain_content",
+            "Comments": "additional_comments",
+        },
+    ),
+    (
+        "6. Purchased or licensed datasets",
+        "data_sources.private_third_party_datasets.licensed",
+        {"Purchased or licensed by agreement": "has_licensing_agreements", "Description": "details"},
+    ),
+    (
+        "7. Personal information",
+        "",
+        {
+            "Included": "ab2013.includes_personal_information",
+            "What was replaced": "data_processing_aspects.other_information",
+        },
+    ),
+    ("8. Aggregate consumer information", "ab2013", {"Included": "includes_aggregate_consumer_information"}),
+    ("9. Cleaning, processing or other modification", "ab2013", {"Answer": "data_cleaning_description"}),
+    (
+        "10. Period of collection",
+        "",
+        {
+            "Datasets": "ab2013.periods",
+            "Newest data": "general_information.latest_data_collection_date",
+            "Collection is ongoing": "general_information.continuously_trained_on_new_data",
+        },
+    ),
+    ("11. First use in development", "ab2013", {"Date": "first_used_in_development_date"}),
+    (
+        "12. Synthetic data generation",
+        "data_sources.synthetic_data",
+        {"Used": "used", "Description": "other_generating_models_description"},
+    ),
+]
+"""The items of California's AB 2013, section 3111(a)."""
+DATASET = {
+    "link": "link",
+    "type of content": "content",
+    "modality": "modality",
+    "languages": "languages",
+    "licence": "license",
+    "period of collection": "period",
+    "part that was selected": "description",
+    "SHA-256 of what was fetched": "sha256",
+}
+
+
+def write_training_content(evidence: Evidence) -> bytes:
+    """The summary by the template for Article 53(1)(d) of the AI Act."""
+    head = [
+        "# Public Summary of Training Content for General-Purpose AI models",
+        "required by Article 53(1)(d) of Regulation (EU) 2024/1689 (AI Act), by the template of 24 July 2025",
+        PREFACE.format(mark=mark(evidence.release.publisher)),
+        "The same facts for programs are in [training-content.json](training-content.json); other disclosures are in "
+        "[the folder of this file](.), the card is [README.md](../README.md).",
+    ]
+    return _page(head, EU, evidence)
+
+
+def write_ab2013(evidence: Evidence) -> bytes:
+    """The documentation that California's AB 2013 asks for, in the order of its twelve items."""
+    models = ", ".join(model.name for model in evidence.models)
+    release = evidence.release
+    head = [
+        "# Training Data Transparency",
+        "by California's AB 2013 (Civil Code, section 3111), in the order of its twelve items",
+        PREFACE.format(mark=mark(release.publisher)),
+        f"Developer: {told(Word(release.publisher), release.publisher)}. "
+        f"Systems: the models {escaped(models)} of {escaped(release.name)} {escaped(release.version)}.",
+    ]
+    return _page(head, CALIFORNIA, evidence)
+
+
+def _page(head: list[str], form: list[Part], evidence: Evidence) -> bytes:
+    tree, whose = _shown(evidence), evidence.release.publisher
+    blocks = list(head)
+    for heading, place, fields in form:
+        depth = heading.split(" ")[0].count(".")
+        blocks.append(f"{'#' * (1 + max(depth, 1))} {heading}")
+        for name, key in fields.items():
+            blocks += _field(name, at(tree, f"{place}.{key}".lstrip(".")), whose)
+    return ("\n\n".join(blocks) + "\n").encode()
+
+
+def _field(name: str, value: Any, whose: str) -> Iterator[str]:
+    """A field with its answer; one that holds no details because the answer before it was no is left out."""
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        yield f"**{name}:**"
+        yield "\n".join(line for one in value for line in _dataset(one, whose))
+    elif isinstance(value, list):
+        yield f"**{name}:** {'; '.join(told(one, whose) for one in value) or 'none'}"
+    elif value is not None:
+        yield f"**{name}:** {told(value, whose)}"
+
+
+def _dataset(one: Tree, whose: str) -> Iterator[str]:
+    yield f"- **{told(one['identifier_or_name'], whose)}**"
+    for name, key in DATASET.items():
+        value = one[key]
+        yield f"  - {name}: {', '.join(value) if isinstance(value, list) else told(value, whose)}"
+
+
+def _shown(evidence: Evidence) -> Tree:
+    """The tree of the summary with what only people read: ticked boxes, documents, owners and periods in words."""
+    tree = summary(evidence)
+    general, sources, asked = tree["general_information"], tree["data_sources"], tree["ab2013"]
+    chosen = general["modalities"][0]["size_range"]
+    general["boxes"] = {
+        "modality": _boxes(["Text", "Image", "Audio", "Video", "Other"], "Text"),
+        "size": _boxes([name for _, name in SIZES], chosen),
+    }
+    general["model_identification"]["documentation"] = (
+        "README.md, disclosures/model-documentation.md and manifests/models/ of this release"
+    )
+    for one in (listed := sources["publicly_available_datasets"]["large_datasets"]):
+        begin, end = one["collection_start_date"].value, one["collection_end_date"].value
+        period = None if begin is None and end is None else f"{begin or 'not known'} to {end or 'not known'}"
+        one |= {"modality": "text", "period": Word(period)}
+    asked["owners"] = [
+        Word(f"{source.issuer}: {source.title} ({artefact.identifier})")
+        for source, artefact in zip(evidence.sources, evidence.artefacts, strict=True)
+    ]
+    asked["periods"] = [
+        Word(f"{one['identifier_or_name'].value}: {one['period'].value or 'not declared'}") for one in listed
+    ]
+    return tree
+
+
+def _boxes(names: list[str], chosen: str) -> str:
+    return "; ".join(f"[{'x' if name == chosen else ' '}] {name}" for name in names)
+
+
+def at(tree: Any, place: str) -> Any:
+    """What is at a dotted place of the tree."""
+    for key in place.split("."):
+        tree = tree[int(key)] if key.isdigit() else tree[key]
+    return tree

@@ -1,0 +1,306 @@
+"""The EU's public summary of training content, and what California's AB 2013 asks, as one tree.
+
+The tree has the keys of corpuscard 0.1.0, which are the sections of the template of 2025-07-24 (C(2025) 5235), so that
+`corpuscard check` reads `disclosures/training-content.json`. Where nothing was declared, a field that takes text says
+so and a question has no answer: `corpuscard check` then names it. `pipeline.release.disclosures.pages` shows the tree
+to people.
+"""
+
+from typing import Any
+
+from pipeline.formats.canonical import pretty
+from pipeline.release.card import percent
+from pipeline.release.disclosures.evidence import ArtefactFacts, Evidence
+from pipeline.release.disclosures.word import NOT_DECLARED, Word, plain, pointers
+from pipeline.release.facts import SourceFacts
+from pipeline.release.words import Disclosures
+
+Tree = dict[str, Any]
+SIZES = (
+    (10**9, "Less than 1 billion tokens"),
+    (10**13, "1 billion to 10 trillion tokens"),
+    (None, "More than 10 trillion tokens"),
+)
+LARGE = 0.03
+"""Share of all public data above which the template wants a data set listed by itself."""
+UNION = {
+    "bg": "Bulgarian", "hr": "Croatian", "cs": "Czech", "da": "Danish", "nl": "Dutch", "en": "English",
+    "et": "Estonian", "fi": "Finnish", "fr": "French", "de": "German", "el": "Greek", "hu": "Hungarian",
+    "ga": "Irish", "it": "Italian", "lv": "Latvian", "lt": "Lithuanian", "mt": "Maltese", "pl": "Polish",
+    "pt": "Portuguese", "ro": "Romanian", "sk": "Slovak", "sl": "Slovenian", "es": "Spanish", "sv": "Swedish",
+}  # fmt: skip
+"""Official languages of the European Union, by their codes of ISO 639-1."""
+PUBLIC_DOMAIN = ("CC-PDM-1.0", "CC0-1.0", "PDDL-1.0", "Unlicense")
+"""SPDX identifiers of what says that no right is reserved."""
+CAUSES = {
+    "cap": "beyond that limit, chosen by a hash of their names",
+    "gopher_quality": "too short, or with too few common words or too many symbols",
+    "gopher_repetition": "with too many repeated lines or phrases",
+    "c4": "by the rules of C4",
+    "fineweb": "by the rules of FineWeb",
+    "language": "in another language",
+    "contamination": "that share a passage with an evaluation set",
+    "duplicates": "that are exact or near duplicates",
+    "held_out": "held out for evaluation",
+}
+"""Cap, step of cleaning and the rest → documents that it left out, for a person."""
+TEXT = ["text"]
+
+
+def write_summary(evidence: Evidence) -> bytes:
+    """The tree as `corpuscard` reads it; `declared` has a JSON pointer to each value that is somebody's word."""
+    tree = summary(evidence)
+    said = {"declared": list(pointers(tree)), "declared_by": evidence.release.publisher}
+    return pretty({**_known(plain(tree)), **said})
+
+
+def summary(evidence: Evidence) -> Tree:
+    """Everything that both summaries say."""
+    words = evidence.release.disclosures or Disclosures()
+    return {
+        "version": evidence.release.version,
+        "last_update": Word(_day(words.updated)),
+        "document": _document(words),
+        "general_information": _general(evidence, words),
+        "data_sources": _sources(evidence, words),
+        "data_processing_aspects": _processing(evidence, words),
+        "ab2013": _california(evidence, words),
+    }
+
+
+def _document(words: Disclosures) -> Tree:
+    """What is asked of the document itself."""
+    return {
+        "address": Word(words.address),
+        "versions": Word(words.versions),
+        "changes": Word(words.changes),
+    }
+
+
+def _general(evidence: Evidence, words: Disclosures) -> Tree:
+    release = evidence.release
+    contact = f"{release.publisher}; {words.contact or 'contact not declared'}"
+    return {
+        "provider_identification": {
+            "provider_name_and_contact": Word(contact),
+            "authorised_representative_name_and_contact": Word(words.representative),
+        },
+        "model_identification": {
+            "versioned_model_names": [f"{release.name} {release.version} {model.name}" for model in evidence.models],
+            "model_dependencies": _dependencies(evidence),
+            "date_of_placement_on_union_market": Word(words.union_market),
+        },
+        "modalities": [
+            {"modality": "text", "size_range": _size(evidence.tokens), "types_of_content": Word(words.content)}
+        ],
+        "latest_data_collection_date": Word(_month(words.latest_data)),
+        "continuously_trained_on_new_data": Word(words.continuous),
+        "linguistic_characteristics": _languages(evidence),
+        "other_characteristics": Word(words.characteristics),
+        "additional_comments": (
+            f"Sizes are of text without compression: {evidence.bytes:,} bytes of UTF-8 in {evidence.documents:,} "
+            f"documents. They are {evidence.tokens:,} tokens of the release's own byte-level BPE of "
+            f"{evidence.vocabulary:,} tokens, with one token for the end of each document. The models read "
+            f"{evidence.tokens_read:,} of them. Which documents a step read follows from the document index."
+        ),
+    }
+
+
+def _dependencies(evidence: Evidence) -> str:
+    if not evidence.ancestors:
+        return "None: every training began with new weights."
+    first = evidence.ancestors[0]
+    return f"{first.release} {first.version} {first.model} at step {first.step:,}, and what that went on from."
+
+
+def _size(tokens: int) -> str:
+    return next(name for limit, name in SIZES if limit is None or tokens < limit)
+
+
+def _languages(evidence: Evidence) -> str:
+    """Each language with its share, and whether it is one of the Union's."""
+    shares = [
+        f"{', '.join(UNION.get(code, code) for code in codes.split(', '))} {percent(tokens / evidence.tokens)}"
+        for codes, tokens in evidence.tokens_by_languages.items()
+    ]
+    union = [UNION[code] for code in evidence.languages if code in UNION]
+    official = ", ".join(union) if union else "none"
+    return f"{'; '.join(shares)} of the tokens. Official languages of the European Union among these: {official}."
+
+
+def _sources(evidence: Evidence, words: Disclosures) -> Tree:
+    pairs = list(zip(evidence.sources, evidence.artefacts, strict=True))
+    large = [pair for pair in pairs if pair[0].tokens > LARGE * evidence.tokens]
+    small = [pair for pair in pairs if pair not in large]
+    return {
+        "publicly_available_datasets": {
+            "used": bool(pairs),
+            "modalities_covered": TEXT,
+            "large_datasets": [_dataset(evidence, *pair) for pair in large],
+            "other_datasets_general_description": Word("; ".join(_short(*pair) for pair in small))
+            if small
+            else "None: every data set is listed above.",
+            "additional_comments": "Sizes: "
+            + "; ".join(
+                f"{source.name} {source.tokens:,} tokens in {source.documents:,} documents" for source, _ in pairs
+            )
+            + ". Every artefact is pinned by the SHA-256 of its bytes.",
+        },
+        "private_third_party_datasets": {
+            "licensed": {
+                "has_licensing_agreements": _yes(words.licensed),
+                "modalities_covered": _covered(words.licensed),
+                "details": _details(words.licensed),
+            },
+            "other_third_party": {
+                "obtained": _yes(words.private),
+                "modalities_covered": _covered(words.private),
+                "general_description": _details(words.private),
+            },
+        },
+        "crawled_data": {
+            "crawlers_used": _yes(words.crawled),
+            "content_and_sources_description": _details(words.crawled),
+            "top_domains_summary": _details(words.crawled),
+            "modalities_covered": _covered(words.crawled),
+        },
+        "user_data": {
+            "model_interaction_data_used": _yes(words.prompts),
+            "other_product_interaction_data_used": _yes(words.services),
+            "services_or_products_description": _details(words.services or words.prompts),
+            "modalities_covered": _covered(words.services or words.prompts),
+        },
+        "synthetic_data": {
+            "used": _yes(words.synthetic),
+            "modalities_covered": _covered(words.synthetic),
+            "other_generating_models_description": _details(words.synthetic),
+        },
+        "other_sources": {"used": _yes(words.other), "description": _details(words.other)},
+    }
+
+
+def _dataset(evidence: Evidence, source: SourceFacts, artefact: ArtefactFacts) -> Tree:
+    """A data set of the list; its size and what was taken of it are computed."""
+    return {
+        "identifier_or_name": Word(f"{source.title}: {artefact.identifier}"),
+        "link": artefact.link,
+        "description": f"{_selection(source, artefact)}; {percent(source.tokens / evidence.tokens)} of all tokens",
+        "content": Word(artefact.content),
+        "license": Word(source.license),
+        "languages": artefact.languages,
+        "collection_start_date": Word(artefact.collected_from),
+        "collection_end_date": Word(artefact.collected_to),
+        "sha256": [file.sha256 for file in artefact.files],
+    }
+
+
+def _short(source: SourceFacts, artefact: ArtefactFacts) -> str:
+    """The same in a sentence, for a data set too small for the list."""
+    period = f"collected {artefact.collected_from or 'not known'} to {artefact.collected_to or 'not known'}"
+    return (
+        f"{source.title} ({artefact.identifier}, {artefact.link}): {artefact.content or 'text'}; modality text; "
+        f"languages {', '.join(artefact.languages)}; {period}; {_selection(source, artefact)}"
+    )
+
+
+def _selection(source: SourceFacts, artefact: ArtefactFacts) -> str:
+    """How a part of a source was chosen, in numbers."""
+    parts = [f"{number:,} {CAUSES.get(cause, cause)}" for cause, number in artefact.removed.items()]
+    left_out = f"; left out were {', '.join(parts)}" if parts else ""
+    limit = f"; the limit was {artefact.cap_bytes:,} bytes of text" if artefact.cap_bytes else ""
+    return f"{source.documents:,} of {source.documents_found:,} documents used{limit}{left_out}"
+
+
+def _processing(evidence: Evidence, words: Disclosures) -> Tree:
+    return {
+        "tdm_reservation_respect": {
+            "is_code_of_practice_signatory": Word(words.code_of_practice),
+            "measures_description": Word(words.rights_reservations),
+            "additional_comments": Word(words.copyright_policy),
+        },
+        "illegal_content_removal": {"measures_description": Word(words.illegal_content)},
+        "other_information": personal_data(evidence),
+        "declared_information": Word(words.other_processing),
+    }
+
+
+def personal_data(evidence: Evidence) -> str:
+    """What the step that looks for personal data replaced, in numbers."""
+    found = [step for step in evidence.cleaning if step.step == "personal_data"]
+    if not found:
+        return "No step looked for personal data."
+    kinds = ", ".join(f"{kind} {number:,}" for kind, number in found[0].counts.items()) or "none"
+    return (
+        f"Personal data found by pattern and replaced in {found[0].rewritten:,} of {found[0].documents:,} documents, "
+        f"by kind: {kinds}. Names of people were not looked for."
+    )
+
+
+def _california(evidence: Evidence, words: Disclosures) -> Tree:
+    """The six items of AB 2013 that the summary of the EU does not ask."""
+    domain = [row.license for row in evidence.licenses if row.license in PUBLIC_DOMAIN]
+    licensed = [row.license for row in evidence.licenses if row.license not in PUBLIC_DOMAIN]
+    return {
+        "intended_purpose_description": Word(words.purpose),
+        "ip_status": {
+            "includes_copyrighted_content": bool(licensed),
+            "includes_trademarked_content": Word(words.trademarks),
+            "includes_patented_content": Word(words.patents),
+            "includes_public_domain_content": bool(domain),
+            "additional_comments": "Licences of the documents: "
+            + ", ".join(f"{row.license} {percent(row.share)}" for row in evidence.licenses)
+            + " of the tokens. Which of them leave no right reserved follows from their SPDX identifiers.",
+        },
+        "includes_personal_information": Word(words.personal_information),
+        "includes_aggregate_consumer_information": Word(words.consumer_information),
+        "data_cleaning_description": cleaning(evidence),
+        "first_used_in_development_date": Word(_day(words.first_used)),
+    }
+
+
+def cleaning(evidence: Evidence) -> str:
+    """What each step of cleaning did, and what deduplication removed."""
+    steps = [
+        f"{step.step} saw {step.documents:,} documents, rewrote {step.rewritten:,} and removed "
+        f"{sum(step.removed.values()):,}"
+        for step in evidence.cleaning
+    ]
+    dedup = ", ".join(f"{number:,} {reason}" for reason, number in evidence.removed["dedup"].items()) or "nothing"
+    return f"{'; '.join(steps)}; deduplication removed {dedup.replace('_', ' ')}."
+
+
+def _yes(answer: str | bool | None) -> Word:
+    """The answer to a question of yes or no; text is a yes with details."""
+    return Word(None if answer is None else answer is not False)
+
+
+def _details(answer: str | bool | None) -> Word | None:
+    return Word(answer) if isinstance(answer, str) else None
+
+
+def _covered(answer: str | bool | None) -> list[str]:
+    return TEXT if isinstance(answer, str) else []
+
+
+def _day(value: str | None) -> str | None:
+    """A day as the template writes it, DD/MM/YYYY."""
+    return None if value is None else "/".join(reversed(value.split("-")))
+
+
+def _month(value: str | None) -> str | None:
+    """A month as the template writes it, MM/YYYY."""
+    return _day(value)
+
+
+def _known(tree: Any) -> Any:
+    """The form has fields that must hold text: those of them that nobody declared say so."""
+    general, model = tree["general_information"], tree["general_information"]["model_identification"]
+    for place, key in (
+        (tree, "last_update"),
+        (general, "latest_data_collection_date"),
+        (model, "date_of_placement_on_union_market"),
+        (general["modalities"][0], "types_of_content"),
+        (tree["ab2013"], "intended_purpose_description"),
+    ):
+        place[key] = place[key] or NOT_DECLARED
+    return tree

@@ -11,8 +11,8 @@ from typing import Any
 from pipeline.base.paths import DEDUPLICATED, REMOVALS_FILE, REPLACED_FILE, TOKENIZER, TOKENS
 from pipeline.formats.manifests import (
     Deduplicated,
-    EvaluationNgrams,
     Evaluated,
+    EvaluationNgrams,
     Fetched,
     Filtered,
     ReadCounts,

@@ -146,7 +146,7 @@ def _verify_folder(release: Path, follow_links: bool, pinned: Mapping[str, Publi
         found.trust(set(reading.stored))
         reading.faults += chain_faults(found, reading.stored)
         if not reading.faults:
-            reading.faults += _agreement(found)
+            reading.faults += _agreement(found, reading.stored)
         if not reading.faults:
             reading.signatures = check_signatures(found, reading.stored, pinned or {})
             reading.faults += reading.signatures.faults
@@ -247,9 +247,9 @@ def _read_sums(reading: _Reading) -> dict[str, str]:
     return sums
 
 
-def _agreement(release: Release) -> Iterator[str]:
+def _agreement(release: Release, sums: Mapping[str, str]) -> Iterator[str]:
     try:
-        yield from disagreements(release)
+        yield from disagreements(release, sums)
     except (EverystepError, OSError) as error:
         yield _told(error)
 

@@ -1,7 +1,8 @@
 """Words of people about a release: the sections `descriptions` and `release` of `params.yaml`.
 
 `descriptions` has what is said of each source and decides no byte of the data, so only the release stage depends on
-it. `release.disclosures` answers what laws and forms ask and no manifest can know (`pipeline.release.disclosures`). Every text is checked here, so that card, NOTICE and tables can show it letter by letter: a line has no line end, no
+it. `release.disclosures` answers what laws and forms ask and no manifest can know (`pipeline.release.disclosures`).
+Every text is checked here, so that card, NOTICE and tables can show it letter by letter: a line has no line end, no
 control character, and nothing that reorders the text around it.
 """
 

@@ -77,11 +77,11 @@ def write_croissant(evidence: Evidence) -> bytes:
 
 def _description(evidence: Evidence) -> str:
     return (
-        f"{evidence.documents:,} training documents as {evidence.rows.train:,} rows of {evidence.context + 1} token ids "
-        f"({evidence.tokens:,} tokens), {evidence.held_out:,} documents held out, with the document index, the order of "
-        f"training and every removal. The models read {evidence.rows.read:,} rows. Sentences that end with "
-        f"'(word of {evidence.release.publisher})', titles, licences, dates and addresses are declared; everything else "
-        "is computed from the manifests and rendered again by `everystep verify`."
+        f"{evidence.documents:,} training documents as {evidence.rows.train:,} rows of {evidence.context + 1} token "
+        f"ids ({evidence.tokens:,} tokens), {evidence.held_out:,} documents held out, with the document index, the "
+        f"order of training and every removal. The models read {evidence.rows.read:,} rows. Sentences that end with "
+        f"'(word of {evidence.release.publisher})', titles, licences, dates and addresses are declared; everything "
+        "else is computed from the manifests, and rendered again by `everystep verify`."
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.base.errors import Differs
 from pipeline.base.paths import DEDUPLICATED, REMOVALS_FILE, REPLACED_FILE, TOKENIZER, TOKENS
 from pipeline.formats.manifests import (
     Deduplicated,
@@ -21,7 +22,7 @@ from pipeline.formats.manifests import (
     Trained,
 )
 from pipeline.formats.model import ModelSpec
-from pipeline.formats.release import REVISIONS
+from pipeline.formats.release import REVISIONS, SUMS
 from pipeline.formats.stages import output_folder
 from pipeline.formats.typed import Count, Counts, Sha256, TensorsDigest, Typed
 from pipeline.release.facts import Facts, gather, read_words
@@ -149,9 +150,7 @@ def gather_evidence(release: Release, read: ReadCounts, sums: Mapping[str, str])
     return Evidence(
         **dict(facts),
         artefacts=artefacts,
-        tables=[
-            TableFacts(path=path, sha256=sums[path], records=records) for path, records in described(release).items()
-        ],
+        tables=list(_tables(release, sums)),
         designs=[_design(release, model.name) for model in facts.models],
         bytes=train.bytes,
         tokens=train.tokens,
@@ -167,6 +166,13 @@ def gather_evidence(release: Release, read: ReadCounts, sums: Mapping[str, str])
 def described(release: Release) -> dict[str, int | None]:
     """Path of each file of the release that the disclosures describe → its lines or rows."""
     return dict(sorted(_described(release)))
+
+
+def _tables(release: Release, sums: Mapping[str, str]) -> Iterator[TableFacts]:
+    for path, records in described(release).items():
+        if path not in sums:
+            raise Differs(f"{path}: {SUMS} does not list it, though a manifest names it")
+        yield TableFacts(path=path, sha256=sums[path], records=records)
 
 
 def _described(release: Release) -> Iterator[tuple[str, int | None]]:

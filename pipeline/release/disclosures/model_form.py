@@ -145,7 +145,7 @@ def _distribution(evidence: Evidence, words: Disclosures) -> list[Part]:
                     "Assets, access and licenses",
                     [
                         Word(f"Training data as rows of token ids: data/tokens in the release; {data}; NOTICE"),
-                        "Data processing, training and evaluation code: listed by digest in manifests/code.json; Apache-2.0",
+                        "Code of data, training and evaluation: listed by digest in manifests/code.json; Apache-2.0",
                         f"Checkpoints: {sum(len(model.checkpoints) for model in evidence.models)} stored in runs/",
                     ],
                 ),
@@ -160,7 +160,7 @@ def _distribution(evidence: Evidence, words: Disclosures) -> list[Part]:
                 ("Type and nature of AI systems in which the model can be integrated", Word(words.integration)),
                 (
                     "Technical means for model integration",
-                    "`everystep pull` writes a checkpoint as a folder for transformers, `everystep export gguf` for llama.cpp.",
+                    "everystep pull writes a checkpoint for transformers, everystep export gguf one for llama.cpp.",
                 ),
                 ("Required hardware", "None in particular: a processor that torch runs on."),
                 ("Required software", f"Python 3.11 or newer; versions in constraints.txt; {_torches(evidence)}"),
@@ -185,7 +185,7 @@ def _training(evidence: Evidence, words: Disclosures) -> list[Part]:
                     _each(
                         evidence,
                         lambda design: (
-                            f"next-token prediction in one stage, {design.steps:,} steps of {batches[design.name]} rows "
+                            f"next-token prediction, one stage, {design.steps:,} steps of {batches[design.name]} rows "
                             f"({tokens[design.name]:,} tokens), AdamW with {_settings(design)}, rate {design.schedule} "
                             f"with peak {design.peak:g}, computed in {design.dtype}"
                         ),
@@ -240,7 +240,7 @@ def _data(evidence: Evidence, words: Disclosures) -> list[Part]:
 
 def _resources(evidence: Evidence, words: Disclosures) -> list[Part]:
     method = (
-        "counted from the shapes: two operations for each weight of a matrix product and four for each pair of position "
+        "counted from the shapes: two operations for each weight of a matrix product, four for each pair of position "
         "and query dimension at full context (Chowdhery et al. 2022, appendix B)"
     )
     return [

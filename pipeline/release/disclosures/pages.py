@@ -13,9 +13,9 @@ from pipeline.release.disclosures.summary import SIZES, Tree, summary
 from pipeline.release.disclosures.word import Word, mark, told
 
 Part = tuple[str, str, dict[str, str]]
-PREFACE = """Every file of this release, this one included, is digested in `release.json`, and `everystep verify` renders this text
-again from the manifests and compares it. **What is marked {mark} is declared in `params.yaml`; everything else is
-computed from the manifests.** A field for which nothing was declared says so."""
+PREFACE = """Every file of this release, this one included, is digested in `release.json`, and `everystep verify`
+renders this text again from the manifests and compares it. **What is marked {mark} is declared in `params.yaml`;
+everything else is computed from the manifests.** A field for which nothing was declared says so."""
 EU: list[Part] = [
     (
         "Version",
@@ -55,7 +55,9 @@ EU: list[Part] = [
             "Training data size (text)": "boxes.size",
             "Types of content (text)": "modalities.0.types_of_content",
             "Latest date of data acquisition/collection for model training": "latest_data_collection_date",
-            "The model is continuously trained on new or dynamic data after this date": "continuously_trained_on_new_data",
+            "The model is continuously trained on new or dynamic data after this date": (
+                "continuously_trained_on_new_data"
+            ),
             "Description of the linguistic characteristics of the overall training data": "linguistic_characteristics",
             "Other relevant characteristics of the overall training data": "other_characteristics",
             "Additional comments (optional)": "additional_comments",
@@ -69,7 +71,9 @@ EU: list[Part] = [
             "Have you used publicly available datasets to train the model?": "used",
             "Modality(ies) of the content covered by the datasets concerned": "modalities_covered",
             "List of large publicly available datasets": "large_datasets",
-            "General description of other publicly available datasets not listed above": "other_datasets_general_description",
+            "General description of other publicly available datasets not listed above": (
+                "other_datasets_general_description"
+            ),
             "Additional comments (optional)": "additional_comments",
         },
     ),
@@ -127,7 +131,9 @@ EU: list[Part] = [
         "3.1. Respect of reservation of rights from text and data mining exception or limitation",
         "data_processing_aspects.tdm_reservation_respect",
         {
-            "Are you a Signatory to the Code of Practice for general-purpose AI models?": "is_code_of_practice_signatory",
+            "Are you a Signatory to the Code of Practice for general-purpose AI models?": (
+                "is_code_of_practice_signatory"
+            ),
             "Measures implemented to respect reservations of rights": "measures_description",
             "Additional comments (optional)": "additional_comments",
         },
@@ -251,9 +257,14 @@ def _field(name: str, value: Any, whose: str) -> Iterator[str]:
         yield f"**{name}:**"
         yield "\n".join(line for one in value for line in _dataset(one, whose))
     elif isinstance(value, list):
-        yield f"**{name}:** {'; '.join(told(one, whose) for one in value) or 'none'}"
+        yield f"**{named(name)}** {'; '.join(told(one, whose) for one in value) or 'none'}"
     elif value is not None:
-        yield f"**{name}:** {told(value, whose)}"
+        yield f"**{named(name)}** {told(value, whose)}"
+
+
+def named(field: str) -> str:
+    """The name of a field before its answer: a question needs no colon."""
+    return field if field.endswith("?") else f"{field}:"
 
 
 def _dataset(one: Tree, whose: str) -> Iterator[str]:

@@ -14,6 +14,7 @@ from pipeline.formats.manifests import (
     Deduplicated,
     Evaluated,
     EvaluationNgrams,
+    Extracted,
     Fetched,
     Filtered,
     ReadCounts,
@@ -181,9 +182,13 @@ def _described(release: Release) -> Iterator[tuple[str, int | None]]:
         yield from (((TOKENS / shard.path).as_posix(), shard.lines) for shard in tokens.shards(output))
     yield (DEDUPLICATED / REMOVALS_FILE).as_posix(), release.manifest(Deduplicated).shard("removals").lines
     for name in release.sources():
-        filtered, folder = release.manifest(Filtered, name), output_folder("filter", name)
-        yield (folder / REMOVALS_FILE).as_posix(), filtered.shard("removals").lines
-        yield (folder / REPLACED_FILE).as_posix(), filtered.shard("replaced").lines
+        extracted, filtered = release.manifest(Extracted, name), release.manifest(Filtered, name)
+        for stage, output, file in (
+            (extracted, "removals", REMOVALS_FILE),
+            (filtered, "removals", REMOVALS_FILE),
+            (filtered, "replaced", REPLACED_FILE),
+        ):
+            yield (output_folder(stage.stage, name) / file).as_posix(), stage.shard(output).lines
     yield TOKENIZER.as_posix(), None
     yield REVISIONS, sum(len(release.model(name).checkpoints) for name in release.models())
 

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.release.card import escaped
 from pipeline.release.disclosures.evidence import Evidence
 from pipeline.release.disclosures.summary import SIZES, Tree, summary
-from pipeline.release.disclosures.word import Word, mark, told
+from pipeline.release.disclosures.word import Markdown, Word, mark, told
 
 Part = tuple[str, str, dict[str, str]]
 PREFACE = """Every file of this release, this one included, is digested in `release.json`, and `everystep verify`
@@ -22,6 +22,7 @@ EU: list[Part] = [
         "",
         {
             "Version of the Summary": "version",
+            "Status": "status",
             "Last update": "last_update",
             "Authoritative copy": "document.address",
             "All versions, and where changes are announced": "document.versions",
@@ -279,17 +280,16 @@ def _shown(evidence: Evidence) -> Tree:
     tree = summary(evidence)
     general, sources, asked = tree["general_information"], tree["data_sources"], tree["ab2013"]
     chosen = general["modalities"][0]["size_range"]
+    tree["status"] = f"valid for version {tree['version']} alone; a later version of the release replaces it"
     general["boxes"] = {
         "modality": _boxes(["Text", "Image", "Audio", "Video", "Other"], "Text"),
         "size": _boxes([name for _, name in SIZES], chosen),
     }
-    general["model_identification"]["documentation"] = (
-        "README.md, disclosures/model-documentation.md and manifests/models/ of this release"
+    general["model_identification"]["documentation"] = Markdown(
+        "[card](../README.md), [Model Documentation Form](model-documentation.md), [manifests](../manifests/models)"
     )
     for one in (listed := sources["publicly_available_datasets"]["large_datasets"]):
-        begin, end = one["collection_start_date"].value, one["collection_end_date"].value
-        period = None if begin is None and end is None else f"{begin or 'not known'} to {end or 'not known'}"
-        one |= {"modality": "text", "period": Word(period)}
+        one |= {"modality": "text", "period": Word(_period(one))}
     asked["owners"] = [
         Word(f"{source.issuer}: {source.title} ({artefact.identifier})")
         for source, artefact in zip(evidence.sources, evidence.artefacts, strict=True)
@@ -298,6 +298,14 @@ def _shown(evidence: Evidence) -> Tree:
         Word(f"{one['identifier_or_name'].value}: {one['period'].value or 'not declared'}") for one in listed
     ]
     return tree
+
+
+def _period(one: Tree) -> str | None:
+    """When a data set was collected, from its two words."""
+    begin, end = (one[f"collection_{which}_date"].value for which in ("start", "end"))
+    if begin == end:
+        return begin
+    return f"{begin or 'not known'} to {end or 'not known'}"
 
 
 def _boxes(names: list[str], chosen: str) -> str:

@@ -59,7 +59,7 @@ def summary(evidence: Evidence) -> Tree:
     words = evidence.release.disclosures or Disclosures()
     return {
         "version": evidence.release.version,
-        "last_update": Word(_day(words.updated)),
+        "last_update": Word(_short_day(words.updated)),
         "document": _document(words),
         "general_information": _general(evidence, words),
         "data_sources": _sources(evidence, words),
@@ -93,7 +93,7 @@ def _general(evidence: Evidence, words: Disclosures) -> Tree:
         "modalities": [
             {"modality": "text", "size_range": _size(evidence.tokens), "types_of_content": Word(words.content)}
         ],
-        "latest_data_collection_date": Word(_month(words.latest_data)),
+        "latest_data_collection_date": Word(_day(words.latest_data)),
         "continuously_trained_on_new_data": Word(words.continuous),
         "linguistic_characteristics": _languages(evidence),
         "other_characteristics": Word(words.characteristics),
@@ -283,13 +283,13 @@ def _covered(answer: str | bool | None) -> list[str]:
 
 
 def _day(value: str | None) -> str | None:
-    """A day as the template writes it, DD/MM/YYYY."""
+    """A day as DD/MM/YYYY, a month as MM/YYYY: as the template writes months."""
     return None if value is None else "/".join(reversed(value.split("-")))
 
 
-def _month(value: str | None) -> str | None:
-    """A month as the template writes it, MM/YYYY."""
-    return _day(value)
+def _short_day(value: str | None) -> str | None:
+    """A day as DD/MM/YY: as the template writes that of the last update."""
+    return None if value is None else "/".join(reversed(value[2:].split("-")))
 
 
 def _known(tree: Any) -> Any:

@@ -21,6 +21,13 @@ class Word:
     value: Json
 
 
+@dataclass(frozen=True)
+class Markdown:
+    """A computed answer for people that is Markdown already, such as links."""
+
+    text: str
+
+
 def plain(tree: Any) -> Json:
     """The tree without the mark of its words."""
     if isinstance(tree, Word):
@@ -43,6 +50,8 @@ def told(value: Any, whose: str) -> str:
     """One value of the tree in a line of Markdown; a word of `whose` is marked as theirs."""
     if isinstance(value, Word):
         return f"*{NOT_DECLARED}*" if value.value is None else f"{told(value.value, whose)} {mark(whose)}"
+    if isinstance(value, Markdown):
+        return value.text
     if isinstance(value, bool):
         return "Yes" if value else "No"
     return escaped(" ".join(str(value).split()))

@@ -14,7 +14,7 @@ from pipeline.formats.release import REVISIONS
 from pipeline.formats.tables import DOCUMENT_INDEX, REMOVALS, REPLACED
 from pipeline.release.card import percent
 from pipeline.release.disclosures.evidence import ArtefactFacts, Evidence, TableFacts
-from pipeline.release.disclosures.summary import cleaning, personal_data
+from pipeline.release.disclosures.sentences import cleaning, personal_data
 from pipeline.release.disclosures.word import NOT_DECLARED
 from pipeline.release.words import Disclosures
 

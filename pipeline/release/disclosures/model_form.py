@@ -10,7 +10,7 @@ from pipeline.formats.manifests import Trained, path_of
 from pipeline.release.card import escaped
 from pipeline.release.disclosures.evidence import DesignFacts, Evidence
 from pipeline.release.disclosures.pages import PREFACE
-from pipeline.release.disclosures.summary import cleaning, personal_data
+from pipeline.release.disclosures.sentences import cleaning, personal_data
 from pipeline.release.disclosures.word import Word, mark, told
 from pipeline.release.words import Disclosures
 

@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.formats.canonical import pretty
 from pipeline.release.card import percent
 from pipeline.release.disclosures.evidence import ArtefactFacts, Evidence
+from pipeline.release.disclosures.sentences import cleaning, dependencies, languages, personal_data, selection
 from pipeline.release.disclosures.word import NOT_DECLARED, Word, plain, pointers
 from pipeline.release.facts import SourceFacts
 from pipeline.release.words import Disclosures
@@ -23,27 +24,8 @@ SIZES = (
 )
 LARGE = 0.03
 """Share of all public data above which the template wants a data set listed by itself."""
-UNION = {
-    "bg": "Bulgarian", "hr": "Croatian", "cs": "Czech", "da": "Danish", "nl": "Dutch", "en": "English",
-    "et": "Estonian", "fi": "Finnish", "fr": "French", "de": "German", "el": "Greek", "hu": "Hungarian",
-    "ga": "Irish", "it": "Italian", "lv": "Latvian", "lt": "Lithuanian", "mt": "Maltese", "pl": "Polish",
-    "pt": "Portuguese", "ro": "Romanian", "sk": "Slovak", "sl": "Slovenian", "es": "Spanish", "sv": "Swedish",
-}  # fmt: skip
-"""Official languages of the European Union, by their codes of ISO 639-1."""
 PUBLIC_DOMAIN = ("CC-PDM-1.0", "CC0-1.0", "PDDL-1.0", "Unlicense")
 """SPDX identifiers of what says that no right is reserved."""
-CAUSES = {
-    "cap": "beyond that limit, chosen by a hash of their names",
-    "gopher_quality": "too short, or with too few common words or too many symbols",
-    "gopher_repetition": "with too many repeated lines or phrases",
-    "c4": "by the rules of C4",
-    "fineweb": "by the rules of FineWeb",
-    "language": "in another language",
-    "contamination": "that share a passage with an evaluation set",
-    "duplicates": "that are exact or near duplicates",
-    "held_out": "held out for evaluation",
-}
-"""Cap, step of cleaning and the rest → documents that it left out, for a person."""
 TEXT = ["text"]
 
 
@@ -87,7 +69,7 @@ def _general(evidence: Evidence, words: Disclosures) -> Tree:
         },
         "model_identification": {
             "versioned_model_names": [f"{release.name} {release.version} {model.name}" for model in evidence.models],
-            "model_dependencies": _dependencies(evidence),
+            "model_dependencies": dependencies(evidence),
             "date_of_placement_on_union_market": Word(words.union_market),
         },
         "modalities": [
@@ -95,7 +77,7 @@ def _general(evidence: Evidence, words: Disclosures) -> Tree:
         ],
         "latest_data_collection_date": Word(_day(words.latest_data)),
         "continuously_trained_on_new_data": Word(words.continuous),
-        "linguistic_characteristics": _languages(evidence),
+        "linguistic_characteristics": languages(evidence),
         "other_characteristics": Word(words.characteristics),
         "additional_comments": (
             f"Sizes are of text without compression: {evidence.bytes:,} bytes of UTF-8 in {evidence.documents:,} "
@@ -106,26 +88,8 @@ def _general(evidence: Evidence, words: Disclosures) -> Tree:
     }
 
 
-def _dependencies(evidence: Evidence) -> str:
-    if not evidence.ancestors:
-        return "None: every training began with new weights."
-    first = evidence.ancestors[0]
-    return f"{first.release} {first.version} {first.model} at step {first.step:,}, and what that went on from."
-
-
 def _size(tokens: int) -> str:
     return next(name for limit, name in SIZES if limit is None or tokens < limit)
-
-
-def _languages(evidence: Evidence) -> str:
-    """Each language with its share, and whether it is one of the Union's."""
-    shares = [
-        f"{', '.join(UNION.get(code, code) for code in codes.split(', '))} {percent(tokens / evidence.tokens)}"
-        for codes, tokens in evidence.tokens_by_languages.items()
-    ]
-    union = [UNION[code] for code in evidence.languages if code in UNION]
-    official = ", ".join(union) if union else "none"
-    return f"{'; '.join(shares)} of the tokens. Official languages of the European Union among these: {official}."
 
 
 def _sources(evidence: Evidence, words: Disclosures) -> Tree:
@@ -184,7 +148,7 @@ def _dataset(evidence: Evidence, source: SourceFacts, artefact: ArtefactFacts) -
     return {
         "identifier_or_name": Word(f"{source.title}: {artefact.identifier}"),
         "link": artefact.link,
-        "description": f"{_selection(source, artefact)}; {percent(source.tokens / evidence.tokens)} of all tokens",
+        "description": f"{selection(source, artefact)}; {percent(source.tokens / evidence.tokens)} of all tokens",
         "content": Word(artefact.content),
         "license": Word(source.license),
         "languages": artefact.languages,
@@ -199,16 +163,8 @@ def _short(source: SourceFacts, artefact: ArtefactFacts) -> str:
     period = f"collected {artefact.collected_from or 'not known'} to {artefact.collected_to or 'not known'}"
     return (
         f"{source.title} ({artefact.identifier}, {artefact.link}): {artefact.content or 'text'}; modality text; "
-        f"languages {', '.join(artefact.languages)}; {period}; {_selection(source, artefact)}"
+        f"languages {', '.join(artefact.languages)}; {period}; {selection(source, artefact)}"
     )
-
-
-def _selection(source: SourceFacts, artefact: ArtefactFacts) -> str:
-    """How a part of a source was chosen, in numbers."""
-    parts = [f"{number:,} {CAUSES.get(cause, cause)}" for cause, number in artefact.removed.items()]
-    left_out = f"; left out were {', '.join(parts)}" if parts else ""
-    limit = f"; the limit was {artefact.cap_bytes:,} bytes of text" if artefact.cap_bytes else ""
-    return f"{source.documents:,} of {source.documents_found:,} documents used{limit}{left_out}"
 
 
 def _processing(evidence: Evidence, words: Disclosures) -> Tree:
@@ -222,18 +178,6 @@ def _processing(evidence: Evidence, words: Disclosures) -> Tree:
         "other_information": personal_data(evidence),
         "declared_information": Word(words.other_processing),
     }
-
-
-def personal_data(evidence: Evidence) -> str:
-    """What the step that looks for personal data replaced, in numbers."""
-    found = [step for step in evidence.cleaning if step.step == "personal_data"]
-    if not found:
-        return "No step looked for personal data."
-    kinds = ", ".join(f"{kind} {number:,}" for kind, number in found[0].counts.items()) or "none"
-    return (
-        f"Personal data found by pattern and replaced in {found[0].rewritten:,} of {found[0].documents:,} documents, "
-        f"by kind: {kinds}. Names of people were not looked for."
-    )
 
 
 def _california(evidence: Evidence, words: Disclosures) -> Tree:
@@ -256,17 +200,6 @@ def _california(evidence: Evidence, words: Disclosures) -> Tree:
         "data_cleaning_description": cleaning(evidence),
         "first_used_in_development_date": Word(_day(words.first_used)),
     }
-
-
-def cleaning(evidence: Evidence) -> str:
-    """What each step of cleaning did, and what deduplication removed."""
-    steps = [
-        f"{step.step} saw {step.documents:,} documents, rewrote {step.rewritten:,} and removed "
-        f"{sum(step.removed.values()):,}"
-        for step in evidence.cleaning
-    ]
-    dedup = ", ".join(f"{number:,} {reason}" for reason, number in evidence.removed["dedup"].items()) or "nothing"
-    return f"{'; '.join(steps)}; deduplication removed {dedup.replace('_', ' ')}."
 
 
 def _yes(answer: str | bool | None) -> Word:

@@ -101,6 +101,8 @@ def _shown(evidence: Evidence) -> Tree:
 
 def _period(one: Tree) -> str | None:
     """When a data set was collected, from its two words."""
+    begin: str | None
+    end: str | None
     begin, end = (one[f"collection_{which}_date"].value for which in ("start", "end"))
     if begin == end:
         return begin

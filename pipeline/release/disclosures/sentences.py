@@ -32,8 +32,8 @@ def cleaning(evidence: Evidence) -> str:
         f"{sum(step.removed.values()):,}"
         for step in evidence.cleaning
     ]
-    dedup = ", ".join(f"{number:,} {reason}s" for reason, number in evidence.removed["dedup"].items()) or "nothing"
-    return f"{'; '.join(steps)}; deduplication removed {dedup.replace('_', ' ')}."
+    kinds = [f"{reason.replace('_', ' ')} {number:,}" for reason, number in evidence.removed["dedup"].items()]
+    return f"{'; '.join(steps)}; deduplication removed, by kind: {', '.join(kinds) or 'none'}."
 
 
 def personal_data(evidence: Evidence) -> str:

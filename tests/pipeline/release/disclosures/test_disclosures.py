@@ -19,8 +19,10 @@ from pipeline.release.disclosures.evidence import Evidence, forward_flops, gathe
 from pipeline.release.disclosures.model_form import write_model_form
 from pipeline.release.disclosures.openness import write_openness
 from pipeline.release.disclosures.pages import write_ab2013, write_training_content
+from pipeline.release.disclosures.sentences import languages
 from pipeline.release.disclosures.summary import summary, write_summary
 from pipeline.release.disclosures.word import Word, plain, pointers, told
+from pipeline.release.facts import AncestorFacts
 from pipeline.release.papers import PAPERS
 from pipeline.release.release import Release
 from pipeline.release.words import Disclosures
@@ -105,6 +107,36 @@ def test_every_declared_key_is_shown_in_some_paper(declared: Evidence) -> None:
     for name, value in words.model_dump(exclude_none=True).items():
         ways = {value, "/".join(reversed(value.split("-"))), "/".join(reversed(value[2:].split("-")))}
         assert any(way in shown or way.replace("_", "\\_") in shown for way in ways), name
+
+
+def test_a_fork_names_the_model_that_it_went_on_from(declared: Evidence) -> None:
+    parent = AncestorFacts(
+        release="theirs", version="2", release_sha256="cd" * 32, model="m", step=64, tokens=65536,
+        state_digest=f"tensors-v1:{'ab' * 32}",
+    )  # fmt: skip
+    fork = declared.model_copy(update={"ancestors": [parent]})
+    assert "**Model dependencies:** theirs 2 m at step 64" in write_training_content(fork).decode()
+    assert f"theirs 2 m at step 64, state {parent.state_digest}" in write_model_form(fork).decode()
+    assert yaml.safe_load(write_openness(fork))["release"]["origin"] == "theirs"
+    assert "None: every training began with new weights" in write_training_content(declared).decode()
+
+
+def test_a_data_set_too_small_for_the_list_is_described_in_a_sentence(declared: Evidence) -> None:
+    first, *others = declared.sources
+    small = declared.model_copy(update={"sources": [first.model_copy(update={"tokens": 1}), *others]})
+    public = summary(small)["data_sources"]["publicly_available_datasets"]
+    assert len(public["large_datasets"]) == len(others)
+    said = public["other_datasets_general_description"]
+    assert isinstance(said, Word) and all(part in str(said.value) for part in (first.title, "modality text", "01/2020"))
+
+
+def test_languages_are_named_with_shares_and_those_of_the_union_apart(declared: Evidence) -> None:
+    shares = {"de": declared.tokens // 2, "en, ja": declared.tokens - declared.tokens // 2}
+    mixed = declared.model_copy(update={"tokens_by_languages": shares, "languages": ["de", "en", "ja"]})
+    assert languages(mixed) == (
+        "German 50.0%; English, ja 50.0% of the tokens. Official languages of the European Union among these: "
+        "German, English."
+    )
 
 
 def test_every_path_of_the_model_openness_framework_exists(released: Path) -> None:

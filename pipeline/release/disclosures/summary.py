@@ -96,6 +96,7 @@ def _sources(evidence: Evidence, words: Disclosures) -> Tree:
     pairs = list(zip(evidence.sources, evidence.artefacts, strict=True))
     large = [pair for pair in pairs if pair[0].tokens > LARGE * evidence.tokens]
     small = [pair for pair in pairs if pair not in large]
+    users = "; ".join(text for text in (words.prompts, words.services) if isinstance(text, str)) or None
     return {
         "publicly_available_datasets": {
             "used": bool(pairs),
@@ -131,8 +132,8 @@ def _sources(evidence: Evidence, words: Disclosures) -> Tree:
         "user_data": {
             "model_interaction_data_used": _yes(words.prompts),
             "other_product_interaction_data_used": _yes(words.services),
-            "services_or_products_description": _details(words.services or words.prompts),
-            "modalities_covered": _covered(words.services or words.prompts),
+            "services_or_products_description": _details(users),
+            "modalities_covered": _covered(users),
         },
         "synthetic_data": {
             "used": _yes(words.synthetic),

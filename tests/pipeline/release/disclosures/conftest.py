@@ -4,22 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.audit.sums import parse_sums
 from pipeline.base.yaml import load_yaml
 from pipeline.formats.canonical import pretty
-from pipeline.formats.manifests import Coverage
-from pipeline.formats.release import SUMS
-from pipeline.release.disclosures.evidence import Evidence, gather_evidence
+from pipeline.release.disclosures.evidence import Evidence
 from pipeline.release.papers import PAPERS
 from tests.project import ROOT
-from tests.releases import copied, read_json, reseal_file, unsealed
+from tests.releases import copied, evidence_of, read_json, reseal_file
 
 SAID = {"content": "letters, notes and tales", "collected_from": "01/2020", "collected_to": "02/2020"}
-
-
-def evidence_of(folder: Path) -> Evidence:
-    release = unsealed(folder)
-    return gather_evidence(release, release.manifest(Coverage), parse_sums((folder / SUMS).read_bytes()))
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from pipeline.formats.manifests import KINDS, Coverage
 from pipeline.formats.release import REVISIONS, ROOT, SUMS, ListedFile, content_digest, is_listed, kind_of
 from pipeline.formats.stages import COUNTED, OF_FORKS, STAGES, output_folder
 from pipeline.formats.tables import DOCUMENT_INDEX, digest_table, group_digests
+from pipeline.release.disclosures.evidence import Evidence, described, gather_evidence
 from pipeline.release.facts import Facts, gather
 from pipeline.release.release import Release
 
@@ -79,6 +80,13 @@ def facts_of(folder: Path) -> Facts:
     """The facts of a release."""
     release = Release.open(folder)
     return gather(release, release.manifest(Coverage))
+
+
+def evidence_of(folder: Path) -> Evidence:
+    """The evidence of a folder as it is, whatever its lists promise."""
+    release = unsealed(folder)
+    sums = {path: sha256_file(folder / path) for path in described(release)}
+    return gather_evidence(release, release.manifest(Coverage), sums)
 
 
 def shards_of(tree: Any, output: str) -> list[Shard]:

@@ -9,7 +9,7 @@ after `verify` has found each file to be the promised one, and the manifests to 
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, zip_longest
 from math import log as log_e
 from math import prod
@@ -53,7 +53,7 @@ from pipeline.formats.stages import output_folder
 from pipeline.formats.tables import DOCUMENT_INDEX, PERSONAL_DATA, REMOVALS, REPLACED, column_batches, group_digests
 from pipeline.formats.tensors import TensorFile
 from pipeline.release.coverage import count
-from pipeline.release.facts import Facts, gather
+from pipeline.release.disclosures.evidence import Evidence, gather_evidence
 from pipeline.release.papers import PAPERS
 from pipeline.release.release import Release
 
@@ -65,8 +65,8 @@ CLOSE = 1e-12
 """Relative difference between two ways to compute the same number in float64."""
 
 
-def disagreements(release: Release) -> Iterator[str]:
-    """Each place where two files of the release tell different things, with both."""
+def disagreements(release: Release, sums: Mapping[str, str]) -> Iterator[str]:
+    """Each place where two files of the release tell different things, with both; `sums` are those of `SHA256SUMS`."""
     with well_shaped(release.folder):  # tables may hold anything
         yield from _removals(release)
         yield from _replaced(release)
@@ -77,10 +77,10 @@ def disagreements(release: Release) -> Iterator[str]:
             yield from _coverage(release)
         for name in release.models():
             yield from _model(release, name)
-    yield from told_twice(release)
+    yield from told_twice(release, sums)
 
 
-def told_twice(release: Release) -> Iterator[str]:
+def told_twice(release: Release, sums: Mapping[str, str]) -> Iterator[str]:
     """The disagreements of files that are neither rows, tables nor tensors."""
     with well_shaped(release.folder):  # logs may hold anything
         yield from _sections(release)
@@ -90,9 +90,9 @@ def told_twice(release: Release) -> Iterator[str]:
             yield from _evaluation(release, name)
             yield from _csv(release, RUNS / name / log.JSONL)
             yield from _csv(release, RESULTS / name / EVALUATION)
-        facts = gather(release, release.manifest(Coverage))
-        yield from _words(release, facts)
-        yield from _papers(release, facts)
+        evidence = gather_evidence(release, release.manifest(Coverage), sums)
+        yield from _words(release, evidence)
+        yield from _papers(release, evidence)
 
 
 def _sections(release: Release) -> Iterator[str]:
@@ -267,23 +267,23 @@ def _coverage(release: Release) -> Iterator[str]:
             yield f"{where}: {what} is {_shown(said[what])}, the order and the index give {_shown(counted)}"
 
 
-def _words(release: Release, facts: Facts) -> Iterator[str]:
+def _words(release: Release, evidence: Evidence) -> Iterator[str]:
     """The root manifest has the name and the version of `params.yaml`."""
     for key, said, declared in (
-        ("name", release.name, facts.release.name),
-        ("version", release.version, facts.release.version),
+        ("name", release.name, evidence.release.name),
+        ("version", release.version, evidence.release.version),
     ):
         if said != declared:
             yield f"{ROOT}: {key} is {said!r}, {PARAMS} says {declared!r}"
 
 
-def _papers(release: Release, facts: Facts) -> Iterator[str]:
-    """Every paper is what the facts give, to the last byte."""
+def _papers(release: Release, evidence: Evidence) -> Iterator[str]:
+    """Every paper is what the evidence gives, to the last byte."""
     for name, render in PAPERS.items():
         if name not in release.files:
             yield f"{name}: missing"
             continue
-        said, rendered = release.read(name), render(facts)
+        said, rendered = release.read(name), render(evidence)
         ours, theirs = (content.decode("utf-8", "backslashreplace").split("\n") for content in (said, rendered))
         yield from _compared(Path(name), "line", ours, f"{PARAMS} and the manifests give", theirs)
 

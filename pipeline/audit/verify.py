@@ -209,7 +209,7 @@ def _climb(reading: _Reading, wanted: Wanted) -> None:
     release.trust(set(reading.stored))
     reading.rung = Rung.FILES
     if wanted.top >= Rung.CONSISTENT:
-        reading.faults += chain_faults(release, reading.stored) or _safely(disagreements(release))
+        reading.faults += chain_faults(release, reading.stored) or _safely(disagreements(release, reading.stored))
         reading.rung = Rung.FILES if reading.faults else Rung.CONSISTENT
     if not reading.faults:
         reading.signatures = check_signatures(release, reading.stored, wanted.keys)

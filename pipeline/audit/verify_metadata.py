@@ -90,7 +90,7 @@ def verify_metadata(address: str, follow_links: bool = False, root_sha256: str |
         faults += chain_faults(release, sums, tensors=False)
     if not faults:
         try:
-            faults += told_twice(release)
+            faults += told_twice(release, sums)
         except (EverystepError, OSError) as error:
             faults.append(str(error))
     return MetadataReport(

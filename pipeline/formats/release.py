@@ -24,7 +24,7 @@ from pipeline.formats.tables import digest_table
 from pipeline.formats.tensors import TensorFile
 from pipeline.formats.typed import Count, TensorsDigest, Typed
 
-FORMAT: Literal["everystep/release/1"] = "everystep/release/1"
+FORMAT: Literal["everystep/release/2"] = "everystep/release/2"
 Kind = Literal["file", "lines", "table", "tensors"]
 ROOT, SUMS, SIGNATURES = "release.json", "SHA256SUMS", "signatures"
 REVISIONS = "revisions.jsonl"
@@ -69,7 +69,7 @@ class ListedFile(Typed):
 class Root(Typed):
     """The root manifest, `release.json`."""
 
-    format: Literal["everystep/release/1"]
+    format: Literal["everystep/release/2"]
     """Version of this form."""
     name: str
     """Name of the release."""

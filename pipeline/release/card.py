@@ -65,6 +65,14 @@ Everything else that can be asked of a release:
 
 {questions}
 
+## Disclosures
+
+What catalogues and laws ask for is in files of its own, computed from the manifests; a sentence that is not is marked
+as a word of {publisher}: the data as [Croissant 1.1](croissant.json); the EU's
+[Public Summary of Training Content](disclosures/training-content.md), also
+[for programs](disclosures/training-content.json); California's [AB 2013](disclosures/ab2013.md); the Code of Practice's
+[Model Documentation Form](disclosures/model-documentation.md); the [Model Openness Framework](mof.yml).
+
 ## Limits
 
 In the words of {publisher}:

@@ -47,7 +47,7 @@ from pipeline.formats.release import (
 from pipeline.formats.stages import manifest_path, stages_per
 from pipeline.formats.suite import require_one_suite
 from pipeline.release.coverage import count
-from pipeline.release.facts import gather
+from pipeline.release.disclosures.evidence import described, gather_evidence
 from pipeline.release.gate import check_model, too_far
 from pipeline.release.papers import PAPERS
 from pipeline.release.release import Release
@@ -97,12 +97,12 @@ def release() -> None:
     inputs = [path_of(Tokens), *(path_of(Trained, name) for name in models)]
     counted = take_basis(inputs, root=folder)
     write_manifest(Coverage, None, counted, parameters={}, outputs={}, root=folder, **read.to_json())
-    facts = gather(project, read)
-    for name, render in PAPERS.items():
-        write_bytes(folder / name, render(facts))
     write_bytes(folder / REVISIONS, b"".join(map(revision_line, records)))
+    evidence = gather_evidence(project, read, {path: sha256_file(folder / path) for path in described(project)})
+    for name, render in PAPERS.items():
+        write_bytes(folder / name, render(evidence))
     _write_root(folder, params)
-    told = facts.to_json()
+    told = evidence.to_json()
     write_manifest(
         Released,
         None,

@@ -15,6 +15,7 @@ from pipeline.formats import checkpoints as ck
 from pipeline.formats.canonical import canonical
 from pipeline.formats.lines import encode_line, write_lines
 from pipeline.formats.tables import REMOVALS, removal, write_table
+from pipeline.release.papers import PAPERS
 from tests.releases import checkpoint, copied, everystep, read_json, reseal, write_json
 from tests.shards import read_lines
 
@@ -83,7 +84,8 @@ def test_a_removal_that_its_stage_did_not_count_is_found(release: Path, folder: 
     path = release / "data" / folder / "removals.parquet"
     rows = [*pq.read_table(path).to_pylist(), removal("filter", "notes", "notes/none", "cap")]
     write_table(path, rows, REMOVALS, "removals.parquet")
-    (fault,) = found(release)
+    fault, croissant = found(release)
+    assert croissant.startswith("croissant.json: line ")  # has the digest of the table as it was
     assert fault.startswith(f"manifests/{folder}.json: removed is {{")
     assert f"data/{folder}/removals.parquet holds {{'cap': 1" in fault
 
@@ -160,11 +162,12 @@ def test_a_published_order_that_the_seed_does_not_give_is_found(release: Path) -
     rows = [json.loads(line) for line in read_lines(release / ORDER)]
     rows[2], rows[3] = rows[3], rows[2]
     write_lines(release / ORDER, map(encode_line, rows), "order.jsonl.zst")
-    (fault,) = found(release)
+    fault, croissant = found(release)
+    assert croissant.startswith("croissant.json: line ")  # has the digest of the order as it was
     seed = read_json(release / "manifests/tokens.json")["parameters"]["seed"]
     assert fault == f"{ORDER}: line 3 is {rows[2]}, the seed {seed} gives {rows[3]}"
     write_lines(release / ORDER, map(encode_line, rows[:-1]), "order.jsonl.zst")
-    assert found(release) == [f"{ORDER}: holds {len(rows) - 1} rows, manifests/tokens.json says {len(rows)}"]
+    assert found(release)[0] == f"{ORDER}: holds {len(rows) - 1} rows, manifests/tokens.json says {len(rows)}"
 
 
 def test_an_order_of_another_seed_than_the_models_read_is_found(release: Path) -> None:
@@ -222,12 +225,17 @@ def test_a_root_manifest_of_another_name_than_params_is_found(release: Path, key
     in_json(release / "params.yaml", lambda tree: tree["release"].update({key: "other"}))
     fault, *of_papers = found(release)
     assert fault == f"release.json: {key} is '{read_json(release / 'release.json')[key]}', params.yaml says 'other'"
-    assert all(other.startswith("README.md: line ") for other in of_papers)
+    assert all(other.startswith(tuple(f"{name}: line " for name in PAPERS)) for other in of_papers)
 
 
 def test_a_title_that_differs_between_card_and_params_is_found(release: Path) -> None:
     in_json(release / "params.yaml", lambda tree: tree["descriptions"]["notes"].update(title="Others"))
-    card, notice = found(release)
+    card, notice, *others = found(release)
+    assert {other.partition(":")[0] for other in others} == {
+        "disclosures/ab2013.md",
+        "disclosures/training-content.json",
+        "disclosures/training-content.md",
+    }
     assert card.startswith("README.md: line ") and "| notes |" in card and "The notes" in card
     assert notice == (
         "NOTICE: line 4 is notes: The notes. nobody. CC0-1.0., "

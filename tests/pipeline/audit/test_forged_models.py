@@ -24,7 +24,7 @@ from tests.releases import (
     copied,
     edit_log,
     everystep,
-    facts_of,
+    evidence_of,
     read_json,
     reseal,
     reseal_model,
@@ -101,10 +101,10 @@ def edit_results(release: Path, change: Callable[[Tree], object]) -> None:
 
 
 def write_papers(release: Path) -> None:
-    """Write card, notice and picture again from what the release now says."""
-    facts = facts_of(release)
+    """Write every paper again from what the release now says."""
+    evidence = evidence_of(release)
     for name, render in PAPERS.items():
-        write_bytes(release / name, render(facts))
+        write_bytes(release / name, render(evidence))
 
 
 # The forgeries

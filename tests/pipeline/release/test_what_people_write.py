@@ -21,9 +21,8 @@ from pipeline.base.errors import EverystepError
 from pipeline.base.yaml import load_yaml
 from pipeline.formats.canonical import pretty
 from pipeline.formats.manifests import Coverage
-from pipeline.release.card import front_matter, percent, write_card
+from pipeline.release.card import front_matter, percent, write_card, write_notice
 from pipeline.release.facts import AncestorFacts, Facts, gather
-from pipeline.release.papers import PAPERS
 from pipeline.release.words import MAX_LINE, MAX_TEXT, check_words, check_words_on_rows
 from tests.project import SOURCES, params, repro, run
 from tests.releases import copied, everystep, read_json, unsealed
@@ -86,8 +85,8 @@ def with_words(bare: Path, words: dict[str, str]) -> Facts:
         put(tree, key, value)
     (bare / "params.yaml").write_bytes(pretty(tree))
     facts = facts_about(bare)
-    for name in ("README.md", "NOTICE"):
-        (bare / name).write_bytes(PAPERS[name](facts))
+    (bare / "README.md").write_bytes(write_card(facts))
+    (bare / "NOTICE").write_bytes(write_notice(facts))
     return facts
 
 
@@ -243,6 +242,10 @@ def test_a_corrected_title_builds_the_release_again_and_nothing_else(built_proje
     assert {path for path in before | after if before.get(path) != after.get(path)} == {
         "NOTICE",
         "README.md",
+        "croissant.json",
+        "disclosures/ab2013.md",
+        "disclosures/training-content.json",
+        "disclosures/training-content.md",
         "params.yaml",
     }
     done = everystep("verify", project / "release")

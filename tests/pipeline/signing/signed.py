@@ -58,7 +58,7 @@ def write_weights(folder: Path, value: float) -> None:
 def sealed_again(folder: Path) -> Path:
     """The release with the digests of the files that are there."""
     files = {path: file.to_json() for path, file in unsealed(folder).files.items()}
-    write_json(folder / ROOT, {"format": "everystep/release/1", "name": "small", "version": "1", "files": files})
+    write_json(folder / ROOT, {"format": "everystep/release/2", "name": "small", "version": "1", "files": files})
     reseal_sums(folder)
     return folder
 

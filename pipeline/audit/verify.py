@@ -23,6 +23,7 @@ from typing import NamedTuple
 from pipeline.audit.agreement import disagreements
 from pipeline.audit.chain import chain_faults
 from pipeline.audit.leftovers import is_left_by_tools, is_tool_folder
+from pipeline.audit.receipts import Receipts, check_receipts
 from pipeline.audit.report import Report
 from pipeline.audit.signed import Signatures, check_signatures
 from pipeline.audit.sums import other_names, parse_sums
@@ -32,8 +33,9 @@ from pipeline.base.files import list_folder, read_small, safe_join, sha256_file,
 from pipeline.base.paths import RUNS
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.release import (
+    BESIDE,
+    RECEIPTS,
     ROOT,
-    SIGNATURES,
     SUMS,
     ListedFile,
     Root,
@@ -45,6 +47,7 @@ from pipeline.release.code import refuse_foreign_code
 from pipeline.release.mirror import fetch_small
 from pipeline.release.release import Release
 from pipeline.signing.keys import PublicKey
+from pipeline.signing.receipts import place_of as place_of_receipt
 from pipeline.signing.sign import place_of, places_of
 from pipeline.stores.address import is_remote
 from pipeline.stores.store import Missing
@@ -65,6 +68,7 @@ class _Reading:
     faults: list[str] = field(default_factory=list)
     links: set[str] = field(default_factory=set)
     signatures: Signatures | None = None
+    receipts: Receipts | None = None
 
     def promised(self) -> list[str]:
         return sorted({ROOT, SUMS, *self.root.files})
@@ -99,15 +103,16 @@ class _Beside(NamedTuple):
 
 
 def _fetch_all(release: Release, pinned: Mapping[str, PublicKey]) -> _Beside:
-    """Bring every promised file of a remote release, and its signatures: all, or where the store cannot list those of
-    the pinned keys."""
+    """Bring every promised file of a remote release, and its signatures and receipts: all, or where the store cannot
+    list the signatures of the pinned keys."""
     mirror, found = release.mirror, _Beside([], set(), [])
     assert mirror
     listed = mirror.store.list()
-    shutil.rmtree(mirror.folder / SIGNATURES, ignore_errors=True)
+    for folder in BESIDE:
+        shutil.rmtree(mirror.folder / folder, ignore_errors=True)
     guessed = [path for key in pinned for path in places_of(key, release.models())] if listed is None else []
-    signatures = [path for path in listed or guessed if path.startswith(f"{SIGNATURES}/")]
-    wanted = [SUMS, *signatures, *sorted(release.files)]
+    beside = [path for path in listed or guessed if path.startswith(BESIDE)]
+    wanted = [SUMS, *beside, *sorted(release.files)]
     with progress("fetch", len(wanted), "files") as advance:
         for path in wanted:
             try:
@@ -151,6 +156,9 @@ def _verify_folder(release: Path, follow_links: bool, pinned: Mapping[str, Publi
             reading.signatures = check_signatures(found, reading.stored, pinned or {})
             reading.faults += reading.signatures.faults
             reading.links.update(reading.signatures.links)
+            reading.receipts = check_receipts(found, release / RECEIPTS, {})
+            reading.faults += reading.receipts.faults
+            reading.links.update(reading.receipts.links)
     reading.faults += _changed(reading)
     others = _others(reading)
     return Report(
@@ -166,6 +174,7 @@ def _verify_folder(release: Path, follow_links: bool, pinned: Mapping[str, Publi
         others=[path for path in others if not is_left_by_tools(path)],
         left_by_tools=[path for path in others if is_left_by_tools(path)],
         signatures=reading.signatures,
+        receipts=reading.receipts,
     )
 
 
@@ -266,7 +275,8 @@ def _changed(reading: _Reading) -> Iterator[str]:
 
 
 def _others(reading: _Reading) -> list[str]:
-    """What lies in the folder and is neither promised nor a signature; folders that were not looked into, too."""
+    """What lies in the folder and is neither promised nor a signature nor a receipt; folders that were not looked into,
+    too."""
     promised = {*reading.promised()}
     above = {folder.as_posix() for path in promised for folder in PurePosixPath(path).parents}
     told = {fault.partition(": ")[0] for fault in reading.faults}  # a fault is one line
@@ -279,7 +289,8 @@ def _others(reading: _Reading) -> list[str]:
         if reading.follow_links:
             pending += [f"{inside}{link}/" for link in listing.links if inside + link in above]
         found += [path for path in everything if path not in promised | above | told]
-    return sorted(path for path in found if place_of(path) is None and path not in reading.links)
+    beside = {path for path in found if place_of(path) or place_of_receipt(path)}
+    return sorted(path for path in found if path not in beside and path not in reading.links)
 
 
 def _state(status: os.stat_result) -> State:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.audit.receipts import Receipts
+from pipeline.audit.receipts_report import Receipts
 from pipeline.audit.signed import DATA, RELEASE, Claim, Signatures
 from pipeline.base.columns import table
 from pipeline.base.errors import Differs, Linked

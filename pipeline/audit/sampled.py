@@ -33,10 +33,15 @@ class Audited:
         models = receipt.models[0] if len(receipt.models) == 1 else f"{len(receipt.models)} models"
         yield f"the beacon chooses {receipt.sample:,} of the {receipt.stretches:,} stretches of {models}"
         yield from map(_line, receipt.verdicts)
-        chances = [f"{chance.bad} bad: {chance.caught:.1%}" for chance in receipt.chances]
+        chances = [f"{chance.bad} bad: {_percent(chance.caught)}" for chance in receipt.chances]
         yield f"chance that this audit catches bad stretches, whichever they are: {', '.join(chances)}"
         yield f"sha256 of release.json: {self.root_sha256}"
         yield f"receipt: {self.written}" if self.written else "unsigned: with --key and --out, a receipt is written"
+
+
+def _percent(chance: float) -> str:
+    """What is not certain is not rounded up to 100 %."""
+    return f"{chance if chance == 1 else min(chance, 0.999):.1%}"
 
 
 def _line(verdict: Verdict) -> str:

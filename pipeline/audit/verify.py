@@ -23,7 +23,8 @@ from typing import NamedTuple
 from pipeline.audit.agreement import disagreements
 from pipeline.audit.chain import chain_faults
 from pipeline.audit.leftovers import is_left_by_tools, is_tool_folder
-from pipeline.audit.receipts import Receipts, check_receipts
+from pipeline.audit.receipts import check_receipts
+from pipeline.audit.receipts_report import Receipts
 from pipeline.audit.report import Report
 from pipeline.audit.signed import Signatures, check_signatures
 from pipeline.audit.sums import other_names, parse_sums

@@ -47,7 +47,7 @@ def choose(root_sha256: str, beacon: str, stretches: Collection[Stretch], sample
     Law: of the same beacon, a smaller sample is a part of each larger one.
     """
     if not 1 <= sample <= len(stretches):
-        raise EverystepError(f"--sample {sample}: there are {len(stretches)} stretches; give a number from 1 to that")
+        raise EverystepError(f"a sample of {sample}: there are {len(stretches)} stretches; choose 1 to that many")
     return sorted(sorted(stretches, key=lambda stretch: rank(root_sha256, beacon, stretch))[:sample])
 
 

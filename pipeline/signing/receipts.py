@@ -127,6 +127,8 @@ def name_of(payload: bytes) -> str:
 def _verdict(release: Release, stretch: Stretch, finding: Finding) -> Verdict:
     states, every = state_digests(release, stretch.model), release.model(stretch.model).parameters.digest_every
     last = stretch.stop if finding.first_difference is None else finding.first_difference
+    if not stretch.start < last <= stretch.stop:
+        raise Differs(f"verdicts: step {last} is not one of {stretch.model}, steps {stretch.start} to {stretch.stop}")
     return Verdict(
         model=stretch.model,
         start=stretch.start,

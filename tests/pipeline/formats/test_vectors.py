@@ -14,7 +14,19 @@ from pipeline.base.errors import EverystepError
 from pipeline.base.files import safe_join
 from pipeline.blocks import mixture
 from pipeline.blocks.fill_in_the_middle import Filling
-from pipeline.formats import checkpoints, digests, documents, lines, manifests, order, rows, stages, tables, vocabulary
+from pipeline.formats import (
+    checkpoints,
+    digests,
+    documents,
+    lines,
+    manifests,
+    order,
+    rows,
+    sampling,
+    stages,
+    tables,
+    vocabulary,
+)
 from pipeline.formats.canonical import canonical, parse, pretty
 from pipeline.signing import envelopes, keys
 from tests.pipeline.formats import second_reader as second
@@ -333,3 +345,12 @@ def _(case: Case, _: Path) -> None:
     assert second.key_id(case["public"]) == case["key_id"]
     assert second.is_signed(case["public"], case["payload"].encode(), case["sig"])
     assert not second.is_signed(case["public"], case["payload"].encode() + b" ", case["sig"])
+
+
+@checks("stretches")
+def _(case: Case, _: Path) -> None:
+    root, beacon, sample, every = (case[key] for key in ("root_sha256", "beacon", "sample", "stretches"))
+    found = sampling.choose(root, beacon, [sampling.Stretch(*stretch) for stretch in every], sample)
+    assert [[*stretch] for stretch in found] == case["chosen"] == second.chosen(root, beacon, every, sample)
+    for bad, caught in case["chances"]:
+        assert sampling.chance_to_catch(bad, sample, len(every)) == caught == second.caught(bad, sample, len(every))

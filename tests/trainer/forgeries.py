@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.formats import checkpoints as ck
-from pipeline.formats.manifests import Checkpoint
+from pipeline.formats.manifests import Checkpoint, Code, digest_of_code
 from pipeline.formats.release import ROOT
 from pipeline.formats.sampling import Stretch
+from pipeline.release.code import installed
 from pipeline.release.release import Release
 from pipeline.release.stretches import plan_audit, stretches
 from tests.releases import edit_log, read_json, reseal, write_json
+from tests.stubs import write_stub
 from tests.trainer.runs import MODEL
 from trainer import numerics
 from trainer.sampled import replay_chosen
@@ -50,9 +52,12 @@ def main(folder: Path, sample: int, first: int, count: int) -> None:
 
 
 def sealed(out: Path, folder: Path) -> Path:
-    """What is in a trained project, as a release."""
+    """What is in a trained project, as a release, with the code of this checkout."""
     for part in ("manifests", "recipes", "runs", "data"):
         copy(folder / part, out / part)
+    files = installed(["trainer/loop.py", "trainer/model.py"])
+    stages = {"train": {"digest": digest_of_code(files), "files": [*files]}}
+    write_stub(Code, root=out, files=files, stages=stages, swhid=f"swh:1:dir:{'0' * 40}")
     write_json(out / ROOT, {"format": "everystep/release/1", "name": "forged", "version": "1", "files": {}})
     reseal(out)
     return out

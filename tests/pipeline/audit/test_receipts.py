@@ -10,7 +10,7 @@ from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ import pytest
 from pipeline.audit import receipts as module
 from pipeline.audit.receipts import check_receipts
 from pipeline.audit.receipts_report import Receipts
+from pipeline.audit.verify import verify
 from pipeline.base.errors import EverystepError
 from pipeline.base.files import list_files
 from pipeline.formats.canonical import Json, canonical, pretty
@@ -25,15 +26,17 @@ from pipeline.formats.checkpoints import Numerics
 from pipeline.formats.receipts import Finding, Program, Words
 from pipeline.formats.release import ROOT
 from pipeline.formats.sampling import choose
+from pipeline.publish.upload import publish
 from pipeline.release.release import Release
 from pipeline.release.stretches import plan_audit, stretches
 from pipeline.signing.envelopes import sealed
 from pipeline.signing.keys import PrivateKey, key_id, pem
 from pipeline.signing.receipts import name_of, program_of, receipt_of, statement_of, words_of, write_receipt
 from pipeline.signing.sign import sign
+from pipeline.stores.address import open_store
 from tests.fuzzing import Artefact, Target, run
 from tests.pipeline.signing.signed import make_key, make_release, payload_of, sealed_again, write_states
-from tests.releases import everystep, flip
+from tests.releases import copied, everystep, flip
 from tests.servers.web import serve_folder
 from tests.stubs import least_of
 
@@ -383,6 +386,46 @@ def test_a_finding_for_each_chosen_stretch(release: Release) -> None:
         receipt_of(release, plan, words)
 
 
+def test_verify_takes_receipts_beside_a_release_and_checks_them(
+    built_project: Path, tmp_path: Path, key: PrivateKey
+) -> None:
+    folder = copied(built_project / "release", tmp_path / "built")
+    release = Release.open(folder)
+    numerics = {model: release.model(model).numerics for model in release.models()}
+    plan = plan_audit(release, release.models(), BEACON, 8)
+    words = Words(None, program_of(release), [SAME] * 8, numerics, "a processor")
+    path = write_receipt(folder / "receipts", statement_of(release, plan, receipt_of(release, plan, words)), key)
+    done = everystep("verify", folder)
+    assert (done.code, done.out.splitlines()[-1]) == (
+        0,
+        "receipts: 1 audit by 1 key; 8 of 8 stretches were replayed; `everystep receipts` lists them",
+    )
+    assert json.loads(everystep("verify", folder, "--json").out)["receipts"]["receipts"][0]["same_code"] in (
+        True,
+        False,
+    )
+    (folder / "receipts" / "notes.txt").write_text("trust me")
+    assert everystep("verify", folder).code == 3
+    path.rename(path.with_name(f"{'0' * 16}.intoto.json"))
+    done = everystep("verify", folder)
+    assert done.code == 1 and "but its receipts have 1 faults" in done.out and "not its name" in done.out
+
+
+def test_receipts_are_published_with_a_release_and_added_to_it_later(
+    release: Release, key: PrivateKey, other: PrivateKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVERYSTEP_CACHE", str(tmp_path / "cache"))
+    address = f"memory://{tmp_path.name}"
+    left(release, key, told(release))
+    publish(release, open_store(address))
+    left(release, other, told(release, beacon="ab" * 16))
+    assert publish(release, open_store(address)).uploaded == 2  # the new receipt and its key
+    done = everystep("receipts", address, "--json")
+    assert done.code == 0 and len(json.loads(done.out)["receipts"]) == 2
+    copy = verify(address)
+    assert copy.others == [] and not [fault for fault in copy.faults if "receipts" in fault]
+
+
 # Nearly right receipts, rightly signed
 
 
@@ -398,16 +441,16 @@ def statements() -> list[Artefact]:
 
 def read_receipt(folder: Path, file: Path) -> None:
     release, key = _prepared()
-    shutil.rmtree(folder / "receipts", ignore_errors=True)
-    place = folder / "receipts" / key_id(key.public_key())
-    place.mkdir(parents=True)
-    (place / "public.pem").write_bytes(pem(key.public_key()))
     try:
         payload = b64decode(json.loads(file.read_bytes())["payload"])
     except (ValueError, LookupError, TypeError):
         payload = b""
-    shutil.copyfile(file, place / f"{name_of(payload)}.intoto.json")
-    found = check_receipts(release, folder / "receipts", {})
+    with TemporaryDirectory(dir=folder) as scratch:
+        place = Path(scratch) / key_id(key.public_key())
+        place.mkdir()
+        (place / "public.pem").write_bytes(pem(key.public_key()))
+        shutil.copyfile(file, place / f"{name_of(payload)}.intoto.json")
+        found = check_receipts(release, Path(scratch), {})
     assert len(found.faults) + len(found.receipts) == 1
     assert "\n" not in "".join(found.faults)
     "".join(found.lines("address")).encode()

@@ -1,8 +1,8 @@
-"""`everystep audit`: a forged stretch is found as often as it is chosen, and every audit leaves a receipt or nothing."""
+"""`everystep audit`: a forged stretch is found as often as it is chosen, and an audit leaves a receipt or nothing."""
 
-import contextlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -13,15 +13,20 @@ from typing import Any
 
 import pytest
 
+from pipeline.base.errors import EverystepError
 from pipeline.base.files import list_files
-from pipeline.formats.sampling import chance_to_catch
+from pipeline.formats.sampling import Stretch, chance_to_catch
+from pipeline.release.release import Release
+from pipeline.release.stretches import stretches
 from pipeline.signing.keys import PRIVATE, new_keys
 from tests.conftest import Once
+from tests.pipeline.signing.signed import make_release, sealed_again, write_states
 from tests.project import environment, recipe
 from tests.releases import copied, everystep
 from tests.servers.web import serve_folder
 from tests.trainer.forgeries import falsified, sealed
 from tests.trainer.runs import LIMIT, MODEL, make_run, train
+from trainer.sampled import enter_class_of
 
 SAMPLE, STRETCHES = 2, 9
 BEACON = "7b" * 32
@@ -134,10 +139,6 @@ def test_an_audit_of_a_forged_release_elsewhere_signs_what_differs(
     """The forger falsified the log between steps 2 and 4. The audit reads nothing that it does not need."""
     monkeypatch.setenv("EVERYSTEP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    import random
-
-    from pipeline.formats.sampling import Stretch
-
     forged = falsified(tmp_path / "forged", release, Stretch(MODEL, 2, 4), random.Random(1))
     out = tmp_path / "receipts"
     with serve_folder(forged) as web:
@@ -171,18 +172,11 @@ def test_misuse_is_told_before_anything_is_replayed(misuse: str, release: Path, 
     assert not (tmp_path / "out").exists()
 
 
-def test_models_of_two_numerics_classes_are_audited_one_class_at_a_time(release: Path) -> None:
-    from pipeline.base.errors import EverystepError
-    from pipeline.release.release import Release
-    from pipeline.release.stretches import stretches
-    from trainer.sampled import enter_class_of
-
-    opened = Release.open(release)
-    chosen = stretches(opened, [MODEL])
-    model = opened.model(MODEL)
-    other = model.model_copy(update={"numerics": model.numerics.model_copy(update={"name": "native"})})
-    with contextlib.ExitStack() as stack:
-        patch = stack.enter_context(pytest.MonkeyPatch.context())
-        patch.setattr(opened, "model", lambda name: model if name == MODEL else other)
-        with pytest.raises(EverystepError, match="of different numerics classes .*; audit those of one: --model"):
-            enter_class_of(opened, [*chosen, chosen[0]._replace(model="another")])
+def test_models_of_two_numerics_classes_are_audited_one_class_at_a_time(tmp_path: Path) -> None:
+    folder = make_release(tmp_path / "release")
+    write_states(folder, [0, 1, 2], "large", "native")
+    write_states(folder, [0, 1, 2], "tiny", "portable")
+    release = Release.open(sealed_again(folder))
+    told = r"different numerics classes \(large is native, tiny is portable\); audit those of one: --model"
+    with pytest.raises(EverystepError, match=told):
+        enter_class_of(release, stretches(release, release.models()))

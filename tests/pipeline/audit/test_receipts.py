@@ -22,7 +22,6 @@ from pipeline.audit.verify import verify
 from pipeline.base.errors import EverystepError
 from pipeline.base.files import list_files
 from pipeline.formats.canonical import Json, canonical, pretty
-from pipeline.formats.checkpoints import Numerics
 from pipeline.formats.receipts import Finding, Program, Words
 from pipeline.formats.release import ROOT
 from pipeline.formats.sampling import choose
@@ -38,7 +37,6 @@ from tests.fuzzing import Artefact, Target, run
 from tests.pipeline.signing.signed import make_key, make_release, payload_of, sealed_again, write_states
 from tests.releases import copied, everystep, flip
 from tests.servers.web import serve_folder
-from tests.stubs import least_of
 
 Edit = Callable[[Json], object]
 BEACON = hashlib.sha256(b"round 1").hexdigest()
@@ -70,9 +68,8 @@ def told(
 ) -> Json:
     """What an auditor would sign: all stretches came out the same, but the n-th if `_n` is given."""
     plan = plan_audit(release, models or release.models(), beacon, sample)
-    numerics = Numerics.from_json(least_of(Numerics), "numerics")
     found = [findings.get(f"_{number}", SAME) for number in range(sample)]
-    about = {stretch.model: numerics for stretch in plan.chosen}
+    about = {stretch.model: release.model(stretch.model).numerics for stretch in plan.chosen}
     words = Words("a beacon of this test", program_of(release), found, about, "a processor")
     receipt = receipt_of(release, plan, words)
     assert words_of(receipt) == words
@@ -400,10 +397,7 @@ def test_verify_takes_receipts_beside_a_release_and_checks_them(
         0,
         "receipts: 1 audit by 1 key; 8 of 8 stretches were replayed; `everystep receipts` lists them",
     )
-    assert json.loads(everystep("verify", folder, "--json").out)["receipts"]["receipts"][0]["same_code"] in (
-        True,
-        False,
-    )
+    assert len(json.loads(everystep("verify", folder, "--json").out)["receipts"]["receipts"]) == 1
     (folder / "receipts" / "notes.txt").write_text("trust me")
     assert everystep("verify", folder).code == 3
     path.rename(path.with_name(f"{'0' * 16}.intoto.json"))
@@ -423,7 +417,7 @@ def test_receipts_are_published_with_a_release_and_added_to_it_later(
     done = everystep("receipts", address, "--json")
     assert done.code == 0 and len(json.loads(done.out)["receipts"]) == 2
     copy = verify(address)
-    assert copy.others == [] and not [fault for fault in copy.faults if "receipts" in fault]
+    assert copy.others == [] and not [fault for fault in copy.faults if fault.startswith("receipts")]
 
 
 # Nearly right receipts, rightly signed

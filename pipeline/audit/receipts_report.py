@@ -14,7 +14,7 @@ from pipeline.base.errors import Differs, Linked
 
 SHOWN = 20
 SHORT = 16
-"""Digits of a key id or a beacon in a table."""
+"""Digits of a key id in a table."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class Receipts:
         if not self.receipts:
             return "no receipts"
         same = sum(bool(one.same) for one in self.covered)
-        right = f"{_number(len(self.receipts), 'receipt')} right"
+        right = f"{_number(len(self.receipts), 'receipt')} {'is' if len(self.receipts) == 1 else 'are'} right"
         return f"{right}; {same:,} of {len(self.covered):,} stretches came out the same at least once"
 
 
@@ -154,7 +154,7 @@ def _row(receipt: Read) -> list[str]:
     same = sum(one.first_difference is None for one in receipt.replayed)
     return [
         receipt.key[:SHORT] + ("" if receipt.counts else " (does not count)"),
-        receipt.beacon[:SHORT],
+        receipt.beacon,
         receipt.source or "",
         f"{len(receipt.replayed):,} of {receipt.stretches:,}",
         f"{same:,}",

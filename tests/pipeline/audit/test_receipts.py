@@ -355,7 +355,7 @@ def test_receipts_of_a_release_elsewhere(
         done = everystep("receipts", web.url)
         assert done.code == 2 and "fetch the receipts, and name their folder: --in" in done.err
         done = everystep("receipts", web.url, "--in", tmp_path / "collected")
-        assert done.code == 0 and "1 receipt right; 3 of 10 stretches" in done.out
+        assert done.code == 0 and "1 receipt is right; 3 of 10 stretches" in done.out
     assert not [path for path in list_files(tmp_path / "cache") if "receipts" in path]
 
 

@@ -15,7 +15,7 @@ from pipeline.audit.beside import as_fault, difference, files_beside, key_of, re
 from pipeline.base.errors import Differs, EverystepError
 from pipeline.formats.canonical import Json, canonical, parse
 from pipeline.formats.manifests import Code, Trained
-from pipeline.formats.release import SIGNATURES
+from pipeline.formats.release import BESIDE, SIGNATURES
 from pipeline.release.code import installed
 from pipeline.release.release import Release
 from pipeline.signing.bundles import parse_bundle, signed_files
@@ -139,7 +139,7 @@ def _bundle(check: _Check, path: str, key: PublicKey) -> Iterator[Claim]:
         if name not in signed:
             raise Differs(f"does not cover {name!r}, a file of the release")
         if name not in check.stored:
-            fix = f"; sign with --ignore-paths {SIGNATURES}" if name.startswith(f"{SIGNATURES}/") else ""
+            fix = f"; sign with --ignore-paths {name.partition('/')[0]}" if name.startswith(BESIDE) else ""
             raise Differs(f"signs {name!r}, which is no file of the release{fix}")
         if signed[name] != check.stored[name]:
             raise Differs(f"signs other bytes of {name!r}")

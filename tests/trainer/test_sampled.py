@@ -99,7 +99,7 @@ def test_a_thousand_forged_stretches_are_caught_as_often_as_the_formula_says(
     record_property("said", f"{caught} of 1,000 were caught, {expected:.0f} are expected; no other stretch was accused")
 
 
-def command(release: Path | str, *more: str | Path) -> list[str]:
+def command(release: Path | str, *more: str | Path | int) -> list[str]:
     return ["everystep", "audit", str(release), "--beacon", BEACON, *map(str, more)]
 
 

@@ -7,10 +7,11 @@ import hashlib
 import json
 import shutil
 from base64 import b64decode
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from pipeline.audit.verify import verify
 from pipeline.base.errors import EverystepError
 from pipeline.base.files import list_files
 from pipeline.formats.canonical import Json, canonical, pretty
+from pipeline.formats.manifests import Trained
 from pipeline.formats.receipts import Finding, Program, Words
 from pipeline.formats.release import ROOT
 from pipeline.formats.sampling import choose
@@ -37,6 +39,7 @@ from tests.fuzzing import Artefact, Target, run
 from tests.pipeline.signing.signed import make_key, make_release, payload_of, sealed_again, write_states
 from tests.releases import copied, everystep, flip
 from tests.servers.web import serve_folder
+from tests.stubs import write_stub
 
 Edit = Callable[[Json], object]
 BEACON = hashlib.sha256(b"round 1").hexdigest()
@@ -64,11 +67,15 @@ def other(tmp_path: Path) -> PrivateKey:
 
 
 def told(
-    release: Release, sample: int = 3, beacon: str = BEACON, models: list[str] | None = None, **findings: Finding
+    release: Release,
+    sample: int = 3,
+    beacon: str = BEACON,
+    models: list[str] | None = None,
+    findings: Mapping[int, Finding] = MappingProxyType({}),
 ) -> Json:
-    """What an auditor would sign: all stretches came out the same, but the n-th if `_n` is given."""
+    """What an auditor would sign: all stretches came out the same, but those whose number has a finding."""
     plan = plan_audit(release, models or release.models(), beacon, sample)
-    found = [findings.get(f"_{number}", SAME) for number in range(sample)]
+    found = [findings.get(number, SAME) for number in range(sample)]
     about = {stretch.model: release.model(stretch.model).numerics for stretch in plan.chosen}
     words = Words("a beacon of this test", program_of(release), found, about, "a processor")
     receipt = receipt_of(release, plan, words)
@@ -132,7 +139,7 @@ def test_stretches_are_counted_by_the_keys_of_those_who_replayed_them(
 def test_a_difference_counts_if_its_auditor_does(release: Release, key: PrivateKey, other: PrivateKey) -> None:
     """Anyone can make a key and say that a release is forged; who names keys is not troubled by others."""
     every = [Finding(stretch.stop, "weights_digest: ...") for stretch in stretches(release, release.models())]
-    left(release, other, told(release, sample=10, **{f"_{n}": finding for n, finding in enumerate(every)}))
+    left(release, other, told(release, sample=10, findings=dict(enumerate(every))))
     left(release, key, told(release))
     assert check(release).exit_code == 1 and len(check(release).differing) == 10
     assert check(release, key).exit_code == 0 and not check(release, key).differing
@@ -210,14 +217,14 @@ def test_a_lie_that_its_auditor_signed_is_a_fault(lie: str, release: Release, ke
 
 
 def test_a_difference_in_another_stretch_than_the_beacons_is_a_fault(release: Release, key: PrivateKey) -> None:
-    statement = told(release, sample=10, _0=Finding(1, "loss"))
+    statement = told(release, sample=10, findings={0: Finding(1, "loss")})
     statement["predicate"]["verdicts"][0] |= {"stop": 12, "first_difference": 12}
     left(release, key, statement)
     assert "verdicts: step 12 is not one of large, steps 0 to 1" in only_fault(release)
 
 
 def test_a_step_of_difference_outside_the_stretch_is_a_fault(release: Release, key: PrivateKey) -> None:
-    statement = told(release, sample=10, _0=Finding(1, "loss"))
+    statement = told(release, sample=10, findings={0: Finding(1, "loss")})
     statement["predicate"]["verdicts"][0]["first_difference"] = 2
     left(release, key, statement)
     assert "first_difference 2 is not a step of 0 to 1" in only_fault(release)
@@ -336,7 +343,7 @@ def test_receipts_may_be_in_any_folder(release: Release, key: PrivateKey, tmp_pa
 
 
 def test_what_a_receipt_says_does_not_steer_the_terminal(release: Release, key: PrivateKey) -> None:
-    statement = told(release, sample=10, _9=Finding(9, "\x1b[2J\nloss"))
+    statement = told(release, sample=10, findings={9: Finding(9, "\x1b[2J\nloss")})
     statement["predicate"]["beacon"]["source"] = "\x1b[31mred"
     left(release, key, statement)
     out = everystep("receipts", release.folder).out
@@ -374,6 +381,17 @@ def test_numerics_of_another_build_are_shown(release: Release, key: PrivateKey) 
     left(release, key, statement)
     (receipt,) = check(release).receipts
     assert not receipt.same_code and not any(one.same_build for one in receipt.replayed)
+
+
+def test_the_first_stretch_of_a_fork_begins_at_its_parents_state(release: Release) -> None:
+    begun = {"state_digest": f"tensors-v1:{'7' * 64}", "step": 96, "tokens": 96, "first_sample": 0}
+    states = release.model("tiny").to_json()["checkpoints"]
+    own = [states[1] | {"step": 104, "revision": "step000104-tokens104"}]
+    write_stub(Trained, "tiny", root=release.folder, parameters={"digest_every": 8, "parent": begun}, checkpoints=own)
+    fork = Release.open(sealed_again(release.folder))
+    assert stretches(fork, ["tiny"]) == [("tiny", 96, 104)]
+    (verdict,) = told(fork, sample=1, models=["tiny"])["predicate"]["verdicts"]
+    assert (verdict["start_state"], verdict["digests"]) == (begun["state_digest"], 1)
 
 
 def test_a_finding_for_each_chosen_stretch(release: Release) -> None:
@@ -425,7 +443,7 @@ def test_receipts_are_published_with_a_release_and_added_to_it_later(
 
 def statements() -> list[Artefact]:
     release, key = _prepared()
-    statement = canonical(told(release, sample=5, _4=Finding(12, "loss")))
+    statement = canonical(told(release, sample=5, findings={4: Finding(12, "loss")}))
 
     def in_envelope(payload: bytes) -> bytes:
         return pretty(sealed(payload, key, ""))

@@ -7,6 +7,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from shlex import quote
 from typing import Any
 
 from pipeline.base.columns import table
@@ -137,12 +138,12 @@ class Receipts:
                         f"{receipt.key[:SHORT]} says: {one.model} differs first at step {one.first_difference} "
                         f"({one.detail}){build}"
                     )
-                    steps = f"--from {one.start} --to {one.stop}"
-                    yield f"see for yourself: everystep replay {address} --model {one.model} {steps}"
+                    where = f"{quote(address)} --model {quote(one.model)}"
+                    yield f"see for yourself: everystep replay {where} --from {one.start} --to {one.stop}"
 
     def _verdict(self) -> str:
         if self.faults:
-            return f"{len(self.faults):,} faults; what these receipts say is not to be believed"
+            return f"{_number(len(self.faults), 'fault')}; what is said there is not to be believed"
         if not self.receipts:
             return "no receipts"
         same = sum(bool(one.same) for one in self.covered)

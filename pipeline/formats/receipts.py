@@ -32,9 +32,9 @@ class Chance(Typed):
     """How probable it was to catch bad stretches."""
 
     bad: Count
-    """If this many of all are bad,"""
+    """Number of bad stretches among all."""
     caught: Annotated[float, Field(gt=0, le=1)]
-    """this is the probability that at least one was chosen."""
+    """Probability that at least one of them was chosen."""
 
 
 class Verdict(Typed):
@@ -47,9 +47,9 @@ class Verdict(Typed):
     stop: Count
     """Step that it ends at."""
     start_state: TensorsDigest
-    """State digest that the release gives for its begin."""
+    """State digest that the release gives for `start`."""
     stop_state: TensorsDigest
-    """State digest that the release gives for its end."""
+    """State digest that the release gives for `stop`."""
     digests: Count
     """Digests of all weights in the log that were compared, besides those of the state at its end."""
     verdict: Literal["same", "differs"]

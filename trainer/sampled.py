@@ -41,6 +41,7 @@ def replay_chosen(release: Release, chosen: Sequence[Stretch]) -> Sampled:
         ends = [(state_at(release, model, stretch.start), stretch.stop) for stretch in stretches]
         findings += map(_finding, replay_all(release, model, ends))
         recipe, _ = load_recipe(model, release.folder)
+        numerics.enter(recipe.numerics)  # a replay did so already, if there was one
         described = numerics.describe(recipe.numerics, recipe.precision, recipe.compiled)
         about[model] = Numerics.from_json(described, "numerics")
     return Sampled(findings, about, numerics.processor())

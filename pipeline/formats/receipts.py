@@ -19,6 +19,12 @@ MAX_TEXT = 400
 Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
 
 
+def is_step_of(step: int, start: int, stop: int) -> bool:
+    """Whether `step` may be the first one of a stretch that differs. The state at step 0 is not believed, but computed
+    from the recipe, so it may differ as well."""
+    return start < step <= stop or step == start == 0
+
+
 class Beacon(Typed):
     """The public number that chose."""
 
@@ -55,7 +61,7 @@ class Verdict(Typed):
     verdict: Literal["same", "differs"]
     """Whether every step came out as the release says."""
     first_difference: Count | None
-    """The first step that did not; null if all did."""
+    """The first step that did not, which may be 0 in the first stretch; null if all did."""
     detail: Text | None
     """What differed there; null if nothing did."""
 
@@ -64,7 +70,7 @@ class Verdict(Typed):
         first = self.first_difference
         if (self.verdict == "same") != (first is None) or (first is None) != (self.detail is None):
             raise ValueError("a stretch that differs names the step and what differs there, and no other does")
-        if first is not None and not self.start < first <= self.stop:
+        if first is not None and not is_step_of(first, self.start, self.stop):
             raise ValueError(f"first_difference {first} is not a step of {self.start} to {self.stop}")
         return self
 

@@ -22,7 +22,18 @@ from pipeline.formats import checkpoints as ck
 from pipeline.formats.canonical import Json, canonical, pretty
 from pipeline.formats.checkpoints import Numerics
 from pipeline.formats.manifests import Code, digest_of_code
-from pipeline.formats.receipts import BAD, PREDICATE, Beacon, Chance, Finding, Program, Receipt, Verdict, Words
+from pipeline.formats.receipts import (
+    BAD,
+    PREDICATE,
+    Beacon,
+    Chance,
+    Finding,
+    Program,
+    Receipt,
+    Verdict,
+    Words,
+    is_step_of,
+)
 from pipeline.formats.release import RECEIPTS, ROOT
 from pipeline.formats.sampling import Stretch, chance_to_catch
 from pipeline.release.code import installed
@@ -127,7 +138,7 @@ def name_of(payload: bytes) -> str:
 def _verdict(release: Release, stretch: Stretch, finding: Finding) -> Verdict:
     states, every = state_digests(release, stretch.model), release.model(stretch.model).parameters.digest_every
     last = stretch.stop if finding.first_difference is None else finding.first_difference
-    if not stretch.start < last <= stretch.stop:
+    if not is_step_of(last, stretch.start, stretch.stop):
         raise Differs(f"verdicts: step {last} is not one of {stretch.model}, steps {stretch.start} to {stretch.stop}")
     return Verdict(
         model=stretch.model,

@@ -47,7 +47,9 @@ def main(folder: Path, sample: int, first: int, count: int) -> None:
         release = Release.open(forged)
         plan = plan_audit(release, [MODEL], hashlib.sha256(f"beacon {seed}".encode()).hexdigest(), sample)
         findings = replay_chosen(release, plan.chosen).findings
-        found = [one for one, finding in zip(plan.chosen, findings, strict=True) if finding.first_difference]
+        found = [
+            one for one, finding in zip(plan.chosen, findings, strict=True) if finding.first_difference is not None
+        ]
         print(json.dumps({"stretches": len(every), "forged": every[number], "chosen": plan.chosen, "found": found}))
 
 
@@ -64,7 +66,8 @@ def sealed(out: Path, folder: Path) -> Path:
 
 
 def jumped(out: Path, honest: Path, stretch: Stretch) -> Path:
-    """A training whose weights or moments jump at the end of one stretch, and which goes on from there."""
+    """A training whose weights or moments jump at the end of one stretch, and which goes on from there. For the first
+    stretch, it begins with other weights than the recipe gives."""
     from trainer.checkpoint import Writer
     from trainer.data import Checking, training_data
     from trainer.loop import Trainer
@@ -75,19 +78,23 @@ def jumped(out: Path, honest: Path, stretch: Stretch) -> Path:
     recipe, spec = load_recipe(MODEL, out)
     trainer = Trainer(World(0, 1), recipe, spec, training_data(out, recipe, spec, Checking(folder=out / ".marks")))
     states = dict(ck.find_checkpoints(out / "runs" / MODEL))
-    start = trainer.load(states[stretch.start])
-    entries = {}
-    with Writer(out / "runs" / MODEL, recipe, spec, trainer.numerics(), start.state_digest) as writer:
-        while trainer.step < recipe.schedule.steps:
-            entry = trainer.train_step()
-            if trainer.step == stretch.stop:
-                vector = trainer.flat.values if stretch.start % 2 else trainer.optimizer.second
+    start, at = trainer.load(states[stretch.start]), stretch.stop if stretch.start else 0
+    before = start.state_digest if at else None
+    entry, entries = None, {}
+    with Writer(out / "runs" / MODEL, recipe, spec, trainer.numerics(), before) as writer:
+        while True:
+            if trainer.step == at:
+                vector = trainer.optimizer.second if stretch.start % 2 else trainer.flat.values
                 vector[len(vector) // 2] += 1e-7
+            if entry is not None:
                 entry = entry.model_copy(update={"weights_digest": trainer.weights_digest()})
-            entries[trainer.step] = entry.to_json()
-            if trainer.step >= stretch.stop and trainer.step in states:
+                entries[trainer.step] = entry.to_json()
+            if trainer.step >= at and trainer.step in states:
                 shutil.rmtree(states[trainer.step])
                 writer.save(trainer.step, trainer.tokens, entry, *trainer.state())
+            if trainer.step == recipe.schedule.steps:
+                break
+            entry = trainer.train_step()
     shutil.rmtree(out / ".marks")
     edit_log(out, MODEL, lambda lines: lines.__setitem__(slice(None), [entries.get(e["step"], e) for e in lines]))
     path = out / "manifests" / "models" / f"{MODEL}.json"

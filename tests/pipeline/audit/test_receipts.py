@@ -213,7 +213,7 @@ def test_a_lie_that_its_auditor_signed_is_a_fault(lie: str, release: Release, ke
     left(release, key, statement)
     assert said in only_fault(release)
     done = everystep("receipts", release.folder)
-    assert (done.code, done.err) == (1, "") and said in done.out and "is not to be believed" in done.out
+    assert done.code == 1 and said in done.out and "is not to be believed" in done.out
 
 
 def test_a_difference_in_another_stretch_than_the_beacons_is_a_fault(release: Release, key: PrivateKey) -> None:
@@ -339,7 +339,7 @@ def test_receipts_may_be_in_any_folder(release: Release, key: PrivateKey, tmp_pa
     done = everystep("receipts", release.folder, "--in", tmp_path / "collected", "--json")
     assert done.code == 0 and len(json.loads(done.out)["receipts"]) == 1
     done = everystep("receipts", release.folder, "--in", tmp_path / "nowhere")
-    assert (done.code, done.err) == (2, f"error: --in {tmp_path / 'nowhere'}: no such folder\n")
+    assert done.code == 2 and done.err.endswith(f"error: --in {tmp_path / 'nowhere'}: no such folder\n")
 
 
 def test_what_a_receipt_says_does_not_steer_the_terminal(release: Release, key: PrivateKey) -> None:

@@ -1038,6 +1038,96 @@ def _check_evidence(path: Path, release: "Release | None", as_json: bool) -> Non
 
 
 @app.command()
+def audit(
+    address: Address,
+    sample: Annotated[int, typer.Option(min=1, help="Number of stretches to replay.")],
+    beacon: Annotated[str, typer.Option(help="Public number, in hex, that chooses them.", callback=_require_utf8)],
+    beacon_source: Annotated[
+        str | None, typer.Option(help="What the beacon is, for the receipt.", callback=_require_utf8)
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Model to choose from; may be repeated (default: all).")
+    ] = None,
+    key: Annotated[Path | None, typer.Option(help="Private key, to sign a receipt with.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of receipts to add it to.")] = None,
+    passphrase_file: Annotated[
+        Path | None, typer.Option(help="File with the passphrase of the key (default: ask, if it has one).")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Replay stretches of training that a public number chooses, and sign what came out."""
+    _require_torch("audit")
+    from pipeline.audit.sampled import Audited
+    from pipeline.formats.receipts import Beacon, Words
+    from pipeline.formats.sampling import parse_beacon
+    from pipeline.release.release import Release
+    from pipeline.release.rungs import Rung
+    from pipeline.release.stretches import plan_audit
+    from pipeline.signing.keys import read_private
+    from pipeline.signing.receipts import program_of, receipt_of, statement_of, write_receipt
+    from trainer.sampled import enter_class_of, replay_chosen
+
+    if (key is None) != (out is None):
+        raise EverystepError("audit: give --key and --out together, for a signed receipt, or neither")
+    for name in model or []:
+        _require_utf8(name)
+    release = _require_release(Release.open(address), address)
+    number = Beacon.from_json({"value": parse_beacon(beacon), "source": beacon_source}, "--beacon-source")
+    plan = plan_audit(release, model or release.models(), number.value, sample)
+    enter_class_of(release, plan.chosen)
+    private = None if key is None else read_private(key, lambda: _passphrase(passphrase_file, confirm=False))
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)  # now, and not after the work
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # processes talk over sockets
+    found = replay_chosen(release, plan.chosen)
+    receipt = receipt_of(release, plan, Words(number.source, program_of(release), *found))
+    written = None
+    if private is not None and out is not None:
+        written = write_receipt(out, statement_of(release, plan, receipt), private)
+    audited = Audited(plan.root_sha256, receipt, written)
+    if as_json:
+        print(json.dumps(audited.to_json()))
+    else:
+        for line in audited.lines():
+            _say(line)
+        if audited.exit_code == 0:
+            note(release.standing(Rung.REPLAYED))
+    sys.exit(audited.exit_code)
+
+
+@app.command()
+def receipts(
+    address: Address,
+    key: Annotated[
+        list[Path] | None, typer.Option(help="Public key of an auditor whose word counts; may be repeated.")
+    ] = None,
+    inside: Annotated[
+        Path | None, typer.Option("--in", help="Folder of receipts (default: the one beside the release).")
+    ] = None,
+    follow_links: FollowLinks = False,
+    as_json: Json = False,
+) -> None:
+    """Check the receipts of audits of a release, and print what was replayed."""
+    from contextlib import nullcontext
+
+    from pipeline.audit.receipts import check_receipts, receipts_beside
+    from pipeline.signing.keys import key_id, read_public
+
+    pinned = {key_id(public): public for public in map(read_public, key or [])}
+    release = _open_release(address, follow_links)
+    if inside is not None and not inside.is_dir():
+        raise EverystepError(f"--in {inside}: no such folder")
+    with nullcontext(inside.resolve()) if inside else receipts_beside(release) as folder:
+        found = check_receipts(release, folder, pinned)
+    if as_json:
+        print(json.dumps(found.to_json()))
+    else:
+        for line in found.lines(address):
+            print(printable(line, keep=""))  # a fault is one line, whatever a name contains
+    sys.exit(found.exit_code)
+
+
+@app.command()
 def publish(
     address: Annotated[
         Path, typer.Argument(metavar="RELEASE", help="Folder of a release, in the project that built it.")
@@ -1118,7 +1208,10 @@ def _with_bytes(release: "Release", states: "dict[int, State]") -> "dict[int, St
 
 def _open_release(address: str, follow_links: bool = False) -> "Release":
     """Open a release; a project, or a release that has lost its root manifest, is refused."""
-    release = _open(address, follow_links)
+    return _require_release(_open(address, follow_links), address)
+
+
+def _require_release(release: "Release", address: str) -> "Release":
     if release.version is None:
         fix = "`make release` builds a release from a project; one that was fetched must be fetched whole"
         raise EverystepError(f"{address}: has no release.json; {fix}")

@@ -355,7 +355,7 @@ def test_new_sources_and_models_stand_before_the_stages_that_read_all_of_them(
     assert before_release >= {f"{stage}@{name}" for stage in PER_SOURCE for name in (*SOURCES, "another")}
 
 
-def test_signatures_are_left_to_whoever_signs() -> None:
+def test_signatures_and_receipts_are_left_to_those_who_sign() -> None:
     """DVC would take a signed release for a changed one, and a `dvc repro` would remove the signatures."""
-    ignored = run(ROOT, "dvc", "check-ignore", "release/signatures/KEY_ID/model.sig", "release/README.md").stdout
-    assert ignored.split() == ["release/signatures/KEY_ID/model.sig"]
+    beside = ["release/signatures/KEY_ID/model.sig", "release/receipts/KEY_ID/public.pem"]
+    assert run(ROOT, "dvc", "check-ignore", *beside, "release/README.md").stdout.split() == beside

@@ -136,6 +136,7 @@ def test_the_command_alone_loads_no_heavy_library() -> None:
     [
         ["show"],
         ["verify"],
+        ["receipts"],
         ["trace", "--model", "mobilellm", "--step", "2"],
         ["pull", "--model", "mobilellm", "--step", "2", "--out", "OUT"],
         ["recipes"],

@@ -95,7 +95,7 @@ def describe(name: str, precision: str = "float32", compiled: bool = False) -> d
 
     capability = torch.backends.cpu.get_cpu_capability()
     if name == "native":
-        capability = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{capability} of {_processor()}"
+        capability = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{capability} of {processor()}"
     return {
         "class": name,
         "capability": capability,
@@ -145,7 +145,7 @@ def _settle(name: str) -> None:
         )
 
 
-def _processor() -> str:
+def processor() -> str:
     """Return the processor's maker, family and model, by which MKL and oneDNN choose kernels."""
     fields = dict(re.findall(r"^([\w ]*\w)\s*: (.*)$", Path("/proc/cpuinfo").read_text("utf-8"), re.M))
     return f"{fields.get('vendor_id')} family {fields.get('cpu family')} model {fields.get('model')}"

@@ -11,7 +11,7 @@ its marks in a temporary folder and writes nothing else.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -82,10 +82,22 @@ def replay(release: Release, model: str, start: int, stop: int) -> Replayed:
 
     The state at step 0 is not believed, but computed from the recipe.
     """
-    if start == 0 and (fault := next(first_state_faults(release, model), None)):
-        return Replayed(model, start, stop, 0, fault, 0)
-    with course(release, model, [(state_at(release, model, start), stop)]) as found:
-        replayed: Replayed = launch(_replay, found.processes, found.recipe.numerics, found)
+    (replayed,) = replay_all(release, model, [(state_at(release, model, start), stop)])
+    return replayed
+
+
+def replay_all(release: Release, model: str, stretches: Sequence[tuple[State, int]]) -> list[Replayed]:
+    """Replay several stretches of `model`, as `replay` does, each to its end or to its first difference. One that
+    begins at step 0 comes first."""
+    begun = [stop for state, stop in stretches if state.step == 0]
+    fault = next(first_state_faults(release, model), None) if begun else None
+    if fault:
+        rest = [(state, stop) for state, stop in stretches if state.step > 0]
+        return [*(Replayed(model, 0, stop, 0, fault, 0) for stop in begun), *replay_all(release, model, rest)]
+    if not stretches:
+        return []
+    with course(release, model, stretches) as found:
+        replayed: list[Replayed] = launch(_replay, found.processes, found.recipe.numerics, found)
     return replayed
 
 
@@ -212,12 +224,16 @@ def _require_no_links(root: Path, rows: str) -> None:
         raise Linked(folder / link)
 
 
-def _replay(world: "World", course: Course) -> Replayed:
+def _replay(world: "World", course: Course) -> list[Replayed]:
     """Replay in one process among its peers. All stop at the same difference, because all see the same entries."""
     from trainer.loop import Trainer
 
-    (stretch,) = course.stretches
     trainer = Trainer(world, course.recipe, course.spec, course.data)
+    return [_replay_one(trainer, replace(course, stretches=[stretch])) for stretch in course.stretches]
+
+
+def _replay_one(trainer: "Trainer", course: Course) -> Replayed:
+    (stretch,) = course.stretches
     compared, about = 0, (course.recipe.name, stretch.start, stretch.stop)
     for entry, fault in retrace(trainer, course, "replay"):
         compared += entry.weights_digest is not None

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.audit.receipts_report import Receipts
 from pipeline.audit.signed import DATA, RELEASE, Claim, Signatures
 from pipeline.base.columns import table
 from pipeline.base.errors import Differs, Linked
@@ -56,6 +57,8 @@ class Report:
     """Who vouches for the root manifest, besides signers; null if nobody."""
     signatures: Signatures | None = None
     """What was found below `signatures/`; none if it was not looked into, because something else is wrong."""
+    receipts: Receipts | None = None
+    """The same of `receipts/`."""
 
     @property
     def exit_code(self) -> int:
@@ -86,6 +89,8 @@ class Report:
             yield f"sha256 of release.json: {self.root_sha256}"
             yield f"vouched for by {self._voucher()}"
             yield from self._signed()
+        if self.receipts:
+            yield from self.receipts.summary()
 
     def _voucher(self) -> str:
         signers = self.signatures.signers if self.signatures else []
@@ -107,8 +112,11 @@ class Report:
             yield from table(["what is said", "of", "known"], _claims(self.signatures.claims))
 
     def _verdict(self) -> str:
-        if self.signatures and 0 < len(self.signatures.faults) == len(self.faults):
-            return f"every file is what the release promises, but its signatures have {len(self.faults):,} faults"
+        beside = {"signatures": self.signatures, "receipts": self.receipts}
+        faulty = {name: len(found.faults) for name, found in beside.items() if found and found.faults}
+        if faulty and sum(faulty.values()) == len(self.faults):
+            named = " and ".join(faulty)
+            return f"every file is what the release promises, but its {named} have {len(self.faults):,} faults"
         if self.faults:
             return f"{len(self.faults):,} faults; this is not the release that was published"
         if self.links and not self.files:

@@ -10,19 +10,17 @@ reader *pins*, from a place that they trust, says who that is.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import zip_longest
-from pathlib import Path
 
-from pipeline.base.errors import Differs, EverystepError, Linked
-from pipeline.base.files import list_folder, safe_join, sha256_file
+from pipeline.audit.beside import as_fault, difference, files_beside, key_of, read_at_most
+from pipeline.base.errors import Differs, EverystepError
 from pipeline.formats.canonical import Json, canonical, parse
 from pipeline.formats.manifests import Code, Trained
-from pipeline.formats.release import SIGNATURES
-from pipeline.release.code import INSTALLED
+from pipeline.formats.release import BESIDE, SIGNATURES
+from pipeline.release.code import installed
 from pipeline.release.release import Release
 from pipeline.signing.bundles import parse_bundle, signed_files
 from pipeline.signing.envelopes import Envelope, opened
-from pipeline.signing.keys import PUBLIC, PublicKey, key_id, parse_public
+from pipeline.signing.keys import PUBLIC, PublicKey
 from pipeline.signing.sign import BUNDLE, Place, place_of
 from pipeline.signing.statements import CODE, PINS, commit_of, data_statement, model_statement
 
@@ -76,7 +74,7 @@ def check_signatures(release: Release, stored: Mapping[str, str], pinned: Mappin
     `pinned` the keys that must have signed, by id."""
     found = Signatures()
     by_key: dict[str, dict[str, Place]] = {}
-    for path, place in _places(release, found):
+    for path, place in files_beside(release.folder, SIGNATURES, place_of, found, release.follow_links):
         by_key.setdefault(place.key, {})[path] = place
     unread = {link.key for link in map(place_of, found.links) if link}  # the owners of these may have signed, or not
     by_key = {key: places for key, places in by_key.items() if key not in unread}
@@ -92,28 +90,6 @@ def check_signatures(release: Release, stored: Mapping[str, str], pinned: Mappin
     return found
 
 
-def _places(release: Release, found: Signatures) -> Iterator[tuple[str, Place]]:
-    """Each file that signs something. What is neither a file nor a link that may be followed is noted."""
-    try:
-        folder = safe_join(release.folder, SIGNATURES, release.follow_links)
-    except Linked:
-        found.links.append(SIGNATURES)
-        return
-    if not folder.is_dir():
-        return
-    for kind, paths in list_folder(folder)._asdict().items():
-        for path in (f"{SIGNATURES}/{path}" for path in paths):
-            place = place_of(path)
-            if place is None:
-                continue  # named among the other files
-            if kind == "links" and not release.follow_links:
-                found.links.append(path)
-            elif kind in ("files", "links") and (release.folder / path).is_file():
-                yield path, place
-            else:
-                found.faults.append(f"{path}: not a file")
-
-
 @dataclass(frozen=True)
 class _Check:
     """What the signatures of one signer are compared with."""
@@ -123,11 +99,7 @@ class _Check:
     key: str
 
     def read(self, path: str) -> bytes:
-        with (self.release.folder / path).open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
-            raise EverystepError(f"more than {MAX_BYTES} bytes; no signature is that large")
-        return content
+        return read_at_most(self.release.folder / path, MAX_BYTES, "signature")
 
     def says(self, claim: str, about: str, recomputed: bool, commit: str | None = None) -> Claim:
         return Claim(self.key, about, claim, recomputed, commit)
@@ -139,9 +111,9 @@ def _check_signer(check: _Check, places: Mapping[str, Place], pinned: PublicKey 
     claims: list[Claim] = []
     public = f"{SIGNATURES}/{check.key}/{PUBLIC}"
     try:
-        key = _public_key(check, public, public in places, pinned)
+        key = key_of(check.key, check.read(public) if public in places else None, pinned, public)
     except (EverystepError, OSError) as error:
-        found.faults.append(_line(public, error))
+        found.faults.append(as_fault(public, error))
         return
     if BUNDLE not in {place.name for place in places.values()}:
         faults.append(f"{SIGNATURES}/{check.key}/{BUNDLE}: missing; without it nothing is signed")
@@ -152,23 +124,12 @@ def _check_signer(check: _Check, places: Mapping[str, Place], pinned: PublicKey 
             elif place.name != PUBLIC:
                 claims += _statement(check, path, place, key)
         except (EverystepError, OSError) as error:
-            faults.append(_line(path, error))
+            faults.append(as_fault(path, error))
     found.faults.extend(faults)
     if not faults:
         about = sorted({claim.about for claim in claims} - {RELEASE})
         found.signers.append(Signer(check.key, pinned is not None, about))
         found.claims.extend(claims)
-
-
-def _public_key(check: _Check, path: str, is_there: bool, pinned: PublicKey | None) -> PublicKey:
-    if not is_there and pinned is not None:
-        return pinned
-    if not is_there:
-        raise EverystepError("missing; name the signer's key with --key")
-    key = parse_public(check.read(path), Path(path))
-    if key_id(key) != check.key:
-        raise Differs(f"is the key {key_id(key)}, not the one that its folder is named after")
-    return key
 
 
 def _bundle(check: _Check, path: str, key: PublicKey) -> Iterator[Claim]:
@@ -178,7 +139,7 @@ def _bundle(check: _Check, path: str, key: PublicKey) -> Iterator[Claim]:
         if name not in signed:
             raise Differs(f"does not cover {name!r}, a file of the release")
         if name not in check.stored:
-            fix = f"; sign with --ignore-paths {SIGNATURES}" if name.startswith(f"{SIGNATURES}/") else ""
+            fix = f"; sign with --ignore-paths {name.partition('/')[0]}" if name.startswith(BESIDE) else ""
             raise Differs(f"signs {name!r}, which is no file of the release{fix}")
         if signed[name] != check.stored[name]:
             raise Differs(f"signs other bytes of {name!r}")
@@ -198,7 +159,7 @@ def _statement(check: _Check, path: str, place: Place, key: PublicKey) -> Iterat
     else:
         given = model_statement(release, place.model, check.stored, commit)
     if payload != canonical(given):
-        raise Differs(f"payload: {_difference(said, given)}")
+        raise Differs(f"payload: {difference(said, given)}")
     return _claims(check, given, place.model, commit)
 
 
@@ -235,27 +196,4 @@ def _claims(check: _Check, said: Json, model: str | None, commit: str | None) ->
 def _other_code(release: Release) -> tuple[int, int]:
     """How many files of the code that built a release are not in this installation, and how many there are."""
     files = {path: digest for path, digest in release.manifest(Code).files.items() if path != PINS}
-    own = {path: safe_join(INSTALLED, path, follow_links=True) for path in files}
-    same = [path for path, digest in files.items() if own[path].is_file() and sha256_file(own[path]) == digest]
-    return len(files) - len(same), len(files)
-
-
-def _difference(said: Json, given: Json, where: str = "") -> str:
-    """The first place where a statement differs from the one that the release gives."""
-    if isinstance(said, dict) and isinstance(given, dict):
-        for key in sorted({*said, *given}):
-            if said.get(key) != given.get(key):
-                return _difference(said.get(key), given.get(key), f"{where}.{key}".lstrip("."))
-    if isinstance(said, list) and isinstance(given, list):
-        for number, (mine, yours) in enumerate(zip_longest(said, given)):
-            if mine != yours:
-                return _difference(mine, yours, f"{where}.{number}")
-    if said == given:
-        return f"{where or 'the whole'}: not in canonical JSON"
-    return f"{where or 'the whole'}: says {said!r:.100}, the release gives {given!r:.100}"
-
-
-def _line(path: str, error: Exception) -> str:
-    """A fault in one line, with the path once."""
-    told = f"cannot be read: {error.strerror or error}" if isinstance(error, OSError) else str(error)
-    return f"{path}: {told.partition(chr(10))[0].removeprefix(f'{path}: ')}"
+    return len(files.items() - installed(files).items()), len(files)

@@ -29,6 +29,8 @@ from typing import NamedTuple
 from pipeline.audit.agreement import disagreements
 from pipeline.audit.chain import chain_faults
 from pipeline.audit.leftovers import is_left_by_tools, is_tool_folder
+from pipeline.audit.receipts import check_receipts
+from pipeline.audit.receipts_report import Receipts
 from pipeline.audit.recompute import recomputed_faults
 from pipeline.audit.report import Report
 from pipeline.audit.signed import Signatures, check_signatures
@@ -39,8 +41,9 @@ from pipeline.base.files import list_folder, read_small, safe_join, sha256_file,
 from pipeline.base.paths import RUNS
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.release import (
+    BESIDE,
+    RECEIPTS,
     ROOT,
-    SIGNATURES,
     SUMS,
     ListedFile,
     Root,
@@ -53,6 +56,7 @@ from pipeline.release.mirror import fetch_small
 from pipeline.release.release import Release
 from pipeline.release.rungs import Rung, pinned_root, recorded_beside, require_root, voucher
 from pipeline.signing.keys import PublicKey
+from pipeline.signing.receipts import place_of as place_of_receipt
 from pipeline.signing.sign import place_of, places_of
 from pipeline.stores.address import is_remote
 from pipeline.stores.store import Missing
@@ -73,6 +77,7 @@ class _Reading:
     faults: list[str] = field(default_factory=list)
     links: set[str] = field(default_factory=set)
     signatures: Signatures | None = None
+    receipts: Receipts | None = None
     rung: Rung | None = None
     """The highest rung without a fault."""
 
@@ -122,15 +127,16 @@ class _Beside(NamedTuple):
 
 
 def _fetch_all(release: Release, pinned: Mapping[str, PublicKey]) -> _Beside:
-    """Bring every promised file of a remote release, and its signatures: all, or where the store cannot list those of
-    the pinned keys."""
+    """Bring every promised file of a remote release, and its signatures and receipts: all, or where the store cannot
+    list the signatures of the pinned keys."""
     mirror, found = release.mirror, _Beside([], set(), [])
     assert mirror
     listed = mirror.store.list()
-    shutil.rmtree(mirror.folder / SIGNATURES, ignore_errors=True)
+    for folder in BESIDE:
+        shutil.rmtree(mirror.folder / folder, ignore_errors=True)
     guessed = [path for key in pinned for path in places_of(key, release.models())] if listed is None else []
-    signatures = [path for path in listed or guessed if path.startswith(f"{SIGNATURES}/")]
-    wanted = [SUMS, *signatures, *sorted(release.files)]
+    beside = [path for path in listed or guessed if path.startswith(BESIDE)]
+    wanted = [SUMS, *beside, *sorted(release.files)]
     with progress("fetch", len(wanted), "files") as advance:
         for path in wanted:
             try:
@@ -181,6 +187,7 @@ def _verify_folder(release: Path, follow_links: bool, wanted: Wanted, is_here: b
         others=[path for path in others if not is_left_by_tools(path)],
         left_by_tools=[path for path in others if is_left_by_tools(path)],
         signatures=reading.signatures,
+        receipts=reading.receipts,
         rung=None if reading.links else reading.rung,
         vouched=vouched,
     )
@@ -214,10 +221,14 @@ def _climb(reading: _Reading, wanted: Wanted) -> None:
     if not reading.faults:
         reading.signatures = check_signatures(release, reading.stored, wanted.keys)
         reading.links.update(reading.signatures.links)
+    if wanted.top >= Rung.CONSISTENT and not reading.faults:
+        reading.receipts = check_receipts(release, reading.release / RECEIPTS, {})
+        reading.links.update(reading.receipts.links)
     if wanted.top >= Rung.RECOMPUTED and not reading.faults:
         reading.faults += _safely(recomputed_faults(release))
         reading.rung = Rung.CONSISTENT if reading.faults else Rung.RECOMPUTED
-    reading.faults += reading.signatures.faults if reading.signatures else []
+    for beside in (reading.signatures, reading.receipts):
+        reading.faults += beside.faults if beside else []
 
 
 def _unread(began: float, faults: list[str] | None = None, links: list[str] | None = None) -> Report:
@@ -318,7 +329,8 @@ def _changed(reading: _Reading) -> Iterator[str]:
 
 
 def _others(reading: _Reading) -> list[str]:
-    """What lies in the folder and is neither promised nor a signature; folders that were not looked into, too."""
+    """What lies in the folder and is neither promised nor a signature nor a receipt; folders that were not looked into,
+    too."""
     promised = {*reading.promised()}
     above = {folder.as_posix() for path in promised for folder in PurePosixPath(path).parents}
     told = {fault.partition(": ")[0] for fault in reading.faults}  # a fault is one line
@@ -331,7 +343,8 @@ def _others(reading: _Reading) -> list[str]:
         if reading.follow_links:
             pending += [f"{inside}{link}/" for link in listing.links if inside + link in above]
         found += [path for path in everything if path not in promised | above | told]
-    return sorted(path for path in found if place_of(path) is None and path not in reading.links)
+    beside = {path for path in found if place_of(path) or place_of_receipt(path)}
+    return sorted(path for path in found if path not in beside and path not in reading.links)
 
 
 def _state(status: os.stat_result) -> State:

@@ -1,15 +1,15 @@
 """What a release holds, and how each kind of file is digested.
 
 A release is a project without its scratch: the same relative paths, so one reader serves both. The root
-manifest `release.json` lists every file but itself, `SHA256SUMS` and `signatures/`, each with the digest of
-its *content* by kind:
+manifest `release.json` lists every file but itself, `SHA256SUMS` and what others put beside it later, `signatures/` and
+`receipts/`, each with the digest of its *content* by kind:
 
     file      SHA-256 of the bytes
     lines     SHA-256 of the uncompressed lines of a `.jsonl.zst`
     table     SHA-256 of the rows of a parquet file as canonical JSONL
     tensors   `tensors-v1` digest of a safetensors file
 
-`SHA256SUMS` lists every file but itself and `signatures/` with the SHA-256 of its bytes, for coreutils.
+`SHA256SUMS` lists these files and `release.json` with the SHA-256 of their bytes, for coreutils.
 """
 
 from pathlib import Path
@@ -26,7 +26,9 @@ from pipeline.formats.typed import Count, TensorsDigest, Typed
 
 FORMAT: Literal["everystep/release/2"] = "everystep/release/2"
 Kind = Literal["file", "lines", "table", "tensors"]
-ROOT, SUMS, SIGNATURES = "release.json", "SHA256SUMS", "signatures"
+ROOT, SUMS, SIGNATURES, RECEIPTS = "release.json", "SHA256SUMS", "signatures", "receipts"
+BESIDE = (f"{SIGNATURES}/", f"{RECEIPTS}/")
+"""Beginnings of the paths that others may add to a release."""
 REVISIONS = "revisions.jsonl"
 
 
@@ -54,7 +56,7 @@ def content_digest(path: Path, kind: Kind) -> str:
 
 def is_listed(path: str) -> bool:
     """Whether the root manifest lists a file of a release."""
-    return path not in (ROOT, SUMS) and not path.startswith(SIGNATURES + "/")
+    return path not in (ROOT, SUMS) and not path.startswith(BESIDE)
 
 
 class ListedFile(Typed):
@@ -76,7 +78,7 @@ class Root(Typed):
     version: str
     """Version of the release."""
     files: dict[str, ListedFile]
-    """Path of every file but this, `SHA256SUMS` and what is below `signatures/` → kind and digest."""
+    """Path of every file but this, `SHA256SUMS` and what is below `signatures/` and `receipts/` → kind and digest."""
 
 
 class Revision(Typed):

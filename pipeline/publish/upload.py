@@ -15,7 +15,7 @@ from typing import TypeVar
 from pipeline.base.console import progress
 from pipeline.base.errors import Differs, EverystepError
 from pipeline.base.files import list_files, sha256_file
-from pipeline.formats.release import ROOT, SIGNATURES, SUMS
+from pipeline.formats.release import BESIDE, ROOT, SUMS
 from pipeline.release.release import Release
 from pipeline.stores.download import FIRST_WAIT_SECONDS, is_broken
 from pipeline.stores.retry import with_retries
@@ -69,8 +69,8 @@ def publish(release: Release, store: Store) -> Published:
 
 def _in_order(release: Release) -> Iterator[str]:
     yield SUMS
-    signatures = release.folder / SIGNATURES
-    yield from (f"{SIGNATURES}/{path}" for path in list_files(signatures))
+    for folder in BESIDE:
+        yield from (f"{folder}{path}" for path in list_files(release.folder / folder))
     yield from sorted(release.files)
     yield ROOT
 

@@ -4,9 +4,11 @@ So only code that this installation has itself is let through, and nothing that 
 """
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from pipeline.base.errors import Differs
+from pipeline.base.files import safe_join, sha256_file
 
 INSTALLED = Path(__file__).parents[2]
 REMOTE = PurePosixPath("trainer/remote")
@@ -17,6 +19,12 @@ UNPICKLED = (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib", ".bin")
 def is_code(path: str) -> bool:
     """Whether a file of this name is run or unpickled by common tools."""
     return path.lower().endswith(RUN + UNPICKLED)
+
+
+def installed(paths: Iterable[str]) -> dict[str, str]:
+    """The SHA-256 of each of these files of the project that this installation has."""
+    files = {path: safe_join(INSTALLED, path, follow_links=True) for path in paths}
+    return {path: sha256_file(file) for path, file in files.items() if file.is_file()}
 
 
 def refuse_foreign_code(path: str, sha256: str) -> None:

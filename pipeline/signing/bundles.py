@@ -19,7 +19,7 @@ from pydantic import Field
 from pipeline.base.errors import Differs, EverystepError
 from pipeline.base.files import safe_join
 from pipeline.formats.canonical import Json, canonical, pretty
-from pipeline.formats.release import SIGNATURES
+from pipeline.formats.release import RECEIPTS, SIGNATURES
 from pipeline.formats.typed import Declared, Typed
 from pipeline.signing.envelopes import Envelope, opened, sealed
 from pipeline.signing.keys import PrivateKey, PublicKey, key_id
@@ -30,8 +30,8 @@ STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://model_signing/signature/v1.0"
 BY_DEFAULT = (".git", ".gitattributes", ".github", ".gitignore")
 """What every tool leaves out at the top of a folder, whether the bundle says so or not."""
-IGNORED = (".cache/huggingface", *BY_DEFAULT, SIGNATURES)
-"""What our bundles leave out: what Git and the Hub's client keep beside a release, and the signatures."""
+IGNORED = (".cache/huggingface", *BY_DEFAULT, RECEIPTS, SIGNATURES)
+"""What our bundles leave out: what Git and the Hub's client keep beside a release, receipts, and signatures."""
 
 
 class Bundle(Typed):

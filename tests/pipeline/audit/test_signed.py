@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from pipeline.audit import signed
 from pipeline.audit.report import OTHER_FILES
 from pipeline.audit.signed import Signatures, check_signatures
 from pipeline.audit.verify import Wanted, verify
@@ -378,7 +377,7 @@ def test_code_is_recomputed_if_this_installation_has_it(
     (path,) = CODE
     (tmp_path / path).parent.mkdir()
     (tmp_path / path).write_bytes(CODE[path])
-    monkeypatch.setattr(signed, "INSTALLED", tmp_path)
+    monkeypatch.setattr("pipeline.release.code.INSTALLED", tmp_path)
     assert said() == [(f"the code is {SWHID}, and this installation's", True)] * 2
 
 

@@ -9,6 +9,8 @@ import hashlib
 import json
 import struct
 from decimal import Decimal
+from fractions import Fraction
+from math import comb
 from pathlib import Path
 from typing import Any
 
@@ -329,6 +331,20 @@ def state_digest(weights: str, optimizer: str, step: int) -> str:
 
 def key_id(public: str) -> str:
     return hashlib.sha256(public.encode("ascii")).hexdigest()
+
+
+def chosen(root: str, beacon: str, stretches: list[list[Any]], sample: int) -> list[list[Any]]:
+    """13.1."""
+
+    def rank(stretch: list[Any]) -> str:
+        return hashlib.sha256(canonical(["everystep/stretch/1", root, beacon, *stretch]).encode()).hexdigest()
+
+    return sorted(sorted(stretches, key=rank)[:sample])
+
+
+def caught(bad: int, sample: int, stretches: int) -> float:
+    """13.1."""
+    return float(1 - Fraction(comb(stretches - bad, sample), comb(stretches, sample)))
 
 
 def is_signed(public: str, payload: bytes, signature: str) -> bool:

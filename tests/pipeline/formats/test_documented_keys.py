@@ -10,6 +10,7 @@ from pipeline.formats.evidence import Evidence, Party
 from pipeline.formats.lines import Shard
 from pipeline.formats.log import Entry
 from pipeline.formats.manifests import KINDS, Manifest, Splits
+from pipeline.formats.receipts import Receipt, Verdict
 from pipeline.formats.release import Revision, Root
 from pipeline.formats.transcript import Claim, Head, Operation
 from pipeline.formats.typed import Declared, Typed
@@ -94,3 +95,9 @@ def test_keys_of_a_root_manifest_and_a_revision_are_specified() -> None:
     assert set(re.findall(r'"(\w+)"(?:,|$|:)', root)) == set(Root.model_fields)
     (line,) = re.findall(r"^\| `revisions.jsonl` \| (.*) \|$", TEXT, flags=re.M)
     assert set(re.findall(r"`(\w+)`", line)) == set(Revision.model_fields)
+
+
+def test_the_keys_of_a_receipt_are_documented() -> None:
+    text = below("Receipts")
+    assert documented(text) == keys_of(Receipt)
+    assert documented(text.partition("A verdict:")[2]) == keys_of(Verdict)

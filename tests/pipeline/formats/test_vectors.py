@@ -22,6 +22,7 @@ from pipeline.formats import (
     manifests,
     order,
     rows,
+    sampling,
     stages,
     tables,
     transcript,
@@ -379,3 +380,12 @@ def _(case: Case, _: Path) -> None:
     assert second.key_id(case["public"]) == case["key_id"]
     assert second.is_signed(case["public"], case["payload"].encode(), case["sig"])
     assert not second.is_signed(case["public"], case["payload"].encode() + b" ", case["sig"])
+
+
+@checks("stretches")
+def _(case: Case, _: Path) -> None:
+    root, beacon, sample, every = (case[key] for key in ("root_sha256", "beacon", "sample", "stretches"))
+    found = sampling.choose(root, beacon, [sampling.Stretch(*stretch) for stretch in every], sample)
+    assert [[*stretch] for stretch in found] == case["chosen"] == second.chosen(root, beacon, every, sample)
+    for bad, caught in case["chances"]:
+        assert sampling.chance_to_catch(bad, sample, len(every)) == caught == second.caught(bad, sample, len(every))

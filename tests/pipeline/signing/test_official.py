@@ -39,6 +39,10 @@ def test_it_verifies_our_signature_and_what_lies_beside_it_changes_nothing(
     signature = release.folder / bundle
     done = verify(release.folder, signature, signature.with_name("public.pem"))
     assert (done.returncode, done.stdout) == (0, "Verification succeeded\n"), done.stdout + done.stderr
+    (release.folder / "receipts").mkdir()
+    (release.folder / "receipts" / "of-an-audit.json").touch()  # may be added at any time
+    done = verify(release.folder, signature, signature.with_name("public.pem"))
+    assert (done.returncode, done.stdout) == (0, "Verification succeeded\n"), done.stdout + done.stderr
     (release.folder / "params.yaml").write_text("[]\n")
     (release.folder / "more.txt").touch()
     done = verify(release.folder, signature, signature.with_name("public.pem"))

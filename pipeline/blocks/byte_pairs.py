@@ -1,0 +1,91 @@
+"""Byte-level BPE in plain Python (Sennrich et al. 2016; Radford et al. 2019): what a text's token ids must be.
+
+A second encoder, for readers who check rows and have none of the libraries that encode them. A text is cut into words
+by the pattern of GPT-2, and a word is merged pair by pair, the earliest learned pair first. Texts repeat their words,
+so each word is merged once.
+"""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from functools import cache
+from itertools import groupby, pairwise
+
+from pipeline.formats.vocabulary import BYTE_OF
+
+MOST_WORDS = 1 << 20
+"""Words whose ids are kept."""
+BLANKS = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+"""The property White_Space of Unicode, which is not what `\\s` means in Python."""
+CHARACTER_OF = {byte: character for character, byte in BYTE_OF.items()}
+
+
+class BytePairs:
+    """Encoder of ordinary text. `vocabulary` maps tokens, in the characters of GPT-2, to ids; `merges` are the pairs in
+    the order in which they were learned."""
+
+    def __init__(self, vocabulary: dict[str, int], merges: Sequence[tuple[str, str]]) -> None:
+        self._words = _Words({token: id.to_bytes(4, "little") for token, id in vocabulary.items()}, merges)
+
+    def encode(self, text: str) -> bytes:
+        """Encode a text; return its ids as little-endian integers of 32 bits."""
+        return b"".join(map(self._words.__getitem__, split(text)))
+
+
+def split(text: str) -> list[str]:
+    """Cut a text into the words within which pairs are merged; joined, they are the text."""
+    return (_of_ascii() if text.isascii() else _of_unicode()).findall(text)
+
+
+def is_known(text: str) -> bool:
+    """Tell whether this Python's version of Unicode knows each character, so that `split` cuts as newer ones do."""
+    return text.isascii() or all(unicodedata.category(character) != "Cn" for character in set(text))
+
+
+class _Words(dict[str, bytes]):
+    """Ids of each word, made when they are first asked for."""
+
+    def __init__(self, ids: dict[str, bytes], merges: Sequence[tuple[str, str]]) -> None:
+        self._ids = ids
+        self._ranks = {pair: rank for rank, pair in reversed([*enumerate(map(tuple, merges))])}
+
+    def __missing__(self, word: str) -> bytes:
+        if len(self) >= MOST_WORDS:
+            self.clear()
+        parts = [CHARACTER_OF[byte] for byte in word.encode()]
+        never = len(self._ranks)
+        while len(parts) > 1:
+            ranks = [self._ranks.get(pair, never) for pair in pairwise(parts)]
+            first = min(ranks)
+            if first == never:
+                break
+            place = ranks.index(first)
+            parts[place : place + 2] = [parts[place] + parts[place + 1]]
+        self[word] = ids = b"".join([self._ids[part] for part in parts])
+        return ids
+
+
+@cache
+def _of_ascii() -> re.Pattern[str]:
+    return _pattern("A-Za-z", "0-9")
+
+
+@cache
+def _of_unicode() -> re.Pattern[str]:
+    kinds = [unicodedata.category(chr(code))[0] for code in range(0x110000)]
+    ranges = {"L": "", "N": ""}
+    begin = 0
+    for kind, run in groupby(kinds):
+        end = begin + len([*run])
+        if kind in ranges:
+            ranges[kind] += f"\\U{begin:08x}-\\U{end - 1:08x}"
+        begin = end
+    return _pattern(ranges["L"], ranges["N"])
+
+
+def _pattern(letters: str, digits: str) -> re.Pattern[str]:
+    others = f"[^{BLANKS}{letters}{digits}]"
+    return re.compile(
+        f"'(?:[stmd]|re|ve|ll)| ?[{letters}]+| ?[{digits}]+| ?{others}+|[{BLANKS}]+(?![^{BLANKS}])|[{BLANKS}]+"
+    )
+

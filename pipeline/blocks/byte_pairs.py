@@ -53,14 +53,16 @@ class _Words(dict[str, bytes]):
         if len(self) >= MOST_WORDS:
             self.clear()
         parts = [CHARACTER_OF[byte] for byte in word.encode()]
-        never = len(self._ranks)
-        while len(parts) > 1:
-            ranks = [self._ranks.get(pair, never) for pair in pairwise(parts)]
-            first = min(ranks)
-            if first == never:
-                break
+        rank, never = self._ranks.get, len(self._ranks)
+        ranks = [rank(pair, never) for pair in pairwise(parts)]
+        while ranks and (first := min(ranks)) < never:
             place = ranks.index(first)
             parts[place : place + 2] = [parts[place] + parts[place + 1]]
+            del ranks[place]
+            if place:
+                ranks[place - 1] = rank((parts[place - 1], parts[place]), never)
+            if place < len(ranks):
+                ranks[place] = rank((parts[place], parts[place + 1]), never)
         self[word] = ids = b"".join([self._ids[part] for part in parts])
         return ids
 
@@ -88,4 +90,3 @@ def _pattern(letters: str, digits: str) -> re.Pattern[str]:
     return re.compile(
         f"'(?:[stmd]|re|ve|ll)| ?[{letters}]+| ?[{digits}]+| ?{others}+|[{BLANKS}]+(?![^{BLANKS}])|[{BLANKS}]+"
     )
-

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.base.arrow import arrow_numbers, arrow_string
+from pipeline.base.arrow import arrow_numbers, arrow_string, arrow_strings
 from pipeline.base.errors import Differs, EverystepError
 from pipeline.base.files import safe_join
 from pipeline.base.parquet import batches, damage_named, open_parquet
@@ -294,7 +294,8 @@ def _written_rows(rows: NDArray[np.unsignedinteger], vocabulary: int) -> Iterato
 def _digits_of_ids(vocabulary: int) -> pa.Array:
     """Tabulate what is written for an id; from `vocabulary` on, for an id that ends a row and opens the next."""
     between = "]}\n" + HEAD.decode()
-    return pa.array([f"{id}," for id in range(vocabulary)] + [f"{id}{between}" for id in range(vocabulary)])
+    digits = [str(id) for id in range(vocabulary)]
+    return arrow_strings(f"{id}{end}".encode() for end in (",", between) for id in digits).cast(pa.string())
 
 
 def _usual_row(line: bytes) -> Row | None:

@@ -33,7 +33,11 @@ def declared_faults(release: Release) -> Iterator[str]:
     for name in release.sources():
         yield from _source(release, params, name)
     sets, grams = release.manifest(EvaluationSets), release.manifest(EvaluationNgrams)
-    dedup, trained, tokens = release.manifest(Deduplicated), release.manifest(TokenizerTrained), release.manifest(Tokens)
+    dedup, trained, tokens = (
+        release.manifest(Deduplicated),
+        release.manifest(TokenizerTrained),
+        release.manifest(Tokens),
+    )
     of_sets = params["evaluation_sets"]
     asked = {"words": of_sets["words"], "sets": of_sets["sets"]}
     filtered = [path_of(Filtered, name).as_posix() for name in release.sources()]
@@ -74,7 +78,9 @@ def _source(release: Release, params: Mapping[str, Any], name: str) -> Iterator[
 def _agree(manifest: Manifest, declared: Mapping[str, Json], sections: list[str], inputs: list[str]) -> Iterator[str]:
     """The manifest of a stage has what was declared for it, read from these sections and manifests."""
     parameters = manifest.parameters.to_json()
-    yield from (f"{manifest.path}: parameters: {key} is not that of {PARAMS}" for key in _differing(declared, parameters))
+    yield from (
+        f"{manifest.path}: parameters: {key} is not that of {PARAMS}" for key in _differing(declared, parameters)
+    )
     if {*manifest.params} != {*sections}:
         yield f"{manifest.path}: params: lists {', '.join(manifest.params)}; its stage reads {', '.join(sections)}"
     if {*manifest.inputs} != {*inputs}:

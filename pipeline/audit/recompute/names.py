@@ -29,7 +29,9 @@ def name_faults(release: Release) -> Iterator[str]:
             yield f"{path!a}: is not in Unicode's form C"
     seen: dict[str, str] = {}
     paths = [ROOT, SUMS, *sorted(release.files)]
-    for path in dict.fromkeys(str(part) for path in paths for part in [PurePosixPath(path), *PurePosixPath(path).parents]):
+    for path in dict.fromkeys(
+        str(part) for path in paths for part in [PurePosixPath(path), *PurePosixPath(path).parents]
+    ):
         folded = unicodedata.normalize("NFC", path.casefold())
         if other := seen.get(folded):
             yield f"{path!a}: differs from {other!a} in case or Unicode form alone"

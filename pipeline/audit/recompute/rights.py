@@ -31,4 +31,3 @@ def licenses_of(release: Release, source: str) -> set[str]:
         found.add(declared["license"])
     accepted = release.manifest(Filtered, source).parameters.to_json()["licenses"]
     return {license for license in found if is_satisfied(license, accepted)}
-

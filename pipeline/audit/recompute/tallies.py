@@ -26,7 +26,9 @@ class Amounts:
     """Documents, bytes and tokens by source and by licence."""
 
     def __init__(self) -> None:
-        self.of: dict[str, Counter[str]] = {f"{what}_by_{by}": Counter() for what in AMOUNTS for by in ("source", "license")}
+        self.of: dict[str, Counter[str]] = {
+            f"{what}_by_{by}": Counter() for what in AMOUNTS for by in ("source", "license")
+        }
 
     def add(self, source: str, license: str, *amounts: int) -> None:
         """Count documents, bytes and tokens."""

@@ -110,13 +110,13 @@ def read_footer(path: Path) -> Fields:
         return _footer(raw, path, path.stat().st_size)
 
 
-def page_headers(path: Path, column: Fields) -> Iterator[tuple[Fields, int, int]]:
-    """Yield the header of each page of a column (its `ColumnMetaData`), its first byte, and the first after the page."""
+def page_headers(path: Path, column: Fields) -> Iterator[tuple[Fields, int]]:
+    """Yield the header of each page of a column (by its `ColumnMetaData`), and the first byte after the page."""
     with path.open("rb") as raw, damage_named(path):
         start, _ = column_place(column)
         for page in _pages(raw, column, str(path)):
             raw.seek(start)
-            yield _Compact(raw.read(min(page.next - start, MAX_HEADER_BYTES))).struct(), start, page.next
+            yield _Compact(raw.read(min(page.next - start, MAX_HEADER_BYTES))).struct(), page.next
             start = page.next
 
 

@@ -150,7 +150,7 @@ class LineFile:
             yield content
 
     def odd_frame(self) -> int | None:
-        """Return the first frame whose header `write_frames` would not write: without a checksum, or by a dictionary."""
+        """Return the first frame whose header `write_frames` does not write: no checksum, or a dictionary."""
         for frame, (start, stop) in enumerate(pairwise(self._offsets.tolist())):
             self._file.seek(start)
             header = zstandard.get_frame_parameters(self._file.read(min(stop - start, MAX_FRAME_HEADER)))

@@ -69,7 +69,7 @@ def read_written_rows(frame: bytes, width: int, vocabulary: int, where: str) -> 
     digits = frame.replace(HEAD, b"").replace(b"]}\n", b",")[:-1]
     if not digits.translate(None, b"0123456789,"):
         ids = np.fromstring(digits, dtype=np.int64, sep=",")
-        if len(ids) and len(ids) % width == 0 and 0 <= ids.min() and ids.max() < vocabulary:
+        if len(ids) and len(ids) % width == 0 and ids.min() >= 0 and ids.max() < vocabulary:
             rows = ids.astype(np.uint32).reshape(-1, width)
             if b"".join(_written_rows(rows, vocabulary)) == frame:
                 return rows

@@ -1,1 +1,1 @@
-"""What a release says of its data, computed again from its bytes: a module for each kind of fact. `table` lists them."""
+"""What a release states and its bytes give again: a module for each kind of fact. `table` lists them."""

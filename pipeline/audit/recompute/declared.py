@@ -1,5 +1,4 @@
-"""Declared: every stage of the data read the sections of `params.yaml` and the manifests that it must, and its
-parameters are what they declare, with the defaults filled in."""
+"""Declared: the parameters of every stage of the data are what `params.yaml` declares, with the defaults filled in."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,72 +18,54 @@ from pipeline.formats.manifests import (
     Tokens,
     path_of,
 )
-from pipeline.formats.stages import manifest_path
 from pipeline.release.release import Release
 from pipeline.sources.declaration import parse_source
 
 DEFAULTS = (None, 1)
 """What a parameter that `params.yaml` does not have may be: nothing, or one epoch."""
+CONSTRAINTS = "constraints.txt"
 
 
 def declared_faults(release: Release) -> Iterator[str]:
-    """Each parameter that differs from its declaration, and each basis that is not the stage's."""
+    """Each parameter that differs from its declaration; pinned sources and libraries too."""
     params = release.params()
     for name in release.sources():
         yield from _source(release, params, name)
-    sets, grams = release.manifest(EvaluationSets), release.manifest(EvaluationNgrams)
-    dedup, trained, tokens = (
-        release.manifest(Deduplicated),
-        release.manifest(TokenizerTrained),
-        release.manifest(Tokens),
-    )
-    of_sets = params["evaluation_sets"]
-    asked = {"words": of_sets["words"], "sets": of_sets["sets"]}
-    filtered = [path_of(Filtered, name).as_posix() for name in release.sources()]
-    yield from _agree(sets, of_sets["artefact"], ["evaluation_sets.artefact"], [])
-    yield from _agree(grams, asked, ["evaluation_sets.words", "evaluation_sets.sets"], [sets.path.as_posix()])
-    yield from _agree(dedup, params["dedup"], ["sources", "dedup"], filtered)
-    yield from _agree(trained, params["tokenizer"], ["tokenizer", "tokenize"], [dedup.path.as_posix()])
-    mixed = params["tokenize"] | {"mixture": params["mixture"]}
-    yield from _agree(tokens, mixed, ["mixture", "tokenize"], [dedup.path.as_posix(), trained.path.as_posix()])
-    yield from _code(release)
+    sets = params["evaluation_sets"]
+    declared: list[tuple[type[Manifest], Mapping[str, Json]]] = [
+        (EvaluationSets, sets["artefact"]),
+        (EvaluationNgrams, {"words": sets["words"], "sets": sets["sets"]}),
+        (Deduplicated, params["dedup"]),
+        (TokenizerTrained, params["tokenizer"]),
+        (Tokens, params["tokenize"] | {"mixture": params["mixture"]}),
+    ]
+    for kind, section in declared:
+        yield from _agree(release.manifest(kind), section)
+    if release.manifest(Code).files.get(CONSTRAINTS) != release.files[CONSTRAINTS].digest:
+        yield f"{CONSTRAINTS}: is not the one that {path_of(Code)} lists"
 
 
 def _source(release: Release, params: Mapping[str, Any], name: str) -> Iterator[str]:
     """The faults of the stages that run for a source."""
+    fetched = release.manifest(Fetched, name)
     if name not in params["sources"]:
-        yield f"{path_of(Fetched, name)}: {PARAMS} declares no such source"
+        yield f"{fetched.path}: {PARAMS} declares no such source"
         return
     source = parse_source(name, params["sources"][name], str(PARAMS))
-    fetched, extracted = release.manifest(Fetched, name), release.manifest(Extracted, name)
-    filtered, section = release.manifest(Filtered, name), f"sources.{name}"
-    yield from _agree(fetched, source.model_dump(), [section], [])
-    yield from _agree(extracted, {"reader": source.reader}, [section], [fetched.path.as_posix()])
-    pinned = getattr(source, "sha256", None)
-    if source.kind != "huggingface" and [file.sha256 for file in fetched.files] != [pinned]:
-        yield f"{fetched.path}: files: are not the one with the sha256 that {PARAMS} declares"
-    common = {key: value for key, value in params["filter"].items() if key != "sources"}
-    rules = common | {
-        key: common[key] | own if isinstance(own, dict) and isinstance(common.get(key), dict) else own
-        for key, own in (params["filter"].get("sources") or {}).get(name, {}).items()
-    }
-    asked = {"cap_bytes": source.cap_bytes, "languages": source.languages, **rules}
-    inputs = [extracted.path.as_posix()]
-    if "contamination" in rules["steps"]:
-        inputs.append(path_of(EvaluationNgrams).as_posix())
-    yield from _agree(filtered, asked, [section, "filter"], inputs)
+    rules = {key: value for key, value in params["filter"].items() if key != "sources"}
+    for key, own in params["filter"].get("sources", {}).get(name, {}).items():
+        rules[key] = rules[key] | own if isinstance(own, dict) and isinstance(rules.get(key), dict) else own
+    cleaned = {"cap_bytes": source.cap_bytes, "languages": source.languages, **rules}
+    yield from _agree(fetched, source.model_dump())
+    yield from _agree(release.manifest(Extracted, name), {"reader": source.reader})
+    yield from _agree(release.manifest(Filtered, name), cleaned)
+    if source.kind != "huggingface" and [file.sha256 for file in fetched.files] != [source.sha256]:
+        yield f"{fetched.path}: files: are not the one whose sha256 {PARAMS} declares"
 
 
-def _agree(manifest: Manifest, declared: Mapping[str, Json], sections: list[str], inputs: list[str]) -> Iterator[str]:
-    """The manifest of a stage has what was declared for it, read from these sections and manifests."""
-    parameters = manifest.parameters.to_json()
-    yield from (
-        f"{manifest.path}: parameters: {key} is not that of {PARAMS}" for key in _differing(declared, parameters)
-    )
-    if {*manifest.params} != {*sections}:
-        yield f"{manifest.path}: params: lists {', '.join(manifest.params)}; its stage reads {', '.join(sections)}"
-    if {*manifest.inputs} != {*inputs}:
-        yield f"{manifest.path}: inputs: lists {', '.join(manifest.inputs)}; its stage reads {', '.join(inputs)}"
+def _agree(manifest: Manifest, declared: Mapping[str, Json]) -> Iterator[str]:
+    for key in _differing(declared, manifest.parameters.to_json()):
+        yield f"{manifest.path}: parameters: {key} is not what {PARAMS} declares"
 
 
 def _differing(declared: Mapping[str, Json], parameters: Mapping[str, Json], inside: str = "") -> Iterator[str]:
@@ -95,10 +76,3 @@ def _differing(declared: Mapping[str, Json], parameters: Mapping[str, Json], ins
             yield from _differing(ours, theirs, f"{inside}{key}.")
         elif canonical(ours) != canonical(theirs) and (key in declared or theirs not in DEFAULTS):
             yield f"{inside}{key}"
-
-
-def _code(release: Release) -> Iterator[str]:
-    """The pins of the libraries are those that the code was digested with."""
-    path = "constraints.txt"
-    if release.manifest(Code).files.get(path) != release.files[path].digest:
-        yield f"{path}: is not the one that {manifest_path('code')} lists"

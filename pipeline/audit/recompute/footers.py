@@ -82,14 +82,16 @@ def _column(path: Path, column: pa.Array, about: Fields, stop: int) -> Iterator[
     """The faults of a column of a row group, and of its pages."""
     yield from _unknown("metadata of a column", about)
     yield from _statistics(column, about.get(STATISTICS, {}))
-    end = begin = 0
-    for header, _, end in page_headers(path, about):
+    ends = [0]
+    begin = 0
+    for header, end in page_headers(path, about):
+        ends.append(end)
         yield from _unknown("page", header)
         data = header.get(5) or header.get(8)
         if data:
             yield from _statistics(column.slice(begin, data[1]), data.get(PAGE_STATISTICS if 5 in header else 8, {}))
             begin += data[1]
-    if end != stop:
+    if ends[-1] != stop:
         yield "holds bytes after its pages"
 
 

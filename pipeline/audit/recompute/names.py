@@ -28,10 +28,8 @@ def name_faults(release: Release) -> Iterator[str]:
         if unicodedata.normalize("NFC", path) != path:
             yield f"{path!a}: is not in Unicode's form C"
     seen: dict[str, str] = {}
-    paths = [ROOT, SUMS, *sorted(release.files)]
-    for path in dict.fromkeys(
-        str(part) for path in paths for part in [PurePosixPath(path), *PurePosixPath(path).parents]
-    ):
+    parts = [part for path in (ROOT, SUMS, *release.files) for part in (path, *map(str, PurePosixPath(path).parents))]
+    for path in sorted({*parts}):
         folded = unicodedata.normalize("NFC", path.casefold())
         if other := seen.get(folded):
             yield f"{path!a}: differs from {other!a} in case or Unicode form alone"

@@ -95,10 +95,8 @@ def _split(release: Release, tokens: Tokens, split: str, folded: list[Keys]) -> 
         folded.append(np.frombuffer(b"".join(keys), dtype="<u8").astype(np.uint64))
     held = tokens.splits.train if split == "train" else tokens.splits.validation
     if divmod(stream.end, tokens.width) != (held.rows, held.dropped_tail_tokens):
-        yield (
-            f"{where}: covers {stream.end:,} ids, which are not the {held.rows:,} rows and {held.dropped_tail_tokens:,} "
-            f"dropped ids of {tokens.path}"
-        )
+        told = f"{held.rows:,} rows and {held.dropped_tail_tokens:,} dropped ids"
+        yield f"{where}: covers {stream.end:,} ids, which are not the {told} of {tokens.path}"
 
 
 class _Stream:

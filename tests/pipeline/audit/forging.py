@@ -1,5 +1,6 @@
 """What an attacker on the data does: edit rows, tables and manifests, and let everything else follow."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,20 +9,21 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.base.files import write_bytes
+from pipeline.base.files import list_files, sha256_file, write_bytes
 from pipeline.base.yaml import load_yaml
-from pipeline.formats.canonical import parse
 from pipeline.formats.current import section_digest
 from pipeline.formats.lines import LineFile
 from pipeline.formats.manifests import Coverage, path_of
 from pipeline.formats.order import permute
+from pipeline.formats.release import ROOT, ListedFile, is_listed, kind_of
 from pipeline.formats.rows import read_written_rows, row_shard, write_row_shard
 from pipeline.formats.tables import DOCUMENT_INDEX, REMOVALS, read_table, write_batches, write_table
 from pipeline.formats.vocabulary import token_texts
 from pipeline.release.coverage import count
 from pipeline.release.facts import gather
 from pipeline.release.papers import PAPERS
-from tests.releases import read_json, reseal, unsealed, write_json
+from pipeline.release.release import Release
+from tests.releases import read_json, reseal, write_json
 
 Tree = dict[str, Any]
 Lines = list[dict[str, Any]]
@@ -86,14 +88,15 @@ def edit_rows(release: Path, change: Callable[[Ids], object], split: str = "trai
     """Change the ids of a split in place, as one stream."""
     rows = rows_of(release, split)
     change(rows.reshape(-1))
-    write_row_shard(release / TOKENS, row_shard(split, 0), [rows], read_json(release / "manifests/tokens.json")["vocabulary"])
+    vocabulary = read_json(release / "manifests/tokens.json")["vocabulary"]
+    write_row_shard(release / TOKENS, row_shard(split, 0), [rows], vocabulary)
 
 
 def unread(release: Path, documents: int = 1) -> int:
     """The first of some consecutive documents of the training split of which no model reads a row."""
     tokens = read_json(release / "manifests/tokens.json")
-    read = permute(np.arange(64, dtype=np.uint64), tokens["splits"]["train"]["rows"], tokens["parameters"]["seed"], epoch=0)
-    touched = {int(row) for row in read}
+    rows, seed = tokens["splits"]["train"]["rows"], tokens["parameters"]["seed"]
+    touched = {*permute(np.arange(64, dtype=np.uint64), rows, seed, epoch=0).tolist()}
     lines = read_table(release / TOKENS / "train.parquet", DOCUMENT_INDEX).to_pylist()
     stops = [line["first_row"] * tokens["width"] + line["offset"] + line["num_tokens"] for line in lines]
     for number in range(1, len(lines) - documents):
@@ -114,19 +117,26 @@ def texts(release: Path) -> list[bytes]:
     return token_texts(release / TOKENIZER)
 
 
-def sealed(release: Path, rewrite: bool = True) -> None:
-    """Recompute everything that follows: digests, what was read of the rows, the papers."""
+def sealed(release: Path) -> None:
+    """Recompute everything that follows: what was read of the rows, the papers, and every digest."""
+    path = release / path_of(Coverage)
+    write_json(path, read_json(path) | count(_opened(release)).to_json())
+    found = _opened(release)
+    facts = gather(found, found.manifest(Coverage))
+    for name, render in PAPERS.items():
+        write_bytes(release / name, render(facts))
     reseal(release)
-    if rewrite:
-        found = unsealed(release)
-        found.trust({*found.files})
-        read = count(found)
-        path = release / path_of(Coverage)
-        write_json(path, read_json(path) | read.to_json())
-        found = unsealed(release, load_yaml(release / "params.yaml")["release"]["version"])
-        for name, render in PAPERS.items():
-            write_bytes(release / name, render(gather(found, read)))
-        reseal(release)
+
+
+def _opened(release: Path) -> Release:
+    """A folder as a release, whatever its digests are."""
+    listed = [path for path in list_files(release) if is_listed(path)]
+    digests = {path: sha256_file(release / path) if kind_of(path) == "file" else "" for path in listed}
+    files = {path: ListedFile(kind=kind_of(path), digest=digest) for path, digest in digests.items()}
+    root = read_json(release / ROOT)
+    opened = Release(release, root["name"], root["version"], files)
+    opened.trust({*files})
+    return opened
 
 
 def recount(release: Path) -> None:
@@ -136,17 +146,16 @@ def recount(release: Path) -> None:
         for split in ("train", "validation"):
             lines = read_table(release / TOKENS / f"{split}.parquet", DOCUMENT_INDEX).to_pylist()
             counts: Tree = {}
-            for what, value in (("documents", lambda line: 1), ("bytes", lambda l: l["bytes"]), ("tokens", lambda l: l["num_tokens"])):
-                counts[what] = sum(map(value, lines))
+            for what, column in (("documents", None), ("bytes", "bytes"), ("tokens", "num_tokens")):
+                amounts = [line[column] if column else 1 for line in lines]
+                counts[what] = sum(amounts)
                 for by in ("source", "license"):
-                    names = sorted({line[by] for line in lines})
-                    counts[f"{what}_by_{by}"] = {name: sum(value(l) for l in lines if l[by] == name) for name in names}
+                    groups = Counter[str]()
+                    for line, amount in zip(lines, amounts, strict=True):
+                        groups[line[by]] += amount
+                    counts[f"{what}_by_{by}"] = dict(sorted(groups.items()))
             tree["splits"][split] |= counts
             if split == "train":
                 tree["available"] |= counts
 
     edit(release, "tokens", change)
-
-
-def json_lines(path: Path) -> list[Any]:
-    return [parse(line, path) for line in path.read_bytes().splitlines()]

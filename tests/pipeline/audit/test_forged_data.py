@@ -8,12 +8,12 @@ import hashlib
 import json
 import struct
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import duckdb
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -26,7 +26,7 @@ from pipeline.formats.canonical import parse, pretty
 from pipeline.formats.documents import id_hash
 from pipeline.formats.lines import LineFile, write_lines
 from pipeline.formats.release import ROOT, SUMS
-from pipeline.formats.tables import REMOVALS, REPLACED, removal, replacement, write_table
+from pipeline.formats.tables import REPLACED, removal, replacement, write_table
 from pipeline.release.release import Release
 from pipeline.release.rungs import Rung
 from tests.pipeline.audit.forging import (
@@ -50,7 +50,7 @@ from tests.pipeline.audit.forging import (
 )
 from tests.releases import checkpoint, copied, everystep, read_json, reseal_sums, write_json
 
-FILES, CONSISTENT, RECOMPUTED, REPLAYED, REBUILT = Rung
+RECOMPUTED, REBUILT = Rung.RECOMPUTED, Rung.REBUILT
 TRAIN, VALIDATION = f"{TOKENS}/train.parquet", f"{TOKENS}/validation.parquet"
 TALES, NOTES, LETTERS, DEDUP = "filtered/tales", "filtered/notes", "filtered/letters", "deduplicated"
 
@@ -69,19 +69,15 @@ class Forgery(NamedTuple):
 # Documents and rows
 
 
-def ids_swapped(release: Path) -> None:
+def ids_exchanged(release: Path) -> None:
     def swap(lines: Lines) -> None:
-        one, other = (i for i, line in enumerate(lines) if line["source"] == "notes" and i < 60 and i % 2)
-        lines[one]["id"], lines[other]["id"] = lines[other]["id"], lines[one]["id"]
+        one, other = [line for line in lines if line["source"] == "notes"][:2]
+        one["id"], other["id"] = other["id"], one["id"]
 
-    def first_two(lines: Lines) -> None:
-        one, other = [number for number, line in enumerate(lines) if line["source"] == "notes"][:2]
-        lines[one]["id"], lines[other]["id"] = lines[other]["id"], lines[one]["id"]
-
-    edit_index(release, first_two)
+    edit_index(release, swap)
 
 
-def digests_swapped(release: Path) -> None:
+def digests_exchanged(release: Path) -> None:
     def swap(lines: Lines) -> None:
         lines[3]["text_sha256"], lines[4]["text_sha256"] = lines[4]["text_sha256"], lines[3]["text_sha256"]
 
@@ -139,8 +135,10 @@ def rows_exchanged(release: Path) -> None:
 
 
 def held_out_row_edited(release: Path) -> None:
+    at = start_of(release, 12, "validation")
+
     def change(ids: Ids) -> None:
-        ids[-40] = 300
+        ids[at + 5] = 300
 
     edit_rows(release, change, "validation")
 
@@ -166,10 +164,8 @@ def other_ids_of_the_text(release: Path) -> None:
 
 def border_moved(release: Path) -> None:
     def move(lines: Lines) -> None:
-        one, other = [number for number, line in enumerate(lines) if line["source"] == "notes"][:2]
-        assert one + 1 == other or True
-        lines[one]["num_tokens"] += 1
-        lines[one + 1]["num_tokens"] -= 1
+        lines[8]["num_tokens"] += 1
+        lines[9]["num_tokens"] -= 1
         placed(lines, 33)
 
     edit_index(release, move)
@@ -383,7 +379,7 @@ def replacement_said(id: str) -> Callable[[Path], None]:
     def forge(release: Path) -> None:
         path = release / "data" / NOTES / "replaced.parquet"
         write_table(path, [replacement("notes", id, {"email": 2})], REPLACED, path.name)
-        edit(release, NOTES, lambda tree: tree["steps"][5].update(counts={"email": 2}, rewritten=id == "notes/x"))
+        edit(release, NOTES, lambda tree: tree["steps"][5].update(counts={"email": 2}, rewritten=int(id == "notes/x")))
 
     return forge
 
@@ -582,6 +578,13 @@ def text_edited_everywhere(release: Path) -> None:
     edit_index(release, lambda every: every[number].update(text_sha256=sha256))
 
 
+def cut_document_edited(release: Path) -> None:
+    def change(ids: Ids) -> None:
+        ids[-5] = ids[-6]
+
+    edit_rows(release, change, "validation")
+
+
 def removal_with_another_number(release: Path) -> None:
     """A contaminated document is said to have been too short, with a number that would have been."""
 
@@ -649,8 +652,8 @@ def indented(tree: Any) -> bytes:
 
 
 FORGERIES = [
-    Forgery("two ids exchanged in the index", RECOMPUTED, ids_swapped, "in the order of the hashes"),
-    Forgery("two text digests exchanged in the index", RECOMPUTED, digests_swapped, "its rows hold another text"),
+    Forgery("two ids exchanged in the index", RECOMPUTED, ids_exchanged, "in the order of the hashes"),
+    Forgery("two text digests exchanged in the index", RECOMPUTED, digests_exchanged, "its rows hold another text"),
     Forgery("a document added to the index", RECOMPUTED, document_added, "/new"),
     Forgery("a document taken out of the index", RECOMPUTED, document_taken_out, "its rows hold another text"),
     Forgery("an edited row that no step read", RECOMPUTED, row_edited, "its rows hold another text"),
@@ -697,15 +700,15 @@ FORGERIES = [
     Forgery("other examples of removals", RECOMPUTED, other_examples, "examples"),
     Forgery("more documents compared with the reference", RECOMPUTED, more_compared, "compared_documents"),
     Forgery("documents moved between shards", RECOMPUTED, other_shards, "outputs.train"),
-    Forgery("more passes over a source", CONSISTENT, other_passes, "documents of train"),
+    Forgery("more passes over a source", RECOMPUTED, other_passes, "the mixture asks for others"),
     Forgery("statistics that hide a row", RECOMPUTED, hidden_by_statistics, "as its largest value"),
     Forgery("an index of pages in a table", RECOMPUTED, page_index, "that Everystep does not write"),
     Forgery("other row groups in a table", RECOMPUTED, other_row_groups, "row groups do not hold"),
     Forgery("frames without a checksum", RECOMPUTED, frames_without_checksum, "is not written as Everystep"),
     Forgery(
-        "a manifest that is indented otherwise",
+        "a description that is indented otherwise",
         RECOMPUTED,
-        other_way_to_write("manifests/evaluation_sets.json", indented),
+        other_way_to_write("runs/mobilellm/step000004-tokens1024/config.json", indented),
         "is not written as Everystep",
     ),
     Forgery("blanks in the lines of rows", RECOMPUTED, blanks_in_rows, "is not rows of 33 ids"),
@@ -754,6 +757,7 @@ FORGERIES = [
         "stages.dedup.digest",
     ),
     Forgery("a stage left out of dvc.lock", RECOMPUTED, lock_says(lambda stages: stages.pop("tokenizer")), "missing"),
+    Forgery("an edited document that the dropped tail cuts off", REBUILT, cut_document_edited, "", "make reproduce"),
     Forgery("a text edited everywhere", REBUILT, text_edited_everywhere, "", "make reproduce"),
     Forgery("a removal given another plausible reason", REBUILT, removal_with_another_number, "", "make reproduce"),
     Forgery("a removal invented everywhere", REBUILT, removal_invented_everywhere, "", "make reproduce"),
@@ -767,13 +771,12 @@ def release(built_project: Path, tmp_path: Path) -> Path:
     return copied(built_project / "release", tmp_path / "release")
 
 
-def climb(folder: Path) -> tuple[list[str], list[str]]:
-    """The faults on the rungs 2 and 3; digests are right, as they were just computed."""
+def climb(folder: Path) -> tuple[Iterator[str], Iterator[str]]:
+    """The faults on the rungs 2 and 3, as they are found; digests are right, as they were just computed."""
     found = Release.open(folder)
     found.trust({*found.files})
     stored = {path: sha256_file(folder / path) for path in found.files}
-    consistent = [*chain_faults(found, stored, tensors=False), *disagreements(found)]
-    return consistent, [*recomputed_faults(found)]
+    return chain(chain_faults(found, stored, tensors=False), disagreements(found)), recomputed_faults(found)
 
 
 def _cases(*rungs: Rung) -> Any:
@@ -781,16 +784,13 @@ def _cases(*rungs: Rung) -> Any:
     return pytest.mark.parametrize("forgery", chosen, ids=[forgery.name for forgery in chosen])
 
 
-@_cases(CONSISTENT, RECOMPUTED)
+@_cases(RECOMPUTED)
 def test_forged_data_are_caught_on_their_rung_and_not_below(release: Path, forgery: Forgery) -> None:
     forgery.forge(release)
     sealed(release)
     below, found = climb(release)
-    if forgery.rung == CONSISTENT:
-        below, found = [], below
-    assert below == []
-    assert any(forgery.named in fault for fault in found), found
-    assert all(str(release) not in fault.partition(": ")[0] for fault in found)
+    assert [*below] == []
+    assert any(forgery.named in fault for fault in found), [*climb(release)[1]]
 
 
 @_cases(REBUILT)
@@ -803,7 +803,8 @@ def test_what_only_the_sources_show_passes_verify_which_says_where_it_stands(rel
 
 
 def test_the_honest_release_gives_every_fact_again(built_project: Path) -> None:
-    assert climb(built_project / "release") == ([], [])
+    below, found = climb(built_project / "release")
+    assert [*below, *found] == []
 
 
 def test_statistics_can_hide_a_document_from_others_and_not_from_trace(release: Path) -> None:
@@ -826,18 +827,11 @@ def test_a_list_that_is_written_otherwise_is_found(release: Path, name: str) -> 
         lines = (release / SUMS).read_bytes().splitlines(keepends=True)
         write_bytes(release / SUMS, b"".join(reversed(lines)))
     _, found = climb(release)
-    assert found == [f"{name}: is not written as Everystep writes it, though it reads the same"]
+    assert [*found] == [f"{name}: is not written as Everystep writes it, though it reads the same"]
 
 
 def test_a_swapped_tokenizer_makes_a_bounded_number_of_faults(release: Path) -> None:
     merges_exchanged(release)
     sealed(release)
     _, found = climb(release)
-    assert found[-1] == "texts of documents: more than 100 faults; the others are not listed" or len(found) <= 101
-
-
-def test_a_removal_of_the_honest_release_is_never_without_a_kind(built_project: Path) -> None:
-    """The table of reasons knows every reason that the small release has."""
-    tables = sorted((built_project / "release/data").rglob("removals.parquet"))
-    assert {reason for path in tables for reason in pq.read_table(path, schema=REMOVALS)["reason"].to_pylist()}
-    assert np.all([path.is_file() for path in tables])
+    assert "texts of documents: more than 100 faults; the others are not listed" in found

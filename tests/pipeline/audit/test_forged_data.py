@@ -518,11 +518,6 @@ def recipe_of_another_suite(release: Path) -> None:
     edit(release, "models/openelm", lambda tree: tree.update(parameters=recipe))
 
 
-def recipe_reworded(release: Path) -> None:
-    path = release / "recipes/openelm.yaml"
-    write_bytes(path, path.read_bytes().replace(b'"name": "openelm"', b'"name": "openelm2"'))
-
-
 def parameters_said(manifest: str, change: Callable[[Tree], object]) -> Callable[[Path], None]:
     return lambda release: edit(release, manifest, lambda tree: change(tree["parameters"]))
 

@@ -7,9 +7,12 @@ from collections import Counter
 from pathlib import Path
 
 from pipeline.release.rungs import Rung
-from tests.pipeline.audit.test_forged_data import FORGERIES as OF_DATA
-from tests.pipeline.audit.test_forged_models import FORGERIES as OF_MODELS
+from tests.pipeline.audit import test_forged_data, test_forged_models
 
+FORGERIES = [
+    *(("data", forgery) for forgery in test_forged_data.FORGERIES),
+    *(("models", forgery) for forgery in test_forged_models.FORGERIES),
+]
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "forgeries.md"
 BEGIN, END = "<!-- forgeries -->\n", "<!-- end of forgeries -->\n"
 COMMANDS = {
@@ -22,20 +25,13 @@ COMMANDS = {
 
 def table() -> str:
     """The table, as Markdown."""
-    forgeries = [("data", forgery) for forgery in OF_DATA] + [("models", forgery) for forgery in OF_MODELS]
-    counted = Counter(forgery.rung for _, forgery in forgeries)
+    counted = Counter(forgery.rung for _, forgery in FORGERIES)
     counts = ", ".join(f"{counted[rung]} on rung {rung.value} ({rung.word})" for rung in Rung if counted[rung])
-    lines = [
-        f"{len(forgeries)} forgeries: {counts}.",
-        "",
-        "| forgery | of | lowest rung | command |",
-        "| --- | --- | --- | --- |",
-    ]
-    ordered = sorted(forgeries, key=lambda pair: pair[1].rung)
-    lines += [
-        f"| {forgery.name} | {of} | {Rung(forgery.rung).value} {Rung(forgery.rung).word} | {COMMANDS[forgery.command]} |"
-        for of, forgery in ordered
-    ]
+    lines = [f"{len(FORGERIES)} forgeries: {counts}.", ""]
+    lines += ["| forgery | of | lowest rung | command |", "| --- | --- | --- | --- |"]
+    for of, forgery in sorted(FORGERIES, key=lambda pair: pair[1].rung):
+        rung = Rung(forgery.rung)
+        lines.append(f"| {forgery.name} | {of} | {rung.value} {rung.word} | {COMMANDS[forgery.command]} |")
     return "\n" + "\n".join(lines) + "\n\n"
 
 

@@ -153,9 +153,9 @@ def other_ids_of_the_text(release: Path) -> None:
         for place in range(at, min(at + 300, number - 1)):
             one, other = pieces[ids[place]], pieces[ids[place + 1]]
             for cut in range(1, len(one + other)) if one and other else ():
-                pair = known.get((one + other)[:cut]), known.get((one + other)[cut:])
-                if None not in pair and cut != len(one):
-                    ids[place : place + 2] = pair
+                left, right = known.get((one + other)[:cut]), known.get((one + other)[cut:])
+                if left is not None and right is not None and cut != len(one):
+                    ids[place : place + 2] = [left, right]
                     return
         raise AssertionError
 
@@ -774,7 +774,7 @@ def climb(folder: Path) -> tuple[Iterator[str], Iterator[str]]:
     return chain(chain_faults(found, stored, tensors=False), disagreements(found)), recomputed_faults(found)
 
 
-def _cases(*rungs: Rung) -> Any:
+def _cases(*rungs: Rung) -> pytest.MarkDecorator:
     chosen = [forgery for forgery in FORGERIES if forgery.rung in rungs]
     return pytest.mark.parametrize("forgery", chosen, ids=[forgery.name for forgery in chosen])
 
@@ -807,7 +807,7 @@ def test_statistics_can_hide_a_document_from_others_and_not_from_trace(release: 
     hidden_by_statistics(release)
     sealed(release)
     query = f"SELECT count(*) FROM '{release / TRAIN}' WHERE id = '{hidden}'"
-    assert duckdb.sql(query).fetchall() == [(0,)]
+    assert duckdb.execute(query).fetchall() == [(0,)]
     done = everystep("trace", release, "--model", "mobilellm", "--document", hidden, "--json")
     assert done.code == 0 and json.loads(done.out)["split"] == "train"
 

@@ -27,7 +27,8 @@ def encoders(built_project: Path) -> tuple[BytePairs, Tokenizer]:
 def same(encoders: tuple[BytePairs, Tokenizer], text: str) -> bool:
     ours, theirs = encoders
     expected: list[int] = theirs.encode(text, add_special_tokens=False).ids
-    return np.frombuffer(ours.encode(text), "<u4").tolist() == expected
+    found: list[int] = np.frombuffer(ours.encode(text), "<u4").tolist()
+    return found == expected
 
 
 def test_likely_texts_have_the_ids_of_the_library(encoders: tuple[BytePairs, Tokenizer]) -> None:

@@ -18,7 +18,7 @@ BEGIN, END = "<!-- forgeries -->\n", "<!-- end of forgeries -->\n"
 COMMANDS = {
     "verify": "`everystep verify`",
     "replay": "`everystep replay`",
-    "replay --evaluation": "`everystep replay --evaluation`",
+    "replay --evaluation": "`everystep replay`, with `--evaluation`",
     "make reproduce": "`make reproduce`",
 }
 

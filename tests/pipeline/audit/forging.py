@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,7 @@ from pipeline.release.coverage import count
 from pipeline.release.facts import gather
 from pipeline.release.papers import PAPERS
 from pipeline.release.release import Release
+from pipeline.release.rungs import Rung
 from tests.releases import read_json, reseal, write_json
 
 Tree = dict[str, Any]
@@ -30,6 +31,17 @@ Lines = list[dict[str, Any]]
 Ids = NDArray[np.uint32]
 TOKENS = "data/tokens"
 TOKENIZER = "data/tokenizer/tokenizer.json"
+
+
+class Forgery(NamedTuple):
+    """A change, and what catches it."""
+
+    name: str
+    rung: Rung
+    forge: Callable[[Path], object]
+    named: str
+    """A part of the message."""
+    command: str = "verify"
 
 
 def edit(release: Path, manifest: str, change: Callable[[Tree], object]) -> None:

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import duckdb
 import pyarrow.parquet as pq
@@ -32,6 +32,7 @@ from pipeline.release.rungs import Rung
 from tests.pipeline.audit.forging import (
     TOKENIZER,
     TOKENS,
+    Forgery,
     Ids,
     Lines,
     Tree,
@@ -53,17 +54,6 @@ from tests.releases import checkpoint, copied, everystep, read_json, reseal_sums
 RECOMPUTED, REBUILT = Rung.RECOMPUTED, Rung.REBUILT
 TRAIN, VALIDATION = f"{TOKENS}/train.parquet", f"{TOKENS}/validation.parquet"
 TALES, NOTES, LETTERS, DEDUP = "filtered/tales", "filtered/notes", "filtered/letters", "deduplicated"
-
-
-class Forgery(NamedTuple):
-    """A change, and what catches it."""
-
-    name: str
-    rung: Rung
-    forge: Callable[[Path], object]
-    named: str
-    """A part of the message."""
-    command: str = "verify"
 
 
 # Documents and rows

@@ -197,7 +197,7 @@ def _root_faults(reading: _Reading, content: bytes, wanted: Wanted, is_here: boo
     for name, sha256 in [(ROOT, recorded.root_sha256), (SUMS, recorded.sums_sha256)] if recorded else []:
         found = hashlib.sha256(content).hexdigest() if name == ROOT else reading.stored.get(name)
         if found not in (None, sha256):
-            reading.faults.append(f"{name}: is not the one of which {recorded and recorded.path} has the SHA-256")
+            reading.faults.append(f"{name}: is not the one that {recorded and recorded.path} records")
             return None
     return voucher(reading.release, content, wanted.root_sha256 is not None, is_here)
 

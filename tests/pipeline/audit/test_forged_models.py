@@ -412,7 +412,7 @@ def test_a_project_that_recorded_another_release_says_so(built_project: Path, tm
         write_json(tmp_path / "manifests" / "release.json", record | {key: "5" * 64})
         found = everystep("verify", tmp_path / "release")
         assert found.code == 1
-        assert "is not the one of which" in found.out
+        assert "is not the one that" in found.out
 
 
 def test_a_stretch_without_digests_shows_nothing_and_says_so(built_project: Path, tmp_path: Path) -> None:

@@ -9,12 +9,15 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from functools import cache
+from heapq import heapify, heappop, heappush
 from itertools import groupby, pairwise
 
 from pipeline.formats.vocabulary import BYTE_OF
 
 MOST_WORDS = 1 << 20
 """Words whose ids are kept."""
+LONG_WORD = 200
+"""Bytes from which on a heap is faster than a search of all pairs."""
 BLANKS = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 """The property White_Space of Unicode, which is not what `\\s` means in Python."""
 CHARACTER_OF = {byte: character for character, byte in BYTE_OF.items()}
@@ -53,6 +56,12 @@ class _Words(dict[str, bytes]):
         if len(self) >= MOST_WORDS:
             self.clear()
         parts = [CHARACTER_OF[byte] for byte in word.encode()]
+        merged = self._merged(parts) if len(parts) < LONG_WORD else self._merged_long(parts)
+        self[word] = ids = b"".join([self._ids[part] for part in merged])
+        return ids
+
+    def _merged(self, parts: list[str]) -> list[str]:
+        """Merge the parts of a word; the time grows with the square of its length."""
         rank, never = self._ranks.get, len(self._ranks)
         ranks = [rank(pair, never) for pair in pairwise(parts)]
         while ranks and (first := min(ranks)) < never:
@@ -63,8 +72,26 @@ class _Words(dict[str, bytes]):
                 ranks[place - 1] = rank((parts[place - 1], parts[place]), never)
             if place < len(ranks):
                 ranks[place] = rank((parts[place], parts[place + 1]), never)
-        self[word] = ids = b"".join([self._ids[part] for part in parts])
-        return ids
+        return parts
+
+    def _merged_long(self, parts: list[str]) -> list[str]:
+        """Merge the parts of a long word by a heap of pairs; a part that was merged into another is empty."""
+        before, after = [*range(-1, len(parts) - 1)], [*range(1, len(parts) + 1)]
+        pairs = [(self._ranks[pair], place) for place, pair in enumerate(pairwise(parts)) if pair in self._ranks]
+        heapify(pairs)
+        while pairs:
+            rank, place = heappop(pairs)
+            other = after[place]
+            if other >= len(parts) or self._ranks.get((parts[place], parts[other])) != rank:
+                continue  # one of the two was merged meanwhile
+            parts[place], parts[other] = parts[place] + parts[other], ""
+            after[place] = after[other]
+            if after[place] < len(parts):
+                before[after[place]] = place
+            for left, right in ((before[place], place), (place, after[place])):
+                if left >= 0 and right < len(parts) and (pair := (parts[left], parts[right])) in self._ranks:
+                    heappush(pairs, (self._ranks[pair], left))
+        return [part for part in parts if part]
 
 
 @cache

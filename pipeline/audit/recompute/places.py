@@ -16,6 +16,9 @@ from pipeline.formats.documents import id_hashes, share_limit
 from pipeline.formats.manifests import Deduplicated, Tokens
 from pipeline.release.release import Release
 
+MOST_PASSES = 1000
+"""Epochs that `params.yaml` may ask for."""
+
 
 def place_faults(release: Release) -> Iterator[str]:
     """Each document that is in another split than its id gives it, and the first one out of order."""
@@ -39,7 +42,11 @@ def place_faults(release: Release) -> Iterator[str]:
 
 def _mixed(release: Release, seed: int) -> Iterator[str]:
     """The copies of each document, and their places, are those that the passes over its source give."""
-    drawn = {source: round(passes * ONE) for source, passes in release.manifest(Tokens).passes.items()}
+    tokens = release.manifest(Tokens)
+    if max(tokens.passes.values()) > MOST_PASSES:
+        yield f"{tokens.path}: passes: a mixture makes at most {MOST_PASSES:,} over a source"
+        return
+    drawn = {source: round(passes * ONE) for source, passes in tokens.passes.items()}
     seen: set[int] = set()
     found: list[Keys] = []
     places: list[Keys] = []

@@ -24,6 +24,9 @@ def shard_faults(release: Release) -> Iterator[str]:
                 ids, bytes_of = (column.to_pylist() for column in batch.columns)
                 sizes |= zip(id_hashes(ids, "shuffle", dedup.parameters.seed), bytes_of, strict=True)
         number = max(1, -(-sum(sizes.values()) // most))
+        if number != len(dedup.shards(split)):
+            yield f"{dedup.path}: outputs.{split}: the documents fill {number:,} shards"
+            continue
         lines = [0] * number
         for hashed in sizes:
             lines[hashed * number >> 64] += 1

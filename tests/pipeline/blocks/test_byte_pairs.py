@@ -50,5 +50,15 @@ def test_words_are_the_text(text: str) -> None:
     assert "".join(split(text)) == text
 
 
+def test_a_long_word_has_the_ids_of_the_library_in_time_that_grows_with_its_length(
+    encoders: tuple[BytePairs, Tokenizer],
+) -> None:
+    draw = random.Random(7)
+    for length in (190, 200, 210, 1000, 5000):
+        for alphabet in ("a", "the", "theandriver"):
+            assert same(encoders, "".join(draw.choices(alphabet, k=length)))
+    assert same(encoders, "the" * 100_000)
+
+
 def test_the_name_of_a_special_token_is_ordinary_text(encoders: tuple[BytePairs, Tokenizer]) -> None:
     assert same(encoders, "<|endoftext|> and <|fim_prefix|>")

@@ -1,6 +1,7 @@
 """A release to break: a copy, the command on it, and an attacker who makes every digest fit again."""
 
 import contextlib
+import hashlib
 import io
 import json
 import shutil
@@ -12,6 +13,7 @@ from typing import Any
 
 from pipeline import cli
 from pipeline.base.files import list_files, sha256_file
+from pipeline.base.yaml import load_yaml
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.canonical import canonical, pretty
 from pipeline.formats.digests import tensors_digest
@@ -106,7 +108,7 @@ def flip(path: Path, place: float, bit: int = 0) -> None:
 
 
 def reseal(release: Path) -> None:
-    """Recompute what a release says of its own bytes, as an attacker would: manifests, root and SHA256SUMS."""
+    """Recompute what a release says of its own bytes, as an attacker would: manifests, lock, root and SHA256SUMS."""
     paths = [path for path in list_files(release) if path.startswith("manifests/")]
     for path in sorted(paths, key=lambda path: ORDER.index(path.split("/")[1].removesuffix(".json"))):
         tree = read_json(release / path)
@@ -119,6 +121,7 @@ def reseal(release: Path) -> None:
                     if shard.get("groups") and place.is_file():
                         shard["groups"] = group_digests(place, DOCUMENT_INDEX)
         write_json(release / path, tree)
+    _relock(release)
     root = read_json(release / ROOT)
     listed = [path for path in list_files(release) if is_listed(path) and not (release / path).is_symlink()]
     root["files"] = {
@@ -190,6 +193,39 @@ def swap(one: Path, other: Path) -> None:
 
 def checkpoint(release: Path, model: str, step: int) -> Path:
     return dict(ck.find_checkpoints(release / "runs" / model))[step]
+
+
+def _relock(release: Path) -> None:
+    """Recompute `dvc.lock`: the sections of `params.yaml`, and the MD5 of what the release holds as a whole."""
+    path = release / "dvc.lock"
+    if not path.is_file() or path.is_symlink():
+        return
+    tree, params = read_json(path), load_yaml(release / "params.yaml")
+    for entry in tree["stages"].values():
+        for sections in [entry.get("params", {}).get("params.yaml", {})]:
+            sections.update({key: _section(params, key) for key in sections})
+        for about in (*entry.get("deps", []), *entry["outs"]):
+            place = release / about["path"]
+            if place.is_file() or about["path"].startswith(("data/tokens", "data/tokenizer", "results/")):
+                about["md5"], about["size"] = _md5(place)
+    write_json(path, tree)
+
+
+def _section(params: Any, key: str) -> Any:
+    for part in key.split("."):
+        params = params.get(part) if isinstance(params, dict) else None
+    return params
+
+
+def _md5(place: Path) -> tuple[str, int]:
+    """MD5 and size of a file, or of a folder as DVC computes them."""
+    if place.is_file():
+        return hashlib.md5(place.read_bytes()).hexdigest(), place.stat().st_size
+    found = {name: _md5(place / name) for name in list_files(place) if (place / name).is_file()}
+    listed = [{"md5": md5, "relpath": name} for name, (md5, _) in found.items()]
+    return hashlib.md5(json.dumps(listed, sort_keys=True).encode()).hexdigest() + ".dir", sum(
+        size for _, size in found.values()
+    )
 
 
 def _digest(path: Path, old: str) -> str:

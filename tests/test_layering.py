@@ -24,6 +24,8 @@ ALLOWED = {
         "pipeline.base",
         "pipeline.formats",
         "pipeline.stores",
+        "pipeline.sources",
+        "pipeline.blocks",
         "pipeline.release",
         "pipeline.signing",
     },

@@ -6,7 +6,7 @@
    checkpoint that fails the gate (`pipeline.audit.chain`); a table or a paper that differs from the records
    (`pipeline.audit.agreement`).
 3. *recomputed*: weights that moved farther than training moves them, and all that rows, seeds and texts give again
-   (`pipeline.audit.recompute`).
+   (`pipeline.audit.recompute.table`).
 
 Every file is checked whatever is wrong with the others, and a fault is one line; a rung with faults ends the climb.
 Links in place of files and files that are no part of the release are told apart from faults (`pipeline.audit.report`).
@@ -31,7 +31,7 @@ from pipeline.audit.chain import chain_faults
 from pipeline.audit.leftovers import is_left_by_tools, is_tool_folder
 from pipeline.audit.receipts import check_receipts
 from pipeline.audit.receipts_report import Receipts
-from pipeline.audit.recompute import recomputed_faults
+from pipeline.audit.recompute.table import recomputed_faults
 from pipeline.audit.report import Report
 from pipeline.audit.signed import Signatures, check_signatures
 from pipeline.audit.sums import other_names, parse_sums

@@ -23,3 +23,8 @@ def arrow_strings(values: Iterable[bytes]) -> pa.LargeStringArray:
         content += value
         ends.append(len(content))
     return pa.LargeStringArray.from_buffers(len(ends) - 1, pa.py_buffer(ends), pa.py_buffer(content))
+
+
+def arrow_string(value: bytes) -> pa.Scalar:
+    """Wrap one string, to be joined with arrays of strings."""
+    return arrow_strings([value]).cast(pa.string())[0]

@@ -104,6 +104,30 @@ def batches(
                 raise EverystepError(f"{path}: row group {group} lacks {promised} of its rows; damaged")
 
 
+def read_footer(path: Path) -> Fields:
+    """Parse the footer of a file, whatever it claims: `FileMetaData` by field number."""
+    with path.open("rb") as raw, damage_named(path):
+        return _footer(raw, path, path.stat().st_size)
+
+
+def page_headers(path: Path, column: Fields) -> Iterator[tuple[Fields, int]]:
+    """Yield the header of each page of a column (by its `ColumnMetaData`), and the first byte after the page."""
+    with path.open("rb") as raw, damage_named(path):
+        start, _ = column_place(column)
+        for page in _pages(raw, column, str(path)):
+            raw.seek(start)
+            yield _Compact(raw.read(min(page.next - start, MAX_HEADER_BYTES))).struct(), page.next
+            start = page.next
+
+
+def column_place(column: Fields) -> tuple[int, int]:
+    """Give the first byte of a column, and the first after it, by its `ColumnMetaData`."""
+    start = column[9]
+    if 0 < column.get(11, 0) < start:
+        start = column[11]
+    return start, start + column[7]
+
+
 @contextmanager
 def damage_named(path: Path) -> Iterator[None]:
     """Turn the library's errors about a damaged file into one that names the file."""
@@ -147,21 +171,23 @@ def _value_bytes(raw: IO[bytes], column: Fields, where: str, max_page_bytes: int
 def _row_groups(path: Path, size: int, _mtime_ns: int) -> list[Fields]:
     """Parse the row groups in the footer. The library's own view of a column aborts the process on a wrong count."""
     with path.open("rb") as raw:
-        raw.seek(-FOOTER.size, io.SEEK_END)
-        length, magic = FOOTER.unpack(raw.read(FOOTER.size))
-        if magic != MAGIC or length > min(MAX_FOOTER_BYTES, size - FOOTER.size):
-            raise EverystepError(f"{path}: the footer has {length} bytes; at most {MAX_FOOTER_BYTES} are allowed")
-        raw.seek(-FOOTER.size - length, io.SEEK_END)
-        groups: list[Fields] = _Compact(raw.read(length)).struct().get(4, [])
+        groups: list[Fields] = _footer(raw, path, size).get(4, [])
     return groups
+
+
+def _footer(raw: IO[bytes], path: Path, size: int) -> Fields:
+    raw.seek(-FOOTER.size, io.SEEK_END)
+    length, magic = FOOTER.unpack(raw.read(FOOTER.size))
+    if magic != MAGIC or length > min(MAX_FOOTER_BYTES, size - FOOTER.size):
+        raise EverystepError(f"{path}: the footer has {length} bytes; at most {MAX_FOOTER_BYTES} are allowed")
+    raw.seek(-FOOTER.size - length, io.SEEK_END)
+    return _Compact(raw.read(length)).struct()
 
 
 def _pages(raw: IO[bytes], column: Fields, where: str) -> Iterator[_Page]:
     """Yield the pages of a column until it has all its values. Old writers got its claimed size wrong."""
     left, size = column[5], raw.seek(0, io.SEEK_END)
-    start = column[9]
-    if 0 < column.get(11, 0) < start:
-        start = column[11]
+    start, _ = column_place(column)
     while left > 0:
         page = _page(raw, start, HEADER_BYTES)
         if not start < page.next <= size or page.values < 0 or page.bytes < 0:

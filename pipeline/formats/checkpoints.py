@@ -148,6 +148,14 @@ def read_tensors(path: Path) -> dict[str, NDArray[np.generic]]:
         return {name: file.read(name) for name in file.entries}
 
 
+def is_canonical(path: Path) -> bool:
+    """Tell whether a safetensors file has the bytes that `write_tensors` writes for its tensors."""
+    with TensorFile(path) as tensors, path.open("rb") as file:
+        entries = {name: (entry.dtype, entry.shape, entry.end - entry.begin) for name, entry in tensors.entries.items()}
+        header = _header(entries)
+        return file.read(len(header)) == header
+
+
 def begin(final: Path) -> Path:
     """Make an empty scratch folder next to `final`; fill it, then `rename` it to `final`."""
     partial = final.with_name(f".{final.name}{TEMPORARY_SUFFIX}")
@@ -205,18 +213,21 @@ def _require_promised(path: Path, promised: str, found: str) -> None:
 
 
 def _write_canonical(file: IO[bytes], tensors: Tensors) -> None:
+    file.write(_header({name: (dtype_name(name, each), each.shape, each.nbytes) for name, each in tensors.items()}))
+    for name in sorted(tensors):
+        file.write(little_endian(tensors[name]))
+
+
+def _header(tensors: Mapping[str, tuple[str, tuple[int, ...], int]]) -> bytes:
+    """Write what comes before the bytes of tensors of these dtypes, shapes and sizes."""
     header: dict[str, Json] = {METADATA: {"format": "pt"}}
     offset = 0
     for name in sorted(tensors):
-        tensor = tensors[name]
-        end = offset + tensor.nbytes
+        dtype, shape, size = tensors[name]
         if name in header:
             raise EverystepError(f"tensor {name}: the safetensors format reserves this name")
-        dtype = dtype_name(name, tensor)
-        header[name] = {"data_offsets": [offset, end], "dtype": dtype, "shape": list(tensor.shape)}
-        offset = end
+        header[name] = {"data_offsets": [offset, offset + size], "dtype": dtype, "shape": list(shape)}
+        offset += size
     encoded = canonical(header)
     encoded += b" " * (-len(encoded) % 8)
-    file.write(struct.pack("<Q", len(encoded)) + encoded)
-    for name in sorted(tensors):
-        file.write(little_endian(tensors[name]))
+    return struct.pack("<Q", len(encoded)) + encoded

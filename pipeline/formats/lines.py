@@ -14,6 +14,7 @@ import io
 import os
 import struct
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -32,6 +33,7 @@ from pipeline.formats.typed import Count, Sha256, Typed
 LINES_PER_FRAME = 64
 LEVEL = 3
 MAX_FRAMES = 1 << 24
+MAX_FRAME_HEADER = 18
 MAX_FRAME_BYTES = 1 << 30  # decompressed; a frame that claims more is refused before it is opened
 SKIPPABLE_MAGIC = 0x184D2A5E
 SEEKABLE_MAGIC = 0x8F92EAB1
@@ -146,6 +148,15 @@ class LineFile:
             content = self._decompress(frame)
             self._check_whole(frame, content)
             yield content
+
+    def odd_frame(self) -> int | None:
+        """Return the first frame whose header `write_frames` does not write: no checksum, or a dictionary."""
+        for frame, (start, stop) in enumerate(pairwise(self._offsets.tolist())):
+            self._file.seek(start)
+            header = zstandard.get_frame_parameters(self._file.read(min(stop - start, MAX_FRAME_HEADER)))
+            if not header.has_checksum or header.dict_id:
+                return frame
+        return None
 
     def close(self) -> None:
         self._file.close()

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipeline.base.arrow import arrow_numbers, arrow_string, arrow_strings
 from pipeline.base.errors import Differs, EverystepError
 from pipeline.base.files import safe_join
 from pipeline.base.parquet import batches, damage_named, open_parquet
@@ -60,6 +61,21 @@ def write_row_shard(folder: Path, name: str, blocks: Iterable[NDArray[np.unsigne
     return write_frames(folder / name, frames, name, digits=True)
 
 
+def read_written_rows(frame: bytes, width: int, vocabulary: int, where: str) -> NDArray[np.uint32]:
+    """Parse a frame of rows, shape (rows, width), which must have the bytes that `write_row_shard` writes for them.
+
+    Ten times as fast as `decode_row`; it refuses every other way to write the same ids.
+    """
+    digits = frame.replace(HEAD, b"").replace(b"]}\n", b",")[:-1]
+    if not digits.translate(None, b"0123456789,"):
+        ids = np.fromstring(digits, dtype=np.int64, sep=",")
+        if len(ids) and len(ids) % width == 0 and ids.min() >= 0 and ids.max() < vocabulary:
+            rows = ids.astype(np.uint32).reshape(-1, width)
+            if b"".join(_written_rows(rows, vocabulary)) == frame:
+                return rows
+    raise Differs(f"{where}: is not rows of {width} ids below {vocabulary}, written as `write_row_shard` writes them")
+
+
 def rows_at_once(width: int) -> int:
     """Return how many rows are written at a time: whole frames, of about as many ids as fit a processor's cache."""
     return LINES_PER_FRAME * max(1, IDS_WRITTEN_AT_ONCE // (LINES_PER_FRAME * width))
@@ -71,16 +87,18 @@ def row_shard(prefix: str, number: int) -> str:
 
 def write_order(path: Path, name: str, num_rows: int, seed: int) -> Shard:
     """Write epoch 0 of the order as data: line i is `{"row": row of sample i}`."""
+    return write_frames(path, order_frames(num_rows, seed), name, digits=True)
 
-    def frames() -> Iterator[bytes]:
-        for start in range(0, num_rows, SAMPLES_AT_ONCE):
-            samples = np.arange(start, min(start + SAMPLES_AT_ONCE, num_rows), dtype=np.uint64)
-            rows = pa.array(permute(samples, num_rows, seed, epoch=0)).cast(pa.string())
-            text, ends = text_of(pc.binary_join_element_wise('{"row":', rows, "}\n", ""))
-            bounds = [*ends[:-1:LINES_PER_FRAME].tolist(), len(text)]
-            yield from (bytes(text[begin:end]) for begin, end in pairwise(bounds))
 
-    return write_frames(path, frames(), name, digits=True)
+def order_frames(num_rows: int, seed: int) -> Iterator[bytes]:
+    """Yield the lines of epoch 0 of the order, `LINES_PER_FRAME` at a time."""
+    for start in range(0, num_rows, SAMPLES_AT_ONCE):
+        samples = np.arange(start, min(start + SAMPLES_AT_ONCE, num_rows), dtype=np.uint64)
+        rows = arrow_numbers(permute(samples, num_rows, seed, epoch=0)).cast(pa.string())
+        line = arrow_string(b'{"row":'), rows, arrow_string(b"}\n"), arrow_string(b"")
+        text, ends = text_of(pc.binary_join_element_wise(*line))
+        bounds = [*ends[:-1:LINES_PER_FRAME].tolist(), len(text)]
+        yield from (bytes(text[begin:end]) for begin, end in pairwise(bounds))
 
 
 class Rows(Sequence[Row]):
@@ -267,7 +285,7 @@ def _written_rows(rows: NDArray[np.unsignedinteger], vocabulary: int) -> Iterato
     width = rows.shape[1]
     entries = rows.astype(np.uint32)
     entries[:, -1] += vocabulary
-    text, ends = text_of(pc.take(_digits_of_ids(vocabulary), pa.array(entries.ravel())))
+    text, ends = text_of(pc.take(_digits_of_ids(vocabulary), arrow_numbers(entries.ravel())))
     bounds = [*ends[: -1 : LINES_PER_FRAME * width].tolist(), len(text)]
     yield from (HEAD + text[begin : end - len(HEAD)] for begin, end in pairwise(bounds))
 
@@ -276,7 +294,8 @@ def _written_rows(rows: NDArray[np.unsignedinteger], vocabulary: int) -> Iterato
 def _digits_of_ids(vocabulary: int) -> pa.Array:
     """Tabulate what is written for an id; from `vocabulary` on, for an id that ends a row and opens the next."""
     between = "]}\n" + HEAD.decode()
-    return pa.array([f"{id}," for id in range(vocabulary)] + [f"{id}{between}" for id in range(vocabulary)])
+    digits = [str(id) for id in range(vocabulary)]
+    return arrow_strings(f"{id}{end}".encode() for end in (",", between) for id in digits).cast(pa.string())
 
 
 def _usual_row(line: bytes) -> Row | None:

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.base.arrow import arrow_strings
+from pipeline.base.arrow import arrow_string, arrow_strings
 from pipeline.base.batches import batched
 from pipeline.base.errors import Differs, EverystepError
 from pipeline.base.files import atomic_writer
@@ -248,12 +248,8 @@ def _json_lines(rows: pa.RecordBatch) -> bytes:
         return b"".join(map(encode_line, rows.to_pylist()))
     pieces: list[Any] = []
     for name in sorted(rows.schema.names):
-        pieces += [_scalar(f'{"," if pieces else "{"}"{name}":'), *_in_json(rows.column(name))]
-    return bytes(text_of(pc.binary_join_element_wise(*pieces, _scalar("}\n"), _scalar("")))[0])
-
-
-def _scalar(text: str) -> pa.Scalar:
-    return arrow_strings([text.encode()]).cast(pa.string())[0]
+        pieces += [arrow_string(f'{"," if pieces else "{"}"{name}":'.encode()), *_in_json(rows.column(name))]
+    return bytes(text_of(pc.binary_join_element_wise(*pieces, arrow_string(b"}\n"), arrow_string(b"")))[0])
 
 
 def _in_json(column: pa.Array) -> list[Any]:
@@ -261,7 +257,7 @@ def _in_json(column: pa.Array) -> list[Any]:
     if not _is_plain(column):
         return [arrow_strings([encode_line(value)[:-1] for value in column.to_pylist()]).cast(pa.string())]
     text = column.cast(pa.string())
-    return [_scalar('"'), text, _scalar('"')] if pa.types.is_string(column.type) else [text]
+    return [arrow_string(b'"'), text, arrow_string(b'"')] if pa.types.is_string(column.type) else [text]
 
 
 def text_of(strings: pa.Array) -> tuple[memoryview, NDArray[np.int32]]:

@@ -6,7 +6,7 @@ What only a replay can see passes `verify`, which then says on which rung it sta
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from pipeline.formats.log import as_csv
 from pipeline.formats.release import ROOT
 from pipeline.release.papers import PAPERS
 from pipeline.release.rungs import Rung
+from tests.pipeline.audit.forging import Forgery
 from tests.project import run
 from tests.releases import (
     checkpoint,
@@ -35,17 +36,6 @@ from tests.releases import (
 MODEL, OTHER = "mobilellm", "openelm"
 LN_2 = float(np.log(2))
 Tree = dict[str, Any]
-
-
-class Forgery(NamedTuple):
-    """A change, and what catches it."""
-
-    name: str
-    rung: Rung
-    forge: Callable[[Path], None]
-    named: str
-    """A part of the message."""
-    command: str = "verify"
 
 
 # What an attacker does

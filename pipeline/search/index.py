@@ -114,6 +114,11 @@ class Index:
         self._require_ids(ids)
         return Found(tuple(ids), tuple(shard.interval(ids) for shard in self._shards))
 
+    def ends(self, ids: Sequence[int]) -> int:
+        """At how many places `ids` end their row, so that nothing follows."""
+        self._require_ids(ids)
+        return sum(shard.ends(ids) for shard in self._shards) if ids else 0
+
     def longest(self, ids: Sequence[int]) -> int:
         """How many of `ids`, from the first on, are somewhere together in a row."""
         self._require_ids(ids)
@@ -193,12 +198,16 @@ class _Shard:
         self._node = lru_cache(NODES_KEPT)(self._decoded)
 
     def interval(self, ids: Sequence[int]) -> tuple[int, int]:
-        """The suffixes that begin with `ids`: from the first that is not less, to the first that is greater than all."""
+        """The suffixes that begin with `ids`: from the first that is not less, up to the first that is greater."""
         after = list(ids)
         while after and after[-1] == self._vocabulary - 1:
             after.pop()
         start = self._lower(ids) if ids else 0
         return start, self._lower([*after[:-1], after[-1] + 1]) if after else self._places
+
+    def ends(self, ids: Sequence[int]) -> int:
+        """The suffixes that are `ids` and no more: the first of those that begin with them."""
+        return self._lower([*ids, 0]) - self._lower(ids)
 
     def longest(self, ids: Sequence[int]) -> int:
         """How many of `ids` a suffix begins with: one beside the place where they would be."""

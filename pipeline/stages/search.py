@@ -6,9 +6,9 @@ Reads `data/tokens/train`; writes `data/search` (see `pipeline.formats.search_in
     000000.nodes          their suffixes, sorted, with a small tree over each 4,096
     000000.jsonl.zst      the digest of each block of both, and where each node begins
 
-A shard has as many rows as fit 2^24 ids, so memory is flat: about 12 bytes an id while suffixes are sorted. libdivsufsort
-sorts bytes; an id becomes two or three of them, big-endian and one higher, so that 0 can end each row. Which suffix comes
-first then depends on the rows alone, and any other program that sorts suffixes writes the same bytes.
+A shard has as many rows as fit 2^24 ids, so memory is flat: about 12 bytes an id while suffixes are sorted.
+libdivsufsort sorts bytes; an id becomes two or three of them, big-endian and one higher, so that 0 can end each row.
+Which suffix comes first depends on the rows alone, and any other program that sorts suffixes writes the same bytes.
 """
 
 from collections.abc import Iterator

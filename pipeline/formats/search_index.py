@@ -111,6 +111,17 @@ def decode_positions(content: bytes) -> Positions:
     return wide.view("<u4").ravel().astype(np.uint32)
 
 
+def suffixes_of_nodes(content: bytes, places: int, size: int) -> Positions:
+    """The places in all nodes of a shard, shape (places,)."""
+    parts, at = [], 0
+    for start in range(0, places, NODE):
+        suffixes = min(NODE, places - start)
+        end = at + node_bytes(suffixes, size)
+        parts.append(decode_positions(content[end - suffixes * POSITION_BYTES : end]))
+        at = end
+    return np.concatenate(parts)
+
+
 def write_index_shard(
     folder: Path, name: str, ids: NDArray[np.unsignedinteger], suffixes: Positions, width: int, vocabulary: int
 ) -> dict[str, Shard]:
@@ -137,34 +148,44 @@ def write_index_shard(
 
 def trees(text: bytes, suffixes: Positions, width: int, size: int) -> Iterator[tuple[list[int], bytes]]:
     """Yield, for each node, the beginning that the table has of it, and its bytes. `text` is the ids, encoded."""
+    words = words_of(text)
     for start in range(0, len(suffixes), NODES_AT_ONCE * NODE):
         part = suffixes[start : start + NODES_AT_ONCE * NODE]
+        before, heads = suffixes[max(start - 1, 0) : start + len(part) - 1 : NODE], part[::NODE]
+        if not start:  # nothing is before the first
+            before = np.concatenate([heads[:1], suffixes[NODE - 1 : len(part) - 1 : NODE]])
+        alike = shared_ids(words, before, heads, width, size)
         samples = part[::SAMPLE]
         shared = np.zeros(len(samples), dtype=np.uint32)
-        shared[1:] = shared_ids(text, samples[:-1], samples[1:], width, size)
+        shared[1:] = shared_ids(words, samples[:-1], samples[1:], width, size)
         shared[:: NODE // SAMPLE] = 0
         branch = ids_at(text, samples, shared, width, size)
         branch[shared >= LONGEST_SHARED] = 0
         branch[:: NODE // SAMPLE] = 0
         shared = np.minimum(shared, LONGEST_SHARED)
-        for begin in range(0, len(part), NODE):
-            inside, at = slice(begin // SAMPLE, (begin + NODE) // SAMPLE), start + begin
-            first = _beginning(text, suffixes[at - 1 : at], suffixes[at : at + 1], width, size) if at else []
-            yield first, encode_node(shared[inside], branch[inside], part[begin : begin + NODE], size)
+        for number, (head, length) in enumerate(zip(heads.tolist(), alike.tolist(), strict=True)):
+            first = _beginning(text, head, length + 1, width, size) if start or number else []
+            inside = slice(number * NODE // SAMPLE, (number + 1) * NODE // SAMPLE)
+            positions = part[number * NODE : (number + 1) * NODE]
+            yield first, encode_node(shared[inside], branch[inside], positions, size)
 
 
-def _beginning(text: bytes, before: Positions, suffix: Positions, width: int, size: int) -> list[int]:
-    """The shortest beginning of a suffix that is greater than the suffix before it; if both are the same, it and 0."""
-    length, place = int(shared_ids(text, before, suffix, width, size)[0]) + 1, int(suffix[0])
+def _beginning(text: bytes, place: int, length: int, width: int, size: int) -> list[int]:
+    """The first `length` ids of a suffix; of one that is an id shorter, all of it and 0."""
     end = min(place + length, place - place % width + width)
     ids: list[int] = decode_ids(text[place * size : end * size], size).tolist()
     return ids if len(ids) == length else [*ids, 0]
 
 
-def shared_ids(text: bytes, left: Positions, right: Positions, width: int, size: int) -> NDArray[np.uint32]:
+def words_of(text: bytes) -> NDArray[np.uint64]:
+    """Eight bytes from each byte of a text on, little-endian; zeros follow its end."""
+    return np.ndarray(len(text) + 1, dtype="<u8", buffer=text + bytes(8), strides=(1,))
+
+
+def shared_ids(
+    words: NDArray[np.uint64], left: Positions, right: Positions, width: int, size: int
+) -> NDArray[np.uint32]:
     """Count the ids that the suffixes at `left` and `right` have in common from their start, pair by pair."""
-    padded = text + bytes(8)
-    words = np.ndarray(len(text) + 1, dtype="<u8", buffer=padded, strides=(1,))
     found = np.zeros(len(left), dtype=np.int64)
     limits = (width - np.maximum(left % width, right % width)).astype(np.int64)
     a, b = left.astype(np.int64) * size, right.astype(np.int64) * size

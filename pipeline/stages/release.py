@@ -32,7 +32,17 @@ from pipeline.base.yaml import load_yaml
 from pipeline.formats.canonical import Json, pretty
 from pipeline.formats.checkpoints import Record
 from pipeline.formats.current import read_all_current, read_current, take_basis, write_manifest
-from pipeline.formats.manifests import KINDS, Coverage, Evaluated, Parent, Released, Searchable, Tokens, Trained, path_of
+from pipeline.formats.manifests import (
+    KINDS,
+    Coverage,
+    Evaluated,
+    Parent,
+    Released,
+    Searchable,
+    Tokens,
+    Trained,
+    path_of,
+)
 from pipeline.formats.release import (
     FORMAT,
     REVISIONS,

@@ -23,8 +23,8 @@ from pipeline.search.timeline import NEVER, Timeline
 
 AT_ONCE = 1 << 20
 """Places that are looked at together."""
-WHOLE_INDEX_BYTES = 8 << 20
-"""A far-away document index of at most this size is brought as a whole, in one request."""
+FEW_GROUPS = 16
+"""A far-away document index of at most this number of row groups is brought as a whole, in one request."""
 DOCUMENTS = TOKENS / "train.parquet"
 
 
@@ -278,7 +278,8 @@ def _documents(release: Release, rows: Sequence[int]) -> list[list[Span]]:
         raise EverystepError(
             f"{release.folder / path_of(Tokens)}: outputs.train_index: has no digests of its row groups"
         )
+    if release.mirror is not None and len(groups) <= FEW_GROUPS:
+        index = DocumentIndex(release.file(DOCUMENTS), tokens.width, num_rows)
+        return index.documents_of_rows(rows)
     with release.window(DOCUMENTS) as window:
-        if release.mirror is None or window.size > WHOLE_INDEX_BYTES:
-            return documents_of_rows(window, groups, tokens.width, num_rows, rows)
-    return DocumentIndex(release.file(DOCUMENTS), tokens.width, num_rows).documents_of_rows(rows)
+        return documents_of_rows(window, groups, tokens.width, num_rows, rows)

@@ -1,8 +1,8 @@
 """Is the index that of the rows? Recomputed from the rows alone, without sorting, in time linear in their ids.
 
 Suffixes are in order if neighbours are: of two that follow one another, the first has the lesser first id, or the same
-id and the lesser rest, and a rest is a suffix too, whose place in the order is known. Where a row ends there is no rest;
-then the next rows decide, as in the sorting. With that, every other byte of the index follows.
+id and the lesser rest, and a rest is a suffix too, whose place in the order is known. Where a row ends there is no
+rest; then the next rows decide, as in the sorting. With that, every other byte of the index follows.
 """
 
 import hashlib
@@ -19,7 +19,6 @@ from pipeline.formats.rows import Rows
 from pipeline.formats.search_index import (
     NODE,
     Positions,
-    decode_positions,
     encode_ids,
     id_bytes,
     parse_table,
@@ -33,7 +32,7 @@ AT_ONCE = 1 << 20
 
 
 def search_faults(release: Release) -> Iterator[str]:
-    """What is wrong with the search index of a release, compared with its rows; nothing if it is what a build writes."""
+    """What is wrong with the search index of a release, compared with its rows."""
     try:
         with open_index(release):
             pass

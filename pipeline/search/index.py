@@ -183,27 +183,38 @@ class _Shard:
             raise Differs(f"{path}: its nodes are not in order")
         sizes = [min(NODE, places - start) for start in range(0, places, NODE)]
         far = release.mirror is not None
-        self._ids = _Blocks(
-            opened.enter_context(release.window(SEARCH / ids.path)),
-            [block.ids_sha256 for block in blocks],
-            [size * self._size for size in sizes],
-            far,
-        )
-        self._nodes = _Blocks(
-            opened.enter_context(release.window(SEARCH / nodes.path)),
-            [block.node_sha256 for block in blocks],
-            [node_bytes(size, self._size) for size in sizes],
-            far,
-        )
+
+        def blocks_of(name: str, digests: list[str], sizes: list[int]) -> _Blocks:
+            window = opened.enter_context(release.window(SEARCH / name, sum(sizes)))
+            return _Blocks(window, digests, sizes, far)
+
+        self._ids = blocks_of(ids.path, [block.ids_sha256 for block in blocks], [n * self._size for n in sizes])
+        node_sizes = [node_bytes(n, self._size) for n in sizes]
+        self._nodes = blocks_of(nodes.path, [block.node_sha256 for block in blocks], node_sizes)
         self._node = lru_cache(NODES_KEPT)(self._decoded)
 
     def interval(self, ids: Sequence[int]) -> tuple[int, int]:
-        """The suffixes that begin with `ids`: from the first that is not less, up to the first that is greater."""
-        after = list(ids)
-        while after and after[-1] == self._vocabulary - 1:
-            after.pop()
-        start = self._lower(ids) if ids else 0
-        return start, self._lower([*after[:-1], after[-1] + 1]) if after else self._places
+        """The suffixes that begin with `ids`.
+
+        Their end is found in the trees alone, but for the few suffixes between two samples: of neighbours that share
+        as many ids as `ids` has, both begin with them or neither.
+        """
+        if not ids:
+            return 0, self._places
+        key, length = key_of(ids, self._size), len(ids)
+        number = self._node_of(ids)
+        start, sample, is_alike = self._place(number, ids)
+        last = self._node_of(after) if (after := self._after(ids)) else len(self._firsts) - 1
+        if length > LONGEST_SHARED:
+            return start, self._lower(after) if after else self._places
+        if last > number and not self._firsts[last].startswith(key):
+            return start, last * NODE
+        if last == number and not is_alike:
+            return start, self._end_of_alike(start, number * NODE + sample * SAMPLE, ids)
+        shared = self._node(last).shared
+        sample = 0 if last > number else sample
+        end = next((i for i in range(sample + 1, len(shared)) if shared[i] < length), len(shared))
+        return start, self._end_of_alike(last * NODE + (end - 1) * SAMPLE + 1, last * NODE + end * SAMPLE, ids)
 
     def ends(self, ids: Sequence[int]) -> int:
         """The suffixes that are `ids` and no more: the first of those that begin with them."""
@@ -236,23 +247,49 @@ class _Shard:
 
     def _lower(self, ids: Sequence[int]) -> int:
         """The number of suffixes that are less than `ids`."""
-        number = bisect_right(self._firsts, key_of(ids, self._size)) - 1
-        node = self._node(number)
-        low, high = 0, len(node.positions)
+        return self._place(self._node_of(ids), ids)[0]
+
+    def _after(self, ids: Sequence[int]) -> list[int]:
+        """The least run that is greater than all that begin with `ids`; empty if there is none."""
+        after = list(ids)
+        while after and after[-1] == self._vocabulary - 1:
+            after.pop()
+        return [*after[:-1], after[-1] + 1] if after else []
+
+    def _node_of(self, ids: Sequence[int]) -> int:
+        """The node in which, or at whose end, `ids` would be."""
+        return bisect_right(self._firsts, key_of(ids, self._size)) - 1
+
+    def _place(self, number: int, ids: Sequence[int]) -> tuple[int, int, bool]:
+        """In the node of `ids`: the first suffix that is not less, the first sample that is not, and whether the
+        sample begins with them."""
+        node, wanted = self._node(number), list(ids)
+        low, high, sample, is_alike = 0, len(node.positions), 0, False
         if len(ids) <= LONGEST_SHARED:
-            sample = self._first_sample(node, ids)
+            sample, is_alike = self._first_sample(node, ids)
             low, high = max(0, (sample - 1) * SAMPLE + 1), min(high, sample * SAMPLE)
-        wanted = list(ids)
         while low < high:
             middle = (low + high) // 2
             if self._text(int(node.positions[middle]), len(wanted)) < wanted:
                 low = middle + 1
             else:
                 high = middle
-        return number * NODE + low
+        return number * NODE + low, sample, is_alike
 
-    def _first_sample(self, node: Node, ids: Sequence[int]) -> int:
-        """The first sample of a node that is not less than `ids`; the number of samples if all are.
+    def _end_of_alike(self, low: int, high: int, ids: Sequence[int]) -> int:
+        """The first suffix from `low` on, up to `high`, that does not begin with `ids`; all before it do."""
+        high, wanted = min(high, self._places), list(ids)
+        while low < high:
+            middle = (low + high) // 2
+            if self._text(int(self.positions(middle, middle + 1)[0]), len(wanted)) == wanted:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    def _first_sample(self, node: Node, ids: Sequence[int]) -> tuple[int, bool]:
+        """The first sample of a node that is not less than `ids` (the number of samples if all are), and whether it
+        begins with them.
 
         What the tree alone can tell is a sample with which `ids` share as many first ids as with any (the search in a
         Patricia trie; Ferguson's bit-tree). A look at its text gives that number, and with it the place among all.
@@ -275,11 +312,11 @@ class _Shard:
             i = nearest + 1
             while i < len(shared) and (shared[i] > common or (shared[i] == common and branch[i] <= ids[common])):
                 i += 1
-            return i
+            return i, False
         bound = common if common == length else common + 1
         while nearest and shared[nearest] >= bound:
             nearest -= 1
-        return nearest
+        return nearest, common == length
 
     def _shared(self, ids: Sequence[int], place: int) -> int:
         return _common(ids, self._text(place, len(ids)))

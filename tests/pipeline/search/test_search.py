@@ -14,6 +14,7 @@ from pipeline.base.errors import Differs, EverystepError
 from pipeline.base.files import write_bytes
 from pipeline.base.paths import SEARCH
 from pipeline.formats import search_index
+from pipeline.formats.canonical import parse
 from pipeline.formats.lines import LineFile, encode_line, write_lines
 from pipeline.formats.manifests import Searchable, path_of
 from pipeline.formats.order import rows_of_samples
@@ -22,8 +23,10 @@ from pipeline.search.faults import search_faults
 from pipeline.search.index import Index, open_index
 from pipeline.search.timeline import NEVER, Stretch, Timeline, timeline_of
 from pipeline.stages.search import sorted_suffixes
+from tests.pipeline.formats import second_reader as second
 from tests.pipeline.search.indexed import MODEL, STEPS, Brute, indexed, packed, queries
 from tests.releases import copied, flip, read_json, unsealed, write_json
+from tests.shards import read_lines
 
 # vocabulary, ids of a row, rows, rows of a shard
 KINDS = [(9, 6, 300, 300), (9, 33, 1500, 700), (300, 9, 2000, 300), (65536, 17, 600, 600), (100_000, 8, 400, 150)]
@@ -140,6 +143,19 @@ def test_suffixes_are_sorted_as_python_sorts_them(vocabulary: int) -> None:
     ended = [id for row in rows.tolist() for id in [*(id + 1 for id in row), 0]]
     expected = sorted(range(rows.size), key=lambda place: ended[place + place // 7 :])
     assert sorted_suffixes(rows, vocabulary).tolist() == expected
+
+
+@pytest.mark.parametrize("kind", [(9, 6, 2100, 2100), (70_000, 20, 450, 450), (8, 300, 30, 30)], ids=str)
+def test_every_byte_is_what_the_document_of_formats_says(tmp_path: Path, kind: tuple[int, int, int, int]) -> None:
+    """As a second reader writes it who knows only that document: several nodes, and suffixes that share much."""
+    vocabulary, width, num_rows, _ = kind
+    rows = packed(random.Random(8), vocabulary, width, num_rows)
+    folder = indexed(tmp_path, rows, vocabulary).folder / SEARCH
+    order, ids, nodes, table = second.search_index(rows.tolist(), vocabulary)
+    assert sorted_suffixes(rows.astype(np.uint32), vocabulary).tolist() == order
+    assert (folder / "000000.ids").read_bytes() == ids
+    assert (folder / "000000.nodes").read_bytes() == nodes
+    assert [parse(line) for line in read_lines(folder / "000000.jsonl.zst")] == table
 
 
 def test_how_rows_are_cut_into_shards_changes_no_answer(tmp_path: Path) -> None:

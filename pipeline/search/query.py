@@ -63,7 +63,7 @@ class Texts:
         """The text that ids encode; special tokens have none, and bytes that are no UTF-8 become U+FFFD."""
         return b"".join(self._texts[id] for id in ids).decode(errors="replace")
 
-    def quoted(self, ids: Sequence[int]) -> str:
-        """The same in quotation marks, with a line between tokens: `"The| king"`."""
-        pieces = [self._texts[id].decode(errors="replace") for id in ids]
-        return json.dumps("|".join(pieces), ensure_ascii=False)
+    def quoted(self, ids: Sequence[int], between: str = "") -> str:
+        """The same in quotation marks, with a mark between tokens: `"The| king"`."""
+        pieces = [self._texts[id].decode(errors="replace") for id in ids] if between else [self.text(ids)]
+        return json.dumps(between.join(pieces), ensure_ascii=False)

@@ -42,7 +42,7 @@ def tell_search(release: Release, asked: Question) -> Told:
         names = [until.model] if until else [asked.model] if asked.model else release.models()
         timelines = {name: until or timeline_of(release, name) for name in names}
         found = search(release, index, ids, timelines, until, asked.limit)
-    lines = [*_about(release, ids), f"{_counted(found.count)}, in {found.rows:,} different rows"]
+    lines = [*_about(release, ids), f"{_counted(found.count)}, in {_number(found.rows, 'row')}"]
     steps = {name: [place.first_steps[name] for place in found.shown] for name in names}
     if all(listed == steps[names[0]] for listed in steps.values()):  # one suite: usually all read alike
         steps = {"all models" if len(names) > 1 else names[0]: steps[names[0]]}
@@ -80,8 +80,9 @@ def tell_next(release: Release, asked: Question) -> Told:
     texts = Texts(release)
     lines = _about(release, context)
     if len(found.used) < len(context):
-        lines.append(f"nothing follows all of it; the last {len(found.used)} of {len(context)} ids are used")
-    lines.append(f"{found.different:,} different ids follow, {found.total:,} times in all{_until(timeline)}")
+        lines.append(f"nothing follows all of it; used are the last {len(found.used)} of {len(context)} ids")
+    times = f"{_number(found.total, 'time')} in all{_until(timeline)}"
+    lines.append(f"followed by {_number(found.different, 'different id')}, {times}")
     rows = [[f"{one.id}", texts.quoted([one.id]), f"{one.count:,}", f"{one.probability:.6f}"] for one in found.shown]
     tree = asdict(found)
     for one in tree["shown"]:
@@ -98,7 +99,8 @@ def tell_score(release: Release, asked: Question) -> Told:
     texts = Texts(release)
     never = sum(not one.count for one in found)
     bits = sum(one.bits for one in found if one.count)
-    said = f"{bits:,.3f} bits for {len(ids) - never} ids" + f"; {never} never follow what is before them" * (never > 0)
+    said = f"{bits:,.3f} bits for {_number(len(ids) - never, 'id')}"
+    said += f"; not counted: {_number(never, 'id')} that never came after what is before" * (never > 0)
     rows = [
         [
             f"{one.id}",
@@ -136,7 +138,9 @@ def _timeline(release: Release, asked: Question) -> Timeline | None:
 
 
 def _about(release: Release, ids: Sequence[int]) -> list[str]:
-    return [f"ids {','.join(map(str, ids))}: {Texts(release).quoted(ids)}"]
+    texts = Texts(release)
+    listed = ",".join(map(str, ids))
+    return [f"{texts.quoted(ids)} as ids: {listed}", f"tokens: {texts.quoted(ids, between='|')}"]
 
 
 def _count_tree(release: Release, found: Count) -> dict[str, Any]:
@@ -147,11 +151,15 @@ def _count_tree(release: Release, found: Count) -> dict[str, Any]:
 
 def _counted(found: Count) -> str:
     if found.until is None:
-        return f"{found.places:,} places in the training rows"
+        return f"{_number(found.places, 'place')} in the training rows"
     return (
-        f"read {found.reads:,} times by {found.model} until step {found.until}, at {found.places_read:,} of "
-        f"{found.places:,} places"
+        f"read {_number(found.reads, 'time')} by {found.model} until step {found.until}, at {found.places_read:,} of "
+        f"{_number(found.places, 'place')}"
     )
+
+
+def _number(number: int, of: str) -> str:
+    return f"{number:,} {of}{'s' if number != 1 else ''}"
 
 
 def _until(timeline: Timeline | None) -> str:

@@ -49,8 +49,10 @@ class Timeline(NamedTuple):
         for stretch in self.stretches:
             first, last = stretch.start // self.num_rows, stretch.stop // self.num_rows
             found += last - first  # an epoch reads each row once
-            found += self._places(stretch, rows, last) < stretch.stop
-            found -= self._places(stretch, rows, first) < stretch.start
+            if stretch.stop % self.num_rows:
+                found += self._places(stretch, rows, last) < stretch.stop
+            if stretch.start % self.num_rows:
+                found -= self._places(stretch, rows, first) < stretch.start
         return found
 
     def first_steps(self, rows: Numbers) -> Numbers:

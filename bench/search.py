@@ -76,7 +76,7 @@ def _build(rows: Path, folder: Path, tokens: Tokens) -> tuple[float, int]:
 
 def questions(release: Release) -> tuple[list[list[int]], np.ndarray]:
     """(runs of ids, all rows)."""
-    tokens, draw = release.manifest(Tokens), random.Random(SEED)
+    tokens, draw = release.manifest(Tokens), random.Random(SEED)  # noqa: S311
     rows = np.array([*Rows(release.folder / TOKENS, tokens.shards("train"), tokens.width, tokens.vocabulary)])
     asked = []
     for _ in range(QUESTIONS):

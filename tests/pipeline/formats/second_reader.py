@@ -143,7 +143,7 @@ def search_index(rows: list[list[int]], vocabulary: int) -> tuple[list[int], byt
         node = bytes(shared) + b"".join(branch.to_bytes(size, "big") for branch in branches)
         node += b"".join(place.to_bytes(3, "little") for place in places)
         head = suffix[places[0]]
-        first = [] if before is None else [*head, 0][: _alike(before, head) + 1]
+        first: list[int] = [] if before is None else [*head, 0][: _alike(before, head) + 1]
         block = b"".join(written[start : start + 4096])
         table.append(
             {

@@ -16,8 +16,8 @@ import mmap
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +50,8 @@ NODES_KEPT = 256
 Numbers = NDArray[np.int64]
 
 
-class Found(NamedTuple):
+@dataclass(frozen=True)
+class Found:
     """The places of a run of ids."""
 
     ids: tuple[int, ...]

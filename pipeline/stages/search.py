@@ -107,7 +107,7 @@ def sorted_suffixes(ids: NDArray[np.unsignedinteger], vocabulary: int) -> Positi
     for byte in range(size):
         ended[:, :width, size - 1 - byte] = above >> np.uint32(8 * byte) & np.uint32(0xFF)
     del above
-    order = divsufsort(ended.reshape(-1)).view(np.uint32)
+    order: Positions = divsufsort(ended.reshape(-1)).view(np.uint32)
     filled = 0
     for start in range(0, len(order), AT_ONCE):  # in place: what is kept is at most what was read
         places = order[start : start + AT_ONCE]

@@ -105,9 +105,9 @@ class Mirror:
         """Forget a file that was found to be damaged here."""
         safe_join(self.folder, path).unlink(missing_ok=True)
 
-    def window(self, path: str) -> AbstractContextManager["Window"]:
-        """Some bytes of a file that is not here as a whole."""
-        return window_on(self.store, path, self.folder)
+    def window(self, path: str, size: int | None = None) -> AbstractContextManager["Window"]:
+        """Some bytes of a file that is not here as a whole; its store is asked for its size, unless it is known."""
+        return window_on(self.store, path, self.folder, size)
 
     def _bring(self, path: str, file: Path, promised: ListedFile, quiet: bool) -> None:
         partial = file.with_name(f".{file.name}{TEMPORARY_SUFFIX}")
@@ -137,9 +137,9 @@ class Mirror:
 
 
 @contextmanager
-def window_on(store: Store, path: str, folder: Path) -> Iterator["Window"]:
+def window_on(store: Store, path: str, folder: Path, size: int | None = None) -> Iterator["Window"]:
     """Some bytes of a file of a store, in a local file below `folder` until the block ends."""
-    window = Window(store, path, folder)
+    window = Window(store, path, folder, size)
     try:
         yield window
     finally:
@@ -149,9 +149,9 @@ def window_on(store: Store, path: str, folder: Path) -> Iterator["Window"]:
 class Window:
     """A local file of the size of a remote one, with holes in the place of what was not asked for."""
 
-    def __init__(self, store: Store, path: str, folder: Path) -> None:
+    def __init__(self, store: Store, path: str, folder: Path, size: int | None = None) -> None:
         self._store, self._name = store, path
-        self.size = store.size(path)
+        self.size = store.size(path) if size is None else size
         self.path = folder / ".windows" / token_hex(8) / Path(path).name
         with atomic_writer(self.path) as file:
             file.truncate(self.size)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pipeline.audit.verify_metadata import MetadataReport
     from pipeline.release.facts import SourceFacts
     from pipeline.release.release import Release, State
+    from pipeline.search.told import Told
 
 app = typer.Typer(
     help="Rebuild, publish and prove open language models.",
@@ -738,6 +739,79 @@ def trace(
         print(json.dumps(found))
     else:
         _say(_tell(found))
+
+
+Query = Annotated[str | None, typer.Argument(metavar="[TEXT]", help="A text.", callback=_require_utf8)]
+Ids = Annotated[str | None, typer.Option(help="Ids in the place of a text, such as 17,4,256.")]
+Until = Annotated[int | None, typer.Option(help="Count only what the model had read at this step.")]
+SearchedModel = Annotated[
+    str | None, typer.Option("--model", help="Name of a model, where --until needs one.", callback=_require_utf8)
+]
+Limit = Annotated[int, typer.Option(min=1, max=1000, help="Number of lines to show.")]
+
+
+@app.command()
+def search(
+    address: Address,
+    text: Query = None,
+    ids: Ids = None,
+    until: Until = None,
+    model: SearchedModel = None,
+    limit: Limit = 10,
+    follow_links: FollowLinks = False,
+    as_json: Json = False,
+) -> None:
+    """Print where a text is in the training rows: documents, licences, rows, and the first step that read each."""
+    from pipeline.search.told import Question, tell_search
+
+    _say_told(tell_search(_open_release(address, follow_links), Question(text, ids, model, until, limit)), as_json)
+
+
+@app.command()
+def count(
+    address: Address,
+    text: Query = None,
+    ids: Ids = None,
+    until: Until = None,
+    model: SearchedModel = None,
+    follow_links: FollowLinks = False,
+    as_json: Json = False,
+) -> None:
+    """Print how often a text is in the training rows, or how often a model had read it at a step."""
+    from pipeline.search.told import Question, tell_count
+
+    _say_told(tell_count(_open_release(address, follow_links), Question(text, ids, model, until)), as_json)
+
+
+@app.command("next")
+def next_ids(
+    address: Address,
+    text: Query = None,
+    ids: Ids = None,
+    score: Annotated[
+        bool, typer.Option("--score", help="Print how probable each token of the text is after those before it.")
+    ] = False,
+    until: Until = None,
+    model: SearchedModel = None,
+    limit: Limit = 10,
+    follow_links: FollowLinks = False,
+    as_json: Json = False,
+) -> None:
+    """Print what follows a text in the training rows: the next tokens, with counts and probabilities."""
+    from pipeline.search.told import Question, tell_next, tell_score
+
+    tell = tell_score if score else tell_next
+    _say_told(tell(_open_release(address, follow_links), Question(text, ids, model, until, limit)), as_json)
+
+
+def _say_told(told: "Told", as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(told.tree))
+        return
+    _say("\n".join(told.lines))
+    if told.rows:
+        _say()
+        _table(told.header, told.rows)
 
 
 @app.command()

@@ -51,7 +51,7 @@ def test_command_manifest_and_digest_of_the_code_carry_the_name_of_the_stage(sta
 def test_a_person_can_read_the_stages() -> None:
     """No list of files: a new module changes nothing here."""
     text = (ROOT / "dvc.yaml").read_text()
-    assert len(text.splitlines()) < 200
+    assert len(text.splitlines()) < 220
     assert re.findall(r"\S+\.py", text) == [REMOTE_CODE.as_posix()]
 
 

@@ -19,6 +19,7 @@ ALLOWED = {
     "pipeline.blocks": {"pipeline.base", "pipeline.formats"},
     "pipeline.executor": {"pipeline.base"},
     "pipeline.release": {"pipeline.base", "pipeline.formats", "pipeline.stores"},
+    "pipeline.search": {"pipeline.base", "pipeline.formats", "pipeline.release"},
     "pipeline.signing": {"pipeline.base", "pipeline.formats", "pipeline.release"},
     "pipeline.audit": {
         "pipeline.base",

@@ -14,6 +14,7 @@ FILTERED = Path("data/filtered")
 DEDUPLICATED = Path("data/deduplicated")
 TOKENIZER = Path("data/tokenizer/tokenizer.json")
 TOKENS = Path("data/tokens")
+SEARCH = Path("data/search")
 PUBLISHED_ROWS = Path("data/llm360")
 """Published rows of token ids, if a release begins with them."""
 PARENT = Path("data/parent")

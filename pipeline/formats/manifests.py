@@ -30,7 +30,7 @@ from pipeline.formats.order import first_sample
 from pipeline.formats.stages import BY_NAME, manifest_path, output_folder
 from pipeline.formats.typed import Count, Counts, Declared, Sha256, TensorsDigest, Typed
 
-FORMAT = "everystep/manifest/3"
+FORMAT = "everystep/manifest/4"
 Bits = Annotated[float, Field(ge=0)]
 Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 RowCount = Annotated[int, Field(ge=0, le=MAX_ROWS)]
@@ -53,7 +53,7 @@ class Manifest(Typed):
     shipped: ClassVar[tuple[str, ...]] = ()
     """Outputs whose files a release holds."""
 
-    format: Literal["everystep/manifest/3"]
+    format: Literal["everystep/manifest/4"]
     """Version of this form."""
     stage: str
     """Name of the stage."""
@@ -431,6 +431,21 @@ class Tokens(Manifest):
     """With fill-in-the-middle, source → documents whose middle was moved."""
     splits: Splits
     """What each split holds."""
+
+
+class Searchable(Manifest):
+    """The search index of the training rows."""
+
+    shipped = ("ids", "nodes", "tables")
+
+    stage: Literal["search"]
+    of: None
+    width: Annotated[int, Field(ge=2, le=MAX_CONTEXT + 1)]
+    """Ids of a row."""
+    vocabulary: Annotated[int, Field(ge=1, le=MAX_VOCABULARY)]
+    """Number of tokens."""
+    places: Count
+    """Ids of all rows."""
 
 
 class DataParameters(Declared):
@@ -816,6 +831,7 @@ KINDS: dict[str, type[Manifest]] = {
     "dedup": Deduplicated,
     "tokenizer": TokenizerTrained,
     "tokenize": Tokens,
+    "search": Searchable,
     "train": Trained,
     "evaluate": Evaluated,
     "coverage": Coverage,

@@ -21,6 +21,7 @@ from pipeline.base.paths import (
     RELEASE,
     RESULTS,
     RUNS,
+    SEARCH,
     TOKENIZER,
     TOKENS,
 )
@@ -50,6 +51,7 @@ STAGES = (
     Stage("dedup", "release", "deduplicated", DEDUPLICATED),
     Stage("tokenizer", "release", "tokenizer", TOKENIZER.parent),
     Stage("tokenize", "release", "tokens", TOKENS),
+    Stage("search", "release", "search", SEARCH),
     Stage("train", "model", "models", RUNS),
     Stage("evaluate", "model", "evaluations", RESULTS),
     Stage("release", "release", "release", RELEASE),

@@ -106,9 +106,9 @@ class Mirror:
         safe_join(self.folder, path).unlink(missing_ok=True)
 
     @contextmanager
-    def window(self, path: str) -> Iterator["Window"]:
-        """Some bytes of a file that is not here as a whole."""
-        window = Window(self, path)
+    def window(self, path: str, size: int | None = None) -> Iterator["Window"]:
+        """Some bytes of a file that is not here as a whole; its store is asked for its size, unless it is known."""
+        window = Window(self, path, size)
         try:
             yield window
         finally:
@@ -144,9 +144,9 @@ class Mirror:
 class Window:
     """A local file of the size of a remote one, with holes in the place of what was not asked for."""
 
-    def __init__(self, mirror: Mirror, path: str) -> None:
+    def __init__(self, mirror: Mirror, path: str, size: int | None) -> None:
         self._store, self._name = mirror.store, path
-        self.size = mirror.store.size(path)
+        self.size = mirror.store.size(path) if size is None else size
         self.path = mirror.folder / ".windows" / token_hex(8) / Path(path).name
         with atomic_writer(self.path) as file:
             file.truncate(self.size)

@@ -140,11 +140,12 @@ class Release:
         return content
 
     @contextmanager
-    def window(self, path: str | Path) -> Iterator[Window]:
-        """One file for a reader who needs some of its bytes, and compares what it read itself."""
+    def window(self, path: str | Path, size: int | None = None) -> Iterator[Window]:
+        """One file for a reader who needs some of its bytes, and compares what it read itself. `size` in bytes, where
+        it is promised: then no store is asked for it."""
         name = _name(path)
         if self.mirror and name in self.files and not (self.folder / name).is_file():
-            with self.mirror.window(name) as window:
+            with self.mirror.window(name, size) as window:
                 yield window
         else:
             yield _Here(self.place(name))

@@ -24,6 +24,7 @@ from pipeline.base.paths import (
     REPLACED_FILE,
     RESULTS,
     RUNS,
+    SEARCH,
     TOKENIZER,
     TOKENS,
 )
@@ -31,7 +32,17 @@ from pipeline.base.yaml import load_yaml
 from pipeline.formats.canonical import Json, pretty
 from pipeline.formats.checkpoints import Record
 from pipeline.formats.current import read_all_current, read_current, take_basis, write_manifest
-from pipeline.formats.manifests import KINDS, Coverage, Evaluated, Parent, Released, Tokens, Trained, path_of
+from pipeline.formats.manifests import (
+    KINDS,
+    Coverage,
+    Evaluated,
+    Parent,
+    Released,
+    Searchable,
+    Tokens,
+    Trained,
+    path_of,
+)
 from pipeline.formats.release import (
     FORMAT,
     REVISIONS,
@@ -73,6 +84,7 @@ def release() -> None:
     require_one_suite({name: manifest.parameters.to_json() for name, manifest in trained.items()})
     _require_own_rows(trained)
     read_all_current(Evaluated, models)
+    read_current(Searchable)
     for stage in PER_SOURCE:
         read_all_current(KINDS[stage], sources)
     project = Release.open(Path())
@@ -134,8 +146,8 @@ def _manifests(sources: list[str], models: list[str]) -> list[Path]:
 
 
 def _data_files(sources: list[str]) -> list[Path]:
-    """Rows, index, order, tokenizer, every stage's removals and what was replaced; never the texts themselves."""
-    whole = [TOKENS, TOKENIZER.parent]
+    """Rows, indexes, order, tokenizer, every stage's removals and what was replaced; never the texts themselves."""
+    whole = [TOKENS, SEARCH, TOKENIZER.parent]
     files = [folder / file for folder in whole for file in list_files(folder)]
     removals = [stage / name / REMOVALS_FILE for stage in (DOCUMENTS, FILTERED) for name in sources]
     replaced = [FILTERED / name / REPLACED_FILE for name in sources]

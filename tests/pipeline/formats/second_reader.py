@@ -123,6 +123,44 @@ def share_limit(share: float) -> int:
 # 6 Rows, 7 Bytes of a token
 
 
+def search_index(rows: list[list[int]], vocabulary: int) -> tuple[list[int], bytes, bytes, list[dict[str, Any]]]:
+    """(places in the order of their suffixes, the ids, the nodes, the lines of the table) of a shard."""
+    width, size = len(rows[0]), 2 if vocabulary <= 65536 else 3
+    text = [id for row in rows for id in [*(id + 1 for id in row), 0]]
+    order = sorted(range(len(rows) * width), key=lambda place: text[place + place // width :])
+    suffix = [rows[place // width][place % width :] for place in range(len(order))]
+    written = [id.to_bytes(size, "big") for row in rows for id in row]
+    nodes, table, before = b"", [], None
+    for start in range(0, len(order), 4096):
+        places = order[start : start + 4096]
+        shared, branches, last = [], [], None
+        for sample in (suffix[place] for place in places[::4]):
+            same = 0 if last is None else _alike(last, sample)
+            known = last is not None and same < min(255, len(sample))
+            shared.append(min(same, 255))
+            branches.append(sample[same] if known else 0)
+            last = sample
+        node = bytes(shared) + b"".join(branch.to_bytes(size, "big") for branch in branches)
+        node += b"".join(place.to_bytes(3, "little") for place in places)
+        head = suffix[places[0]]
+        first = [] if before is None else [*head, 0][: _alike(before, head) + 1]
+        block = b"".join(written[start : start + 4096])
+        table.append(
+            {
+                "first": first,
+                "ids_sha256": hashlib.sha256(block).hexdigest(),
+                "node_sha256": hashlib.sha256(node).hexdigest(),
+            }
+        )
+        nodes, before = nodes + node, suffix[places[-1]]
+    return order, b"".join(written), nodes, table
+
+
+def _alike(left: list[int], right: list[int]) -> int:
+    pairs = enumerate(zip(left, right, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(left), len(right)))
+
+
 def pack(documents: list[list[int]], end_token: int, width: int) -> tuple[list[list[int]], list[dict[str, int]], int]:
     """(rows, places in the document index, dropped tokens)."""
     stream: list[int] = []

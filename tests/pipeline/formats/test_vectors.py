@@ -14,9 +14,22 @@ from pipeline.base.errors import EverystepError
 from pipeline.base.files import safe_join
 from pipeline.blocks import mixture
 from pipeline.blocks.fill_in_the_middle import Filling
-from pipeline.formats import checkpoints, digests, documents, lines, manifests, order, rows, stages, tables, vocabulary
+from pipeline.formats import (
+    checkpoints,
+    digests,
+    documents,
+    lines,
+    manifests,
+    order,
+    rows,
+    search_index,
+    stages,
+    tables,
+    vocabulary,
+)
 from pipeline.formats.canonical import canonical, parse, pretty
 from pipeline.signing import envelopes, keys
+from pipeline.stages.search import sorted_suffixes
 from tests.pipeline.formats import second_reader as second
 from tests.pipeline.formats.vectors import DOCUMENT, Case, vectors
 from tests.shards import read_lines
@@ -200,6 +213,18 @@ def _(case: Case, folder: Path) -> None:
     whole = [id for ids in case["documents"] for id in [*ids, case["end_token"]]]
     assert [id for ids in pieces.values() for id in ids] == whole[: len(whole) - dropped]
     assert found.documents_of_row(len(packed)) == []
+
+
+@checks("search-index")
+def _(case: Case, folder: Path) -> None:
+    ids = np.array(case["rows"], dtype=np.uint32)
+    suffixes = sorted_suffixes(ids, case["vocabulary"])
+    assert suffixes.tolist() == case["suffixes"]
+    search_index.write_index_shard(folder, "x", ids.ravel(), suffixes, ids.shape[1], case["vocabulary"])
+    table = [parse(line) for line in read_lines(folder / "x.jsonl.zst")]
+    found = (suffixes.tolist(), (folder / "x.ids").read_bytes(), (folder / "x.nodes").read_bytes(), table)
+    assert found == second.search_index(case["rows"], case["vocabulary"])
+    assert (found[1].hex(), found[2].hex(), table) == (case["ids"], case["nodes"], case["table"])
 
 
 @checks("token-bytes")

@@ -775,15 +775,21 @@ def trace(
     document: Annotated[
         str | None, typer.Option(help="Print the steps that saw this document.", callback=_require_utf8)
     ] = None,
+    text: Annotated[bool, typer.Option("--text", help="With --step: print the rows, decoded.")] = False,
     follow_links: FollowLinks = False,
     as_json: Json = False,
 ) -> None:
-    """Print the documents of a step, or the steps of a document."""
+    """Print the documents of a step, or its text, or the steps of a document."""
     from pipeline.audit import trace as tracing
 
     if (step is None) == (document is None):
         raise EverystepError("trace: give either --step or --document")
+    if text and step is None:
+        raise EverystepError("trace: --text is the text of a step; give --step")
     release = _open_release(address, follow_links)
+    if text and step is not None:
+        _trace_text(release, model, step, as_json)
+        return
     if step is not None:
         spans = tracing.trace_step(release, model, step)
         if as_json:
@@ -801,6 +807,26 @@ def trace(
         print(json.dumps(found))
     else:
         _say(_tell(found))
+
+
+def _trace_text(release: "Release", model: str, step: int, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from pipeline.audit.trace_text import step_texts
+
+    rows = step_texts(release, model, step)
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows]))
+        return
+    for row in rows:
+        for piece in row.pieces:
+            _say(
+                f"--- sample {row.sample}, row {row.row}, ids {piece.start}..{piece.stop}: {piece.id} ({piece.license})"
+            )
+            _say(piece.text)
+    note(
+        "decoded: all ids of these rows; the first is no target, the last no input; bytes that are no UTF-8 are U+FFFD"
+    )
 
 
 Query = Annotated[str | None, typer.Argument(metavar="[TEXT]", help="A text.", callback=_require_utf8)]
@@ -864,6 +890,54 @@ def next_ids(
 
     tell = tell_score if score else tell_next
     _say_told(tell(_open_release(address, follow_links), Question(text, ids, model, until, limit)), as_json)
+
+
+@app.command()
+def explain(
+    address: Address,
+    model: OnlyModel = None,
+    text: Annotated[str | None, typer.Option(help="A text to explain.", callback=_require_utf8)] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(help="A text that the model continues; what it writes is explained.", callback=_require_utf8),
+    ] = None,
+    step: Annotated[
+        int | None, typer.Option(help="Step of the checkpoint that is asked about (default: the last).")
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="With --prompt: tokens to write, the most likely ones.")] = 64,
+    density: Annotated[float, typer.Option(min=0, max=1, help="Spans to show for each token of the text.")] = 0.05,
+    most_places: Annotated[int, typer.Option(min=0, help="Leave out spans at more places; 0: none.")] = 10,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Places to show for each span.")] = 10,
+    follow_links: FollowLinks = False,
+    as_json: Json = False,
+) -> None:
+    """Print which spans of a text stand in the rows that a checkpoint had read: documents, licences, counts, steps."""
+    from pipeline.search.explain import Rules
+    from pipeline.search.query import encoded
+    from pipeline.search.timeline import timeline_of
+    from pipeline.search.told import tell_explain
+
+    if (text is None) == (prompt is None):
+        raise EverystepError("explain: give either --text or --prompt")
+    release = _open_release(address, follow_links)
+    model = model or _only_model(release)
+    step = max(release.states(model)) if step is None else step
+    timeline = timeline_of(release, model, step)
+    ids = encoded(release, text) if text is not None else _continued(release, model, step, str(prompt), tokens)
+    _say_told(
+        tell_explain(release, ids, timeline, Rules(density=density, most_places=most_places or None, places=limit)),
+        as_json,
+    )
+
+
+def _continued(release: "Release", model: str, step: int, prompt: str, tokens: int) -> list[int]:
+    """The most likely continuation of a prompt, as ids."""
+    _require_torch("explain --prompt")
+    from trainer.sample import Request, sample
+
+    state = _with_bytes(release, release.states_at(model, [step]))[step]
+    request = Request(prompt=prompt, tokens=tokens, temperature=0, top_k=1, seed=0)
+    return sample(state, request, lambda piece: None).token_ids
 
 
 def _say_told(told: "Told", as_json: bool) -> None:

@@ -52,6 +52,14 @@ def end_token(tokenizer_json: Path) -> int:
     return special_token(tokenizer_json, END_OF_TEXT)
 
 
+def special_tokens(tokenizer_json: Path) -> dict[int, str]:
+    """Return the name of each special token by its id."""
+    try:
+        return {token["id"]: token["content"] for token in _read(tokenizer_json)["added_tokens"] if token["special"]}
+    except (KeyError, TypeError) as error:
+        raise EverystepError(f"{tokenizer_json}: not a tokenizer: {error!r}") from error
+
+
 def special_token(tokenizer_json: Path, content: str) -> int:
     """Return the id of a special token."""
     try:

@@ -131,7 +131,7 @@ def count(index: Index, ids: Sequence[int], timeline: Timeline | None = None) ->
     if timeline is None:
         return Count(list(ids), found.count)
     places = reads = 0
-    for rows, _ in _pieces(index, found):
+    for rows, _ in pieces(index, found):
         times = _reads(timeline, rows)
         places += int(np.count_nonzero(times))
         reads += int(times.sum())
@@ -153,7 +153,7 @@ def search(
     is_held = np.zeros(index.num_rows, dtype=np.bool_)
     places = reads = 0
     best = np.empty((0, 3), dtype=np.int64)
-    for rows, offsets in _pieces(index, found):
+    for rows, offsets in pieces(index, found):
         if until is not None:
             times = _reads(until, rows)
             rows, offsets, times = rows[times > 0], offsets[times > 0], times[times > 0]
@@ -203,7 +203,7 @@ def likelihoods(index: Index, ids: Sequence[int], timeline: Timeline | None = No
     return found
 
 
-def _pieces(index: Index, found: Found) -> Iterator[tuple[Numbers, Numbers]]:
+def pieces(index: Index, found: Found) -> Iterator[tuple[Numbers, Numbers]]:
     """Rows and offsets of all places, a bounded number at a time."""
     for number, (start, stop) in enumerate(found.intervals):
         for begin in range(start, stop, AT_ONCE):
@@ -221,7 +221,7 @@ def _reads(timeline: Timeline, rows: Numbers) -> Numbers:
 def _times(index: Index, found: Found, timeline: Timeline | None) -> int:
     if timeline is None:
         return found.count
-    return sum(int(_reads(timeline, rows).sum()) for rows, _ in _pieces(index, found))
+    return sum(int(_reads(timeline, rows).sum()) for rows, _ in pieces(index, found))
 
 
 def _followed(index: Index, context: Sequence[int], timeline: Timeline | None) -> int:
@@ -234,7 +234,7 @@ def _followed(index: Index, context: Sequence[int], timeline: Timeline | None) -
 def _follow(index: Index, found: Found, timeline: Timeline | None) -> Numbers:
     """How often each id follows, shape (vocabulary,)."""
     counts = np.zeros(index.vocabulary, dtype=np.int64)
-    for rows, offsets in _pieces(index, found):
+    for rows, offsets in pieces(index, found):
         after = offsets + len(found.ids)
         inside = after < index.width
         rows, after = rows[inside], after[inside]

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from pipeline.base.errors import EverystepError
 from pipeline.release.release import Release
 from pipeline.search.answers import Count, count, following, likelihoods, search
+from pipeline.search.explain import Rules, explain
 from pipeline.search.index import open_index
 from pipeline.search.query import Texts, ids_of
 from pipeline.search.timeline import Timeline, timeline_of
@@ -123,6 +124,43 @@ def tell_score(release: Release, asked: Question) -> Told:
     }
     header = ["id", "token", "ids before", "count", "of", "probability"]
     return Told(tree, [*_about(release, ids), said + _until(timeline)], header, rows)
+
+
+def tell_explain(release: Release, ids: Sequence[int], timeline: Timeline, rules: Rules) -> Told:
+    """Which spans of a text the model had read."""
+    if not ids:
+        raise EverystepError("the text is empty; give at least one character")
+    with open_index(release) as index:
+        found = explain(release, index, ids, timeline, rules)
+    marked, at = [], 0
+    texts = Texts(release)
+    for number, span in enumerate(found.spans, 1):  # spans may overlap: a mark ends where the next one begins
+        marked.append(texts.text(ids[at : span.start]))
+        at = min(span.stop, found.spans[number].start) if number < len(found.spans) else span.stop
+        marked.append(f"[{number}: {texts.text(ids[span.start : at])}]")
+    marked.append(texts.text(ids[at:]))
+    lines = [
+        "".join(marked),
+        f"{_number(len(ids), 'id')}, {_number(found.maximal, 'maximal span')} that {found.model} had read at step "
+        f"{found.until}, {len(found.spans)} shown",
+    ]
+    header = ["span", "ids", "reads", "places", "first step", "last step", "source", "licence", "document"]
+    rows = [
+        [
+            f"{number}",
+            f"{span.stop - span.start}",
+            f"{span.reads:,}",
+            f"{span.places:,}",
+            str(place.first_steps[found.model]) if i else str(span.first_step),
+            "" if i else str(span.last_step),
+            document.source,
+            document.license,
+            document.id,
+        ]
+        for number, span in enumerate(found.spans, 1)
+        for i, (place, document) in enumerate((place, one) for place in span.shown for one in place.documents)
+    ]
+    return Told(asdict(found), lines, header, rows)
 
 
 def _timeline(release: Release, asked: Question) -> Timeline | None:

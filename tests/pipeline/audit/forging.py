@@ -20,11 +20,10 @@ from pipeline.formats.rows import read_written_rows, row_shard, write_row_shard
 from pipeline.formats.tables import DOCUMENT_INDEX, REMOVALS, read_table, write_batches, write_table
 from pipeline.formats.vocabulary import token_texts
 from pipeline.release.coverage import count
-from pipeline.release.facts import gather
 from pipeline.release.papers import PAPERS
 from pipeline.release.release import Release
 from pipeline.release.rungs import Rung
-from tests.releases import read_json, reseal, write_json
+from tests.releases import evidence_of, read_json, reseal, write_json
 
 Tree = dict[str, Any]
 Lines = list[dict[str, Any]]
@@ -133,10 +132,9 @@ def sealed(release: Path) -> None:
     """Recompute everything that follows: what was read of the rows, the papers, and every digest."""
     path = release / path_of(Coverage)
     write_json(path, read_json(path) | count(_opened(release)).to_json())
-    found = _opened(release)
-    facts = gather(found, found.manifest(Coverage))
+    evidence = evidence_of(release)
     for name, render in PAPERS.items():
-        write_bytes(release / name, render(facts))
+        write_bytes(release / name, render(evidence))
     reseal(release)
 
 

@@ -761,7 +761,7 @@ def climb(folder: Path) -> tuple[Iterator[str], Iterator[str]]:
     found = Release.open(folder)
     found.trust({*found.files})
     stored = {path: sha256_file(folder / path) for path in found.files}
-    return chain(chain_faults(found, stored, tensors=False), disagreements(found)), recomputed_faults(found)
+    return chain(chain_faults(found, stored, tensors=False), disagreements(found, stored)), recomputed_faults(found)
 
 
 def _cases(*rungs: Rung) -> pytest.MarkDecorator:

@@ -173,23 +173,22 @@ def choose_what_is_liked(tree: Json) -> None:
 LIES: dict[str, tuple[Edit, str]] = {
     "another release": (put("subject/0/digest/sha256", "0" * 64), "is of another release, whose release.json has"),
     "no release": (put("subject/0/digest", {}), "is of another release, whose release.json has the SHA-256 None"),
-    "another beacon": (put("predicate/beacon/value", "ab" * 32), "payload: predicate."),
     "a beacon that is none": (put("predicate/beacon/value", "AB" * 32), "predicate.beacon.value"),
     "fewer stretches": (put("predicate/sample", 2), "verdicts: 3, and the beacon chooses 2"),
     "a sample of none": (put("predicate/sample", 0), "a sample of 0"),
-    "a sample of more than all": (put("predicate/sample", 11), "there are 10 stretches"),
+    "a sample of more than all": (put("predicate/sample", 11), "there are 5 stretches"),
     "a stretch left out": (drop_a_verdict, "verdicts: 2, and the beacon chooses 3"),
-    "stretches of choice": (choose_what_is_liked, "payload: predicate.verdicts.0.digests: says 0, the release gives 2"),
+    "stretches of choice": (choose_what_is_liked, "payload: predicate.verdicts."),
     "a step that is no checkpoint": (put("predicate/verdicts/0/start", 3), "says 3, the release gives"),
     "a model of another release": (put("predicate/models", ["huge", "tiny"]), "models: 'huge' is no model of the"),
     "a model named twice": (
-        put("predicate/models", ["large", "tiny", "tiny"]),
-        "payload: predicate.models.2: says",
+        put("predicate/models", ["tiny", "tiny"]),
+        "payload: predicate.models.1: says",
     ),
-    "fewer models": (put("predicate/models", ["tiny"]), "numerics: not those of the models that were replayed"),
+    "other models": (put("predicate/models", ["large"]), "numerics: not those of the models that were replayed"),
     "no models": (put("predicate/models", []), "predicate.models"),
-    "more stretches": (put("predicate/stretches", 12), "predicate.stretches: says 12, the release gives 10"),
-    "a better chance": (put("predicate/chances/0/caught", 0.9), "chances.0.caught: says 0.9, the release gives 0.3"),
+    "more stretches": (put("predicate/stretches", 12), "predicate.stretches: says 12, the release gives 5"),
+    "a better chance": (put("predicate/chances/0/caught", 0.9), "chances.0.caught: says 0.9, the release gives 0.6"),
     "a chance over one": (put("predicate/chances/0/caught", 1.5), "predicate.chances.0.caught"),
     "another state": (put("predicate/verdicts/0/stop_state", f"tensors-v1:{'0' * 64}"), "verdicts.0.stop_state: says"),
     "more digests": (put("predicate/verdicts/0/digests", 99), "predicate.verdicts.0.digests: says 99"),
@@ -208,12 +207,22 @@ LIES: dict[str, tuple[Edit, str]] = {
 @pytest.mark.parametrize("lie", LIES)
 def test_a_lie_that_its_auditor_signed_is_a_fault(lie: str, release: Release, key: PrivateKey) -> None:
     edit, said = LIES[lie]
-    statement = told(release)
+    statement = told(release, models=["tiny"])
     edit(statement)
     left(release, key, statement)
     assert said in only_fault(release)
     done = everystep("receipts", release.folder)
     assert done.code == 1 and said in done.out and "is not to be believed" in done.out
+
+
+def test_another_beacon_than_the_one_that_chose_is_a_fault(release: Release, key: PrivateKey) -> None:
+    statement = told(release)
+    others = (hashlib.sha256(f"round {number}".encode()).hexdigest() for number in range(2, 10))
+    statement["predicate"]["beacon"]["value"] = next(
+        beacon for beacon in others if told(release, beacon=beacon)["subject"] != statement["subject"]
+    )
+    left(release, key, statement)
+    only_fault(release)
 
 
 def test_a_difference_in_another_stretch_than_the_beacons_is_a_fault(release: Release, key: PrivateKey) -> None:

@@ -412,7 +412,7 @@ class TokensParameters(Declared):
 class Tokens(Manifest):
     """Documents as rows of token ids, the index of documents, and the order."""
 
-    shipped = ("train", "validation", "train_index", "validation_index", "order", "removals")
+    shipped = ("train", "validation", "train_index", "validation_index", "order", "removals", "forgotten")
 
     stage: Literal["tokenize"]
     of: None

@@ -54,6 +54,11 @@ def _require_utf8(text: str | None) -> str | None:
     return text
 
 
+def _require_all_utf8(texts: list[str] | None) -> list[str] | None:
+    """Refuse texts of which one is not UTF-8."""
+    return [text for text in texts if _require_utf8(text)] if texts else texts
+
+
 Address = Annotated[str, typer.Argument(help="Folder or address of a release.")]
 Trained = Annotated[
     str, typer.Argument(help="Folder or address of a release, or folder of a project with trained models.")
@@ -344,6 +349,57 @@ def fork(
         why = f"schedule.steps is {made.steps}, where the fork begins; write more"
     _say(f"next: edit {out}/recipes/{model}.yaml ({why})")
     _say(f"then: cd {folder} && make setup && source .venv/bin/activate && make release")
+
+
+@app.command()
+def forget(
+    address: Address,
+    document: Annotated[
+        list[str] | None, typer.Option(help="Id of a document; may be repeated.", callback=_require_all_utf8)
+    ] = None,
+    source: Annotated[
+        list[str] | None, typer.Option(help="Name of a source; may be repeated.", callback=_require_all_utf8)
+    ] = None,
+    match: Annotated[
+        str | None, typer.Option(help="Text: every training document that contains it.", callback=_require_utf8)
+    ] = None,
+    why: Annotated[
+        str | None, typer.Option(help="With --out, the reason; the certificate holds it.", callback=_require_utf8)
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder to create for the project that forgets; its name is that of the release."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Print what some documents touch and what it costs to forget them; with --out, create the project that does."""
+    from pipeline.audit import forget as forgetting
+
+    release = _open_release(address, False)
+    found = forgetting.touched(release, document or [], source or [], match)
+    if not out:
+        if as_json:
+            print(json.dumps(found.to_json()))
+        else:
+            _say("\n".join(forgetting.told(found)))
+            _table(forgetting.COLUMNS, forgetting.costs(found))
+        return
+    from pipeline.build.forget import successor
+    from pipeline.build.init import checkout
+
+    states = [_with_bytes(release, release.states_at(model.name, [model.clean]))[model.clean] for model in found.models]
+    made = successor(address, release, states, found.ids_alone(), found.sources, why or "", out, checkout())
+    if as_json:
+        print(json.dumps(made._asdict() | {"folder": str(made.folder)}))
+        return
+    folder = shlex.quote(str(made.folder))
+    if made.uncommitted:
+        again = f"git -C {folder} commit --message 'Forget documents'"
+        note(f"note: all files are staged but not committed: {made.uncommitted}; fix that, then run: {again}")
+    _say(f"{out}: {made.release} {made.version} without {len(found.documents):,} documents")
+    for name, step in made.states.items():
+        _say(f"{name}: goes on from step {step}")
+    _say(f"next: cd {folder} && make setup && source .venv/bin/activate && make release")
 
 
 @app.command()

@@ -12,6 +12,7 @@ nothing: a training on the rows of a release with spans to forget, and one on th
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,8 @@ from pipeline.formats.typed import Count, Typed
 NAME = "forgotten.jsonl.zst"
 OUTPUT = "forgotten"
 """Name of the output in the manifest of the rows."""
+NONE = hashlib.sha256(b"").hexdigest()
+"""Digest of no spans."""
 
 
 class SpanLine(Typed):
@@ -57,11 +60,26 @@ class Forgotten:
                 found[place, start:stop] = True
         return found
 
+    def new(self, spans: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of some spans that are not among these."""
+        known = set(map(tuple, self.spans.tolist()))
+        return as_spans(span for span in map(tuple, spans.tolist()) if span not in known)
+
+    def with_more(self, spans: NDArray[np.int64]) -> "Forgotten":
+        """These spans and others, which are none of them."""
+        everything = np.concatenate([self.spans, spans])
+        return Forgotten(everything[np.lexsort((everything[:, 1], everything[:, 0]))], self.filler)
+
     def touches(self, rows: NDArray[np.int64]) -> bool:
         """Whether any of these rows has a forgotten span."""
         return bool(np.isin(rows, self.rows).any())
 
-    @property
+    def rows_between(self, first: int, stop: int) -> list[int]:
+        """The rows from `first` to `stop`, excluded, that have a span, ascending."""
+        begin, end = np.searchsorted(self.rows, [first, stop])
+        return [int(row) for row in self.rows[begin:end]]
+
+    @cached_property
     def rows(self) -> NDArray[np.int64]:
         """The rows that have a span, ascending."""
         return np.unique(self.spans[:, 0])
@@ -73,7 +91,12 @@ class Forgotten:
 
     def identity(self) -> Json:
         """What decides the bits of a training beside its rows: the digest of the spans, and the filler."""
-        return {"sha256": hashlib.sha256(b"".join(self.lines())).hexdigest(), "filler": self.filler}
+        return {"sha256": self.sha256, "filler": self.filler}
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the lines."""
+        return hashlib.sha256(b"".join(self.lines())).hexdigest()
 
     def lines(self) -> Iterator[bytes]:
         """Encode the spans as lines."""

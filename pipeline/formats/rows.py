@@ -193,10 +193,13 @@ class DocumentIndex:
             for row, first, low, high in zip(rows, firsts.tolist(), lows.tolist(), highs.tolist(), strict=True)
         ]
 
-    def counts_in(self, chosen: NDArray[np.bool_]) -> dict[tuple[str, str], tuple[int, int]]:
+    def counts_in(
+        self, chosen: NDArray[np.bool_], forgotten: NDArray[np.bool_] | None = None
+    ) -> dict[tuple[str, str], tuple[int, int]]:
         """Count, for each (source, licence), the documents with a token in the chosen rows, and those tokens.
 
-        `chosen` has shape (rows,). A document that is packed twice counts twice.
+        `chosen` has shape (rows,). A document that is packed twice counts twice; one that is `forgotten`, of shape
+        (documents,), not at all.
         """
         found: dict[tuple[str, str], tuple[int, int]] = {}
         begin = 0
@@ -204,6 +207,8 @@ class DocumentIndex:
             for batch in batches(self._names, self._path, IDS_AT_ONCE, ("source", "license"), self._groups):
                 columns = {name: batch.column(name).cast(pa.string()) for name in ("source", "license")}
                 tokens = self._tokens_in(chosen, slice(begin, begin + batch.num_rows))
+                if forgotten is not None:
+                    tokens[forgotten[begin : begin + batch.num_rows]] = 0
                 table = pa.table(columns | {"tokens": tokens}).filter(tokens > 0)
                 grouped = table.group_by(["source", "license"], use_threads=False)
                 for group in grouped.aggregate([("tokens", "count"), ("tokens", "sum")]).to_pylist():
@@ -251,6 +256,12 @@ class DocumentIndex:
         start = np.maximum(starts[which] - row * self.width, 0)
         stop = np.minimum(stops[which] - row * self.width, self.width)
         return np.stack([row, start, stop], axis=1)
+
+    def having(self, spans: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Mark the documents of which each of these spans is a piece, shape (documents,)."""
+        found = np.zeros(len(self), dtype=np.bool_)
+        found[np.searchsorted(self._stops, spans[:, 0] * self.width + spans[:, 1], side="right")] = True
+        return found
 
     def names_of(self, chosen: NDArray[np.bool_]) -> list[dict[str, str]]:
         """Read id, source and licence of each chosen document, in order."""

@@ -370,12 +370,22 @@ def forget(
         Path | None,
         typer.Option(help="Folder to create for the project that forgets; its name is that of the release."),
     ] = None,
+    compare: Annotated[
+        str | None,
+        typer.Option(help="Release that has forgotten documents of this one: compute its certificate again."),
+    ] = None,
+    add_note: Annotated[
+        bool, typer.Option("--notice", help="With --compare, if it is right: write notices/forgotten.json here.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Print what some documents touch and what it costs to forget them; with --out, create the project that does."""
     from pipeline.audit import forget as forgetting
 
     release = _open_release(address, False)
+    if compare is not None:
+        _compare_successor(release, _open_release(compare, False), add_note, as_json)
+        return
     found = forgetting.touched(release, document or [], source or [], match)
     if not out:
         if as_json:
@@ -400,6 +410,24 @@ def forget(
     for name, step in made.states.items():
         _say(f"{name}: goes on from step {step}")
     _say(f"next: cd {folder} && make setup && source .venv/bin/activate && make release")
+
+
+def _compare_successor(release: "Release", successor: "Release", add_note: bool, as_json: bool) -> None:
+    from pipeline.audit.forget import compare
+    from pipeline.release.notices import add_notice, notice_of
+
+    faults = compare(release, successor)
+    written = str(add_notice(release, notice_of(successor))) if add_note and not faults else None
+    if as_json:
+        print(json.dumps({"faults": faults, "notice": written}))
+    else:
+        what = f"the certificate of {successor.name} {successor.version}"
+        for fault in faults:
+            _say(fault)
+        _say(f"{'differs' if faults else 'same'}: {what}, computed again from {release.name} {release.version}")
+        if written:
+            _say(f"{written}: says so to readers; publish it beside the release")
+    sys.exit(1 if faults else 0)
 
 
 @app.command()
@@ -779,8 +807,10 @@ def trace(
             print(json.dumps(spans))
             return
         header = ["sample", "row", "ids", "source", "licence", "document"]
+        header += [""] if any("forgotten" in span for span in spans) else []
         rows = [
             [str(s["sample"]), str(s["row"]), f"{s['start']}..{s['stop']}", s["source"], s["license"], s["id"]]
+            + (["forgotten" if s["forgotten"] else ""] if "forgotten" in s else [])
             for s in spans
         ]
         _table(header, rows)
@@ -937,6 +967,8 @@ def _tell(found: dict[str, Any]) -> str:
     if found["split"] == "validation":
         return f"{found['id']}: held out for validation; no step saw it"
     where = " and ".join(f"rows {start} to {stop - 1}" for start, stop in found["rows"] if start < stop)
+    if found.get("forgotten"):
+        return f"{found['id']}: forgotten; {where or 'its place'} hold filler in its place, and no step has read it"
     if not where:
         return f"{found['id']}: was in the last, incomplete row, which is dropped; no step saw it"
     begun_at = found.get("begun_at")

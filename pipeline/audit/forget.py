@@ -6,6 +6,8 @@ document that occurs in several copies is found in each. What follows from them 
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -16,10 +18,12 @@ from pipeline.base.errors import EverystepError
 from pipeline.base.paths import TOKENIZER, TOKENS
 from pipeline.base.suggest import did_you_mean
 from pipeline.formats.forgotten import Forgotten
-from pipeline.formats.manifests import Tokens
+from pipeline.formats.manifests import Forgetting, Parent, Tokens, path_of
+from pipeline.formats.release import ROOT
 from pipeline.formats.rows import DocumentIndex, Rows
 from pipeline.formats.vocabulary import token_texts
-from pipeline.release.forgetting import Model, forgotten_of, plan
+from pipeline.release.ancestors import root_sha256
+from pipeline.release.forgetting import Model, forgetting_faults, forgotten_of, plan, tokens_without
 from pipeline.release.release import Release
 
 SHOWN = 8
@@ -169,6 +173,25 @@ def _nothing(forgotten: list[str], held_out: list[str], removed: list[str], abou
         if ids:
             return f"{ids[0]} {what}"
     return "no document of this release is chosen"
+
+
+def compare(release: Release, successor: Release) -> list[str]:
+    """What is wrong with the certificate of a successor, as faults: all of it is computed again, and its rows are made
+    from those of the release that it was made from."""
+    if path_of(Forgetting).as_posix() not in successor.files:
+        raise EverystepError(f"{successor.address}: has no {path_of(Forgetting)}; it has forgotten nothing")
+    if (made_from := successor.manifest(Parent).parameters.release_sha256) != root_sha256(release):
+        raise EverystepError(
+            f"{successor.address}: was made from another release than {release.address}: one whose {ROOT} has the "
+            f"SHA-256 {made_from}"
+        )
+    faults, lost = list(forgetting_faults(successor)), forgotten_of(successor)
+    if not faults and lost is not None:
+        with TemporaryDirectory(prefix="everystep-forget-") as folder:
+            expected = tokens_without(release, lost, Path(folder))
+        if expected != successor.manifest(Tokens).to_json():
+            faults.append(f"{path_of(Tokens)}: its rows are not those of {release.address} with filler in the spans")
+    return faults
 
 
 def told(found: Touched) -> Iterator[str]:

@@ -32,6 +32,7 @@ from pipeline.base.files import list_folder, read_small, safe_join, sha256_file,
 from pipeline.base.paths import RUNS
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.release import (
+    BESIDE,
     ROOT,
     SIGNATURES,
     SUMS,
@@ -43,6 +44,8 @@ from pipeline.formats.release import (
 )
 from pipeline.release.code import refuse_foreign_code
 from pipeline.release.mirror import fetch_small
+from pipeline.release.notices import PLACE as NOTICE
+from pipeline.release.notices import notices_of
 from pipeline.release.release import Release
 from pipeline.signing.keys import PublicKey
 from pipeline.signing.sign import place_of, places_of
@@ -104,9 +107,11 @@ def _fetch_all(release: Release, pinned: Mapping[str, PublicKey]) -> _Beside:
     mirror, found = release.mirror, _Beside([], set(), [])
     assert mirror
     listed = mirror.store.list()
-    shutil.rmtree(mirror.folder / SIGNATURES, ignore_errors=True)
-    guessed = [path for key in pinned for path in places_of(key, release.models())] if listed is None else []
-    signatures = [path for path in listed or guessed if path.startswith(f"{SIGNATURES}/")]
+    for beside in BESIDE:
+        shutil.rmtree(mirror.folder / beside, ignore_errors=True)
+    guessed = [NOTICE, *(path for key in pinned for path in places_of(key, release.models()))]
+    guessed = guessed if listed is None else [path for path in guessed[:1] if path in listed]
+    signatures = [path for path in listed or guessed if path.startswith(f"{SIGNATURES}/") or path == NOTICE]
     wanted = [SUMS, *signatures, *sorted(release.files)]
     with progress("fetch", len(wanted), "files") as advance:
         for path in wanted:
@@ -147,6 +152,8 @@ def _verify_folder(release: Path, follow_links: bool, pinned: Mapping[str, Publi
         reading.faults += chain_faults(found, reading.stored)
         if not reading.faults:
             reading.faults += _agreement(found)
+        if not reading.faults:
+            reading.faults += _notices(found)
         if not reading.faults:
             reading.signatures = check_signatures(found, reading.stored, pinned or {})
             reading.faults += reading.signatures.faults
@@ -254,6 +261,13 @@ def _agreement(release: Release) -> Iterator[str]:
         yield _told(error)
 
 
+def _notices(release: Release) -> Iterator[str]:
+    try:
+        notices_of(release)
+    except (EverystepError, OSError) as error:
+        yield _told(error).removeprefix(f"{release.folder}/")
+
+
 def _changed(reading: _Reading) -> Iterator[str]:
     """Files that are no longer what they were before their digest was taken."""
     for path in sorted(reading.stored):
@@ -279,7 +293,7 @@ def _others(reading: _Reading) -> list[str]:
         if reading.follow_links:
             pending += [f"{inside}{link}/" for link in listing.links if inside + link in above]
         found += [path for path in everything if path not in promised | above | told]
-    return sorted(path for path in found if place_of(path) is None and path not in reading.links)
+    return sorted(path for path in found if place_of(path) is None and path != NOTICE and path not in reading.links)
 
 
 def _state(status: os.stat_result) -> State:

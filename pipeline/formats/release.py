@@ -27,6 +27,9 @@ from pipeline.formats.typed import Count, TensorsDigest, Typed
 FORMAT: Literal["everystep/release/1"] = "everystep/release/1"
 Kind = Literal["file", "lines", "table", "tensors"]
 ROOT, SUMS, SIGNATURES = "release.json", "SHA256SUMS", "signatures"
+NOTICES = "notices"
+BESIDE = (SIGNATURES + "/", NOTICES + "/")
+"""Folders of what is said of a release after it was made: listed nowhere."""
 REVISIONS = "revisions.jsonl"
 
 
@@ -54,7 +57,7 @@ def content_digest(path: Path, kind: Kind) -> str:
 
 def is_listed(path: str) -> bool:
     """Whether the root manifest lists a file of a release."""
-    return path not in (ROOT, SUMS) and not path.startswith(SIGNATURES + "/")
+    return path not in (ROOT, SUMS) and not path.startswith(BESIDE)
 
 
 class ListedFile(Typed):

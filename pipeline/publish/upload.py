@@ -16,6 +16,7 @@ from pipeline.base.console import progress
 from pipeline.base.errors import Differs, EverystepError
 from pipeline.base.files import list_files, sha256_file
 from pipeline.formats.release import ROOT, SIGNATURES, SUMS
+from pipeline.release.notices import PLACE as NOTICE
 from pipeline.release.release import Release
 from pipeline.stores.download import FIRST_WAIT_SECONDS, is_broken
 from pipeline.stores.retry import with_retries
@@ -72,6 +73,7 @@ def _in_order(release: Release) -> Iterator[str]:
     signatures = release.folder / SIGNATURES
     yield from (f"{SIGNATURES}/{path}" for path in list_files(signatures))
     yield from sorted(release.files)
+    yield from [NOTICE] * (release.folder / NOTICE).is_file()
     yield ROOT
 
 

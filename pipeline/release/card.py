@@ -177,8 +177,8 @@ def _ancestors(facts: Facts) -> str:
         lost = facts.forgotten
         lines.append(
             f"\n**It has forgotten {lost.documents:,} documents of that release.** Their {lost.tokens:,} tokens in "
-            f"{lost.rows:,} rows are\nfiller, which no step was trained to predict; `manifests/forgotten.json` certifies "
-            f"it. Why, in the word of its publisher:\n{escaped(' '.join(lost.why.split()))}"
+            f"{lost.rows:,} rows are\nfiller, which no step was trained to predict; `manifests/forgotten.json` is the "
+            f"certificate. Why, in the word of its\npublisher: {escaped(' '.join(lost.why.split()))}"
         )
     return "\n".join([*lines, ""])
 

@@ -406,7 +406,7 @@ def forget(
     if made.uncommitted:
         again = f"git -C {folder} commit --message 'Forget documents'"
         note(f"note: all files are staged but not committed: {made.uncommitted}; fix that, then run: {again}")
-    _say(f"{out}: {made.release} {made.version} without {len(found.documents):,} documents")
+    _say(f"{out}: {made.release} {made.version} without {forgetting.count(len(found.documents), 'document')}")
     for name, step in made.states.items():
         _say(f"{name}: goes on from step {step}")
     _say(f"next: cd {folder} && make setup && source .venv/bin/activate && make release")

@@ -197,7 +197,7 @@ def compare(release: Release, successor: Release) -> list[str]:
 def told(found: Touched) -> Iterator[str]:
     """The report on the documents, line by line."""
     tokens = {document.id: document.tokens for document in found.documents}
-    yield f"{_count(len(found.documents), 'document')}: {_listed([f'{id} ({n:,} tokens)' for id, n in tokens.items()])}"
+    yield f"{count(len(found.documents), 'document')}: {_listed([f'{id} ({n:,} tokens)' for id, n in tokens.items()])}"
     for what, ids in (
         ("held out, so no training reads them, and they stay", found.held_out),
         ("removed before training", found.removed),
@@ -205,7 +205,7 @@ def told(found: Touched) -> Iterator[str]:
     ):
         if ids:
             yield f"{what}: {_listed(ids)}"
-    yield f"{_count(len(found.rows), 'row')} with {found.ids:,} of their tokens: {_listed(found.rows)}"
+    yield f"{count(len(found.rows), 'row')} with {found.ids:,} of their tokens: {_listed(found.rows)}"
 
 
 def costs(found: Touched) -> list[list[str]]:
@@ -213,9 +213,9 @@ def costs(found: Touched) -> list[list[str]]:
     return [
         [
             model.name,
-            f"{_count(len(model.steps), 'step')}: {_listed(model.steps)}" if model.steps else "no step",
+            f"{count(len(model.steps), 'step')}: {_listed(model.steps)}" if model.steps else "no step",
             f"step {model.clean}, {'stored' if model.is_stored else 'virtual'}",
-            f"{_count(model.steps_again, 'step')}, {model.tokens_again:,} tokens",
+            f"{count(model.steps_again, 'step')}, {model.tokens_again:,} tokens",
             f"{100 * model.share:.1f} %",
         ]
         for model in found.models
@@ -225,7 +225,8 @@ def costs(found: Touched) -> list[list[str]]:
 COLUMNS = ["model", "read them", "goes on from", "trains again", "share"]
 
 
-def _count(number: int, what: str) -> str:
+def count(number: int, what: str) -> str:
+    """Print a number of things."""
     return f"{number:,} {what}" + "s" * (number != 1)
 
 

@@ -60,10 +60,10 @@ class Forgotten:
                 found[place, start:stop] = True
         return found
 
-    def new(self, spans: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Those of some spans that are not among these."""
+    def lacks(self, others: "Forgotten") -> NDArray[np.int64]:
+        """List the spans of `others` that are not among these, in order."""
         known = set(map(tuple, self.spans.tolist()))
-        return as_spans(span for span in map(tuple, spans.tolist()) if span not in known)
+        return as_spans(span for span in map(tuple, others.spans.tolist()) if span not in known)
 
     def with_more(self, spans: NDArray[np.int64]) -> "Forgotten":
         """These spans and others, which are none of them."""

@@ -26,7 +26,8 @@ from pipeline.formats.manifests import Forgetting, Parent, Tokens, path_of, read
 from pipeline.formats.order import steps_of_rows
 from pipeline.formats.rows import Rows
 from pipeline.formats.tables import as_json
-from pipeline.release.forgetting import index_of, plan
+from pipeline.release.forgetting import forgotten_of, index_of, plan, tokens_without
+from pipeline.release.forgetting import without as together
 from pipeline.release.release import Release
 from tests.conftest import Once
 from tests.project import ROOT as CHECKOUT
@@ -163,20 +164,18 @@ def test_a_training_from_the_last_clean_state_is_the_training_that_never_saw_the
     assert [ours == theirs for ours, theirs in pairs] == [True] * clean + [False] * (num_steps - clean)
 
 
-def test_a_whole_forgotten_batch_moves_weights_only_by_what_came_before(tmp_path: Path) -> None:
+def test_a_whole_forgotten_batch_moves_weights_only_by_what_came_before(rows: Path) -> None:
     """No gradient, no loss, and nothing that is not a number."""
-    folder = make_run(tmp_path / "run")
-    data = data_of(folder)
+    data = data_of(rows)
     batch = np.concatenate([data.row_numbers(0, number) for number in range(4)])
     everything = Forgotten(as_spans((row, 0, WIDTH) for row in sorted(set(batch.tolist()))), FILLER)
-    recipe, spec = load_recipe(MODEL, folder)
-    trainer = Trainer(World(0, 1), recipe, spec, replace(data, forgotten=everything))
+    trainer = Trainer(World(0, 1), *load_recipe(MODEL, rows), replace(data, forgotten=everything))
     entry = trainer.train_step()
     assert (entry.loss, entry.gradient_norm) == (0, 0)
     assert all(np.isfinite(tensor).all() for tensor in trainer.state()[0].values())
 
 
-def test_spans_are_part_of_what_a_run_is(rows: Path, tmp_path: Path) -> None:
+def test_spans_are_part_of_what_a_run_is(rows: Path) -> None:
     """Other spans over the same rows are another training, which must not go on from this one's checkpoints."""
     ids = [(3, 0, 4)], [(3, 0, 5)]
     found = [replace(data_of(rows), forgotten=Forgotten(as_spans(spans), FILLER)).identity() for spans in ids]
@@ -271,6 +270,20 @@ def test_a_second_time_brings_the_same_bytes(brought: Path, tmp_path: Path) -> N
         assert {n: (again / part / n).read_bytes() for n in list_files(again / part)} == {
             n: (brought / part / n).read_bytes() for n in list_files(brought / part)
         }
+
+
+def test_a_second_forgetting_adds_to_the_first(brought: Path, tmp_path: Path) -> None:
+    before = Release.open(brought)
+    index, lost = index_of(before), forgotten_of(before)
+    assert lost is not None
+    more = Forgotten(index.spans_of(index.chosen(["tales/095"], [])), FILLER)
+    both = together(before, more.spans)
+    assert both.lacks(lost).tolist() == both.lacks(more).tolist() == []
+    assert (more.lacks(both).tolist(), lost.lacks(both).tolist()) == (lost.spans.tolist(), more.spans.tolist())
+    tree = tokens_without(before, both, tmp_path)
+    rows = Rows(tmp_path, Tokens.from_json(tree, "tokens").shards("train"), 33, 320)
+    marks = both.marks(range(len(rows)), 33)
+    assert (np.stack(list(rows)) == np.where(marks, FILLER, rows_of(brought))).all()
 
 
 def test_nothing_is_made_where_something_is_wrong(built_project: Path, tmp_path: Path) -> None:
@@ -415,9 +428,18 @@ def hide_a_span(release: Path) -> None:
     write_forgotten(release / TOKENS, Forgotten(found.spans[1:], FILLER))
 
 
+def add_a_span(release: Path) -> None:
+    tokens = read_manifest(Tokens, release / path_of(Tokens))
+    found = read_forgotten(release / TOKENS, tokens)
+    assert found is not None
+    rewrite_rows(release, 0, 0, FILLER)
+    write_forgotten(release / TOKENS, found.with_more(as_spans([(0, 0, 1)])))
+
+
 FORGERIES: dict[str, Callable[[Path], None]] = {
     "row 2500 holds ids in a span that is forgotten": lambda release: rewrite_rows(release, 2500, 3, 77),
     "its spans are not those of the documents": hide_a_span,
+    "forgotten.jsonl.zst: its spans are not": add_a_span,
     "documents is not what": edit_certificate("documents", lambda found: found[:1]),
     "rows is not what": edit_certificate("rows", lambda found: found + 1),
     "changed is not what": edit_certificate(

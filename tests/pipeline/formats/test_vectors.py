@@ -14,7 +14,19 @@ from pipeline.base.errors import EverystepError
 from pipeline.base.files import safe_join
 from pipeline.blocks import mixture
 from pipeline.blocks.fill_in_the_middle import Filling
-from pipeline.formats import checkpoints, digests, documents, lines, manifests, order, rows, stages, tables, vocabulary
+from pipeline.formats import (
+    checkpoints,
+    digests,
+    documents,
+    forgotten,
+    lines,
+    manifests,
+    order,
+    rows,
+    stages,
+    tables,
+    vocabulary,
+)
 from pipeline.formats.canonical import canonical, parse, pretty
 from pipeline.signing import envelopes, keys
 from tests.pipeline.formats import second_reader as second
@@ -182,6 +194,14 @@ def _(case: Case, _: Path) -> None:
     assert filling.pieces(case["id"], case["text"]) == expected
     shares = case["share"], case["suffix_first_share"]
     assert second.fill_in_the_middle(case["id"], case["text"], case["seed"], *shares) == expected
+
+
+@checks("forgotten")
+def _(case: Case, _: Path) -> None:
+    found = forgotten.Forgotten(forgotten.as_spans(case["spans"]), 0)
+    assert b"".join(found.lines()).decode() == case["lines"]
+    spans = [dict(zip(("row", "start", "stop"), span, strict=True)) for span in case["spans"]]
+    assert "".join(second.canonical(span) + "\n" for span in spans) == case["lines"]
 
 
 @checks("packing")

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.turns import Turns
+from pipeline.formats.families import build_spec
 from pipeline.formats.lines import Shard
 from pipeline.formats.model import ModelSpec, num_parameters
 from tests.shards import write_rows
 from trainer import numerics
 from trainer.data import EverystepData, TrainingData
-from trainer.families import build_spec
 from trainer.recipe import Recipe, load_recipe
 
 if TYPE_CHECKING:

@@ -133,9 +133,8 @@ def duplicates(
     from dataclasses import asdict
 
     from pipeline.audit.duplicates import clusters, compare
-    from pipeline.release.release import Release
 
-    release = Release.open(folder, follow_links)
+    release = _open(folder, follow_links)
     if id is not None:
         found = compare(release, id)
         if as_json:
@@ -164,9 +163,8 @@ def personal_data(
     """Print where personal data was replaced, and how much of each kind."""
     from pipeline.audit.personal_data import replaced
     from pipeline.formats.tables import PERSONAL_DATA
-    from pipeline.release.release import Release
 
-    found = replaced(Release.open(folder, follow_links), largest)
+    found = replaced(_open(folder, follow_links), largest)
     if as_json:
         print(json.dumps(found._asdict()))
         return
@@ -332,7 +330,7 @@ def fork(
     from pipeline.build.fork import fork as make_fork
     from pipeline.build.init import checkout
 
-    release = _open_release(address, False)
+    release = _open_release(address)
     state = _with_bytes(release, release.states_at(model, [step]))[step]
     made = make_fork(str(address), state, out, checkout(), base_model)
     if as_json:
@@ -481,24 +479,32 @@ def verify(
     metadata: Annotated[
         bool, typer.Option("--metadata", help="Read no rows, tables or tensors; of a release elsewhere little moves.")
     ] = False,
+    root: Annotated[str | None, typer.Option(help="SHA-256 that release.json must have.")] = None,
+    rung: Annotated[
+        Literal["files", "consistent", "recomputed"], typer.Option(help="The rung of the ladder to stop at.")
+    ] = "recomputed",
     follow_links: FollowLinks = False,
     as_json: Json = False,
 ) -> None:
-    """Recompute every digest of a release and report what differs, who signed it, and what is only their word.
+    """Recompute a release as far as its bytes allow, and report what differs, who signed it, and what is their word.
 
     Exit codes: 0, every byte is what the release promises; 1, a file is changed, missing or unreadable; 2, misuse;
     3, every promised byte is right, but there are other files; 4, there are links in place of files, not followed.
     What Git, the Hub's client and file managers leave in a folder changes no exit code.
     """
+    from pipeline.audit.verify import Wanted
     from pipeline.audit.verify import verify as check_release
     from pipeline.audit.verify_metadata import verify_metadata
+    from pipeline.release.rungs import Rung, checked_sha256
     from pipeline.signing.keys import key_id, read_public
 
     if metadata and key:
         raise EverystepError("verify: give either --key or --metadata; a signature is of every byte")
     pinned = {key_id(public): public for public in map(read_public, key or [])}
+    sha256 = None if root is None else checked_sha256(root, "--root")
+    wanted = Wanted(Rung[rung.upper()], pinned, sha256)
     report: Report | MetadataReport = (
-        verify_metadata(address, follow_links) if metadata else check_release(address, follow_links, pinned)
+        verify_metadata(address, follow_links, sha256) if metadata else check_release(address, follow_links, wanted)
     )
     if as_json:
         print(json.dumps(report.to_json()))
@@ -681,11 +687,10 @@ def sample(
     _require_torch("sample")
     from dataclasses import asdict
 
-    from pipeline.release.release import Release
     from trainer.sample import ENOUGH, Request
     from trainer.sample import sample as continue_text
 
-    release = Release.open(address, follow_links)
+    release = _open(address, follow_links)
     step = max(release.states(model)) if step is None else step
     state = _with_bytes(release, release.states_at(model, [step]))[step]
     request = Request(prompt=prompt, tokens=tokens, temperature=temperature, top_k=top_k, seed=seed)
@@ -720,11 +725,10 @@ def export_tokens(
     """Write the verified training rows, in the published order, as the files that other trainers read."""
     from pipeline.audit.export_arrays import export_arrays
     from pipeline.audit.export_rows import export_llm360, export_mobilellm
-    from pipeline.release.release import Release
 
     if ((nodes is None) is (layout == "mobilellm")) or ((chunks is None) is (layout == "llm360")):
         raise EverystepError("export tokens: give --nodes with --layout mobilellm, --chunks with --layout llm360")
-    release = Release.open(folder)
+    release = _open(folder)
     if layout == "mobilellm":
         done = export_mobilellm(release, out, nodes or 1, global_batch, steps)
     elif layout == "llm360":
@@ -825,20 +829,34 @@ def trace(
 @app.command()
 def replay(
     address: Trained,
-    model: Model,
-    start: Annotated[int, typer.Option("--from", help="Step of a checkpoint to start from.")],
-    stop: Annotated[int, typer.Option("--to", help="Step to train to.")],
+    model: Annotated[
+        str | None,
+        typer.Option(help="Name of a model; with --evaluation all are the default.", callback=_require_utf8),
+    ] = None,
+    start: Annotated[int | None, typer.Option("--from", help="Step of a checkpoint to start from.")] = None,
+    stop: Annotated[int | None, typer.Option("--to", help="Step to train to.")] = None,
+    evaluation: Annotated[
+        bool, typer.Option("--evaluation", help="Compute the validation loss of every checkpoint instead.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Repeat a stretch of training and compare every digest."""
+    """Repeat a stretch of training, or the evaluation, and compare every digest or number."""
     _require_torch("replay")
     from dataclasses import asdict
 
     from pipeline.release.release import Release
+    from pipeline.release.rungs import Rung
     from trainer.replay import replay as replay_stretch
     from trainer.replay import state_at
 
     release = Release.open(address)
+    if evaluation:
+        if start is not None or stop is not None:
+            raise EverystepError("replay: --evaluation is of all checkpoints; leave out --from and --to")
+        _replay_evaluation(release, model, as_json)
+        return
+    if model is None or start is None or stop is None:
+        raise EverystepError("replay: give --model, --from and --to, or --evaluation")
     _with_bytes(release, {start: state_at(release, model, start)})
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # processes talk over sockets
     outcome = replay_stretch(release, model, start, stop)
@@ -846,9 +864,30 @@ def replay(
         print(json.dumps(asdict(outcome)))
     elif outcome.first_difference is None:
         _say(f"same: {model}, steps {start} to {stop}, {outcome.digests_compared} digests of all weights compared")
+        note(release.standing(Rung.REPLAYED))
     else:
         _say(f"differs: {model}, first at step {outcome.first_difference}: {outcome.detail}")
     sys.exit(0 if outcome.first_difference is None else 1)
+
+
+def _replay_evaluation(release: "Release", model: str | None, as_json: bool) -> None:
+    """Compute every validation loss again; exits with 1 if one differs."""
+    from pipeline.release.rungs import Rung
+    from trainer.probe import probe
+
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    models = release.models() if model is None else [model]
+    compared = {name: len(release.states(name)) for name in models}
+    faults = [fault for name in models for fault in probe(release, name)]
+    if as_json:
+        print(json.dumps({"checkpoints": compared, "differences": faults}))
+    else:
+        for fault in faults:
+            _say(f"differs: {fault}")
+        if not faults:
+            _say(f"same: the validation losses of {sum(compared.values())} checkpoints of {', '.join(models)}")
+            note(release.standing(Rung.REPLAYED))
+    sys.exit(1 if faults else 0)
 
 
 @app.command()
@@ -877,7 +916,7 @@ def publish(
     from pipeline.stores.address import open_store
     from trainer.probe import probe
 
-    release = _open_release(str(address), follow_links=False)
+    release = _open_release(str(address))
     faults = list(refusals(release))
     if not faults:
         faults = [fault for model in release.models() for fault in probe(release, model)]
@@ -930,14 +969,22 @@ def _with_bytes(release: "Release", states: "dict[int, State]") -> "dict[int, St
     return states
 
 
-def _open_release(address: str, follow_links: bool) -> "Release":
+def _open_release(address: str, follow_links: bool = False) -> "Release":
     """Open a release; a project, or a release that has lost its root manifest, is refused."""
-    from pipeline.release.release import Release
-
-    release = Release.open(address, follow_links)
+    release = _open(address, follow_links)
     if release.version is None:
         fix = "`make release` builds a release from a project; one that was fetched must be fetched whole"
         raise EverystepError(f"{address}: has no release.json; {fix}")
+    return release
+
+
+def _open(address: str, follow_links: bool = False) -> "Release":
+    """Open a release or a project, and say on which rung answers from its files stand."""
+    from pipeline.release.release import Release
+    from pipeline.release.rungs import Rung
+
+    release = Release.open(address, follow_links)
+    note(f"{address}: {release.standing(Rung.FILES)}")
     return release
 
 

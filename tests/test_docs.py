@@ -16,6 +16,7 @@ from pipeline.blocks.steps import STEPS
 from pipeline.cli import app
 from pipeline.executor.ordered_map import EXECUTOR, WORKERS
 from pipeline.executor.settings import ExecutorParams
+from pipeline.formats import families
 from pipeline.formats.model import num_parameters, unrolled
 from pipeline.formats.stages import BY_NAME, OF_FORKS, ON_ROWS, STAGES
 from pipeline.release.words import Description, ReleaseParams, RowsDescription
@@ -51,7 +52,6 @@ from tests.sessions import (
     with_models,
 )
 from tests.test_layering import ALLOWED
-from trainer import families
 from trainer.evaluate import EvaluateParams
 from trainer.launch import PROCESSES
 from trainer.parent import ParentParams

@@ -1,13 +1,12 @@
-"""Numbers whose bits depend on no mathematics library: rotary tables, the first weights, and the loss's logarithm.
+"""Numbers whose bits depend on no mathematics library: rotary tables and the loss's logarithm.
 
 The last bits of `exp`, `log`, `pow`, `sin` and `cos` differ between C libraries, between numpy's dispatch
 targets and between processors. Here a number comes from integers, from decimal arithmetic, or from + - * and
-square roots in float64, which IEEE 754 fixes; one rounding to float32 ends each computation.
+square roots in float64, which IEEE 754 fixes; one rounding to float32 ends each computation. The first weights are
+made in the same way, in `pipeline/formats/initial.py`.
 """
 
-import hashlib
 from decimal import Context, Decimal, localcontext
-from math import prod
 
 import numpy as np
 import numpy.typing as npt
@@ -16,27 +15,6 @@ Floats = npt.NDArray[np.float32]
 
 _PI_HALVES = Decimal("1.57079632679489661923132169163975144209858469968755")
 _LOG_2 = Decimal("0.69314718055994530941723212145817656807550013436026")
-_WORDS_A_BLOCK = 1 << 20
-
-
-def normal(seed: int, name: str, shape: tuple[int, ...], std: float) -> Floats:
-    """Draws for one tensor: a function of (seed, name, shape, std), whichever tensors were drawn before.
-
-    Each value is std * (sum of twelve uniforms - 6), the Irwin-Hall approximation of a normal variable: mean 0,
-    standard deviation std, kurtosis 2.9 (normal: 3), never past 6 std. The uniforms are the halves of six words of
-    Philox4x64, whose raw stream numpy keeps fixed; their sum is an exact integer. (numpy's own normal draws call
-    `exp` and `log1p` in the tails, and its method may change between versions.)
-    """
-    key = hashlib.sha256(f"everystep/initialization/{seed}/{name}".encode()).digest()[:16]
-    stream = np.random.Philox(key=int.from_bytes(key, "little"))
-    flat = np.empty(prod(shape), np.float32)
-    for start in range(0, flat.size, _WORDS_A_BLOCK // 6):
-        part = flat[start : start + _WORDS_A_BLOCK // 6]
-        words = stream.random_raw(6 * part.size).reshape(-1, 6)
-        halves = (words >> np.uint64(32)) + (words & np.uint64(0xFFFFFFFF))
-        centred = halves.sum(axis=1).astype(np.int64) - 6 * (2**32 - 1)
-        part[:] = centred * (std / 2**32)
-    return flat.reshape(shape)
 
 
 def rotary_tables(base: float, width: int, length: int) -> tuple[Floats, Floats]:

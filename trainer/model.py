@@ -20,8 +20,9 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from pipeline.base.errors import EverystepError
-from pipeline.formats.model import LayerSpec, ModelSpec, initial_value, tensor_shapes
-from trainer.exact import normal, rotary_tables
+from pipeline.formats.initial import initial_tensors
+from pipeline.formats.model import LayerSpec, ModelSpec
+from trainer.exact import rotary_tables
 from trainer.matmul import is_portable, linear, matmul
 from trainer.operators import embed, next_token_loss, rms_norm
 
@@ -269,12 +270,8 @@ def softmax_below(scores_TS: Tensor, first: int) -> Tensor:
 
 
 def initialize(model: Decoder, seed: int) -> None:
-    """Set step 0. Each tensor is a function of (seed, its name) and its description; no generator is touched."""
-    tensors = {}
-    for name, shape in tensor_shapes(model.spec).items():
-        mean, std = initial_value(model.spec, name)
-        tensors[name] = normal(seed, name, shape, std) if std else np.full(shape, mean, np.float32)
-    load_tensors(model, tensors)
+    """Set step 0; no generator of torch is touched."""
+    load_tensors(model, dict(initial_tensors(model.spec, seed)))
 
 
 def load_tensors(model: Decoder, tensors: Mapping[str, npt.NDArray[np.float32]]) -> None:

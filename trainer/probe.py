@@ -39,8 +39,8 @@ def probe(release: Release, model: str) -> Iterator[str]:
     allowed = 0.0 if recipe.numerics == "portable" else TOLERANCE
     for folder, total, logged in zip(folders, nats, evaluated.results, strict=True):
         found = result_of(folder, total, targets.size, num_bytes)
-        same = found.revision == logged.revision and abs(found.loss - logged.loss) <= allowed * abs(logged.loss)
-        if not same:
+        near = found.revision == logged.revision and abs(found.loss - logged.loss) <= allowed * abs(logged.loss)
+        if not (near if allowed else found == logged):
             yield (
                 f"{folder}: the validation loss of its weights is {found.loss}, "
                 f"{evaluated.path} says {logged.loss} for {logged.revision}"

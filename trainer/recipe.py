@@ -15,9 +15,9 @@ from pipeline.base.paths import PARAMS, RECIPES
 from pipeline.base.yaml import Section, check, load_yaml
 from pipeline.formats.bounds import MAX_CONTEXT, MAX_GLOBAL_BATCH, MAX_STEPS
 from pipeline.formats.checkpoints import schedule
+from pipeline.formats.families import build_spec
 from pipeline.formats.model import ModelSpec
 from pipeline.formats.order import first_sample
-from trainer.families import build_spec
 
 Positive = Annotated[int, Field(gt=0)]
 Steps = Annotated[int, Field(gt=0, le=MAX_STEPS)]

@@ -27,6 +27,7 @@ from pipeline.formats.forgotten import OUTPUT
 from pipeline.formats.manifests import Tokens, path_of
 from pipeline.formats.model import ModelSpec
 from pipeline.release.ancestors import ancestors
+from pipeline.release.first_state import first_state_faults
 from pipeline.release.release import Release, State
 from trainer import numerics
 from trainer.begun import require_shapes_of
@@ -78,7 +79,12 @@ class Course:
 
 
 def replay(release: Release, model: str, start: int, stop: int) -> Replayed:
-    """Replay the steps from state `start` to state `stop` of `model`. A virtual state must have been rebuilt."""
+    """Replay the steps from state `start` to state `stop` of `model`. A virtual state must have been rebuilt.
+
+    The state at step 0 is not believed, but computed from the recipe.
+    """
+    if start == 0 and (fault := next(first_state_faults(release, model), None)):
+        return Replayed(model, start, stop, 0, fault, 0)
     with course(release, model, [(state_at(release, model, start), stop)]) as found:
         replayed: Replayed = launch(_replay, found.processes, found.recipe.numerics, found)
     return replayed
@@ -149,12 +155,19 @@ def _stretch(
     files = {name: state.file(name) for name in (ck.RECORD, ck.WEIGHTS, ck.OPTIMIZER)}
     require_shapes_of(spec, files[ck.WEIGHTS], f"recipes/{recipe.name}.yaml")
     steps = range(state.step + 1, stop + 1)
+    records = {step: other.record for step, other in release.states(recipe.name).items() if step in steps}
+    if not records and all(entries[step].weights_digest is None for step in steps):
+        due = next(step for step in range(stop, stop + recipe.digest_every) if step % recipe.digest_every == 0)
+        raise EverystepError(
+            f"--from {state.step} --to {stop}: of these steps {release.folder / RUNS / recipe.name / log.JSONL} has no "
+            f"digest of the weights, so a replay would show nothing; go on to step {min(due, recipe.schedule.steps)}"
+        )
     return Stretch(
         checkpoint=files[ck.WEIGHTS].parent,
         start=state.step,
         stop=stop,
         entries={step: entries[step] for step in steps},
-        records={step: other.record for step, other in release.states(recipe.name).items() if step in steps},
+        records=records,
     )
 
 

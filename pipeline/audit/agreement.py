@@ -7,9 +7,11 @@ and `params.yaml` give, and the tables of removals and of replaced personal data
 after `verify` has found each file to be the promised one, and the manifests to be a chain.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain, zip_longest
+from math import log as log_e
 from math import prod
 from pathlib import Path
 
@@ -17,7 +19,17 @@ import numpy as np
 
 from pipeline.base.errors import well_shaped
 from pipeline.base.files import plain_lines
-from pipeline.base.paths import MANIFESTS, PARAMS, REMOVALS_FILE, REPLACED_FILE, RESULTS, RUNS, SPLITS, TOKENS
+from pipeline.base.paths import (
+    MANIFESTS,
+    PARAMS,
+    REMOVALS_FILE,
+    REPLACED_FILE,
+    RESULTS,
+    RUNS,
+    SPLITS,
+    TOKENIZER,
+    TOKENS,
+)
 from pipeline.formats import checkpoints as ck
 from pipeline.formats import log
 from pipeline.formats.canonical import Json, canonical, parse
@@ -34,6 +46,7 @@ from pipeline.formats.manifests import (
     parse_any_manifest,
     path_of,
 )
+from pipeline.formats.model import num_parameters_if_repeated
 from pipeline.formats.order import permute
 from pipeline.formats.release import ROOT
 from pipeline.formats.stages import output_folder
@@ -47,7 +60,10 @@ from pipeline.release.release import Release
 
 ORDER = TOKENS / "order.jsonl.zst"
 EVALUATION = "evaluation.jsonl"
+CONSTRAINTS = "constraints.txt"
 SAMPLES_AT_ONCE = 1 << 16
+CLOSE = 1e-12
+"""Relative difference between two ways to compute the same number in float64."""
 
 
 def disagreements(release: Release) -> Iterator[str]:
@@ -71,6 +87,7 @@ def told_twice(release: Release) -> Iterator[str]:
     with well_shaped(release.folder):  # logs may hold anything
         yield from _sections(release)
         yield from _flow(release)
+        yield from _libraries(release)
         for name in release.models():
             yield from _evaluation(release, name)
             yield from _csv(release, RUNS / name / log.JSONL)
@@ -176,11 +193,23 @@ def _model(release: Release, name: str) -> Iterator[str]:
         parameters = sum(prod(shape) for shape in weights.shapes().values())
     for what, said, found in (
         ("parameters_unique", manifest.parameters_unique, parameters),
+        ("parameters_if_repeated", manifest.parameters_if_repeated, num_parameters_if_repeated(last.spec)),
         ("tokens", manifest.tokens, last.entry.tokens),
         ("data.seed", manifest.parameters.data.seed, release.manifest(Tokens).parameters.seed),
     ):
         if said != found:
             yield f"{manifest.path}: {what} is {said}, the rest of the release gives {found}"
+
+
+def _libraries(release: Release) -> Iterator[str]:
+    """A training in the class `portable` ran with the torch that `constraints.txt` pins; others name what they had."""
+    pinned = re.search(r"^torch==(\S+)$", release.read(CONSTRAINTS).decode("utf-8", "replace"), re.M)
+    for name in release.models():
+        for state in release.states(name).values():
+            numerics = state.record.numerics
+            if pinned and numerics.name == "portable" and numerics.torch.partition("+")[0] != pinned[1]:
+                where = f"{state.folder}/{ck.RECORD}"
+                yield f"{where}: numerics.torch is {numerics.torch}, {CONSTRAINTS} pins {pinned[1]}"
 
 
 def _evaluation(release: Release, name: str) -> Iterator[str]:
@@ -191,13 +220,27 @@ def _evaluation(release: Release, name: str) -> Iterator[str]:
     revisions = [entry.revision for entry in release.manifest(Trained, name).checkpoints]
     if [result.revision for result in manifest.results] != revisions:
         yield f"{manifest.path}: its results are not those of the model's checkpoints, in their order"
+    yield from _ratios(manifest)
+    tokenizer = release.files[TOKENIZER.as_posix()].digest
     last = manifest.results[-1]
     for key, said, found in (
+        ("tokenizer_sha256", manifest.tokenizer_sha256, tokenizer),
         ("loss", manifest.loss, last.loss),
         ("bits_per_byte", manifest.bits_per_byte, last.bits_per_byte),
     ):
         if said != found:
-            yield f"{manifest.path}: {key} is {said}, its last result has {found}"
+            yield f"{manifest.path}: {key} is {said}, the rest of the release gives {found}"
+
+
+def _ratios(manifest: Evaluated) -> Iterator[str]:
+    """Bits per byte are the loss times targets, over ln 2 and bytes, for every checkpoint."""
+    for result in manifest.results:
+        expected = result.loss * manifest.targets / log_e(2) / manifest.bytes if manifest.bytes else 0.0
+        if not abs(result.bits_per_byte - expected) <= CLOSE * expected:
+            yield (
+                f"{manifest.path}: {result.revision}: a loss of {result.loss} over {manifest.targets} targets of "
+                f"{manifest.bytes} bytes makes {expected} bits per byte, not {result.bits_per_byte}"
+            )
 
 
 def _csv(release: Release, lines: Path) -> Iterator[str]:

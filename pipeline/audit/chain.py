@@ -7,6 +7,7 @@ its first ancestor.
 
 from collections.abc import Iterator, Mapping
 
+from pipeline.audit.bases import missing_bases
 from pipeline.base.errors import EverystepError
 from pipeline.base.paths import MANIFESTS
 from pipeline.formats import checkpoints as ck
@@ -14,7 +15,7 @@ from pipeline.formats.manifests import Manifest, Parent, Trained, parse_any_mani
 from pipeline.formats.release import REVISIONS, ROOT, revision_line
 from pipeline.formats.stages import output_folder
 from pipeline.release.ancestors import ancestors, foreign_manifests
-from pipeline.release.gate import check_model, too_far
+from pipeline.release.gate import check_model
 from pipeline.release.release import Release
 
 PROMISED_BELOW = ("data/", "runs/", "results/")
@@ -35,6 +36,7 @@ def chain_faults(release: Release, stored: Mapping[str, str], tensors: bool = Tr
             if manifest.path.as_posix() != path:  # it would hide the one whose place it has
                 raise EverystepError(f"is the manifest of another place, {manifest.path}")
             faults += _inputs(path, manifest, stored)
+            faults += missing_bases(release, manifest)
             promises = manifest.promises()
             faults += _outputs(release, path, promises)
             promised |= promises.keys()
@@ -46,7 +48,6 @@ def chain_faults(release: Release, stored: Mapping[str, str], tensors: bool = Tr
                 folder = output_folder("train", manifest.of).as_posix()
                 promised |= {f"{folder}/{record.revision}/{file}" for record in found for file in CHECKPOINT_FILES}
                 records += found
-                faults += too_far(release, manifest.of) if tensors else ()
         except (EverystepError, OSError) as error:
             faults.append(f"{path}: {error}")
     if faults:

@@ -19,12 +19,19 @@ from pipeline.audit.signed import DATA, RELEASE, Claim, Signatures
 from pipeline.base.columns import table
 from pipeline.base.errors import Differs, Linked
 from pipeline.release.code import is_code
+from pipeline.release.rungs import NOBODY, Rung
 
 OTHER_FILES = 3
 SHOWN = 20
 SHORT_KEY = 16
 """Digits of a key id in a table."""
 LONGEST = 200
+MEANING = {
+    Rung.FILES: "every digest is right; it is left open whether what they say is true",
+    Rung.CONSISTENT: "what is said twice agrees; nothing was computed again",
+    Rung.RECOMPUTED: "whatever follows from the rest was computed again; for 4 run `everystep replay`, for 5 `make "
+    "reproduce`",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +50,10 @@ class Report:
     links: list[str]
     others: list[str]
     left_by_tools: list[str]
+    rung: Rung | None = None
+    """The highest rung without a fault; null if not even every file is right."""
+    vouched: str | None = None
+    """Who vouches for the root manifest, besides signers; null if nobody."""
     signatures: Signatures | None = None
     """What was found below `signatures/`; none if it was not looked into, because something else is wrong."""
 
@@ -53,7 +64,8 @@ class Report:
         return Linked.exit_code if self.links else OTHER_FILES if self.others else 0
 
     def to_json(self) -> dict[str, Any]:
-        return {"verified": not self.faults and not self.links, **asdict(self)}
+        rung = None if self.rung is None else self.rung.word
+        return {"verified": not self.faults and not self.links, **asdict(self), "rung": rung}
 
     def lines(self, release: str | Path) -> Iterator[str]:
         """Yield the lines that a person reads; long lists are shortened."""
@@ -68,9 +80,17 @@ class Report:
         if self.left_by_tools:
             yield f"{release}: passed over what tools left: {_folded(self.left_by_tools)}"
         yield f"{release}: {self._verdict()}"
+        if self.rung:
+            yield f"{self.rung.title}: {MEANING[self.rung]}"
         if self.root_sha256:
             yield f"sha256 of release.json: {self.root_sha256}"
+            yield f"vouched for by {self._voucher()}"
             yield from self._signed()
+
+    def _voucher(self) -> str:
+        signers = self.signatures.signers if self.signatures else []
+        pinned = [f"the owner of the key {signer.key[:SHORT_KEY]}" for signer in signers if signer.pinned]
+        return ", ".join([*([self.vouched] if self.vouched else []), *pinned]) or NOBODY
 
     def _signed(self) -> Iterator[str]:
         """Who signed, and what is known of each claim."""

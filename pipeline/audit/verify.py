@@ -1,9 +1,14 @@
-"""Verify: recompute every digest of a release, the chain of manifests, and every fact that is stated twice.
+"""Verify: climb the ladder as far as the bytes of a release alone allow (`pipeline.release.rungs`).
 
-Faults are a missing, changed or unreadable file; a stored byte that `SHA256SUMS` does not promise; code that is not
-ours (`pipeline.release.code`); a manifest whose inputs are not the ones beside it, a shard that its manifest does not
-promise, a checkpoint that fails the gate (`pipeline.audit.chain`); a table or a paper that differs from the
-records (`pipeline.audit.agreement`). Every file is checked whatever is wrong with the others, and a fault is one line.
+1. *files*: a missing, changed or unreadable file; a stored byte that `SHA256SUMS` does not promise; code that is not
+   ours (`pipeline.release.code`); a root manifest that is not the one that the reader named.
+2. *consistent*: a manifest whose inputs are not the ones beside it, a shard that its manifest does not promise, a
+   checkpoint that fails the gate (`pipeline.audit.chain`); a table or a paper that differs from the records
+   (`pipeline.audit.agreement`).
+3. *recomputed*: weights that moved farther than training moves them, and all that rows, seeds and texts give again
+   (`pipeline.audit.recompute`).
+
+Every file is checked whatever is wrong with the others, and a fault is one line; a rung with faults ends the climb.
 Links in place of files and files that are no part of the release are told apart from faults (`pipeline.audit.report`).
 
 Nothing in a release is trusted to have the shape it should have. A file that changes between its digest and the last
@@ -18,16 +23,18 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import NamedTuple
 
 from pipeline.audit.agreement import disagreements
 from pipeline.audit.chain import chain_faults
 from pipeline.audit.leftovers import is_left_by_tools, is_tool_folder
+from pipeline.audit.recompute import recomputed_faults
 from pipeline.audit.report import Report
 from pipeline.audit.signed import Signatures, check_signatures
 from pipeline.audit.sums import other_names, parse_sums
 from pipeline.base.console import progress
-from pipeline.base.errors import EverystepError, Linked
+from pipeline.base.errors import Differs, EverystepError, Linked
 from pipeline.base.files import list_folder, read_small, safe_join, sha256_file, write_bytes
 from pipeline.base.paths import RUNS
 from pipeline.formats import checkpoints as ck
@@ -47,6 +54,7 @@ from pipeline.release.mirror import fetch_small
 from pipeline.release.notices import PLACE as NOTICE
 from pipeline.release.notices import notices_of
 from pipeline.release.release import Release
+from pipeline.release.rungs import Rung, pinned_root, recorded_beside, require_root, voucher
 from pipeline.signing.keys import PublicKey
 from pipeline.signing.sign import place_of, places_of
 from pipeline.stores.address import is_remote
@@ -68,22 +76,37 @@ class _Reading:
     faults: list[str] = field(default_factory=list)
     links: set[str] = field(default_factory=set)
     signatures: Signatures | None = None
+    rung: Rung | None = None
+    """The highest rung without a fault."""
 
     def promised(self) -> list[str]:
         return sorted({ROOT, SUMS, *self.root.files})
 
 
-def verify(address: str | Path, follow_links: bool = False, pinned: Mapping[str, PublicKey] | None = None) -> Report:
-    """Everything in the release that differs from what it promises, and everything beside it. The owners of the
-    `pinned` keys, by key id, must have signed it.
+class Wanted(NamedTuple):
+    """What the reader named: how far to climb, the keys that must have signed, by id, the SHA-256 of the root
+    manifest."""
+
+    top: Rung = Rung.RECOMPUTED
+    keys: Mapping[str, PublicKey] = MappingProxyType({})
+    root_sha256: str | None = None
+
+
+def verify(address: str | Path, follow_links: bool = False, wanted: Wanted | None = None) -> Report:
+    """Everything in the release that differs from what it promises, and everything beside it.
 
     A release that is elsewhere comes to this machine first, but for what is right in the cache.
     """
-    if not is_remote(address):
-        return _verify_folder(Path(str(address).removeprefix("file://")), follow_links, pinned)
-    release = Release.open(address)
-    beside = _fetch_all(release, pinned or {})
-    report = _verify_folder(release.folder, False, pinned)
+    wanted = wanted or Wanted()
+    place, sha256 = pinned_root(address)
+    if sha256 is not None and wanted.root_sha256 not in (None, sha256):
+        raise EverystepError(f"{address}: the address and --root name two different digests")
+    wanted = wanted._replace(root_sha256=sha256 or wanted.root_sha256)
+    if not is_remote(place):
+        return _verify_folder(Path(place.removeprefix("file://")), follow_links, wanted, is_here=True)
+    release = Release.open(place)
+    beside = _fetch_all(release, wanted.keys)
+    report = _verify_folder(release.folder, False, wanted, is_here=False)
     others = (fault for fault in report.faults if fault.partition(": ")[0] not in beside.unfetched)
     return replace(
         report,
@@ -130,7 +153,7 @@ def _fetch_all(release: Release, pinned: Mapping[str, PublicKey]) -> _Beside:
     return found
 
 
-def _verify_folder(release: Path, follow_links: bool, pinned: Mapping[str, PublicKey] | None = None) -> Report:
+def _verify_folder(release: Path, follow_links: bool, wanted: Wanted, is_here: bool) -> Report:
     began = time.monotonic()
     try:
         content = release_root(release, follow_links)
@@ -145,19 +168,9 @@ def _verify_folder(release: Path, follow_links: bool, pinned: Mapping[str, Publi
         return _unread(began, faults=[str(error)])
     _find_files(reading)
     _digest_files(reading, hashlib.sha256(content).hexdigest())
-    if not reading.faults and not reading.links:  # these read the files that were just found to be right
-        root = reading.root
-        found = Release(release, root.name, root.version, root.files, follow_links)
-        found.trust(set(reading.stored))
-        reading.faults += chain_faults(found, reading.stored)
-        if not reading.faults:
-            reading.faults += _agreement(found)
-        if not reading.faults:
-            reading.faults += _notices(found)
-        if not reading.faults:
-            reading.signatures = check_signatures(found, reading.stored, pinned or {})
-            reading.faults += reading.signatures.faults
-            reading.links.update(reading.signatures.links)
+    vouched = _root_faults(reading, content, wanted, is_here)
+    if not reading.faults and not reading.links:
+        _climb(reading, wanted)
     reading.faults += _changed(reading)
     others = _others(reading)
     return Report(
@@ -173,7 +186,46 @@ def _verify_folder(release: Path, follow_links: bool, pinned: Mapping[str, Publi
         others=[path for path in others if not is_left_by_tools(path)],
         left_by_tools=[path for path in others if is_left_by_tools(path)],
         signatures=reading.signatures,
+        rung=None if reading.links else reading.rung,
+        vouched=vouched,
     )
+
+
+def _root_faults(reading: _Reading, content: bytes, wanted: Wanted, is_here: bool) -> str | None:
+    """Compare the root manifest with the ones that are trusted; who vouches for it, besides signers."""
+    try:
+        require_root(content, wanted.root_sha256, str(reading.release))
+    except Differs as error:
+        reading.faults.append(str(error).removeprefix(f"{reading.release}: "))
+        return None
+    recorded = recorded_beside(reading.release) if is_here else None
+    for name, sha256 in [(ROOT, recorded.root_sha256), (SUMS, recorded.sums_sha256)] if recorded else []:
+        found = hashlib.sha256(content).hexdigest() if name == ROOT else reading.stored.get(name)
+        if found not in (None, sha256):
+            reading.faults.append(f"{name}: is not the one that {recorded and recorded.path} records")
+            return None
+    return voucher(reading.release, content, wanted.root_sha256 is not None, is_here)
+
+
+def _climb(reading: _Reading, wanted: Wanted) -> None:
+    """Check one rung after another; these read the files that were just found to be right."""
+    root = reading.root
+    release = Release(reading.release, root.name, root.version, root.files, reading.follow_links)
+    release.trust(set(reading.stored))
+    reading.rung = Rung.FILES
+    if wanted.top >= Rung.CONSISTENT:
+        reading.faults += chain_faults(release, reading.stored) or [
+            *_safely(disagreements(release)),
+            *_notices(release),
+        ]
+        reading.rung = Rung.FILES if reading.faults else Rung.CONSISTENT
+    if not reading.faults:
+        reading.signatures = check_signatures(release, reading.stored, wanted.keys)
+        reading.links.update(reading.signatures.links)
+    if wanted.top >= Rung.RECOMPUTED and not reading.faults:
+        reading.faults += _safely(recomputed_faults(release))
+        reading.rung = Rung.CONSISTENT if reading.faults else Rung.RECOMPUTED
+    reading.faults += reading.signatures.faults if reading.signatures else []
 
 
 def _unread(began: float, faults: list[str] | None = None, links: list[str] | None = None) -> Report:
@@ -254,14 +306,16 @@ def _read_sums(reading: _Reading) -> dict[str, str]:
     return sums
 
 
-def _agreement(release: Release) -> Iterator[str]:
+def _safely(faults: Iterator[str]) -> Iterator[str]:
+    """The faults; what stops the search for them is one too."""
     try:
-        yield from disagreements(release)
+        yield from faults
     except (EverystepError, OSError) as error:
         yield _told(error)
 
 
 def _notices(release: Release) -> Iterator[str]:
+    """What is wrong with what is said beside the release."""
     try:
         notices_of(release)
     except (EverystepError, OSError) as error:

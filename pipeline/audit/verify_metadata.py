@@ -24,6 +24,7 @@ from pipeline.formats import checkpoints as ck
 from pipeline.formats.release import ROOT, SUMS
 from pipeline.release.mirror import fetch_small
 from pipeline.release.release import Release
+from pipeline.release.rungs import FRAGMENT, NOBODY, voucher
 from pipeline.stores.store import Listed
 
 
@@ -40,6 +41,8 @@ class MetadataReport:
     checkpoints: int
     seconds: float
     faults: list[str]
+    vouched: str | None
+    """Who vouches for the root manifest; null if nobody."""
 
     @property
     def exit_code(self) -> int:
@@ -60,12 +63,14 @@ class MetadataReport:
             yield f"{address}: the metadata agree: {self.name} {self.version}, {amount}"
             yield f"not read: {self.unread:,} files of rows, tables and tensors; verify without --metadata reads them"
         yield f"sha256 of release.json: {self.root_sha256}"
+        yield f"vouched for by {self.vouched or NOBODY}"
 
 
-def verify_metadata(address: str, follow_links: bool = False) -> MetadataReport:
+def verify_metadata(address: str, follow_links: bool = False, root_sha256: str | None = None) -> MetadataReport:
     """Everything in the metadata of the release at `address` that contradicts itself, or what its store says."""
     began = time.monotonic()
-    release = Release.open(address, follow_links)
+    pinned = f"{address}{FRAGMENT}{root_sha256}" if root_sha256 and FRAGMENT not in address else address
+    release = Release.open(pinned, follow_links)
     if release.version is None:
         raise EverystepError(f"{address}: has no {ROOT}; a project is verified by `dvc status`")
     root = read_small(safe_join(release.folder, ROOT, follow_links))
@@ -98,6 +103,7 @@ def verify_metadata(address: str, follow_links: bool = False) -> MetadataReport:
         checkpoints=sum(Path(path).name == ck.RECORD for path in small),
         seconds=round(time.monotonic() - began, 1),
         faults=faults,
+        vouched=voucher(release.folder, root, release.pinned, release.mirror is None),
     )
 
 

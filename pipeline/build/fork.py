@@ -21,6 +21,7 @@ from pipeline.formats.release import ROOT
 from pipeline.formats.stages import manifest_path
 from pipeline.release.ancestors import Carried, carried_from, files_of, proofs_of, root_sha256
 from pipeline.release.release import Release, State
+from pipeline.release.rungs import pinned_root
 from pipeline.release.words import ReleaseParams
 
 LICENSE = "LICENSE"
@@ -99,7 +100,8 @@ def _params(made: Forked, address: str, release: Release, base_model: str | None
 
 def address_from(folder: Path, address: str) -> str:
     """The address of a release for a project in `folder`."""
-    return os.path.relpath(address, folder) if Path(address).is_dir() else address
+    place = pinned_root(address).address
+    return os.path.relpath(place, folder) if Path(place).is_dir() else place
 
 
 def with_sections_of(own: dict[str, Any], parents: dict[str, Any]) -> dict[str, Any]:

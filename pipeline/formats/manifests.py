@@ -507,6 +507,8 @@ class DataParameters(Declared):
     """Folder of the rows."""
     layout: str
     """Layout of the rows."""
+    width: Annotated[int, Field(ge=2)]
+    """Ids of a row: a context and the last target."""
     global_batch: Annotated[int, Field(ge=1, le=MAX_GLOBAL_BATCH)]
     """Rows that a step reads."""
     seed: Count
@@ -565,6 +567,16 @@ class OptimizerParameters(Declared):
 class RecipeParameters(Declared):
     """A recipe (`docs/add-a-model.md`)."""
 
+    seed: Count
+    """Seed of the first weights."""
+    numerics: Literal["portable", "native"]
+    """Numerics class."""
+    precision: Literal["float32", "bfloat16"]
+    """Number format of the computation."""
+    compiled: bool
+    """Whether torch compiles the model."""
+    model: dict[str, Json]
+    """Family and sizes."""
     checkpoints: str
     """Rule of the steps that are published."""
     digest_every: Steps
@@ -588,10 +600,10 @@ class RecipeParameters(Declared):
         begun_with = self.parent.first_sample if self.parent else 0
         return first_sample(step, self.data.global_batch, self.begun_at, begun_with)
 
-    def tokens(self, step: int, context: int) -> int:
+    def tokens(self, step: int) -> int:
         """Targets trained on until `step`, those of the parent included."""
         before = self.parent.tokens if self.parent else 0
-        return before + (step - self.begun_at) * self.data.global_batch * context
+        return before + (step - self.begun_at) * self.data.global_batch * (self.data.width - 1)
 
     @property
     def published_steps(self) -> list[int]:
@@ -844,6 +856,8 @@ class Released(Manifest):
     of: None
     root_sha256: Sha256
     """SHA-256 of `release.json`."""
+    sums_sha256: Sha256
+    """SHA-256 of `SHA256SUMS`, which lists the stored bytes."""
     lock_sha256: Sha256
     """SHA-256 of the release's `dvc.lock`."""
     files: Count

@@ -99,6 +99,6 @@ def _vocabularies(release: Release) -> Iterator[str]:
         if spec.vocabulary < tokens.vocabulary:
             yield f"{model.path}: its embedding has {spec.vocabulary} rows, the tokenizer {tokens.vocabulary} tokens"
         for entry in model.checkpoints:
-            counted = model.parameters.tokens(entry.step, spec.context)
+            counted = model.parameters.tokens(entry.step)
             if entry.tokens != counted:
                 yield f"{model.path}: {entry.revision}: until step {entry.step} the recipe reads {counted} tokens"

@@ -4,10 +4,12 @@ Public suites have carried final weights under early names, repeated shards and 
 OLMo#915). So for every model, the steps are those of the recipe's schedule, the log holds every step and every digest
 that is due, the tensors give the digests of the record, the record says what the log says of its step, no weights occur
 at two steps, each record names the state of the one before it as parent, and the manifest and the config say the same.
-The learning rates in the log are those of the recipe, and between two states no weight and no moment moved farther than
-AdamW moves it at these rates, whatever the gradients (`pipeline.release.displacement`).
+The model is the one that the recipe describes, rates and tokens in the log are those of the recipe, and between two
+states no weight and no moment moved farther than AdamW moves it at these rates, whatever the gradients
+(`pipeline.release.displacement`).
 """
 
+import re
 from array import array
 from collections.abc import Container, Iterator
 from contextlib import ExitStack
@@ -22,7 +24,9 @@ from pipeline.base.paths import RECIPES, RUNS
 from pipeline.base.yaml import load_yaml
 from pipeline.formats import checkpoints as ck
 from pipeline.formats import log
+from pipeline.formats.families import build_spec
 from pipeline.formats.manifests import Trained
+from pipeline.formats.model import ModelSpec
 from pipeline.formats.tensors import TensorFile
 from pipeline.release.ancestors import ancestors
 from pipeline.release.displacement import Floats, Moments, Optimizer, Violation, Window
@@ -42,8 +46,14 @@ def check_model(release: Release, name: str, tensors: bool = True) -> list[ck.Re
     parameters, folder = manifest.parameters, release.folder / RUNS / name
     recipe = release.file(RECIPES / f"{name}.yaml")
     _require(load_yaml(recipe) == parameters.to_json(), f"{recipe}: is not the recipe in the manifest")
+    said = ModelSpec.from_json(manifest.model, str(manifest.path))
+    _require(build_spec(parameters.model, str(recipe)) == said, f"{recipe}: describes another model than the manifest")
     expected = parameters.published_steps
-    entries, rates = _read_log(release.file(RUNS / name / log.JSONL), manifest, {*expected})
+    path = release.file(RUNS / name / log.JSONL)
+    entries, rates = _read_log(path, manifest, {*expected})
+    if wrong := wrong_rate(parameters, rates):
+        step, rate = parameters.begun_at + wrong[0], rates[wrong[0] - 1]
+        raise Differs(f"{path}: has learning_rate {rate} at step {step}, the recipe makes it {wrong[1]}")
     steps = [entry.step for entry in manifest.checkpoints]
     _require(steps == expected, f"{folder}: checkpoints are missing or extra; expected {expected}, got {steps}")
     records: list[ck.Record] = []
@@ -52,6 +62,7 @@ def check_model(release: Release, name: str, tensors: bool = True) -> list[ck.Re
         _check_files(state, manifest, tensors)
         _check_unique(state, records, rates, parameters.begun_at)
         _check_record(state, entries.get(state.entry.step), records, begun_from)
+        _check_circumstances(state, manifest)
         records.append(state.record)
     return records
 
@@ -62,15 +73,9 @@ def too_far(release: Release, name: str) -> Iterator[str]:
     A line for each tensor and pair of states: both revisions, the element that is farthest off, found and allowed.
     """
     manifest = release.model(name)
-    path, begun = release.file(RUNS / name / log.JSONL), list(ancestors(release, name))
+    begun = list(ancestors(release, name))
     states = [*begun[:1], *release.states(name).values()]
-    _, rates = _read_log(path, manifest, ())
-    wrong = wrong_rate(manifest.parameters, rates)
-    if wrong:
-        number, rate = wrong
-        step = manifest.parameters.begun_at + number
-        yield f"{path}: has learning_rate {rates[number - 1]} at step {step}, the recipe makes it {rate}"
-        return
+    _, rates = _read_log(release.file(RUNS / name / log.JSONL), manifest, ())
     section = manifest.parameters.optimizer
     optimizer = Optimizer(
         beta1=section.beta1,
@@ -180,6 +185,29 @@ def _check_record(state: Stored, logged: log.Entry | None, before: list[ck.Recor
     )
 
 
+def _check_circumstances(state: Stored, manifest: Trained) -> None:
+    """What a record says of how its state was made is what it can be under this recipe."""
+    record, parameters = state.record, manifest.parameters
+    what = record.numerics
+    settings = {
+        "storage": (record.storage, "stored"),
+        "nearest_stored_step": (record.nearest_stored_step, record.step),
+        "digest_interval": (record.digest_interval, parameters.digest_every),
+        "applied_updates": (record.applied_updates, record.step),
+        "numerics.class": (what.name, parameters.numerics),
+        "numerics.dtype": (what.dtype, parameters.precision),
+        "numerics.compiled": (what.compiled, parameters.compiled),
+        "numerics.threads": (what.threads, 1),
+    }
+    if what.name == "portable":
+        settings["numerics.capability"] = what.capability, "AVX2"
+        products = "OpenBLAS VERSION Haswell"
+        settings["numerics.products"] = re.sub(r"(?<=^OpenBLAS )\S+(?= Haswell$)", "VERSION", what.products), products
+    for key, (said, expected) in settings.items():
+        where = state.release.folder / state.folder / ck.RECORD
+        _require(said == expected, f"{where}: {key} is {said!r}; of this recipe it is {expected!r}")
+
+
 def _read_log(
     path: Path, manifest: Trained, wanted: Container[int]
 ) -> tuple[dict[int, log.Entry], NDArray[np.float64]]:
@@ -197,6 +225,8 @@ def _read_log(
         due = step % digest_every == 0
         _require(entry.step == step, f"{path}:{number}: is about step {entry.step}")
         _require((entry.weights_digest is not None) == due, f"{path}:{number}: a digest is missing, or not due")
+        tokens = manifest.parameters.tokens(step)
+        _require(entry.tokens == tokens, f"{path}:{number}: has {entry.tokens} tokens, the recipe makes it {tokens}")
         _require(number <= steps, f"{path}: holds more than the {steps} steps of the recipe")
         rates.append(entry.learning_rate)
         if step in wanted:

@@ -30,6 +30,7 @@ from pipeline.release import rebuilt
 from pipeline.release.code import refuse_foreign_code
 from pipeline.release.mirror import Mirror, mirror_of
 from pipeline.release.project import promised_by
+from pipeline.release.rungs import UNVOUCHED, Rung, pinned_root, require_root, voucher
 from pipeline.stores.address import is_remote, open_store
 from pipeline.stores.store import Store
 
@@ -49,6 +50,7 @@ class Release:
         files: Mapping[str, ListedFile],
         follow_links: bool = False,
         mirror: Mirror | None = None,
+        pinned: bool = False,
     ) -> None:
         self.folder = folder
         """Where it is, or where its files come to; `file` is the way to what it holds."""
@@ -60,32 +62,49 @@ class Release:
         self.files = files
         """Every file that is promised, by its path."""
         self.follow_links = follow_links
+        self.pinned = pinned
+        """Whether the reader named the SHA-256 of the root manifest."""
         self._verified: set[str] = set()
         self._manifests: dict[Path, Any] = {}
 
     @classmethod
     def open(cls, address: str | Path, follow_links: bool = False) -> Self:
         """The release at an address (`pipeline.stores.address`); in a folder without one, the project there, as its own
-        manifests promise it."""
-        if is_remote(address):
-            return cls.mirrored(open_store(str(address)))
-        folder = Path(str(address).removeprefix("file://"))
+        manifests promise it. An address may end with the SHA-256 of the root manifest (`pipeline.release.rungs`)."""
+        place, sha256 = pinned_root(address)
+        if is_remote(place):
+            return cls.mirrored(open_store(place), sha256)
+        folder = Path(place.removeprefix("file://"))
         if (folder / ROOT).exists() or (folder / ROOT).is_symlink():
-            root = parse_root(release_root(folder, follow_links), folder / ROOT)
-            return cls(folder, root.name, root.version, root.files, follow_links)
+            content = release_root(folder, follow_links)
+            require_root(content, sha256, place)
+            root = parse_root(content, folder / ROOT)
+            return cls(folder, root.name, root.version, root.files, follow_links, pinned=sha256 is not None)
+        if sha256 is not None:
+            raise EverystepError(f"{place}: has no {ROOT}, so it cannot have the SHA-256 {sha256}")
         return cls(folder, folder.resolve().name, None, promised_by(folder, follow_links), follow_links)
 
     @classmethod
-    def mirrored(cls, store: Store) -> Self:
-        """The release in a store. Its files come to this machine when they are asked for."""
+    def mirrored(cls, store: Store, sha256: str | None = None) -> Self:
+        """The release in a store. Its files come to this machine when they are asked for. `sha256` is that of its root
+        manifest, if the reader named it."""
         mirror = mirror_of(store)
+        require_root(mirror.root, sha256, store.address)
         root = parse_root(mirror.root, mirror.folder / ROOT)
-        return cls(mirror.folder, root.name, root.version, root.files, mirror=mirror)
+        return cls(mirror.folder, root.name, root.version, root.files, mirror=mirror, pinned=sha256 is not None)
 
     @property
     def address(self) -> str:
         """Where it is, for a person."""
         return self.mirror.store.address if self.mirror else str(self.folder)
+
+    def standing(self, rung: Rung) -> str:
+        """On which rung an answer from this release stands, and who vouches for the root manifest, in one line."""
+        if self.version is None:
+            return f"{rung.title}: bytes that the manifests of this project promise"
+        root = release_root(self.folder, self.follow_links)
+        known = voucher(self.folder, root, self.pinned, self.mirror is None)
+        return f"{rung.title}; {f'{ROOT} is vouched for by {known}' if known else UNVOUCHED}"
 
     def trust(self, paths: set[str]) -> None:
         """Take these files as verified: `verify` has just compared them."""

@@ -132,6 +132,7 @@ def release() -> None:
         parameters=params.model_dump(exclude_unset=True),
         outputs={},
         root_sha256=sha256_file(folder / ROOT),
+        sums_sha256=sha256_file(folder / SUMS),
         lock_sha256=hashlib.sha256(lock).hexdigest(),
         files=len(list_files(folder)),
         **{key: told[key] for key in ("rows", "models", "licenses")},

@@ -10,14 +10,14 @@ from pipeline.audit.pull import write_folder
 from pipeline.base.paths import TOKENIZER
 from pipeline.base.yaml import load_yaml
 from pipeline.formats.canonical import pretty
+from pipeline.formats.families import build_spec
+from pipeline.formats.initial import normal
 from pipeline.formats.model import ModelSpec, tensor_shapes
 from pipeline.formats.vocabulary import END_OF_TEXT
 from pipeline.release.code import INSTALLED, REMOTE
 from tests.project import ROOT, WORDS
 from tests.releases import unsealed
 from tests.trainer.tiny import LLAMA, PYTHIA
-from trainer.exact import normal
-from trainer.families import build_spec
 from trainer.model import Decoder, dump_tensors, load_tensors
 
 FAMILIES = ["llama", "mobilellm", "mobilellm-ls", "mobillama", "openelm", "pythia"]

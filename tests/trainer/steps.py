@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pipeline.formats.families import build_spec
 from pipeline.formats.model import ModelSpec
 from tests.trainer.tiny import LLAMA, OPENELM, PYTHIA
 from trainer import numerics
-from trainer.families import build_spec
 from trainer.recipe import Recipe
 
 DEMO = ("mobilellm", "mobilellm-ls", "mobillama", "openelm")

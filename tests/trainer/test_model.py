@@ -12,6 +12,7 @@ import torch
 
 from pipeline.base.errors import EverystepError
 from pipeline.formats.checkpoints import read_tensors, write_tensors
+from pipeline.formats.initial import normal
 from pipeline.formats.model import (
     Initialization,
     LayerSpec,
@@ -21,7 +22,7 @@ from pipeline.formats.model import (
     tensor_shapes,
     unrolled,
 )
-from trainer.exact import cosine_and_sine, logarithm, normal, rotary_tables
+from trainer.exact import cosine_and_sine, logarithm, rotary_tables
 from trainer.model import Cache, Decoder, Layer, attend, dump_tensors, initialize, load_tensors
 from trainer.operators import LOSS_ROWS, embed, next_token_loss
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from pipeline.formats.families import build_spec
+from pipeline.formats.initial import normal
 from pipeline.formats.model import ModelSpec, tensor_shapes
 from tests.trainer import tiny
-from trainer.exact import normal
-from trainer.families import build_spec
 from trainer.model import Decoder, load_tensors
 
 torch.set_num_threads(1)

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from pipeline.formats.families import build_spec
 from pipeline.formats.model import ModelSpec
-from trainer.families import build_spec
 
 LLAMA: dict[str, Any] = {"rotary_base": 10000.0, "norm_epsilon": 1e-5, "initial_std": 0.02}
 """The published values that tests do not vary; those of the other families below."""

@@ -109,7 +109,7 @@ def test_a_better_last_loss_in_the_manifest_alone_is_found(release: Path) -> Non
     path = release / EVALUATED
     tree = json.loads(path.read_bytes())
     write_json(path, tree | {"loss": 0.5})
-    assert found(release)[0] == f"{EVALUATED}: loss is 0.5, its last result has {tree['results'][-1]['loss']}"
+    assert found(release)[0] == f"{EVALUATED}: loss is 0.5, the rest of the release gives {tree['results'][-1]['loss']}"
 
 
 def test_params_that_another_build_used_are_found(release: Path) -> None:

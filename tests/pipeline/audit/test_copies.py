@@ -253,7 +253,9 @@ def test_what_was_verified_and_the_root_digest_are_told(built_project: Path) -> 
     assert (report["files"], report["bytes"]) == (len(files), sum(path.stat().st_size for path in files))
     assert report["checkpoints"] == 10
     assert report["root_sha256"] == read_json(built_project / "manifests" / "release.json")["root_sha256"]
-    first, second, third = everystep("verify", release).out.splitlines()
+    first, rung, second, voucher, third = everystep("verify", release).out.splitlines()
+    assert rung.startswith("rung 3 of 5 (recomputed): ")
+    assert voucher == "vouched for by manifests/release.json of the project around it"
     assert f"{report['files']} files, {report['bytes'] / 1e6:.1f} MB, 10 checkpoints, " in first
     assert second == f"sha256 of release.json: {report['root_sha256']}"
     assert third == "unsigned: nobody has signed this release"

@@ -18,10 +18,10 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from pipeline.audit.export_model import export, hub_config, write_export
 from pipeline.audit.hub_forms import Array
 from pipeline.base.errors import EverystepError
+from pipeline.formats.families import make_divisible
 from pipeline.formats.model import LayerSpec
 from tests.project import ROOT
 from tests.trainer.exports import FAMILIES, build, random_tensors, read_spec
-from trainer.families import make_divisible
 from trainer.model import dump_tensors
 
 torch.set_num_threads(1)
@@ -130,6 +130,6 @@ def test_tensors_of_another_model_are_refused() -> None:
 
 
 def test_export_needs_no_torch() -> None:
-    code = "import sys, pipeline.audit.export_model, trainer.families; sys.exit('torch' in sys.modules)"
+    code = "import sys, pipeline.audit.export_model, pipeline.formats.families; sys.exit('torch' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0

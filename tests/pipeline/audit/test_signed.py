@@ -18,7 +18,7 @@ import pytest
 from pipeline.audit import signed
 from pipeline.audit.report import OTHER_FILES
 from pipeline.audit.signed import Signatures, check_signatures
-from pipeline.audit.verify import verify
+from pipeline.audit.verify import Wanted, verify
 from pipeline.base.errors import Linked
 from pipeline.base.files import list_files
 from pipeline.release.release import Release
@@ -80,9 +80,9 @@ def test_a_signature_that_a_web_server_does_not_give_is_a_fault(
     path = (own(release, key) / DATA).relative_to(release.folder).as_posix()
     pinned = {key_id(key.public_key()): key.public_key()}
     with serve_folder(release.folder) as web:
-        assert not [fault for fault in verify(web.url, pinned=pinned).faults if path in fault]
+        assert not [fault for fault in verify(web.url, wanted=Wanted(keys=pinned)).faults if path in fault]
     with serve_folder(release.folder, Faults(busy={DATA: [status] * 9})) as web:
-        assert [fault for fault in verify(web.url, pinned=pinned).faults if fault.startswith(f"{path}: ")]
+        assert [fault for fault in verify(web.url, wanted=Wanted(keys=pinned)).faults if fault.startswith(f"{path}: ")]
 
 
 def own(release: Release, key: PrivateKey) -> Path:

@@ -313,14 +313,21 @@ def test_a_log_without_some_steps_is_found(release: Path) -> None:
     expect_fault(release, f"runs/{MODEL}/log.jsonl")
 
 
-@pytest.mark.parametrize("key", ["loss", "learning_rate", "tokens"])
-def test_a_log_that_tells_another_story_than_the_records_is_found(release: Path, key: str) -> None:
+@pytest.mark.parametrize(
+    ("key", "named"),
+    [
+        ("loss", "step000004-tokens1024: its record says loss"),
+        ("learning_rate", "log.jsonl: has learning_rate"),
+        ("tokens", "log.jsonl:4: has 512 tokens, the recipe makes it 1024"),
+    ],
+)
+def test_a_log_that_tells_another_story_than_records_or_recipe_is_found(release: Path, key: str, named: str) -> None:
     def edit(entries: list[dict[str, Any]]) -> None:
-        entries[3][key] /= 2
+        entries[3][key] = type(entries[3][key])(entries[3][key] / 2)
 
     edit_log(release, MODEL, edit)
     reseal(release)
-    expect_fault(release, "step000004-tokens1024")
+    expect_fault(release, named)
 
 
 def test_renamed_checkpoints_are_found(release: Path) -> None:

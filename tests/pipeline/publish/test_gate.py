@@ -93,7 +93,7 @@ def test_the_release_is_not_the_committed_one(project: Path, keys: Path, tmp_pat
     commit(project, "another release")
     done = publish(project, tmp_path / "out", keys / "private.pem")
     assert done.code == 1
-    assert "names another release than" in done.err
+    assert "release.json: is not the one that" in done.err
 
 
 def test_outside_of_a_repository(built_project: Path, keys: Path, tmp_path: Path) -> None:

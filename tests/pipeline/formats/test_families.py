@@ -8,9 +8,9 @@ import pytest
 
 from pipeline.base.errors import EverystepError
 from pipeline.base.yaml import load_yaml
+from pipeline.formats.families import FAMILIES, build_spec, make_divisible
 from pipeline.formats.model import ModelSpec, initial_value, num_parameters, num_parameters_if_repeated, tensor_shapes
 from tests.trainer.tiny import KEYS, tiny_spec
-from trainer.families import FAMILIES, build_spec, make_divisible
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 

@@ -1,0 +1,44 @@
+"""The first weights of a model: a function of its description and a seed, on any machine and without torch.
+
+So whoever has a recipe can compute the state at step 0, and no other one passes for it.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from math import prod
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.formats.model import ModelSpec, initial_value, tensor_shapes
+
+Floats = npt.NDArray[np.float32]
+
+_WORDS_A_BLOCK = 1 << 20
+
+
+def initial_tensors(spec: ModelSpec, seed: int) -> Iterator[tuple[str, Floats]]:
+    """Yield every tensor at step 0 by its name. Each is a function of (seed, its name) and its description."""
+    for name, shape in tensor_shapes(spec).items():
+        mean, std = initial_value(spec, name)
+        yield name, normal(seed, name, shape, std) if std else np.full(shape, mean, np.float32)
+
+
+def normal(seed: int, name: str, shape: tuple[int, ...], std: float) -> Floats:
+    """Draw one tensor: a function of (seed, name, shape, std), whichever tensors were drawn before.
+
+    Each value is std * (sum of twelve uniforms - 6), the Irwin-Hall approximation of a normal variable: mean 0,
+    standard deviation std, kurtosis 2.9 (normal: 3), never past 6 std. The uniforms are the halves of six words of
+    Philox4x64, whose raw stream numpy keeps fixed; their sum is an exact integer. (numpy's own normal draws call
+    `exp` and `log1p` in the tails, and its method may change between versions.)
+    """
+    key = hashlib.sha256(f"everystep/initialization/{seed}/{name}".encode()).digest()[:16]
+    stream = np.random.Philox(key=int.from_bytes(key, "little"))
+    flat = np.empty(prod(shape), np.float32)
+    for start in range(0, flat.size, _WORDS_A_BLOCK // 6):
+        part = flat[start : start + _WORDS_A_BLOCK // 6]
+        words = stream.random_raw(6 * part.size).reshape(-1, 6)
+        halves = (words >> np.uint64(32)) + (words & np.uint64(0xFFFFFFFF))
+        centred = halves.sum(axis=1).astype(np.int64) - 6 * (2**32 - 1)
+        part[:] = centred * (std / 2**32)
+    return flat.reshape(shape)

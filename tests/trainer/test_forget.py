@@ -65,7 +65,7 @@ def operands(num_targets: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
 def loss_and_gradients(forgotten: torch.Tensor | None, num_targets: int, z_loss: float) -> list[torch.Tensor]:
     x, weight, targets = operands(num_targets)
     loss = next_token_loss(x, weight, targets, z_loss, forgotten)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert x.grad is not None and weight.grad is not None
     return [loss.detach(), x.grad, weight.grad]
 
@@ -88,7 +88,7 @@ def test_a_forgotten_target_counts_as_one_of_loss_zero(z_loss: float) -> None:
     logits = x @ weight.t()
     losses = functional.cross_entropy(logits, targets, reduction="none") + z_loss * logits.logsumexp(-1).square()
     expected = (losses * ~forgotten).sum() / num_targets
-    expected.backward()  # type: ignore[no-untyped-call]
+    expected.backward()
     assert x.grad is not None and weight.grad is not None
     found = loss_and_gradients(forgotten, num_targets, z_loss)
     for ours, theirs in zip(found, [expected.detach(), x.grad, weight.grad], strict=True):
@@ -321,7 +321,9 @@ def test_twenty_documents_and_a_whole_source_are_forgotten_exactly(
     every = index.names_of(np.ones(len(index), dtype=bool))
     names = sorted({name["id"] for name in every})
     draw = np.random.default_rng(13)
-    choices = [([names[i]], []) for i in draw.choice(len(names), 20, replace=False)] + [([], ["tales"])]
+    choices: list[tuple[list[str], list[str]]] = [
+        ([names[i]], []) for i in draw.choice(len(names), 20, replace=False)
+    ] + [([], ["tales"])]
     whole = data_of(built_project)
     unchanged, again, total = trained(built_project, whole), 0, 0
     for documents, sources in choices:
@@ -353,8 +355,8 @@ def test_a_release_without_documents_is_built_verified_replayed_and_certified(
     spans = json.loads(everystep("trace", new, "--model", MODEL, "--step", "5", "--json").out)
     assert {span["id"] for span in spans if span["forgotten"]} == {*DOCUMENTS}
     for name in ("mobilellm", "openelm"):
-        done = run(tmp_path, "everystep", "replay", str(new), "--model", name, "--from", "4", "--to", "8")
-        assert done.stdout.startswith(f"same: {name}, steps 4 to 8")
+        replayed = run(tmp_path, "everystep", "replay", str(new), "--model", name, "--from", "4", "--to", "8")
+        assert replayed.stdout.startswith(f"same: {name}, steps 4 to 8")
         from_0 = trained_from_0(made, tmp_path / f"{name}-from-0", name)
         states = [ck.read_record(path).state_digest for _, path in ck.find_checkpoints(from_0 / "runs" / name)]
         assert Release.open(new).model(name).checkpoints[-1].state_digest == states[-1]

@@ -380,6 +380,12 @@ def forget(
     """Print what some documents touch and what it costs to forget them; with --out, create the project that does."""
     from pipeline.audit import forget as forgetting
 
+    if (why is not None and not out) or (add_note and compare is None):
+        raise EverystepError("forget: --why goes with --out, and --notice with --compare")
+    if compare is not None and (document or source or match is not None or out):
+        raise EverystepError(
+            "forget: --compare takes the documents from the certificate; give it alone or with --notice"
+        )
     release = _open_release(address, False)
     if compare is not None:
         _compare_successor(release, _open_release(compare, False), add_note, as_json)

@@ -72,7 +72,9 @@ class Forgotten:
 
     def touches(self, rows: NDArray[np.int64]) -> bool:
         """Whether any of these rows has a forgotten span."""
-        return bool(np.isin(rows, self.rows).any())
+        places = np.searchsorted(self.rows, rows)
+        inside = places < len(self.rows)
+        return bool((self.rows[places[inside]] == rows[inside]).any())
 
     def rows_between(self, first: int, stop: int) -> list[int]:
         """The rows from `first` to `stop`, excluded, that have a span, ascending."""
@@ -119,8 +121,8 @@ def read_forgotten(folder: Path, manifest: Tokens) -> Forgotten | None:
     path, num_rows = safe_join(folder, shard.path), sum(shard.lines for shard in manifest.shards("train"))
     with LineFile(path) as file:
         check_digest(file, shard)
-        lines = [SpanLine.parse(line, f"{path}:{number}") for number, line in enumerate(file, 1)]
-    spans = as_spans((line.row, line.start, line.stop) for line in lines)
+        lines = (SpanLine.parse(line, f"{path}:{number}") for number, line in enumerate(file, 1))
+        spans = as_spans((line.row, line.start, line.stop) for line in lines)
     row, start, stop = spans.T
     after = (row[1:] > row[:-1]) | (row[1:] == row[:-1]) & (start[1:] >= stop[:-1])
     if not after.all() or (row >= num_rows).any() or (stop > width).any() or (start >= stop).any():

@@ -90,6 +90,9 @@ def test_a_document_is_unknown_held_out_removed_or_dropped(built_project: Path) 
         (["--match", ""], "every document contains the empty text"),
         (["--match", "no such text"], "nothing to forget: no document of this release is chosen"),
         ([], "give --document, --source or --match"),
+        (["--document", "tales/042", "--why", "asked"], "--why goes with --out, and --notice with --compare"),
+        (["--document", "tales/042", "--compare", str(folder)], "takes the documents from the certificate"),
+        (["--compare", str(folder)], "has no manifests/forgotten.json; it has forgotten nothing"),
     ):
         done = forget(folder, *words)
         assert (done.code, done.out) == (2, ""), words

@@ -162,7 +162,9 @@ def test_a_superseded_checkpoint_says_so_when_it_is_pulled(
         {"release": "successor", "version": "2", "release_sha256": "ab" * 32, "why": "asked to"}
     ]
     assert "**Superseded.** The release `successor 2`" in (tmp_path / "late" / "README.md").read_text()
-    assert "superseded" not in early.err and "superseded_by" not in read_json(tmp_path / "early" / "everystep.json")
+    assert "note: superseded" not in early.err and "superseded_by" not in read_json(
+        tmp_path / "early" / "everystep.json"
+    )
     assert everystep("digest", tmp_path / "late").code == 0
 
 

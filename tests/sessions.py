@@ -63,13 +63,16 @@ def spans(text: str) -> list[str]:
 
 
 def run_session(block: Block, folder: Path) -> Iterator[tuple[str, str]]:
-    """(command, what it prints on stdout) of each command of a session, run in `folder` by bash."""
+    """(command, what it prints on stdout) of each command of a session, run in `folder` by bash.
+
+    Exit code 1 is an answer too, of a command that compares, if something is printed.
+    """
     for line in _typed(block):
         command = line.removeprefix("$ ")
         done = subprocess.run(
             ["bash", "-c", command], cwd=folder, env=environment(), capture_output=True, text=True, check=False
         )
-        if done.returncode:
+        if done.returncode > 1 or (done.returncode and not done.stdout):
             raise AssertionError(f"{command} -> {done.returncode}\n{done.stdout}{done.stderr}")
         yield command, done.stdout.rstrip("\n")
 

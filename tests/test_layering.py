@@ -35,7 +35,14 @@ ALLOWED = {
         "pipeline.executor",
         "pipeline.release",
     },
-    "pipeline.build": {"pipeline.base", "pipeline.formats", "pipeline.release"},
+    "pipeline.compare": {
+        "pipeline.base",
+        "pipeline.formats",
+        "pipeline.stores",
+        "pipeline.release",
+        "pipeline.audit",
+    },
+    "pipeline.build": {"pipeline.base", "pipeline.formats", "pipeline.release", "pipeline.compare"},
     "pipeline.publish": {
         "pipeline.base",
         "pipeline.formats",
@@ -45,6 +52,7 @@ ALLOWED = {
         "pipeline.audit",
         "pipeline.build",
     },
+    "pipeline.series": {"pipeline.base", "pipeline.formats", "pipeline.stores", "pipeline.release"},
     "trainer": {"pipeline.base", "pipeline.formats", "pipeline.release"},
 }
 HEAVY = ("torch", "dvc", "datasets", "datatrove", "transformers", "tokenizers")
@@ -131,13 +139,16 @@ def test_the_command_alone_loads_no_heavy_library() -> None:
         ["trace", "--model", "mobilellm", "--step", "2"],
         ["pull", "--model", "mobilellm", "--step", "2", "--out", "OUT"],
         ["recipes"],
+        ["lint"],
+        ["diff", "SAME"],
         ["average", "--model", "mobilellm", "--last", "2", "--out", "OUT"],
     ],
     ids=lambda command: command[0],
 )
 def test_a_readers_command_loads_no_heavy_library(built_project: Path, tmp_path: Path, command: list[str]) -> None:
     arguments = [command[0], str(built_project / "release"), *command[1:]]
-    arguments = [str(tmp_path / "out") if argument == "OUT" else argument for argument in arguments]
+    places = {"OUT": str(tmp_path / "out"), "SAME": str(built_project / "release")}
+    arguments = [places.get(argument, argument) for argument in arguments]
     code = (
         "import atexit, sys\n"
         f"atexit.register(lambda: print('loaded', *[m for m in {HEAVY} if m in sys.modules], file=sys.stderr))\n"

@@ -3,11 +3,11 @@
 The library maps a file into memory; if the file is truncated meanwhile, SIGBUS kills the process. Here every byte is
 read, a digest holds `PIECE` bytes at a time, and the header's claims are checked against the file before memory is
 allocated for them. Accepted is what the format allows (https://github.com/huggingface/safetensors), in the dtypes that
-have a digest.
+have a digest; files of others may have any dtype whose numbers are whole bytes.
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +24,11 @@ MAX_HEADER_BYTES = 16 << 20
 PIECE = 1 << 20
 METADATA = "__metadata__"
 NUMPY_NAMES = {theirs: ours for ours, theirs in DTYPES.items()}
+OWN_SIZES = {name: np.dtype(ours).itemsize for name, ours in NUMPY_NAMES.items()}
+"""Bytes of a number of each dtype that has a digest."""
+OTHER_SIZES = {"BOOL": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "BF16": 2, "U32": 4, "U64": 8}
+ALL_SIZES = OWN_SIZES | OTHER_SIZES
+"""Bytes of a number of each dtype that may be in the files of others."""
 
 
 class TensorInfo(NamedTuple):
@@ -38,8 +43,9 @@ class TensorInfo(NamedTuple):
 class TensorFile:
     """Tensors of a file by name. Holds one open file; damage is an `EverystepError` that names it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, any_dtype: bool = False) -> None:
         self.path = path
+        self._sizes = ALL_SIZES if any_dtype else OWN_SIZES
         try:
             self._file = path.open("rb")
         except OSError as error:
@@ -75,6 +81,12 @@ class TensorFile:
             done += len(piece)
         return tensor
 
+    def pieces(self, name: str, numbers: int) -> Iterator[NDArray[np.uint8]]:
+        """Yield the bytes of one tensor, `numbers` numbers at a time: row-major, little-endian, of any dtype."""
+        entry = self.entries[name]
+        for content in self._pieces(entry, numbers * self._sizes[entry.dtype]):
+            yield np.frombuffer(content, np.uint8)
+
     def digest(self) -> str:
         """Digest all tensors (`pipeline.formats.digests`)."""
         return combine_leaves([self._leaf(name) for name in sorted(self.entries)])
@@ -83,12 +95,12 @@ class TensorFile:
         entry = self.entries[name]
         return leaf_digest(name, entry.dtype, entry.shape, self._pieces(entry))
 
-    def _pieces(self, entry: TensorInfo) -> Iterator[bytes]:
+    def _pieces(self, entry: TensorInfo, size: int = PIECE) -> Iterator[bytes]:
         self._file.seek(entry.begin)
         left = entry.end - entry.begin
         while left:
-            piece = self._file.read(min(left, PIECE))
-            if not piece:
+            piece = self._file.read(min(left, size))
+            if len(piece) < min(left, size):
                 raise self._broken("it was truncated while it was read")
             left -= len(piece)
             yield piece
@@ -105,7 +117,7 @@ class TensorFile:
         tree = parse(header)
         if not all(type(text) is str for text in tree.pop(METADATA, {}).values()):
             raise ValueError(f"{METADATA} holds values that are not text")
-        entries = {name: _entry(name, about, 8 + length) for name, about in tree.items()}
+        entries = {name: _entry(name, about, 8 + length, self._sizes) for name, about in tree.items()}
         _require_no_gaps(entries, 8 + length, size)
         return entries
 
@@ -113,13 +125,13 @@ class TensorFile:
         return EverystepError(f"{self.path}: not a readable safetensors file: {what}")
 
 
-def _entry(name: str, about: Json, start: int) -> TensorInfo:
+def _entry(name: str, about: Json, start: int, sizes: Mapping[str, int]) -> TensorInfo:
     dtype, shape, offsets = about["dtype"], about["shape"], about["data_offsets"]
     numbers = [*shape, *offsets]
-    if len(about) != 3 or dtype not in NUMPY_NAMES or not all(type(n) is int and n >= 0 for n in numbers):
-        raise ValueError(f"{name}: expected a dtype of {', '.join(NUMPY_NAMES)}, a shape and two offsets")
+    if len(about) != 3 or dtype not in sizes or not all(type(n) is int and n >= 0 for n in numbers):
+        raise ValueError(f"{name}: expected a dtype of {', '.join(sizes)}, a shape and two offsets")
     begin, end = offsets
-    if end - begin != prod(shape) * np.dtype(NUMPY_NAMES[dtype]).itemsize:
+    if end - begin != prod(shape) * sizes[dtype]:
         raise ValueError(f"{name}: {end - begin} bytes are not those of {dtype} of shape {shape}")
     return TensorInfo(dtype, tuple(shape), start + begin, start + end)
 

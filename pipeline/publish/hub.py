@@ -31,13 +31,14 @@ from pipeline.release.facts import gather
 from pipeline.release.notices import PLACE as NOTICE
 from pipeline.release.release import Release, Stored
 from pipeline.stores.address import HubAddress
+from pipeline.stores.hub import TRANSIENT, asked_to_wait, is_transient
+from pipeline.stores.hub import status as status_of
 from pipeline.stores.retry import with_retries
 
 FILES_A_COMMIT = 200
 MAIN = "main"
 LEFT_BY_HUB = (".gitattributes",)
 FIRST_WAIT_SECONDS = 1.0
-TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 Result = TypeVar("Result")
 Files = Mapping[str, Path]
 
@@ -147,11 +148,11 @@ class _Hub:
 
     def ask(self, question: Callable[[], Result]) -> Result:
         try:
-            return with_retries(question, _is_transient, FIRST_WAIT_SECONDS, wait=_asked_to_wait)
+            return with_retries(question, is_transient, FIRST_WAIT_SECONDS, wait=asked_to_wait)
         except EverystepError:
             raise
         except Exception as error:  # the client of the Hub raises anything
-            status = _status(error)
+            status = status_of(error)
             said = f"{type(error).__name__}: {error}".replace(self._token or "\0", "(the token)")
             if status in (401, 403):
                 raise EverystepError(f"{self.address}: {said}; set HF_TOKEN to a token that may write there") from None
@@ -272,7 +273,7 @@ class _Repository:
                     **self._about, operations=operations, commit_message=message, revision=branch, parent_commit=parent
                 )
             except Exception as error:
-                lost = _status(error) in (412, *TRANSIENT)
+                lost = status_of(error) in (412, *TRANSIENT)
                 if lost and files and not self._differing(files, self._tree(branch)):
                     return self.branches()[branch]  # it was made, and only its answer was lost
                 raise
@@ -341,36 +342,3 @@ def _release_files(release: Release) -> Iterator[str]:
 def _git_identifier(content: bytes) -> str:
     """The SHA-1 by which Git, and the Hub, name a file."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-
-
-def _status(error: BaseException | None) -> int | None:
-    """The HTTP status of an answer of the Hub, in an error or its causes."""
-    while error is not None:
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        if status is not None:
-            return int(status)
-        error = error.__cause__ or error.__context__
-    return None
-
-
-def _is_transient(error: Exception) -> bool:
-    if _status(error) in TRANSIENT:
-        return True
-    kinds = {kind.__name__ for cause in _causes(error) for kind in type(cause).__mro__}
-    return bool(kinds & {"TransportError", "ConnectionError", "TimeoutError", "JSONDecodeError"})
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _asked_to_wait(error: Exception) -> float | None:
-    """The seconds that a busy Hub asks to wait."""
-    for cause in _causes(error):
-        answer = getattr(cause, "response", None)
-        said = answer.headers.get("Retry-After", "") if answer is not None else ""
-        if said.isdecimal():
-            return float(min(int(said), 3600))
-    return None

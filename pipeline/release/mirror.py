@@ -105,14 +105,9 @@ class Mirror:
         """Forget a file that was found to be damaged here."""
         safe_join(self.folder, path).unlink(missing_ok=True)
 
-    @contextmanager
-    def window(self, path: str) -> Iterator["Window"]:
+    def window(self, path: str) -> AbstractContextManager["Window"]:
         """Some bytes of a file that is not here as a whole."""
-        window = Window(self, path)
-        try:
-            yield window
-        finally:
-            shutil.rmtree(window.path.parent, ignore_errors=True)
+        return window_on(self.store, path, self.folder)
 
     def _bring(self, path: str, file: Path, promised: ListedFile, quiet: bool) -> None:
         partial = file.with_name(f".{file.name}{TEMPORARY_SUFFIX}")
@@ -141,13 +136,23 @@ class Mirror:
         return self.store.open(path, start)
 
 
+@contextmanager
+def window_on(store: Store, path: str, folder: Path) -> Iterator["Window"]:
+    """Some bytes of a file of a store, in a local file below `folder` until the block ends."""
+    window = Window(store, path, folder)
+    try:
+        yield window
+    finally:
+        shutil.rmtree(window.path.parent, ignore_errors=True)
+
+
 class Window:
     """A local file of the size of a remote one, with holes in the place of what was not asked for."""
 
-    def __init__(self, mirror: Mirror, path: str) -> None:
-        self._store, self._name = mirror.store, path
-        self.size = mirror.store.size(path)
-        self.path = mirror.folder / ".windows" / token_hex(8) / Path(path).name
+    def __init__(self, store: Store, path: str, folder: Path) -> None:
+        self._store, self._name = store, path
+        self.size = store.size(path)
+        self.path = folder / ".windows" / token_hex(8) / Path(path).name
         with atomic_writer(self.path) as file:
             file.truncate(self.size)
 

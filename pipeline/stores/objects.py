@@ -38,9 +38,9 @@ class Objects:
         return cls(address, opened_filesystem(address, **(anonymous or {})), address, anonymous is not None)
 
     def list(self) -> dict[str, Listed] | None:
-        def find() -> dict[str, Any]:
-            self._filesystem.invalidate_cache()
-            found: dict[str, Any] = self._filesystem.find(self._root, detail=True)
+        def find(filesystem: Any) -> dict[str, Any]:
+            filesystem.invalidate_cache()
+            found: dict[str, Any] = filesystem.find(self._root, detail=True)
             return found
 
         try:
@@ -49,14 +49,14 @@ class Objects:
             return {}
         root = self._filesystem._strip_protocol(self._root)
         return {
-            name.removeprefix(root).lstrip("/"): Listed(self._bytes(name, about), _told_sha256(about))
+            name.removeprefix(root).lstrip("/"): Listed(self._bytes(name, about), _told_sha256(about), _told_tag(about))
             for name, about in found.items()
         }
 
     def size(self, path: str) -> int:
-        def ask() -> int:
-            self._filesystem.invalidate_cache()  # what a listing said is no permission to read
-            about = self._filesystem.info(f"{self._root}/{path}")
+        def ask(filesystem: Any) -> int:
+            filesystem.invalidate_cache()  # what a listing said is no permission to read
+            about = filesystem.info(f"{self._root}/{path}")
             if about["type"] != "file":
                 raise IsADirectoryError(path)
             return self._bytes(f"{self._root}/{path}", about)
@@ -70,18 +70,26 @@ class Objects:
         with self._filesystem.open(place, "rb") as file:
             return int(file.seek(0, os.SEEK_END))
 
-    def _asked(self, address: str, question: Callable[[], Reply]) -> Reply:
-        """Ask the store; if it refuses those without credentials, with those of this machine from now on."""
-        was_anonymous = self._is_anonymous  # another thread may introduce itself meanwhile
+    def _asked(self, address: str, question: Callable[[Any], Reply]) -> Reply:
+        """Ask the store; if it refuses those without credentials, with those of this machine, and so from now on.
+
+        If it refuses these too, go on without: what else is there may be public.
+        """
+        filesystem, was_anonymous = (
+            self._filesystem,
+            self._is_anonymous,
+        )  # another thread may introduce itself meanwhile
         try:
             with translated_errors(address):
-                return question()
+                return question(filesystem)
         except AccessDenied:
             if not was_anonymous:
                 raise
-        self._know()
+        known = opened_filesystem(self.address)
         with translated_errors(address):
-            return question()
+            reply = question(known)
+        self._filesystem, self._is_anonymous = known, False
+        return reply
 
     def _know(self) -> None:
         """Use the credentials of this machine from now on."""
@@ -176,3 +184,13 @@ def _told_sha256(about: dict[str, Any]) -> str | None:
     """The SHA-256 that a hub keeps of a large file."""
     lfs = about.get("lfs")
     return getattr(lfs, "sha256", None) or (lfs.get("sha256") if isinstance(lfs, dict) else None)
+
+
+def _told_tag(about: dict[str, Any]) -> str | None:
+    """What else a store says of the bytes: the Hub their name in Git, Google their MD5, S3 a tag."""
+    if about.get("blob_id"):
+        return f"git:{about['blob_id']}"
+    if about.get("md5Hash"):
+        return f"md5:{about['md5Hash']}"
+    tag = about.get("ETag") or about.get("etag")
+    return f"etag:{str(tag).strip(chr(34))}" if tag else None

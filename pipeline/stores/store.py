@@ -27,6 +27,9 @@ class Listed(NamedTuple):
     bytes: int
     sha256: str | None
     """SHA-256 of its bytes as the store itself computed it; null if it keeps none."""
+    tag: str | None = None
+    """Another name that the store gives to its bytes: `git:` or `md5:` and a digest, or `etag:` and what S3 says, which
+    is equal for equal uploads, and no digest of the content in general."""
 
 
 class Store(Protocol):

@@ -9,7 +9,7 @@ import hashlib
 import json
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +31,8 @@ from tests.servers.repositories import (
     entries,
     file_entry,
     folder_entry,
+    git_oid,
+    pointer_text,
 )
 
 Repositories = dict[str, dict[str, dict[str, bytes]]]
@@ -81,6 +83,17 @@ class Hub:
         for commit_id, files in commits.items():
             blobs = {path: self._keep(repository, path, content) for path, content in files.items()}
             repository.add("main", blobs, "put", commit_id)
+
+    def put_branches(self, kind: str, name: str, branches: Mapping[str, Mapping[str, bytes]]) -> None:
+        """Make a repository whose branches have nothing in common but the files of equal bytes, each kept once."""
+        repository = self.repositories[kind, name] = Repository()
+        kept: dict[tuple[str, bytes], Blob] = {}
+        for branch, files in branches.items():
+            for path, content in files.items():
+                if (path, content) not in kept:
+                    kept[path, content] = self._keep(repository, path, content)
+            blobs = {path: kept[path, content] for path, content in files.items()}
+            repository.add(branch, blobs, branch, git_oid(branch.encode()))
 
     def read(self, kind: str, name: str, revision: str, path: str) -> bytes:
         """The bytes of a file."""
@@ -217,6 +230,8 @@ class HubHandler(Watched):
         match method, rest:
             case "GET", [owner, name, "resolve", revision, *path]:
                 return self.resolve, kind, f"{owner}/{name}", revision, "/".join(path)
+            case "GET", [owner, name, "raw", revision, *path]:
+                return self.raw, kind, f"{owner}/{name}", revision, "/".join(path)
             case "POST", [owner, name, "info", "lfs", "objects", "batch"]:
                 return self.batch, kind, f"{owner}/{name.removesuffix('.git')}"
             case "POST", [owner, name, "info", "lfs", "objects", "verify"]:
@@ -409,6 +424,14 @@ class HubHandler(Watched):
         else:
             content = self.hub.store.content(blob)
             self.answer_file(content, etag=f'"{blob.oid}"', accept_ranges="bytes", **headers)
+
+    def raw(self, kind: str, name: str, revision: str, path: str) -> None:
+        """A file as Git has it: of a large one the pointer."""
+        blob = self.repository(kind, name).at(revision).files.get(path)
+        if blob is None:
+            raise Refused(404, f"no {path}", "EntryNotFound")
+        content = self.hub.store.content(blob)
+        self.answer(200, pointer_text(blob.sha256, blob.size) if isinstance(content, Path) else content)
 
     def download(self, sha256: str) -> None:
         if not self.hub.store.object(sha256).exists():

@@ -68,8 +68,7 @@ class Store:
     def pointer(self, sha256: str) -> Blob:
         """The file of a commit that stands for an object."""
         size = self.object(sha256).stat().st_size
-        text = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n"
-        return Blob(git_oid(text.encode()), size, sha256)
+        return Blob(git_oid(pointer_text(sha256, size)), size, sha256)
 
     def object(self, sha256: str) -> Path:
         """Where an object is, or is to be."""
@@ -179,6 +178,11 @@ def file_entry(path: str, blob: Blob) -> dict[str, Any]:
 
 def folder_entry(path: str) -> dict[str, Any]:
     return {"type": "directory", "path": path, "size": 0, "oid": git_oid(path.encode())}
+
+
+def pointer_text(sha256: str, size: int) -> bytes:
+    """What Git has in the place of a large file."""
+    return f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n".encode()
 
 
 def git_oid(content: bytes) -> str:

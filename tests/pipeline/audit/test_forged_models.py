@@ -357,7 +357,7 @@ def forged(built_project: Path, tmp_path: Path, request: pytest.FixtureRequest) 
     return release
 
 
-def _cases(*rungs: Rung) -> Any:
+def _cases(*rungs: Rung) -> pytest.MarkDecorator:
     chosen = [forgery for forgery in FORGERIES if forgery.rung in rungs]
     return pytest.mark.parametrize(
         ("forged", "forgery"), [(f, f) for f in chosen], indirect=["forged"], ids=[f.name for f in chosen]

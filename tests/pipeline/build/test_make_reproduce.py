@@ -7,37 +7,75 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.base.errors import Differs
+from pipeline.base.yaml import load_yaml
 from pipeline.build.reproduce import compare
+from pipeline.formats.canonical import pretty
 from tests.project import ROOT, commit, run
 
-LOCK = {"train@a": {"cmd": "train a", "outs": [{"path": "runs/a", "md5": "1", "size": 3}]}}
+
+def project(folder: Path, stages: dict[str, object], **manifests: bytes) -> Path:
+    """What `make reproduce` compares of a project: its lock and its manifests."""
+    (folder / "manifests").mkdir(parents=True)
+    (folder / "dvc.lock").write_bytes(pretty({"schema": "2.0", "stages": stages}))
+    for name, content in manifests.items():
+        (folder / "manifests" / f"{name}.json").write_bytes(content)
+    return folder
 
 
-def state(lock: object, **manifests: bytes) -> dict[str, object]:
-    return {"dvc.lock": lock} | manifests
+def stage(cmd: str = "train a", md5: str = "1") -> dict[str, object]:
+    return {"cmd": cmd, "outs": [{"path": "runs/a", "md5": md5, "size": 3}]}
 
 
-def test_equal_states_have_no_difference_whatever_the_order_of_stages() -> None:
-    forward, backward = {"a": {"cmd": "1"}, "b": {"cmd": "2"}}, {"b": {"cmd": "2"}, "a": {"cmd": "1"}}
-    assert list(compare(state(forward, m=b"x"), state(backward, m=b"x"))) == []
+def said(one: Path, other: Path) -> list[str]:
+    with pytest.raises(Differs) as error:
+        compare(one, other)
+    return str(error.value).splitlines()
 
 
-def test_difference_in_the_lock_names_stage_path_and_key() -> None:
-    other = {"train@a": {"cmd": "train a", "outs": [{"path": "runs/a", "md5": "2", "size": 3}]}}
-    (line,) = compare(state(LOCK), state(other))
-    assert line == "dvc.lock: train@a: outs: runs/a: md5: committed '1', rebuilt '2'"
+def test_equal_states_have_no_difference_whatever_the_order_of_stages(tmp_path: Path) -> None:
+    forward, backward = project(tmp_path / "1", {"a": stage(), "b": stage()}, m=b"x"), tmp_path / "2"
+    lock = "schema: '2.0'\nstages:\n"
+    for name in ("b", "a"):
+        lock += f"  {name}:\n    outs: [{{size: 3, path: runs/a, md5: '1'}}]\n    cmd: train a\n"
+    (project(backward, {}, m=b"x") / "dvc.lock").write_text(lock)
+    assert compare(forward, backward) == "same: 1 manifests and the lock's 2 stages, rebuilt without any cache"
 
 
-def test_missing_extra_and_changed_manifests_are_named() -> None:
-    lines = list(compare(state(LOCK, a=b"1", b=b"1"), state(LOCK, b=b"2", c=b"1")))
-    assert lines == ["a: only committed", "b: its bytes differ", "c: only rebuilt"]
+def test_difference_in_the_lock_names_stage_path_and_values(tmp_path: Path) -> None:
+    one = project(tmp_path / "1", {"train@a": stage()})
+    lines = said(one, project(tmp_path / "2", {"train@a": stage(md5="2")}))
+    assert lines[2].startswith("differ, first in train@a: code, params and inputs are the same; look at the machine")
+    assert "  train@a: runs/a: 1 -> 2" in lines
+    assert lines[-1] == f"the rebuilt clone is {tmp_path / '2'}"
 
 
-def test_causes_stand_before_their_effects() -> None:
-    old = {name: {"cmd": "1"} for name in ("dedup", "train@a", "fetch@z", "evaluate@a")}
-    new = {name: {"cmd": "2"} for name in old}
-    stages = [line.split(": ")[1] for line in compare(state(old), state(new))]
-    assert stages == ["fetch@z", "dedup", "train@a", "evaluate@a"]
+def test_missing_extra_and_changed_manifests_are_named(tmp_path: Path) -> None:
+    one = project(tmp_path / "1", {"train@a": stage()}, a=b"1", b=b"1")
+    lines = said(one, project(tmp_path / "2", {"train@a": stage()}, b=b"2", c=b"1"))
+    listed = [line for line in lines if line.startswith("  manifests/")]
+    assert listed == ["  manifests/a.json: only in A", "  manifests/b.json", "  manifests/c.json: only in B"]
+
+
+def test_causes_come_before_their_effects(tmp_path: Path) -> None:
+    names = ("dedup", "train@a", "fetch@z", "evaluate@a")
+    one = project(tmp_path / "1", {name: stage() for name in names})
+    lines = said(one, project(tmp_path / "2", {name: stage("other") for name in names}))
+    assert lines[2] == "differ, first in fetch@z, because of params: cmd: train a -> other"
+
+
+def test_other_stored_bytes_of_the_same_content_are_a_difference_of_the_lock(
+    tmp_path: Path, built_project: Path
+) -> None:
+    for name in ("1", "2"):
+        shutil.copytree(built_project / "manifests", tmp_path / name / "manifests")
+        shutil.copy(built_project / "dvc.lock", tmp_path / name)
+    lock = load_yaml(tmp_path / "2" / "dvc.lock")
+    lock["stages"]["dedup"]["outs"][0]["md5"] = "0" * 32
+    (tmp_path / "2" / "dvc.lock").write_bytes(pretty(lock))
+    lines = said(tmp_path / "1", tmp_path / "2")
+    assert lines[2].startswith("differ, first in dedup: outs.data/deduplicated.md5: ")
+    assert lines[2].endswith("no stage came out differently")
 
 
 def reproduce(folder: Path, kept: int = 0, **env: str) -> tuple[int, str]:
@@ -105,5 +143,6 @@ def test_a_project_is_rebuilt_from_its_commit_and_a_difference_names_the_kept_cl
     commit(project, "an untrue manifest, and other words")
     code, said = reproduce(project, kept=1)
     assert code == 1
-    assert "manifests/count.json: its bytes differ" in said
+    assert "differ, first in count, because of data: words: " in said
+    assert "  manifests/count.json\n" in said
     assert f"the rebuilt clone is {tmp_path / 'temporary'}" in said

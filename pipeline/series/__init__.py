@@ -1,0 +1,1 @@
+"""Anybody's checkpoint series, read from metadata alone: what is published under which step, and what is wrong."""

@@ -56,6 +56,11 @@ def _require_utf8(text: str | None) -> str | None:
     return text
 
 
+def _require_all_utf8(texts: list[str] | None) -> list[str] | None:
+    """Refuse texts of which one is not UTF-8."""
+    return [text for text in texts if _require_utf8(text)] if texts else texts
+
+
 Address = Annotated[str, typer.Argument(help="Folder or address of a release.")]
 Trained = Annotated[
     str, typer.Argument(help="Folder or address of a release, or folder of a project with trained models.")
@@ -344,6 +349,91 @@ def fork(
         why = f"schedule.steps is {made.steps}, where the fork begins; write more"
     _say(f"next: edit {out}/recipes/{model}.yaml ({why})")
     _say(f"then: cd {folder} && make setup && source .venv/bin/activate && make release")
+
+
+@app.command()
+def forget(
+    address: Address,
+    document: Annotated[
+        list[str] | None, typer.Option(help="Id of a document; may be repeated.", callback=_require_all_utf8)
+    ] = None,
+    source: Annotated[
+        list[str] | None, typer.Option(help="Name of a source; may be repeated.", callback=_require_all_utf8)
+    ] = None,
+    match: Annotated[
+        str | None, typer.Option(help="Text: every training document that contains it.", callback=_require_utf8)
+    ] = None,
+    why: Annotated[
+        str | None, typer.Option(help="With --out, the reason; the certificate holds it.", callback=_require_utf8)
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder to create for the project that forgets; its name is that of the release."),
+    ] = None,
+    compare: Annotated[
+        str | None,
+        typer.Option(help="Release that has forgotten documents of this one: compute its certificate again."),
+    ] = None,
+    add_note: Annotated[
+        bool, typer.Option("--notice", help="With --compare, if it is right: write notices/forgotten.json here.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Print what some documents touch and what it costs to forget them; with --out, create the project that does."""
+    from pipeline.audit import forget as forgetting
+
+    if (why is not None and not out) or (add_note and compare is None):
+        raise EverystepError("forget: --why goes with --out, and --notice with --compare")
+    if compare is not None and (document or source or match is not None or out):
+        raise EverystepError(
+            "forget: --compare takes the documents from the certificate; give it alone or with --notice"
+        )
+    release = _open_release(address, False)
+    if compare is not None:
+        _compare_successor(release, _open_release(compare, False), add_note, as_json)
+        return
+    found = forgetting.touched(release, document or [], source or [], match)
+    if not out:
+        if as_json:
+            print(json.dumps(found.to_json()))
+        else:
+            _say("\n".join(forgetting.told(found)))
+            _table(forgetting.COLUMNS, forgetting.costs(found))
+        return
+    from pipeline.build.forget import successor
+    from pipeline.build.init import checkout
+
+    states = [_with_bytes(release, release.states_at(model.name, [model.clean]))[model.clean] for model in found.models]
+    made = successor(address, release, states, found.ids_alone(), found.sources, why or "", out, checkout())
+    if as_json:
+        print(json.dumps(made._asdict() | {"folder": str(made.folder)}))
+        return
+    folder = shlex.quote(str(made.folder))
+    if made.uncommitted:
+        again = f"git -C {folder} commit --message 'Forget documents'"
+        note(f"note: all files are staged but not committed: {made.uncommitted}; fix that, then run: {again}")
+    _say(f"{out}: {made.release} {made.version} without {forgetting.count(len(found.documents), 'document')}")
+    for name, step in made.states.items():
+        _say(f"{name}: goes on from step {step}")
+    _say(f"next: cd {folder} && make setup && source .venv/bin/activate && make release")
+
+
+def _compare_successor(release: "Release", successor: "Release", add_note: bool, as_json: bool) -> None:
+    from pipeline.audit.forget import compare
+    from pipeline.release.notices import add_notice, notice_of
+
+    faults = compare(release, successor)
+    written = str(add_notice(release, notice_of(successor))) if add_note and not faults else None
+    if as_json:
+        print(json.dumps({"faults": faults, "notice": written}))
+    else:
+        what = f"the certificate of {successor.name} {successor.version}"
+        for fault in faults:
+            _say(fault)
+        _say(f"{'differs' if faults else 'same'}: {what}, computed again from {release.name} {release.version}")
+        if written:
+            _say(f"{written}: says so to readers; publish it beside the release")
+    sys.exit(1 if faults else 0)
 
 
 @app.command()
@@ -796,8 +886,10 @@ def trace(
             print(json.dumps(spans))
             return
         header = ["sample", "row", "ids", "source", "licence", "document"]
+        header += [""] if any("forgotten" in span for span in spans) else []
         rows = [
             [str(s["sample"]), str(s["row"]), f"{s['start']}..{s['stop']}", s["source"], s["license"], s["id"]]
+            + (["forgotten" if s["forgotten"] else ""] if "forgotten" in s else [])
             for s in spans
         ]
         _table(header, rows)
@@ -1402,6 +1494,8 @@ def _tell(found: dict[str, Any]) -> str:
     if found["split"] == "validation":
         return f"{found['id']}: held out for validation; no step saw it"
     where = " and ".join(f"rows {start} to {stop - 1}" for start, stop in found["rows"] if start < stop)
+    if found.get("forgotten"):
+        return f"{found['id']}: forgotten; {where or 'its place'} hold filler in its place, and no step has read it"
     if not where:
         return f"{found['id']}: was in the last, incomplete row, which is dropped; no step saw it"
     begun_at = found.get("begun_at")

@@ -70,6 +70,7 @@ SMALL = {
     r"\b37\b": "6",
     r"step000037-tokens37888": "step000006-tokens1536",
     r"plays/tragedies/hamlet/act-iii/scene-ii": "notes/102",
+    r"google-api/healthcare\.v1/schemas/ExportResourcesRequest": "tales/042",
     r"google-api/workstations\.v1beta/schemas/Status": "tales/009",
     r"google-api/apihub\.v1/schemas/GoogleRpcStatus": "tales/008",
 }

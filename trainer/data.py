@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pipeline.base.errors import EverystepError
 from pipeline.base.files import safe_join, sha256_file
 from pipeline.formats.canonical import Json
+from pipeline.formats.forgotten import Forgotten, read_forgotten
 from pipeline.formats.lines import Shard
 from pipeline.formats.manifests import Tokens, read_manifest
 from pipeline.formats.model import ModelSpec
@@ -65,6 +66,10 @@ class TrainingData(ABC):
         """Read the rows of one micro-batch, shape (micro_batch, width)."""
         return np.stack([rows[row] for row in self.row_numbers(step, number).tolist()])
 
+    def forgotten_ids(self, step: int, number: int) -> NDArray[np.bool_] | None:
+        """Mark the forgotten ids of one micro-batch, shape (micro_batch, width); None if it has none."""
+        return None
+
     def identity(self) -> Json:
         """Return what the fingerprint of a run covers of its data: the digest of every file."""
         return [shard.to_json() for shard in self.shards]
@@ -82,10 +87,13 @@ class TrainingData(ABC):
 class EverystepData(TrainingData):
     """Our own rows: a step reads the next `global_batch` samples of the order, one micro-batch after another.
 
-    `memory` is the folder that remembers verified shards (`trainer.verified_rows`).
+    `memory` is the folder that remembers verified shards (`trainer.verified_rows`). `forgotten` are spans that the
+    training does not see, whether or not they are still in the rows: `replace(data, forgotten=...)` is the data of the
+    same training without them.
     """
 
     memory: Path | None = None
+    forgotten: Forgotten | None = None
 
     def row_numbers(self, step: int, number: int) -> NDArray[np.int64]:
         first = self.sample(step) + number * self.section.micro_batch
@@ -94,7 +102,21 @@ class EverystepData(TrainingData):
     def micro_batch_rows(self, rows: Sequence[Row], step: int, number: int) -> NDArray[np.int64]:
         assert isinstance(rows, VerifiedRows)
         rows.check(self.row_numbers(step, number).tolist())
-        return super().micro_batch_rows(rows, step, number)
+        read = super().micro_batch_rows(rows, step, number)
+        marks = self.forgotten_ids(step, number)
+        if self.forgotten is not None and marks is not None:
+            read[marks] = self.forgotten.filler
+        return read
+
+    def forgotten_ids(self, step: int, number: int) -> NDArray[np.bool_] | None:
+        numbers = self.row_numbers(step, number)
+        if self.forgotten is None or not self.forgotten.touches(numbers):
+            return None
+        return self.forgotten.marks(numbers.tolist(), self.section.width)
+
+    def identity(self) -> Json:
+        shards: Json = super().identity()
+        return shards if self.forgotten is None else {"rows": shards, "forgotten": self.forgotten.identity()}
 
     def open(self) -> VerifiedRows:
         return VerifiedRows(self.folder, self.shards, self.section.width, self.vocabulary, self.memory)
@@ -224,13 +246,15 @@ def own_rows(root: Path, recipe: Recipe, spec: ModelSpec, manifest: Tokens, memo
             f"{where}: data.seed: {recipe.data.seed} is not the seed of the published order, "
             f"{manifest.parameters.seed} (params.yaml: tokenize.seed)"
         )
+    folder = root / recipe.data.folder
     return EverystepData(
-        folder=root / recipe.data.folder,
+        folder=folder,
         shards=tuple(manifest.shards("train")),
         vocabulary=manifest.vocabulary,
         section=recipe.data,
         parent=recipe.parent,
         memory=memory,
+        forgotten=read_forgotten(folder, manifest),
     )
 
 

@@ -112,10 +112,12 @@ class Trainer:
             self.flat.collect(gradients)
             for number in range(leaf * in_leaf, (leaf + 1) * in_leaf):
                 rows_BT = self._rows(step, number)
+                marks = self.data.forgotten_ids(step, number)
+                forgotten_BT = None if marks is None else torch.from_numpy(marks).to(self.world.device)
                 with torch.autocast(
                     self.world.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"
                 ):
-                    loss = self.model.loss(rows_BT, self.recipe.loss.z_loss)
+                    loss = self.model.loss(rows_BT, self.recipe.loss.z_loss, forgotten_BT)
                 loss.backward()  # type: ignore[no-untyped-call]
                 losses.append(float(loss.detach()))
             self.sum.add(gradients)

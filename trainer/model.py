@@ -52,10 +52,12 @@ class Decoder(nn.Module):
         """Compute logits_BTV of the next token after each of `tokens_BT`, which continue the cache if there is one."""
         return linear(self.hidden(tokens_BT, cache), self.head_VM)
 
-    def loss(self, rows_BT: Tensor, z_loss: float = 0.0) -> Tensor:
-        """Compute the mean cross entropy in nats of the targets `rows[:, 1:]` given `rows[:, :-1]`."""
+    def loss(self, rows_BT: Tensor, z_loss: float = 0.0, forgotten_BT: Tensor | None = None) -> Tensor:
+        """Compute the mean cross entropy in nats of the targets `rows[:, 1:]` given `rows[:, :-1]`; a forgotten target
+        counts as one of loss zero."""
         x_BTM = self.hidden(rows_BT[:, :-1])
-        return next_token_loss(x_BTM.flatten(0, 1), self.head_VM, rows_BT[:, 1:].flatten(), z_loss)
+        forgotten = None if forgotten_BT is None else forgotten_BT[:, 1:].flatten()
+        return next_token_loss(x_BTM.flatten(0, 1), self.head_VM, rows_BT[:, 1:].flatten(), z_loss, forgotten)
 
     def hidden(self, tokens_BT: Tensor, cache: "Cache | None" = None) -> Tensor:
         """Compute the last hidden states x_BTM, from which the logits are one product away."""

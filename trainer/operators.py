@@ -30,12 +30,17 @@ def embed(tokens_BT: Tensor, weight_VM: Tensor) -> Tensor:
     return _Embed.apply(tokens_BT, weight_VM)  # type: ignore[no-untyped-call, no-any-return]
 
 
-def next_token_loss(x_NM: Tensor, weight_VM: Tensor, targets_N: Tensor, z_loss: float = 0.0) -> Tensor:
+def next_token_loss(
+    x_NM: Tensor, weight_VM: Tensor, targets_N: Tensor, z_loss: float = 0.0, forgotten_N: Tensor | None = None
+) -> Tensor:
     """Compute the mean cross entropy in nats under the logits x @ weight^T, plus z_loss * mean(log Z ^ 2).
 
-    Z is the sum of the exponentials of the logits (PaLM, Chowdhery et al., 2022, section 5).
+    Z is the sum of the exponentials of the logits (PaLM, Chowdhery et al., 2022, section 5). The summands of
+    `forgotten` targets are zero, and N is still the number of all. Where none is forgotten, the bits are those without
+    a mask.
     """
-    return _NextTokenLoss.apply(x_NM, weight_VM, targets_N, z_loss)  # type: ignore[no-untyped-call, no-any-return]
+    arguments = (x_NM, weight_VM, targets_N, z_loss, forgotten_N)
+    return _NextTokenLoss.apply(*arguments)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def rms_norm(x_BTM: Tensor, weight_M: Tensor, epsilon: float) -> Tensor:
@@ -62,7 +67,9 @@ class _NextTokenLoss(Function):
     """Cross entropy whose derivative is computed in the forward pass, in place of the logits of each block."""
 
     @staticmethod
-    def forward(ctx: Any, x_NM: Tensor, weight_VM: Tensor, targets_N: Tensor, z_loss: float) -> Tensor:
+    def forward(
+        ctx: Any, x_NM: Tensor, weight_VM: Tensor, targets_N: Tensor, z_loss: float, forgotten_N: Tensor | None
+    ) -> Tensor:
         N, wanted = len(targets_N), ctx.needs_input_grad[0]
         losses_N = x_NM.new_empty(N, dtype=torch.float32)
         g_x_NM = torch.empty_like(x_NM) if wanted else x_NM
@@ -79,21 +86,25 @@ class _NextTokenLoss(Function):
                 if z_loss:
                     shares.mul_(log_z.mul_(2 * z_loss).add_(1))
                 g_logits = shares.scatter_add_(1, targets, torch.full_like(log_z, -1.0)).mul_(1 / N).to(x_NM.dtype)
+                if forgotten_N is not None:
+                    g_logits.masked_fill_(forgotten_N[rows, None], 0)
                 g_x_NM[rows] = product(g_logits, weight_VM)
                 accumulate(g_weight_VM, g_logits.t(), x_NM[rows])
+        if forgotten_N is not None:
+            losses_N.masked_fill_(forgotten_N, 0)
         ctx.weight = weight_VM
         ctx.save_for_backward(g_x_NM, g_weight_VM)
         return losses_N.mean()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
         g_x_NM, g_weight_VM = ctx.saved_tensors
         if gradients[0] != 1:
             g_x_NM, g_weight_VM = g_x_NM * gradients[0], g_weight_VM * gradients[0]
         if ctx.weight.grad is None:
-            return g_x_NM, g_weight_VM, None, None
+            return g_x_NM, g_weight_VM, None, None, None
         ctx.weight.grad.add_(g_weight_VM)
-        return g_x_NM, None, None, None
+        return g_x_NM, None, None, None, None
 
 
 class _RMSNorm(Function):

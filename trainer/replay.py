@@ -23,6 +23,7 @@ from pipeline.base.paths import PARENT, RECIPES, RUNS
 from pipeline.formats import checkpoints as ck
 from pipeline.formats import log
 from pipeline.formats.digests import tensors_digest
+from pipeline.formats.forgotten import OUTPUT
 from pipeline.formats.manifests import Tokens, path_of
 from pipeline.formats.model import ModelSpec
 from pipeline.release.ancestors import ancestors
@@ -184,7 +185,10 @@ def _stretch(
 
 def _own_rows(release: Release, recipe: Recipe, spec: ModelSpec, memory: Path, steps: Sequence[range]) -> TrainingData:
     """Return our own rows, after verifying their manifest and the shards that these steps read."""
-    data = own_rows(release.folder, recipe, spec, release.manifest(Tokens), memory)
+    tokens = release.manifest(Tokens)
+    if OUTPUT in tokens.outputs:
+        release.file(f"{recipe.data.folder}/{tokens.shard(OUTPUT).path}")
+    data = own_rows(release.folder, recipe, spec, tokens, memory)
     needed = sorted({shard for part in steps for shard in data.shards_of_steps(part.start, part.stop)})
     rows = data.open()
     with progress(f"{recipe.name}: rows", len(needed), "shards") as advance:

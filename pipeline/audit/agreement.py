@@ -54,6 +54,7 @@ from pipeline.formats.tables import DOCUMENT_INDEX, PERSONAL_DATA, REMOVALS, REP
 from pipeline.formats.tensors import TensorFile
 from pipeline.release.coverage import count
 from pipeline.release.disclosures.evidence import Evidence, gather_evidence
+from pipeline.release.forgetting import forgetting_faults
 from pipeline.release.papers import PAPERS
 from pipeline.release.release import Release
 
@@ -71,6 +72,7 @@ def disagreements(release: Release, sums: Mapping[str, str]) -> Iterator[str]:
         yield from _removals(release)
         yield from _replaced(release)
         yield from _index_groups(release)
+        yield from forgetting_faults(release)
         out_of_order = list(_order(release))
         yield from out_of_order
         if not out_of_order:

@@ -50,7 +50,7 @@ def model_card(about: dict[str, Json], context: int, *, remote_code: bool) -> st
         license_tag=json.dumps(about["license"].lower()),
         metadata=_metadata(about),
         title=f"{about['model']}, " + (f"mean of steps {steps}" if "mean_of" in about else f"step {steps}"),
-        origin=_origin(about, release),
+        origin=_origin(about, release) + "".join(map(_superseded, about.get("superseded_by", []))),
         rows="\n".join(f"| {name} | {value} |" for name, value in rows),
         place=_place(about),
         remote=", trust_remote_code=True" if remote_code else "",
@@ -62,6 +62,15 @@ def _ancestor(state: dict[str, Json]) -> str:
     """A state of another release, in one cell."""
     release = _code(f"{state['release']} {state['version']}")
     return f"{_code(state['model'])} at step {state['step']} of the release {release}, {_code(state['state_digest'])}"
+
+
+def _superseded(notice: dict[str, Json]) -> str:
+    """A release that has forgotten what this state has seen."""
+    successor = _code(f"{notice['release']} {notice['version']}")
+    return (
+        f"\n\n**Superseded.** The release {successor} (SHA-256 of `release.json` {_code(notice['release_sha256'])}) "
+        f"says that it has forgotten documents that this state has seen. Why: {_code(notice['why'])}"
+    )
 
 
 def _origin(about: dict[str, Json], release: str) -> str:

@@ -6,10 +6,12 @@ digest of record again; README.md, LICENSE and NOTICE go along. Needs numpy, not
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.audit.export_model import export, write_export
 from pipeline.audit.model_card import model_card
+from pipeline.base.console import note
 from pipeline.base.errors import EverystepError, well_shaped
 from pipeline.base.files import new_folder, read_small, write_bytes
 from pipeline.base.paths import RUNS, TOKENIZER
@@ -19,6 +21,7 @@ from pipeline.formats.model import ModelSpec
 from pipeline.formats.vocabulary import END_OF_TEXT, end_token
 from pipeline.release.code import REMOTE
 from pipeline.release.facts import ancestor_facts, read_words
+from pipeline.release.notices import Notice, notices_of, superseding
 from pipeline.release.release import Release, State, Virtual, Weights
 
 RIGHTS = ("LICENSE", "NOTICE")
@@ -28,12 +31,21 @@ RIGHTS = ("LICENSE", "NOTICE")
 def pull(release: Release, states: dict[str, State], out: Path) -> None:
     """Write checkpoints to the new folder `out`: the state of each name in its folder `out/NAME`.
 
-    The name `.` is `out` itself.
+    The name `.` is `out` itself. What has superseded them is said in each folder, and here.
     """
+    notices = _notices(release)
     with new_folder(out) as scratch:
         for name, state in states.items():
             about = {**origin(release, state.model), **state.record.to_json(), **proof(state)}
+            about |= superseded(superseding(notices, state))
             write_folder(release, scratch / name, state.spec, state.weights(), about)
+    for state in states.values():
+        for notice in superseding(notices, state):
+            note(
+                f"note: superseded: {state.model} {state.revision} has seen documents that {notice.release} "
+                f"{notice.version} says it has forgotten ({notice.why}); its release.json has the SHA-256 "
+                f"{notice.release_sha256}"
+            )
 
 
 def origin(release: Release, model: str) -> dict[str, Json]:
@@ -56,6 +68,22 @@ def proof(state: State) -> dict[str, Json]:
         "proof": f"rebuilt from {state.nearest.revision}, which the release stores: {steps} came out as in {path}, "
         f"which has the digest of the weights at step {state.step}"
     }
+
+
+def superseded(notices: Sequence[Notice]) -> dict[str, Json]:
+    """The releases that have forgotten documents which a state has seen, for `everystep.json`."""
+    keys = ("release", "version", "release_sha256", "why")
+    return {"superseded_by": [{key: getattr(notice, key) for key in keys} for notice in notices]} if notices else {}
+
+
+def _notices(release: Release) -> list[Notice]:
+    """What is said beside the release. Nothing promises it, so what is wrong with it must not keep anybody from the
+    release: a server may answer anything where there is no file."""
+    try:
+        return notices_of(release)
+    except EverystepError as error:
+        note(f"note: whether another release has superseded this one is not known: {error}")
+        return []
 
 
 def write_folder(release: Release, folder: Path, spec: ModelSpec, weights: Weights, about: dict[str, Json]) -> None:

@@ -19,11 +19,13 @@ from pipeline.base.parquet import batches, damage_named, open_parquet
 from pipeline.base.paths import REMOVALS_FILE, SPLITS, TOKENS
 from pipeline.base.suggest import CANDIDATES, NAMED, did_you_mean
 from pipeline.formats.bounds import MAX_PASSES, MAX_READS
+from pipeline.formats.forgotten import Forgotten
 from pipeline.formats.index_groups import documents_of_rows
 from pipeline.formats.manifests import Checkpoint, Tokens, path_of
 from pipeline.formats.order import first_sample, rows_of_samples, steps_of_rows
 from pipeline.formats.rows import IDS_AT_ONCE, DocumentIndex
 from pipeline.formats.tables import stored_batches
+from pipeline.release.forgetting import forgotten_of, index_of
 from pipeline.release.release import Release
 
 
@@ -66,7 +68,8 @@ class _Training:
 def trace_step(release: Release, model: str, step: int) -> list[dict[str, Any]]:
     """Every piece of a document in the batch that led from state `step - 1` to state `step`, in reading order.
 
-    `sample` is the position in the batch; `row`, `start` and `stop` say where in the rows the piece lies.
+    `sample` is the position in the batch; `row`, `start` and `stop` say where in the rows the piece lies. Of a release
+    that has forgotten documents, `forgotten` says whether there is filler in its place.
     """
     training = _Training.of(release, model)
     first, steps = training.begun_at + 1, training.steps
@@ -83,7 +86,9 @@ def trace_step(release: Release, model: str, step: int) -> list[dict[str, Any]]:
         )
     with release.window(_index_path("train")) as window:
         documents = documents_of_rows(window, groups, tokens.width, training.rows, rows.tolist())
-    return [{"sample": sample, **asdict(span)} for sample, spans in enumerate(documents) for span in spans]
+    pieces = [{"sample": sample, **asdict(span)} for sample, spans in enumerate(documents) for span in spans]
+    lost = forgotten_of(release)
+    return pieces if lost is None else [{**piece, "forgotten": _is_lost(lost, piece)} for piece in pieces]
 
 
 def trace_document(release: Release, model: str, id: str) -> dict[str, Any]:
@@ -91,13 +96,17 @@ def trace_document(release: Release, model: str, id: str) -> dict[str, Any]:
     checkpoint after the first of these steps.
 
     Of a training that went on from another one, only its own steps are listed, and `begun_at` says after which.
-    A document that was removed is answered from the record of removals, a held-out one as such. For an unknown id the
-    error lists ids that begin with it, contain it or resemble it.
+    A document that was forgotten has rows, in which there is filler, and no steps. One that was removed is answered
+    from the record of removals, a held-out one as such. For an unknown id the error lists ids that begin with it,
+    contain it or resemble it.
     """
     training = _Training.of(release, model)
     copies = _index(release, "train").rows_of_document(id)
     if not copies:
-        return {"id": id, **_absent(release, id)}
+        return {"id": id, **absent(release, id)}
+    if _is_forgotten(release, id):
+        forgotten = {"split": "train", "forgotten": True, "steps": [], "first_checkpoint": None}
+        return {"id": id, "rows": _bounds(copies), **forgotten}
     _require_countable(copies, training)
     rows = np.unique(np.fromiter(chain.from_iterable(copies), dtype=np.uint64))
     num_steps = training.steps - training.begun_at
@@ -121,6 +130,19 @@ def _index(release: Release, split: str) -> DocumentIndex:
     return DocumentIndex(release.file(_index_path(split)), tokens.width, rows)
 
 
+def _is_forgotten(release: Release, id: str) -> bool:
+    lost = forgotten_of(release)
+    if lost is None:
+        return False
+    index = index_of(release)
+    return bool((index.having(lost.spans) & index.chosen([id], [])).any())
+
+
+def _is_lost(lost: Forgotten, piece: dict[str, Any]) -> bool:
+    marks = lost.marks([piece["row"]], piece["stop"])
+    return bool(marks[0, piece["start"]])
+
+
 def _require_countable(copies: list[range], training: _Training) -> None:
     """Refuse numbers that would list more steps than anybody can read."""
     end = training.begun_with + (training.steps - training.begun_at) * training.global_batch
@@ -141,7 +163,7 @@ def _index_path(split: str) -> str:
     return (TOKENS / f"{split}.parquet").as_posix()
 
 
-def _absent(release: Release, id: str) -> dict[str, Any]:
+def absent(release: Release, id: str) -> dict[str, Any]:
     """Say why a document is not in the training rows."""
     held_out = _index(release, "validation").rows_of_document(id)
     if held_out:

@@ -53,6 +53,8 @@ from pipeline.formats.release import (
 )
 from pipeline.release.code import refuse_foreign_code
 from pipeline.release.mirror import fetch_small
+from pipeline.release.notices import PLACE as NOTICE
+from pipeline.release.notices import notices_of
 from pipeline.release.release import Release
 from pipeline.release.rungs import Rung, pinned_root, recorded_beside, require_root, voucher
 from pipeline.signing.keys import PublicKey
@@ -134,8 +136,8 @@ def _fetch_all(release: Release, pinned: Mapping[str, PublicKey]) -> _Beside:
     listed = mirror.store.list()
     for folder in BESIDE:
         shutil.rmtree(mirror.folder / folder, ignore_errors=True)
-    guessed = [path for key in pinned for path in places_of(key, release.models())] if listed is None else []
-    beside = [path for path in listed or guessed if path.startswith(BESIDE)]
+    guessed = [NOTICE, *(path for key in pinned for path in places_of(key, release.models()))]
+    beside = [path for path in (guessed if listed is None else listed) if path.startswith(BESIDE)]
     wanted = [SUMS, *beside, *sorted(release.files)]
     with progress("fetch", len(wanted), "files") as advance:
         for path in wanted:
@@ -216,7 +218,10 @@ def _climb(reading: _Reading, wanted: Wanted) -> None:
     release.trust(set(reading.stored))
     reading.rung = Rung.FILES
     if wanted.top >= Rung.CONSISTENT:
-        reading.faults += chain_faults(release, reading.stored) or _safely(disagreements(release, reading.stored))
+        reading.faults += chain_faults(release, reading.stored) or [
+            *_safely(disagreements(release, reading.stored)),
+            *_notices(release),
+        ]
         reading.rung = Rung.FILES if reading.faults else Rung.CONSISTENT
     if not reading.faults:
         reading.signatures = check_signatures(release, reading.stored, wanted.keys)
@@ -317,6 +322,14 @@ def _safely(faults: Iterator[str]) -> Iterator[str]:
         yield _told(error)
 
 
+def _notices(release: Release) -> Iterator[str]:
+    """What is wrong with what is said beside the release."""
+    try:
+        notices_of(release)
+    except (EverystepError, OSError) as error:
+        yield _told(error).removeprefix(f"{release.folder}/")
+
+
 def _changed(reading: _Reading) -> Iterator[str]:
     """Files that are no longer what they were before their digest was taken."""
     for path in sorted(reading.stored):
@@ -343,7 +356,7 @@ def _others(reading: _Reading) -> list[str]:
         if reading.follow_links:
             pending += [f"{inside}{link}/" for link in listing.links if inside + link in above]
         found += [path for path in everything if path not in promised | above | told]
-    beside = {path for path in found if place_of(path) or place_of_receipt(path)}
+    beside = {path for path in found if place_of(path) or place_of_receipt(path) or path == NOTICE}
     return sorted(path for path in found if path not in beside and path not in reading.links)
 
 

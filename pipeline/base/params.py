@@ -25,8 +25,9 @@ SECTIONS = (
 )
 OPTIONAL = ("executor", "parent_address")
 """Sections that say how a build runs, not what it builds: no stage depends on them, and they change no byte."""
-SECTION_OF_FORKS = "parent"
-"""The section that only a project has whose training goes on from a state of another release."""
+SECTION_OF_FORKS, SECTION_OF_FORGETTING = "parent", "forget"
+"""The section that only a project has whose training goes on from a state of another release, and the one that it has
+besides if it goes on without some documents."""
 SECTIONS_ON_ROWS = ("rows", "descriptions", "models")
 """Sections of a release that begins with published rows of token ids: nothing is left to clean or to tokenize."""
 Chosen = TypeVar("Chosen", bound=Section)
@@ -39,6 +40,7 @@ def load_params(path: Path = PARAMS) -> dict[str, Any]:
     """Read the whole tree, and check that it has exactly the known sections."""
     tree = load_yaml(path)
     known = set(SECTIONS_ON_ROWS if "rows" in tree else SECTIONS) | ({SECTION_OF_FORKS} & set(tree))
+    known |= {SECTION_OF_FORGETTING} & set(tree) if SECTION_OF_FORKS in tree else set()
     unknown, missing = sorted(set(tree) - known - set(OPTIONAL)), sorted(known - set(tree))
     if unknown or missing:
         lines = [f"{path}: {key}: unknown section; remove it or correct its spelling" for key in unknown]

@@ -13,15 +13,15 @@ from ruamel.yaml.comments import CommentedMap
 
 from pipeline.base.errors import EverystepError
 from pipeline.base.files import write_bytes
-from pipeline.base.params import OPTIONAL, SECTION_OF_FORKS, SECTIONS
+from pipeline.base.params import OPTIONAL, SECTION_OF_FORGETTING, SECTION_OF_FORKS, SECTIONS
 from pipeline.base.paths import PARAMS, PARENT, RECIPES
 from pipeline.base.yaml import check, load_yaml
 from pipeline.build.init import STAGES, copy_code, dumped, new_repository, plots, refuse_taken, round_trip, write_texts
-from pipeline.formats.manifests import RecipeParameters
 from pipeline.formats.release import ROOT
 from pipeline.formats.stages import manifest_path
 from pipeline.release.ancestors import Carried, carried_from, files_of, proofs_of, root_sha256
 from pipeline.release.release import Release, State
+from pipeline.release.rungs import pinned_root
 from pipeline.release.words import ReleaseParams
 
 LICENSE = "LICENSE"
@@ -53,7 +53,7 @@ def fork(address: str, state: State, folder: Path, root: Path, base_model: str |
     release = state.release
     if release.version is None:
         raise EverystepError(f"{release.folder}: has no {ROOT}; a training goes on from a state of a release")
-    parameters, carried = release.model(state.model).parameters, carried_from(release)
+    carried = carried_from(release)
     made = Forked(
         folder=folder,
         release=release.name,
@@ -62,7 +62,7 @@ def fork(address: str, state: State, folder: Path, root: Path, base_model: str |
         model=state.model,
         step=state.record.step,
         state_digest=state.record.state_digest,
-        steps=parameters.schedule.steps,
+        steps=release.model(state.model).parameters.schedule.steps,
         uncommitted="",
     )
     for path in proofs_of(state):  # what is missing or damaged is better known now
@@ -72,9 +72,10 @@ def fork(address: str, state: State, folder: Path, root: Path, base_model: str |
     with new_repository(folder, f"Go on from {made.model} at step {made.step} of {made.release}") as scratch:
         copy_code(root, scratch.folder)
         write_bytes(scratch.folder / LICENSE, release.read(LICENSE))
-        _write_params(scratch.folder / PARAMS, params, made)
-        write_bytes(scratch.folder / STAGES, _stages(root, made.model, carried).encode())
-        write_bytes(scratch.folder / RECIPES / f"{made.model}.yaml", _recipe(state, parameters).encode())
+        about = f"The release `{folder.name}`: {params['release']['title']}. Written by `everystep fork`."
+        write_params(scratch.folder / PARAMS, params, about, {})
+        write_bytes(scratch.folder / STAGES, stages_of_fork(root, [made.model], carried).encode())
+        write_bytes(scratch.folder / RECIPES / f"{made.model}.yaml", recipe_of_fork(state).encode())
         write_texts(scratch.folder, root, _readme(made), root / "README.md")
     return made._replace(uncommitted=scratch.uncommitted)
 
@@ -87,26 +88,33 @@ def _params(made: Forked, address: str, release: Release, base_model: str | None
     words |= {"name": made.folder.name, "version": "0.1", "title": title, "publisher": NOBODY}
     words |= {"base_model": base_model} if base_model else {}
     check(ReleaseParams, words, f"{made.folder / PARAMS}: release")
-    where = os.path.relpath(address, made.folder) if Path(address).is_dir() else address
     own: dict[str, Any] = {
-        "parent_address": where,
-        SECTION_OF_FORKS: {"release_sha256": made.release_sha256, "model": made.model, "step": made.step},
+        "parent_address": address_from(made.folder, address),
+        SECTION_OF_FORKS: {"release_sha256": made.release_sha256, "states": {made.model: made.step}},
         "models": [made.model],
         "release": words,
         "executor": "local",
     }
-    taken = {name: parents[name] for name in SECTIONS if name in parents and name not in own}
-    return own | taken
+    return with_sections_of(own, parents)
 
 
-def _write_params(path: Path, params: dict[str, Any], made: Forked) -> None:
+def address_from(folder: Path, address: str) -> str:
+    """The address of a release for a project in `folder`."""
+    place = pinned_root(address).address
+    return os.path.relpath(place, folder) if Path(place).is_dir() else place
+
+
+def with_sections_of(own: dict[str, Any], parents: dict[str, Any]) -> dict[str, Any]:
+    """The sections of a fork's `params.yaml`: its own, then those of its parent that it does not have."""
+    return own | {name: parents[name] for name in SECTIONS if name in parents and name not in own}
+
+
+def write_params(path: Path, params: dict[str, Any], about: str, more: dict[str, str]) -> None:
+    """Write the `params.yaml` of a fork, which is `about` something, with comments."""
     loader = round_trip()
     tree = CommentedMap(params)
-    tree.yaml_set_start_comment(
-        f"The release `{made.folder.name}`: {made.model} of {made.release} {made.version}, trained on from step "
-        f"{made.step}. Written by `everystep fork`."
-    )
-    said = {
+    tree.yaml_set_start_comment(about)
+    said = more | {
         "parent_address": "Where the parent's release is; no stage depends on it, so it may move. It must be this one:",
         "release": "What the card says; yours to change.",
         "executor": "Who does the parts of a data stage: local, ray or slurm (docs/reproduce.md).",
@@ -123,33 +131,35 @@ def _write_params(path: Path, params: dict[str, Any], made: Forked) -> None:
         raise EverystepError(f"{path}: YAML cannot hold the sections of the parent's {PARAMS}")
 
 
-_OWN = (SECTION_OF_FORKS, "models", "release")
+_OWN = (SECTION_OF_FORKS, SECTION_OF_FORGETTING, "models", "release")
 
 
-def _stages(root: Path, model: str, carried: Carried) -> str:
+def stages_of_fork(root: Path, models: list[str], carried: Carried, forgets: bool = False) -> str:
     """`dvc.yaml`: that of the checkout, with the stage `parent` in place of those that make rows."""
     loader = round_trip()
     tree = loader.load((root / STAGES).read_text("utf-8"))
     stages = tree["stages"]
     kept = {name: stages[name] for name in ("code", "train", "evaluate", "release")}
+    sections = [SECTION_OF_FORKS, *[SECTION_OF_FORGETTING] * forgets]
+    certificate = [manifest_path("forgotten").as_posix()] * forgets
     brought = [manifest_path("parent").as_posix(), PARENT.as_posix()]
     kept["train"]["do"]["deps"] += brought
-    kept["release"]["deps"] += brought
-    kept["release"]["params"].append(SECTION_OF_FORKS)
+    kept["release"]["deps"] += brought + certificate
+    kept["release"]["params"] += sections
     parent = {
         "desc": "the state that the training goes on from, and the parent's rows with all that is known of them",
         "cmd": "python -m pipeline.stages parent",
-        "params": [{manifest_path("code").as_posix(): ["stages.parent.digest"]}, SECTION_OF_FORKS],
+        "params": [{manifest_path("code").as_posix(): ["stages.parent.digest"]}, *sections],
         "outs": [PARENT.as_posix(), *carried.folders],
-        "metrics": [{path: {"cache": False}} for path in (brought[0], *carried.manifests)],
+        "metrics": [{path: {"cache": False}} for path in (brought[0], *certificate, *carried.manifests)],
     }
-    written = CommentedMap({"stages": {"code": kept.pop("code"), "parent": parent, **kept}, "plots": plots([model])})
+    written = CommentedMap({"stages": {"code": kept.pop("code"), "parent": parent, **kept}, "plots": plots(models)})
     written.yaml_set_start_comment("The stages: what is brought of the parent's release, then a training as any other.")
     return dumped(loader, written)
 
 
-def _recipe(state: State, parameters: RecipeParameters) -> str:
-    """The parent's recipe with the section `parent`."""
+def recipe_of_fork(state: State) -> str:
+    """The recipe of a state's model with the section `parent`, which names the state."""
     path = f"{RECIPES}/{state.model}.yaml"
     loader = round_trip()
     tree = loader.load(state.release.read(path).decode())
@@ -158,7 +168,7 @@ def _recipe(state: State, parameters: RecipeParameters) -> str:
         state_digest=record.state_digest,
         step=record.step,
         tokens=record.tokens,
-        first_sample=parameters.sample(record.step),
+        first_sample=state.release.model(state.model).parameters.sample(record.step),
     )
     about = f"Goes on from {state.model} at step {record.step} of {state.release.name} {state.release.version}"
     comment = (

@@ -177,18 +177,25 @@ class PublishedRows(WithFiles):
 
 
 class ParentParameters(Declared):
-    """The section `parent` of `params.yaml`: a state of another release."""
+    """The section `parent` of `params.yaml`: states of another release."""
 
     release_sha256: Sha256
     """SHA-256 of its root manifest, which promises every byte of it."""
-    model: str
-    """Name of the model there."""
-    step: Annotated[int, Field(ge=0, le=MAX_STEPS)]
-    """Step of the state."""
+    states: Annotated[dict[str, Annotated[int, Field(ge=0, le=MAX_STEPS)]], Field(min_length=1)]
+    """Name of a model there → step of its state."""
+
+
+class ParentState(Typed):
+    """A state that a training goes on from."""
+
+    tokens: Count
+    """Tokens that the model was trained on until there."""
+    state_digest: TensorsDigest
+    """Digest of the state."""
 
 
 class Parent(Manifest):
-    """The state of another release that a training goes on from, and what was taken over with it."""
+    """The states of another release that trainings go on from, and what was taken over with them."""
 
     stage: Literal["parent"]
     of: None
@@ -197,10 +204,8 @@ class Parent(Manifest):
     """Name of the release."""
     version: str
     """Its version."""
-    tokens: Count
-    """Tokens that the model was trained on until there."""
-    state_digest: TensorsDigest
-    """Digest of the state."""
+    states: dict[str, ParentState]
+    """Name of a model in that release → its state."""
     files: dict[str, str]
     """Path in that release of each file that is kept of it → digest of its content."""
     carried: dict[str, Sha256]
@@ -209,6 +214,68 @@ class Parent(Manifest):
     def promises(self, everything: bool = False) -> dict[str, str]:
         folder = output_folder(self.stage)
         return {(folder / path).as_posix(): digest for path, digest in self.files.items()}
+
+
+class ForgetParameters(Declared):
+    """The section `forget` of `params.yaml`: which documents a training is repeated without, and why."""
+
+    why: str
+    """Somebody's word."""
+    documents: list[str]
+    """Ids of documents; every copy of each is forgotten."""
+    sources: list[str]
+    """Names of sources; every training document of each is forgotten."""
+
+
+class ForgottenDocument(Typed):
+    """A document that was forgotten."""
+
+    id: str
+    """Its id."""
+    source: str
+    """Its source."""
+    license: str
+    """SPDX expression."""
+
+
+class ForgottenShard(Typed):
+    """A shard of rows from which spans are gone."""
+
+    before: Sha256
+    """SHA-256 of its lines in the release before."""
+    after: Sha256
+    """SHA-256 of its lines here."""
+
+
+class ForgottenBy(Typed):
+    """What a model had read of the documents."""
+
+    steps: list[Steps]
+    """Its steps in the release before that read any of them, ascending."""
+    clean: Annotated[int, Field(ge=0, le=MAX_STEPS)]
+    """Step of the state that its training went on from."""
+    superseded: dict[str, TensorsDigest]
+    """Name of each later checkpoint in the release before → digest of its state."""
+
+
+class Forgetting(Manifest):
+    """The certificate of a release that has forgotten documents of the release before it."""
+
+    stage: Literal["forgotten"]
+    of: None
+    parameters: ForgetParameters
+    filler: Annotated[int, Field(ge=0, le=MAX_VOCABULARY)]
+    """Id that took the place of each forgotten one: the end token."""
+    documents: list[ForgottenDocument]
+    """The documents in the order of the index, once for each copy."""
+    rows: RowCount
+    """Training rows that held any of them."""
+    ids: Count
+    """Ids in these rows that were theirs."""
+    changed: dict[str, ForgottenShard]
+    """Path of each shard with such a row, relative to `data/tokens` → its digests."""
+    models: dict[str, ForgottenBy]
+    """Name of each model → what it had read."""
 
 
 class EvaluationSets(WithFiles):
@@ -412,7 +479,7 @@ class TokensParameters(Declared):
 class Tokens(Manifest):
     """Documents as rows of token ids, the index of documents, and the order."""
 
-    shipped = ("train", "validation", "train_index", "validation_index", "order", "removals")
+    shipped = ("train", "validation", "train_index", "validation_index", "order", "removals", "forgotten")
 
     stage: Literal["tokenize"]
     of: None
@@ -835,6 +902,7 @@ KINDS: dict[str, type[Manifest]] = {
     "train": Trained,
     "evaluate": Evaluated,
     "coverage": Coverage,
+    "forgotten": Forgetting,
     "release": Released,
 }
 """The kind of manifest that each stage writes."""

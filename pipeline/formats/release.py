@@ -26,9 +26,10 @@ from pipeline.formats.typed import Count, TensorsDigest, Typed
 
 FORMAT: Literal["everystep/release/2"] = "everystep/release/2"
 Kind = Literal["file", "lines", "table", "tensors"]
-ROOT, SUMS, SIGNATURES, RECEIPTS = "release.json", "SHA256SUMS", "signatures", "receipts"
-BESIDE = (f"{SIGNATURES}/", f"{RECEIPTS}/")
-"""Beginnings of the paths that others may add to a release."""
+ROOT, SUMS = "release.json", "SHA256SUMS"
+SIGNATURES, RECEIPTS, NOTICES = "signatures", "receipts", "notices"
+BESIDE = (f"{SIGNATURES}/", f"{RECEIPTS}/", f"{NOTICES}/")
+"""Beginnings of the paths that others may add to a release; nothing in it lists them."""
 REVISIONS = "revisions.jsonl"
 
 

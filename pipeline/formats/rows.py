@@ -7,7 +7,7 @@ dropped. So token position p of the stream is row p // width, offset p % width.
 
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, pairwise
@@ -211,10 +211,13 @@ class DocumentIndex:
             for row, first, low, high in zip(rows, firsts.tolist(), lows.tolist(), highs.tolist(), strict=True)
         ]
 
-    def counts_in(self, chosen: NDArray[np.bool_]) -> dict[tuple[str, str], tuple[int, int]]:
+    def counts_in(
+        self, chosen: NDArray[np.bool_], forgotten: NDArray[np.bool_] | None = None
+    ) -> dict[tuple[str, str], tuple[int, int]]:
         """Count, for each (source, licence), the documents with a token in the chosen rows, and those tokens.
 
-        `chosen` has shape (rows,). A document that is packed twice counts twice.
+        `chosen` has shape (rows,). A document that is packed twice counts twice; one that is `forgotten`, of shape
+        (documents,), not at all.
         """
         found: dict[tuple[str, str], tuple[int, int]] = {}
         begin = 0
@@ -222,6 +225,8 @@ class DocumentIndex:
             for batch in batches(self._names, self._path, IDS_AT_ONCE, ("source", "license"), self._groups):
                 columns = {name: batch.column(name).cast(pa.string()) for name in ("source", "license")}
                 tokens = self._tokens_in(chosen, slice(begin, begin + batch.num_rows))
+                if forgotten is not None:
+                    tokens[forgotten[begin : begin + batch.num_rows]] = 0
                 table = pa.table(columns | {"tokens": tokens}).filter(tokens > 0)
                 grouped = table.group_by(["source", "license"], use_threads=False)
                 for group in grouped.aggregate([("tokens", "count"), ("tokens", "sum")]).to_pylist():
@@ -244,6 +249,45 @@ class DocumentIndex:
             return tokens
 
         return tokens_before(stops) - tokens_before(starts)
+
+    def chosen(self, ids: Collection[str], sources: Collection[str]) -> NDArray[np.bool_]:
+        """Mark the documents, every copy of each, that have one of these ids or sources; shape (documents,)."""
+        found = [np.zeros(0, dtype=np.bool_)]
+        wanted = {"id": pa.array(sorted(ids), pa.string()), "source": pa.array(sorted(sources), pa.string())}
+        with damage_named(self._path):
+            for batch in batches(self._file, self._path, IDS_AT_ONCE, ("id", "source"), self._groups):
+                fits = [pc.is_in(batch.column(name), values) for name, values in wanted.items()]
+                found.append(pc.or_(*fits).to_numpy(zero_copy_only=False))
+        return np.concatenate(found)
+
+    def spans_of(self, chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """List the pieces of the chosen documents, end tokens included, as row, start and stop; shape (pieces, 3).
+
+        What is in the dropped tail is in no row, and so not in the list.
+        """
+        starts, stops = self._starts[chosen], self._stops[chosen]
+        limit = self.num_full_rows if self.num_rows is None else self.num_rows
+        first, last = starts // self.width, np.minimum((stops - 1) // self.width, limit - 1)
+        pieces = np.maximum(last - first + 1, 0)
+        which = np.repeat(np.arange(len(starts)), pieces)
+        row = first[which] + np.arange(len(which)) - (np.cumsum(pieces) - pieces)[which]
+        start = np.maximum(starts[which] - row * self.width, 0)
+        stop = np.minimum(stops[which] - row * self.width, self.width)
+        return np.stack([row, start, stop], axis=1)
+
+    def having(self, spans: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Mark the documents of which each of these spans is a piece, shape (documents,)."""
+        found = np.zeros(len(self), dtype=np.bool_)
+        found[np.searchsorted(self._stops, spans[:, 0] * self.width + spans[:, 1], side="right")] = True
+        return found
+
+    def names_of(self, chosen: NDArray[np.bool_]) -> list[dict[str, str]]:
+        """Read id, source and licence of each chosen document, in order."""
+        return self._about(np.flatnonzero(chosen))
+
+    def bounds(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the places of each document's first token, and of the token after its last, in the stream of ids."""
+        return self._starts, self._stops
 
     def rows_of_document(self, id: str) -> list[range]:
         """List the rows that hold the document: one range for each copy, in order; none if it is not in this split.

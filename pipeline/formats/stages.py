@@ -1,6 +1,7 @@
 """The stages: the one table of their names, in the order of the data, and of what each writes.
 
-A manifest that is no stage's own (`coverage`, which a release counts from the others) is in the table `COUNTED`.
+Manifests that are no stage's own are in the table `COUNTED`: `coverage`, which a release counts from the others, and
+`forgotten`, the certificate of a release that has forgotten documents.
 """
 
 from pathlib import Path
@@ -60,7 +61,7 @@ ON_ROWS = (Stage("rows", "release", "rows", PUBLISHED_ROWS),)
 """Where a release begins with rows of token ids that others published, this takes the place of all before `train`."""
 OF_FORKS = (Stage("parent", "release", "parent", PARENT),)
 """Where a training goes on from a state of another release, this brings it, and the rows with what is known of them."""
-COUNTED = (Stage("coverage", "release", "coverage", None),)
+COUNTED = (Stage("coverage", "release", "coverage", None), Stage("forgotten", "release", "forgotten", None))
 BY_NAME = {stage.name: stage for stage in (*STAGES, *ON_ROWS, *OF_FORKS, *COUNTED)}
 DATA_STAGES = tuple(stage.name for stage in STAGES[1 : [stage.name for stage in STAGES].index("train")])
 """What makes rows from corpora, in the order of the data."""

@@ -3,7 +3,15 @@
 from pipeline.base.errors import EverystepError
 from pipeline.formats.canonical import Json
 
-SHARED = ("parent", "data", "schedule.steps", "model.context", "model.vocabulary")
+SHARED = (
+    "parent.step",
+    "parent.tokens",
+    "parent.first_sample",
+    "data",
+    "schedule.steps",
+    "model.context",
+    "model.vocabulary",
+)
 
 
 def require_one_suite(recipes: dict[str, dict[str, Json]]) -> None:

@@ -28,6 +28,7 @@ from pipeline.formats.canonical import Json, parse
 from pipeline.formats.manifests import Coverage
 from pipeline.formats.release import REVISIONS, ROOT, SIGNATURES, SUMS, revision_line
 from pipeline.release.facts import gather
+from pipeline.release.notices import PLACE as NOTICE
 from pipeline.release.release import Release, Stored
 from pipeline.stores.address import HubAddress
 from pipeline.stores.hub import TRANSIENT, asked_to_wait, is_transient
@@ -335,6 +336,7 @@ class _Repository:
 def _release_files(release: Release) -> Iterator[str]:
     yield from sorted([SUMS, ROOT, *release.files])
     yield from (f"{SIGNATURES}/{path}" for path in list_files(release.folder / SIGNATURES))
+    yield from [NOTICE] * (release.folder / NOTICE).is_file()
 
 
 def _git_identifier(content: bytes) -> str:

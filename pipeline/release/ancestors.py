@@ -85,7 +85,7 @@ def parent_state(release: Release, begun: BegunFrom, where: object) -> Stored:
     declared, found = manifest.parameters, root_sha256(parent)
     if found != declared.release_sha256:
         raise Differs(f"{parent.folder / ROOT}: SHA-256 {found}, declared is a parent with {declared.release_sha256}")
-    state = _state_in(parent, manifest)
+    state = _state_in(parent, manifest, _model_of(manifest, begun))
     _require_chain(parent, parent.model(state.model))
     record = state.record
     if record.state_digest != ck.state_digest(record.weights_digest, record.optimizer_digest, record.step):
@@ -124,20 +124,30 @@ def foreign_manifests(release: Release) -> Iterator[str]:
                 yield f"{manifest.path}: carried: {path} is another one in {holder.folder}"
 
 
-def _state_in(parent: Release, manifest: Parent) -> Stored:
-    """The declared state in the copy of its release. All that is kept is promised by the root manifest there, but the
-    files of a virtual state: what these must be is in the log and in the record of the stored state before it."""
-    state = parent.state(manifest.parameters.model, manifest.parameters.step)
-    folder = f"{RUNS}/{state.model}/{state.revision}/"
+def _model_of(manifest: Parent, begun: BegunFrom) -> str:
+    """The model whose state has the digest that a recipe names; the first there is, if none has it."""
+    found = [name for name, state in manifest.states.items() if state.state_digest == begun.state_digest]
+    return [*found, *manifest.parameters.states][0]
+
+
+def _state_in(parent: Release, manifest: Parent, model: str) -> Stored:
+    """The declared state of a model in the copy of its release. All that is kept is promised by the root manifest
+    there, but the files of virtual states: what these must be is in the log and in the record of the stored state
+    before each."""
+    states = {name: parent.state(name, step) for name, step in manifest.parameters.states.items()}
+    if model not in states:
+        raise Differs(f"{manifest.path}: states: {model} is not one of those that `parent` in params.yaml names")
+    virtual = tuple(f"{RUNS}/{s.model}/{s.revision}/" for s in states.values() if isinstance(s, Virtual))
     rebuilt = {
         path: ListedFile(kind=kind_of(path), digest=digest)
         for path, digest in manifest.files.items()
-        if path.startswith(folder) and isinstance(state, Virtual)
+        if path.startswith(virtual)
     }
     promised = {**parent.files, **rebuilt}
     for path, digest in manifest.files.items():
         if path != ROOT and (path not in promised or promised[path].digest != digest):
             raise Differs(f"{manifest.path}: files: {path} is not what the parent's {ROOT} promises")
+    state, folder = states[model], f"{RUNS}/{model}/{states[model].revision}/"
     if isinstance(state, Stored):
         return state
     assert isinstance(state, Virtual)

@@ -171,12 +171,22 @@ def _ancestors(facts: Facts) -> str:
         "\n**The models were trained on from a state of another release.** Its root manifest, and what proves the state"
     )
     lines = [f"{began},\nare in `data/parent`; the rows and all that they were made from are that release's.\n"]
-    for number, state in enumerate(facts.ancestors):
-        whose = "The models went on from" if number == 0 else "That state went on from"
+    parents = [state for state in facts.ancestors if state.release_sha256 == facts.ancestors[0].release_sha256]
+    for state in facts.ancestors:
+        whose = "The models went on from" if len(parents) == 1 else "One of the models went on from"
+        if state not in parents:
+            whose = "That state went on from" if len(parents) == 1 else "One of these states went on from"
         lines.append(
             f"- {whose} `{state.model}` at step {state.step:,} ({state.tokens:,} tokens) of the release "
             f"{escaped(state.release)} {escaped(state.version)}: state `{state.state_digest}`, SHA-256 of "
             f"`release.json` `{state.release_sha256}`."
+        )
+    if facts.forgotten:
+        lost = facts.forgotten
+        lines.append(
+            f"\n**It has forgotten {lost.documents:,} documents of that release.** Their {lost.tokens:,} tokens in "
+            f"{lost.rows:,} rows are\nfiller, which no step was trained to predict; `manifests/forgotten.json` is the "
+            f"certificate. Why, in the word of its\npublisher: {escaped(' '.join(lost.why.split()))}"
         )
     return "\n".join([*lines, ""])
 

@@ -16,6 +16,7 @@ from pipeline.formats.manifests import ReadCounts, RowsRead, Tally, Tokens
 from pipeline.formats.order import rows_read
 from pipeline.formats.rows import DocumentIndex
 from pipeline.formats.typed import Counts
+from pipeline.release.forgetting import forgotten_of
 from pipeline.release.release import Release
 
 INDEX = TOKENS / "train.parquet"
@@ -26,6 +27,7 @@ def count(release: Release) -> ReadCounts:
 
     All models follow one order, each for as many samples as it was trained on, so the longest training has read
     whatever any of them has. To a training that goes on where its parent stopped, this counts the parent's samples too.
+    A document that was forgotten counts as not read: in its place is filler.
     """
     tokens = release.manifest(Tokens)
     recipes = {name: release.model(name).parameters for name in release.models()}
@@ -36,7 +38,8 @@ def count(release: Release) -> ReadCounts:
         where = release.folder / INDEX
         raise EverystepError(f"{where}: its documents fill {index.num_full_rows} rows, not {available.rows}")
     read = rows_read(max(samples.values(), default=0), available.rows, tokens.parameters.seed)
-    found = index.counts_in(read)
+    lost = forgotten_of(release)
+    found = index.counts_in(read, None if lost is None else index.having(lost.spans))
     documents = {key: counts[0] for key, counts in found.items()}
     read_tokens = {key: counts[1] for key, counts in found.items()}
     return ReadCounts(

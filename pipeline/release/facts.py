@@ -5,6 +5,7 @@ Every number comes from a manifest of the release; what is somebody's word comes
 
 from collections import Counter
 from collections.abc import Iterable
+from itertools import zip_longest
 from typing import Any
 
 from pydantic import Field
@@ -19,6 +20,7 @@ from pipeline.formats.manifests import (
     Extracted,
     Fetched,
     Filtered,
+    Forgetting,
     LicenseFacts,
     ModelFacts,
     ReadCounts,
@@ -85,6 +87,19 @@ class AncestorFacts(Typed):
     """Digest of the state."""
 
 
+class ForgottenFacts(Typed):
+    """What a release has forgotten of the release before it."""
+
+    documents: Count
+    """Documents, a repeated one as often as it occurs."""
+    rows: Count
+    """Rows that hold filler in their place."""
+    tokens: Count
+    """Tokens that are filler now."""
+    why: str
+    """Why, in the word of who built it."""
+
+
 class Facts(Typed):
     """Everything that the papers of a release say."""
 
@@ -110,6 +125,8 @@ class Facts(Typed):
     """Software Heritage identifier of the code that built it."""
     ancestors: list[AncestorFacts] = Field(default=[])
     """What the trainings went on from, generation by generation; missing if they began with new weights."""
+    forgotten: ForgottenFacts | None = None
+    """What was forgotten of the release before it; missing if nothing was."""
 
 
 def gather(release: Release, read: ReadCounts) -> Facts:
@@ -129,8 +146,25 @@ def gather(release: Release, read: ReadCounts) -> Facts:
         cleaning=_cleaning(release),
         removed=_removed(release),
         swhid=release.manifest(Code).swhid,
-        **_if_any("ancestors", ancestor_facts(release, _models(release)[0])),
+        **_if_any("ancestors", _all_ancestors(release)),
+        **_forgotten(release),
     )
+
+
+def _all_ancestors(release: Release) -> list[AncestorFacts]:
+    """What the models went on from, without repetition: generation by generation, in the order of the models."""
+    chains = [ancestor_facts(release, name) for name in _models(release)]
+    found = [state for generation in zip_longest(*chains) for state in generation if state]
+    return [state for number, state in enumerate(found) if state not in found[:number]]
+
+
+def _forgotten(release: Release) -> dict[str, Any]:
+    """The key `forgotten`, if the release has a certificate."""
+    if path_of(Forgetting).as_posix() not in release.files:
+        return {}
+    said = release.manifest(Forgetting)
+    why = said.parameters.why
+    return {"forgotten": ForgottenFacts(documents=len(said.documents), rows=said.rows, tokens=said.ids, why=why)}
 
 
 def ancestor_facts(release: Release, model: str) -> list[AncestorFacts]:

@@ -12,7 +12,15 @@ from pathlib import Path
 from pipeline.base.console import progress
 from pipeline.base.errors import Differs, EverystepError
 from pipeline.base.files import atomic_writer, fresh_folder, list_files, sha256_file, write_bytes
-from pipeline.base.params import OPTIONAL, SECTION_OF_FORKS, SECTIONS, load_params, model_names, source_names
+from pipeline.base.params import (
+    OPTIONAL,
+    SECTION_OF_FORGETTING,
+    SECTION_OF_FORKS,
+    SECTIONS,
+    load_params,
+    model_names,
+    source_names,
+)
 from pipeline.base.paths import (
     DEDUPLICATED,
     DOCUMENTS,
@@ -36,6 +44,8 @@ from pipeline.formats.manifests import (
     KINDS,
     Coverage,
     Evaluated,
+    Forgetting,
+    Manifest,
     Parent,
     Released,
     Searchable,
@@ -69,6 +79,8 @@ REMOTE_CODE = Path("trainer/remote/modeling_everystep_openelm.py")
 COPIED = [Path("constraints.txt"), Path("LICENSE"), REMOTE_CODE]
 PER_SOURCE, PER_MODEL = stages_per("source"), stages_per("model")
 ONCE = [name for name in stages_per("release") if name != "release"]
+OF_SECTION: dict[str, type[Manifest]] = {SECTION_OF_FORKS: Parent, SECTION_OF_FORGETTING: Forgetting}
+"""The manifest that goes with a section that only some projects have."""
 BUILT = ("data", "runs", "results")
 COPY_SUFFIXES = (".jsonl", ".csv", ".json", ".yaml", ".md")
 
@@ -77,9 +89,10 @@ def release() -> None:
     """Assemble the release of the suite."""
     sources, models = source_names(), model_names()
     params = check_words(load_params(), sources, str(PARAMS)).release
-    is_fork = SECTION_OF_FORKS in load_params()
-    manifests = _manifests(sources, models) + [manifest_path("parent")] * is_fork
-    basis = take_basis(manifests, [*SECTIONS, *[SECTION_OF_FORKS] * is_fork])
+    own = [name for name in (SECTION_OF_FORKS, SECTION_OF_FORGETTING) if name in load_params()]
+    is_fork = SECTION_OF_FORKS in own
+    manifests = _manifests(sources, models) + [path_of(OF_SECTION[name]) for name in own]
+    basis = take_basis(manifests, [*SECTIONS, *own])
     trained = read_all_current(Trained, models)
     require_one_suite({name: manifest.parameters.to_json() for name, manifest in trained.items()})
     _require_own_rows(trained)

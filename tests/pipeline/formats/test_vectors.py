@@ -18,6 +18,7 @@ from pipeline.formats import (
     checkpoints,
     digests,
     documents,
+    forgotten,
     lines,
     manifests,
     order,
@@ -198,6 +199,14 @@ def _(case: Case, _: Path) -> None:
     assert filling.pieces(case["id"], case["text"]) == expected
     shares = case["share"], case["suffix_first_share"]
     assert second.fill_in_the_middle(case["id"], case["text"], case["seed"], *shares) == expected
+
+
+@checks("forgotten")
+def _(case: Case, _: Path) -> None:
+    found = forgotten.Forgotten(forgotten.as_spans(case["spans"]), 0)
+    assert b"".join(found.lines()).decode() == case["lines"]
+    spans = [dict(zip(("row", "start", "stop"), span, strict=True)) for span in case["spans"]]
+    assert "".join(second.canonical(span) + "\n" for span in spans) == case["lines"]
 
 
 @checks("packing")

@@ -153,7 +153,7 @@ def _counted(found: Count) -> str:
     if found.until is None:
         return f"{_number(found.places, 'place')} in the training rows"
     return (
-        f"read {_number(found.reads, 'time')} by {found.model} until step {found.until}, at {found.places_read:,} of "
+        f"read {_number(found.reads or 0, 'time')} by {found.model} until step {found.until}, at {found.places_read:,} of "
         f"{_number(found.places, 'place')}"
     )
 

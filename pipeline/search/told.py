@@ -153,8 +153,8 @@ def _counted(found: Count) -> str:
     if found.until is None:
         return f"{_number(found.places, 'place')} in the training rows"
     return (
-        f"read {_number(found.reads or 0, 'time')} by {found.model} until step {found.until}, at {found.places_read:,} of "
-        f"{_number(found.places, 'place')}"
+        f"read {_number(found.reads or 0, 'time')} by {found.model} until step {found.until}, "
+        f"at {found.places_read:,} of {_number(found.places, 'place')}"
     )
 
 

@@ -28,6 +28,7 @@ ALLOWED = {
         "pipeline.sources",
         "pipeline.blocks",
         "pipeline.release",
+        "pipeline.search",
         "pipeline.signing",
     },
     "pipeline.stages": {

@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.base.errors import Differs, EverystepError
-from pipeline.base.paths import SEARCH, TOKENS
+from pipeline.base.paths import SEARCH
 from pipeline.formats.lines import LineFile, Shard
 from pipeline.formats.manifests import Searchable, Tokens
-from pipeline.formats.rows import Rows
 from pipeline.formats.search_index import (
     NODE,
     Positions,
@@ -26,6 +25,7 @@ from pipeline.formats.search_index import (
     trees,
 )
 from pipeline.release.release import Release
+from pipeline.release.row_blocks import row_blocks
 from pipeline.search.index import open_index
 
 AT_ONCE = 1 << 20
@@ -40,25 +40,32 @@ def search_faults(release: Release) -> Iterator[str]:
         yield str(error)
         return
     manifest, tokens = release.manifest(Searchable), release.manifest(Tokens)
-    for shard in tokens.shards("train"):
-        release.file(TOKENS / shard.path)
-    rows = Rows(release.folder / TOKENS, tokens.shards("train"), tokens.width, tokens.vocabulary)
+    blocks = row_blocks(release, tokens, "train")
+    rest = np.empty((0, tokens.width), dtype=np.uint32)
     files = [manifest.shards(name) for name in ("ids", "nodes", "tables")]
     start = 0
     for ids, nodes, table in zip(*files, strict=True):
-        stop = start + ids.lines
-        yield from _faults(release, rows, start, stop, (ids, nodes, table))
-        start = stop
+        pieces, held = [rest], len(rest)
+        while held < ids.lines and (block := next(blocks, None)) is not None:
+            pieces.append(block)
+            held += len(block)
+        together = np.concatenate(pieces)
+        rows, rest = together[: ids.lines], together[ids.lines :]
+        if len(rows) < ids.lines:
+            yield f"{SEARCH / ids.path}: is of {ids.lines} rows, and only {len(rows)} are left"
+            return
+        yield from _faults(release, rows, tokens.vocabulary, start, (ids, nodes, table))
+        start += ids.lines
 
 
-def _faults(release: Release, rows: Rows, start: int, stop: int, files: tuple[Shard, Shard, Shard]) -> Iterator[str]:
-    """The faults of one shard, of the rows `start..stop`."""
-    width, size = rows.width, id_bytes(rows.vocabulary)
+def _faults(
+    release: Release, rows: NDArray[np.uint32], vocabulary: int, start: int, files: tuple[Shard, Shard, Shard]
+) -> Iterator[str]:
+    """The faults of one shard, of the rows from `start` on."""
+    width, size, stop = rows.shape[1], id_bytes(vocabulary), start + len(rows)
     paths = [release.file(SEARCH / file.path) for file in files]
     names = [SEARCH / file.path for file in files]
-    ids = np.empty((stop - start, width), dtype=np.uint16 if size == 2 else np.uint32)
-    for number in range(start, stop):
-        ids[number - start] = rows[number]
+    ids = rows.astype(np.uint16) if size == 2 else rows
     text = encode_ids(ids.ravel(), size)
     if paths[0].read_bytes() != text:
         yield f"{names[0]}: is not the ids of the rows {start} to {stop - 1}"

@@ -6,12 +6,11 @@ The losses themselves take the models; `everystep replay --evaluation` computes 
 from collections.abc import Iterator
 from itertools import islice
 
-from pipeline.base.paths import TOKENIZER, TOKENS
-from pipeline.formats.lines import LineFile
+from pipeline.base.paths import TOKENIZER
 from pipeline.formats.manifests import Evaluated, Tokens
-from pipeline.formats.rows import Row, decode_row
 from pipeline.formats.vocabulary import token_bytes
 from pipeline.release.release import Release
+from pipeline.release.row_blocks import row_blocks
 
 
 def evaluation_faults(release: Release) -> Iterator[str]:
@@ -22,18 +21,10 @@ def evaluation_faults(release: Release) -> Iterator[str]:
         evaluated = release.manifest(Evaluated, name)
         read = evaluated.parameters.rows
         if read not in counted:
-            rows = [sizes[row[1:]] for row in islice(_held_out(release, tokens), read)]
-            counted[read] = sum(row.size for row in rows), sum(int(row.sum()) for row in rows)
+            rows = (row for block in row_blocks(release, tokens, "validation") for row in block)
+            bytes_of = [sizes[row[1:]] for row in islice(rows, read)]
+            counted[read] = sum(row.size for row in bytes_of), sum(int(row.sum()) for row in bytes_of)
         said = {"targets": evaluated.targets, "bytes": evaluated.bytes}
         for (key, number), found in zip(said.items(), counted[read], strict=True):
             if number != found:
                 yield f"{evaluated.path}: {key} is {number}, the first {read} held-out rows have {found}"
-
-
-def _held_out(release: Release, tokens: Tokens) -> Iterator[Row]:
-    """Read the held-out rows in their order."""
-    for shard in tokens.shards("validation"):
-        path = release.file(TOKENS / shard.path)
-        with LineFile(path) as lines:
-            for number, line in enumerate(lines, 1):
-                yield decode_row(line, tokens.width, tokens.vocabulary, f"{path}:{number}")

@@ -29,6 +29,7 @@ from pipeline.audit.recompute.written import written_faults
 from pipeline.base.console import progress
 from pipeline.base.errors import EverystepError, well_shaped
 from pipeline.release.release import Release
+from pipeline.search.faults import search_faults
 
 MOST = 100
 """Faults of one kind that are listed: a swapped tokenizer makes one for every document."""
@@ -52,6 +53,7 @@ CHECKS: dict[str, Callable[[Release], Iterator[str]]] = {
     "order": order_faults,
     "tokenizer": tokenizer_faults,
     "texts of documents": text_faults,
+    "search index": search_faults,
     "first states": first_state_faults,
     "movements of the weights": movement_faults,
     "evaluations": evaluation_faults,

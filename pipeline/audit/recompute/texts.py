@@ -4,7 +4,7 @@ Documents follow one another in the stream of ids, each with one end token. A do
 is turned back first. The text must have the `text_sha256` and the `bytes` of the index, and its ids must be those that
 the released tokenizer gives it (`pipeline.blocks.byte_pairs`). No two documents are the same text in lower case, blanks
 aside: dedup would have removed one. Of a document that ends in the dropped tail, the rows hold only the beginning, and
-nothing is checked.
+of a forgotten one nothing; neither is checked here.
 """
 
 import hashlib
@@ -15,16 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.audit.recompute.columns import Keys, index_batches, index_path, joined, repeated
-from pipeline.base.files import safe_join
 from pipeline.base.paths import SPLITS, TOKENIZER, TOKENS
 from pipeline.blocks.byte_pairs import BytePairs, is_known
 from pipeline.blocks.fill_in_the_middle import Filling
 from pipeline.formats.canonical import parse
-from pipeline.formats.lines import LineFile
 from pipeline.formats.manifests import Tokens
-from pipeline.formats.rows import read_written_rows
+from pipeline.formats.rows import DocumentIndex
 from pipeline.formats.vocabulary import FILL_MIDDLE, FILL_PREFIX, FILL_SUFFIX, special_token, token_texts
+from pipeline.release.forgetting import forgotten_of
 from pipeline.release.release import Release
+from pipeline.release.row_blocks import row_blocks
 
 Ids = NDArray[np.uint32]
 NAMED = ["id", "text_sha256", "num_tokens", "bytes"]
@@ -70,12 +70,13 @@ def _split(release: Release, tokens: Tokens, split: str, folded: list[Keys]) -> 
     """The faults of a split. The keys of its folded texts are added to `folded`, one for each line of the index."""
     tokenizer = _tokenizer(release, tokens, split)
     where, stream = index_path(split), _Stream(release, tokens, split)
+    forgotten = iter(_forgotten(release, tokens) if split == "train" else ())
     for batch in index_batches(release, split, NAMED):
         keys: list[bytes] = []
         ids, digests, counts, sizes = (batch.column(name).to_pylist() for name in NAMED)
         for id, sha256, count, size in zip(ids, digests, counts, sizes, strict=True):
             own = stream.take(count)
-            if own is None:
+            if own is None or next(forgotten, False):
                 keys.append(_key(id))  # in place of a text that nobody has
                 continue
             is_filled = tokenizer.filling is not None and tokenizer.filling.chooses(id)
@@ -99,11 +100,20 @@ def _split(release: Release, tokens: Tokens, split: str, folded: list[Keys]) -> 
         yield f"{where}: covers {stream.end:,} ids, which are not the {told} of {tokens.path}"
 
 
+def _forgotten(release: Release, tokens: Tokens) -> list[bool]:
+    """Whether each training document, in the order of the index, is gone from the rows; empty if none is."""
+    lost = forgotten_of(release)
+    if lost is None:
+        return []
+    found: list[bool] = DocumentIndex(release.file(index_path("train")), tokens.width).having(lost.spans).tolist()
+    return found
+
+
 class _Stream:
     """The ids of a split in the order of its rows. Holds a frame, or a document if that is longer."""
 
     def __init__(self, release: Release, tokens: Tokens, split: str) -> None:
-        self._blocks = _blocks(release, tokens, split)
+        self._blocks = (rows.reshape(-1) for rows in row_blocks(release, tokens, split))
         self._rest: Ids = np.empty(0, dtype=np.uint32)
         self.end = 0
         """Ids that were asked for."""
@@ -119,14 +129,6 @@ class _Stream:
             self._rest = np.concatenate(pieces)
         found, self._rest = self._rest[:number], self._rest[number:]
         return found if len(found) == number else None
-
-
-def _blocks(release: Release, tokens: Tokens, split: str) -> Iterator[Ids]:
-    for shard in tokens.shards(split):
-        path = safe_join(TOKENS, shard.path).as_posix()
-        with LineFile(release.file(path)) as file:
-            for frame in file.frames():
-                yield read_written_rows(frame, tokens.width, tokens.vocabulary, path).reshape(-1)
 
 
 def _tokenizer(release: Release, tokens: Tokens, split: str) -> _Tokenizer:

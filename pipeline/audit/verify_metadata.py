@@ -24,7 +24,7 @@ from pipeline.formats import checkpoints as ck
 from pipeline.formats.release import ROOT, SUMS
 from pipeline.release.mirror import fetch_small
 from pipeline.release.release import Release
-from pipeline.release.rungs import FRAGMENT, NOBODY, voucher
+from pipeline.release.rungs import FRAGMENT, NOBODY, Rung, voucher
 from pipeline.stores.store import Listed
 
 
@@ -61,6 +61,7 @@ class MetadataReport:
             yield f"{address}: {len(self.faults):,} faults; this is not the release that was published"
         else:
             yield f"{address}: the metadata agree: {self.name} {self.version}, {amount}"
+            yield f"{Rung.CONSISTENT.title}, of the small files alone"
             yield f"not read: {self.unread:,} files of rows, tables and tensors; verify without --metadata reads them"
         yield f"sha256 of release.json: {self.root_sha256}"
         yield f"vouched for by {self.vouched or NOBODY}"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -21,14 +22,19 @@ from pipeline.audit.agreement import disagreements
 from pipeline.audit.chain import chain_faults
 from pipeline.audit.recompute.table import recomputed_faults
 from pipeline.base.files import sha256_file, write_bytes
+from pipeline.base.paths import SEARCH
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.canonical import parse, pretty
 from pipeline.formats.documents import id_hash
 from pipeline.formats.lines import LineFile, write_lines
+from pipeline.formats.manifests import Tokens
 from pipeline.formats.release import ROOT, SUMS
+from pipeline.formats.search_index import write_index_shard
 from pipeline.formats.tables import REPLACED, removal, replacement, write_table
 from pipeline.release.release import Release
+from pipeline.release.row_blocks import row_blocks
 from pipeline.release.rungs import Rung
+from pipeline.stages.search import sorted_suffixes
 from tests.pipeline.audit.forging import (
     TOKENIZER,
     TOKENS,
@@ -49,7 +55,7 @@ from tests.pipeline.audit.forging import (
     texts,
     unread,
 )
-from tests.releases import checkpoint, copied, everystep, read_json, reseal_sums, write_json
+from tests.releases import checkpoint, copied, everystep, read_json, reseal_sums, unsealed, write_json
 
 RECOMPUTED, REBUILT = Rung.RECOMPUTED, Rung.REBUILT
 TRAIN, VALIDATION = f"{TOKENS}/train.parquet", f"{TOKENS}/validation.parquet"
@@ -177,6 +183,16 @@ def lines_exchanged(release: Path) -> None:
         placed(lines, 33)
 
     edit_index(release, swap)
+
+
+def hidden_from_search(release: Path) -> None:
+    """Sort the rows without the beginning of one: no question finds it."""
+    found = unsealed(release)
+    tokens = found.manifest(Tokens)
+    rows = np.concatenate([*row_blocks(found, tokens, "train")]).astype(np.uint16)
+    rows[3, :9] = tokens.end_token
+    suffixes = sorted_suffixes(rows, tokens.vocabulary)
+    write_index_shard(release / SEARCH, "000000", rows.ravel(), suffixes, tokens.width, tokens.vocabulary)
 
 
 def tail_grown(release: Path) -> None:
@@ -648,6 +664,7 @@ FORGERIES = [
     Forgery("the border between two documents moved", RECOMPUTED, border_moved, TRAIN),
     Forgery("bytes moved between two documents", RECOMPUTED, bytes_moved, "its rows hold"),
     Forgery("two documents exchanged in the index", RECOMPUTED, lines_exchanged, "in the order of the hashes"),
+    Forgery("a row hidden from search", RECOMPUTED, hidden_from_search, "000000.ids: is not the ids of the rows"),
     Forgery("another dropped tail", RECOMPUTED, tail_grown, "dropped ids"),
     Forgery("an index that ends before the rows", RECOMPUTED, index_cut, VALIDATION),
     Forgery("another held-out document", RECOMPUTED, other_held_out_document, "puts it into the other split"),

@@ -81,7 +81,7 @@ def _identity(evidence: Evidence, words: Disclosures) -> list[Part]:
                 ),
                 ("Release date", Word(words.published)),
                 ("Union market release date", Word(words.union_market)),
-                ("Model dependencies", ancestors or "N/A: every training began with new weights."),
+                ("Model dependencies", ancestors or "N/A: every training began with randomly initialized weights."),
             ],
         )
     ]

@@ -13,7 +13,7 @@ from pipeline.release.disclosures.evidence import Evidence
 from pipeline.release.words import Disclosures
 
 CODE_LICENSE = "Apache-2.0"
-"""Of the code that `manifests/code.json` lists, which is Everystep's."""
+"""Licence of the code that `manifests/code.json` lists, which is Everystep's."""
 LISTED = "SHA-256 of each file of this code, and the Software Heritage identifier of all"
 LAWS, NOTICES = "LICENSE", "NOTICE"
 

@@ -9,7 +9,7 @@ from pipeline.release.disclosures.forms import CALIFORNIA, DATASET, EU, Part
 from pipeline.release.disclosures.summary import SIZES, Tree, summary
 from pipeline.release.disclosures.word import Markdown, Word, mark, told
 
-PREFACE = """Every file of this release, this one included, is digested in `release.json`, and `everystep verify`
+PREFACE = """The digests of all files of this release, this one included, are in `release.json`, and `everystep verify`
 renders this text again from the manifests and compares it. **What is marked {mark} is declared in `params.yaml`;
 everything else is computed from the manifests.** A field for which nothing was declared says so."""
 
@@ -18,10 +18,10 @@ def write_training_content(evidence: Evidence) -> bytes:
     """The summary by the template for Article 53(1)(d) of the AI Act."""
     head = [
         "# Public Summary of Training Content for General-Purpose AI models",
-        "required by Article 53(1)(d) of Regulation (EU) 2024/1689 (AI Act), by the template of 24 July 2025",
+        "required by Article 53(1)(d) of Regulation (EU) 2024/1689 (AI Act), following the template of 24 July 2025",
         PREFACE.format(mark=mark(evidence.release.publisher)),
-        "The same facts for programs are in [training-content.json](training-content.json); other disclosures are in "
-        "[the folder of this file](.), the card is [README.md](../README.md).",
+        "The same facts for programs are in [training-content.json](training-content.json), other disclosures in "
+        "[the same folder](.); the card is [README.md](../README.md).",
     ]
     return _page(head, EU, evidence)
 
@@ -32,7 +32,7 @@ def write_ab2013(evidence: Evidence) -> bytes:
     release = evidence.release
     head = [
         "# Training Data Transparency",
-        "by California's AB 2013 (Civil Code, section 3111), in the order of its twelve items",
+        "required by California's AB 2013 (Civil Code, section 3111), in the order of its twelve items",
         PREFACE.format(mark=mark(release.publisher)),
         f"Developer: {told(Word(release.publisher), release.publisher)}. "
         f"Systems: the models {escaped(models)} of {escaped(release.name)} {escaped(release.version)}.",

@@ -12,14 +12,14 @@ UNION = {
 }  # fmt: skip
 """Official languages of the European Union, by their codes of ISO 639-1."""
 CAUSES = {
-    "cap": "beyond that limit, chosen by a hash of their names",
+    "cap": "beyond that limit, chosen by a hash of the name",
     "gopher_quality": "too short, or with too few common words or too many symbols",
     "gopher_repetition": "with too many repeated lines or phrases",
     "c4": "by the rules of C4",
     "fineweb": "by the rules of FineWeb",
     "language": "in another language",
-    "contamination": "that share a passage with an evaluation set",
-    "duplicates": "that are exact or near duplicates",
+    "contamination": "sharing a passage with an evaluation set",
+    "duplicates": "exact or near duplicates",
     "held_out": "held out for evaluation",
 }
 """Cap, step of cleaning and the rest → documents that it left out, for a person."""
@@ -28,12 +28,12 @@ CAUSES = {
 def cleaning(evidence: Evidence) -> str:
     """What each step of cleaning did, and what deduplication removed."""
     steps = [
-        f"{step.step} saw {step.documents:,} documents, rewrote {step.rewritten:,} and removed "
+        f"the step {step.step} was given {step.documents:,} documents, rewrote {step.rewritten:,} and removed "
         f"{sum(step.removed.values()):,}"
         for step in evidence.cleaning
     ]
     kinds = [f"{reason.replace('_', ' ')} {number:,}" for reason, number in evidence.removed["dedup"].items()]
-    return f"{'; '.join(steps)}; deduplication removed, by kind: {', '.join(kinds) or 'none'}."
+    return f"In this order: {'; '.join(steps)}; deduplication removed, by kind: {', '.join(kinds) or 'none'}."
 
 
 def personal_data(evidence: Evidence) -> str:
@@ -43,8 +43,8 @@ def personal_data(evidence: Evidence) -> str:
         return "No step looked for personal data."
     kinds = ", ".join(f"{kind} {number:,}" for kind, number in found[0].counts.items()) or "none"
     return (
-        f"Personal data found by pattern and replaced in {found[0].rewritten:,} of {found[0].documents:,} documents, "
-        f"by kind: {kinds}. Names of people were not looked for."
+        f"Personal data was found by pattern and replaced in {found[0].rewritten:,} of {found[0].documents:,} "
+        f"documents, by kind: {kinds}. Names of people were not looked for."
     )
 
 
@@ -60,15 +60,15 @@ def languages(evidence: Evidence) -> str:
 
 
 def selection(source: SourceFacts, artefact: ArtefactFacts) -> str:
-    """How a part of a source was chosen, in numbers."""
+    """How much of a source was taken, and why the rest was not, in numbers."""
     parts = [f"{number:,} {CAUSES.get(cause, cause)}" for cause, number in artefact.removed.items()]
-    left_out = f"; left out were {', '.join(parts)}" if parts else ""
+    left_out = f"; left out: {'; '.join(parts)}" if parts else ""
     limit = f"; the limit was {artefact.cap_bytes:,} bytes of text" if artefact.cap_bytes else ""
     return f"{source.documents:,} of {source.documents_found:,} documents used{limit}{left_out}"
 
 
 def dependencies(evidence: Evidence) -> str:
     if not evidence.ancestors:
-        return "None: every training began with new weights."
+        return "None: every training began with randomly initialized weights."
     first = evidence.ancestors[0]
     return f"{first.release} {first.version} {first.model} at step {first.step:,}, and what that went on from."

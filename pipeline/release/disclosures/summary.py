@@ -194,7 +194,8 @@ def _california(evidence: Evidence, words: Disclosures) -> Tree:
             "includes_public_domain_content": bool(domain),
             "additional_comments": "Licences of the documents: "
             + ", ".join(f"{row.license} {percent(row.share)}" for row in evidence.licenses)
-            + " of the tokens. Which of them leave no right reserved follows from their SPDX identifiers.",
+            + f" of the tokens. Content under {', '.join(PUBLIC_DOMAIN[:-1])} or {PUBLIC_DOMAIN[-1]} counts as in "
+            + "the public domain, all other content as copyrighted.",
         },
         "includes_personal_information": Word(words.personal_information),
         "includes_aggregate_consumer_information": Word(words.consumer_information),

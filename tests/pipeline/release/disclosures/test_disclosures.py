@@ -118,7 +118,7 @@ def test_a_fork_names_the_model_that_it_went_on_from(declared: Evidence) -> None
     assert "**Model dependencies:** theirs 2 m at step 64" in write_training_content(fork).decode()
     assert f"theirs 2 m at step 64, state {parent.state_digest}" in write_model_form(fork).decode()
     assert yaml.safe_load(write_openness(fork))["release"]["origin"] == "theirs"
-    assert "None: every training began with new weights" in write_training_content(declared).decode()
+    assert "None: every training began with randomly initialized weights" in write_training_content(declared).decode()
 
 
 def test_a_data_set_too_small_for_the_list_is_described_in_a_sentence(declared: Evidence) -> None:

@@ -57,7 +57,7 @@ def _require_utf8(text: str | None) -> str | None:
 
 
 def _require_all_utf8(texts: list[str] | None) -> list[str] | None:
-    """Refuse texts of which one is not UTF-8."""
+    """Refuse a list with a text that is not UTF-8."""
     return [text for text in texts if _require_utf8(text)] if texts else texts
 
 
@@ -355,31 +355,31 @@ def fork(
 def forget(
     address: Address,
     document: Annotated[
-        list[str] | None, typer.Option(help="Id of a document; may be repeated.", callback=_require_all_utf8)
+        list[str] | None, typer.Option(help="Id of a document to forget; may be repeated.", callback=_require_all_utf8)
     ] = None,
     source: Annotated[
-        list[str] | None, typer.Option(help="Name of a source; may be repeated.", callback=_require_all_utf8)
+        list[str] | None, typer.Option(help="Name of a source to forget; may be repeated.", callback=_require_all_utf8)
     ] = None,
     match: Annotated[
-        str | None, typer.Option(help="Text: every training document that contains it.", callback=_require_utf8)
+        str | None, typer.Option(help="Forget every training document that contains this.", callback=_require_utf8)
     ] = None,
     why: Annotated[
-        str | None, typer.Option(help="With --out, the reason; the certificate holds it.", callback=_require_utf8)
+        str | None, typer.Option(help="With --out: the reason, for the certificate.", callback=_require_utf8)
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder to create for the project that forgets; its name is that of the release."),
+        typer.Option(help="Folder to create for the project that forgets; the new release gets its name."),
     ] = None,
     compare: Annotated[
         str | None,
-        typer.Option(help="Release that has forgotten documents of this one: compute its certificate again."),
+        typer.Option(help="Successor that has forgotten documents of this release: check its certificate."),
     ] = None,
     add_note: Annotated[
-        bool, typer.Option("--notice", help="With --compare, if it is right: write notices/forgotten.json here.")
+        bool, typer.Option("--notice", help="With --compare, if that is right: write notices/forgotten.json here.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Print what some documents touch and what it costs to forget them; with --out, create the project that does."""
+    """Print what some documents touch and what forgetting them costs; with --out, create the project that forgets."""
     from pipeline.audit import forget as forgetting
 
     if (why is not None and not out) or (add_note and compare is None):
@@ -532,10 +532,10 @@ def lint(
     ],
     weights: Annotated[
         tuple[str, str] | None,
-        typer.Option(help="Two checkpoints, by name or step: how far did weights move between them? Reads both."),
+        typer.Option(help="Two checkpoints, by name or step, the earlier first: how far weights moved. Reads both."),
     ] = None,
     recipe: Annotated[
-        Path | None, typer.Option(help="With --weights: recipe of the training, as those in recipes/.")
+        Path | None, typer.Option(help="With --weights: recipe of the training, such as those in recipes/.")
     ] = None,
     peak_rate: Annotated[
         float | None, typer.Option(min=0, help="With --weights: the highest learning rate of the training.")
@@ -545,7 +545,7 @@ def lint(
         typer.Option(min=0, max=1, help="With --weights: beta2 of AdamW (default: the recipe's, or 0.95)."),
     ] = None,
     updates: Annotated[
-        int | None, typer.Option(min=1, help="With --weights: updates between them, where steps are no updates.")
+        int | None, typer.Option(min=1, help="With --weights: updates between the two, if steps do not count them.")
     ] = None,
     links: Annotated[bool, typer.Option("--links", help="Ask every file of weights for its first byte.")] = False,
     report: Annotated[bool, typer.Option("--report", help="Print Markdown, ready for a bug report.")] = False,
@@ -563,7 +563,7 @@ def lint(
         raise EverystepError("lint: give either --report or --json")
     if weights is None and any(value is not None for value in (recipe, peak_rate, beta2, updates)):
         raise EverystepError(
-            "lint: --recipe, --peak-rate, --beta2 and --updates are about --weights; name two checkpoints"
+            "lint: --recipe, --peak-rate, --beta2 and --updates need --weights; name two checkpoints with it"
         )
     if recipe is not None and beta2 is not None:
         raise EverystepError("lint: give either --recipe or --beta2; a recipe has its own")
@@ -875,7 +875,7 @@ def trace(
     if (step is None) == (document is None):
         raise EverystepError("trace: give either --step or --document")
     if text and step is None:
-        raise EverystepError("trace: --text is the text of a step; give --step")
+        raise EverystepError("trace: --text prints the rows of a step; give --step too")
     release = _open_release(address, follow_links)
     if text and step is not None:
         _trace_text(release, model, step, as_json)
@@ -916,16 +916,14 @@ def _trace_text(release: "Release", model: str, step: int, as_json: bool) -> Non
                 f"--- sample {row.sample}, row {row.row}, ids {piece.start}..{piece.stop}: {piece.id} ({piece.license})"
             )
             _say(piece.text)
-    note(
-        "decoded: all ids of these rows; the first is no target, the last no input; bytes that are no UTF-8 are U+FFFD"
-    )
+    note("all ids are decoded: the first of a row is only an input, the last only a target; bytes not UTF-8 are U+FFFD")
 
 
-Query = Annotated[str | None, typer.Argument(metavar="[TEXT]", help="A text.", callback=_require_utf8)]
-Ids = Annotated[str | None, typer.Option(help="Ids in the place of a text, such as 17,4,256.")]
-Until = Annotated[int | None, typer.Option(help="Count only what the model had read at this step.")]
+Query = Annotated[str | None, typer.Argument(metavar="[TEXT]", help="The text.", callback=_require_utf8)]
+Ids = Annotated[str | None, typer.Option(help="Token ids instead of a text, such as 17,4,256.")]
+Until = Annotated[int | None, typer.Option(help="Count only what the model had read by this step.")]
 SearchedModel = Annotated[
-    str | None, typer.Option("--model", help="Name of a model, where --until needs one.", callback=_require_utf8)
+    str | None, typer.Option("--model", help="Name of a model, for --until.", callback=_require_utf8)
 ]
 Limit = Annotated[int, typer.Option(min=1, max=1000, help="Number of lines to show.")]
 
@@ -993,17 +991,15 @@ def explain(
         str | None,
         typer.Option(help="A text that the model continues; what it writes is explained.", callback=_require_utf8),
     ] = None,
-    step: Annotated[
-        int | None, typer.Option(help="Step of the checkpoint that is asked about (default: the last).")
-    ] = None,
-    tokens: Annotated[int, typer.Option(min=1, help="With --prompt: tokens to write, the most likely ones.")] = 64,
+    step: Annotated[int | None, typer.Option(help="Step of the checkpoint (default: the last).")] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="With --prompt: number of tokens to write.")] = 64,
     density: Annotated[float, typer.Option(min=0, max=1, help="Spans to show for each token of the text.")] = 0.05,
-    most_places: Annotated[int, typer.Option(min=0, help="Leave out spans at more places; 0: none.")] = 10,
+    most_places: Annotated[int, typer.Option(min=0, help="Leave out spans at more places; 0: no limit.")] = 10,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Places to show for each span.")] = 10,
     follow_links: FollowLinks = False,
     as_json: Json = False,
 ) -> None:
-    """Print which spans of a text stand in the rows that a checkpoint had read: documents, licences, counts, steps."""
+    """Print which spans of a text are in the rows that a checkpoint had read: documents, licences, counts, steps."""
     from pipeline.search.explain import Rules
     from pipeline.search.query import encoded
     from pipeline.search.timeline import timeline_of
@@ -1109,7 +1105,7 @@ def replay(
     release = Release.open(address)
     if evaluation:
         if start is not None or stop is not None:
-            raise EverystepError("replay: --evaluation is of all checkpoints; leave out --from and --to")
+            raise EverystepError("replay: --evaluation covers all checkpoints; leave out --from and --to")
         _replay_evaluation(release, model, as_json)
         return
     if model is None or start is None or stop is None:
@@ -1176,16 +1172,16 @@ def transcript(
 @app.command()
 def dispute(
     a: Annotated[str | None, typer.Argument(help="Release, project or transcript of one side.")] = None,
-    b: Annotated[str | None, typer.Argument(help="The same of the other side.")] = None,
+    b: Annotated[str | None, typer.Argument(help="The same for the other side.")] = None,
     model: OnlyModel = None,
     release: Annotated[
-        str | None, typer.Option(help="Release whose step this machine trains, where neither side is one.")
+        str | None, typer.Option(help="Release whose step this machine trains, if neither side is one.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="File to write the evidence into.")] = None,
-    check: Annotated[Path | None, typer.Option(help="Evidence to check, in place of two sides.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write the evidence to.")] = None,
+    check: Annotated[Path | None, typer.Option(help="File of evidence to check, instead of two sides.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Narrow the difference of two runs to one operator, or check the evidence of that."""
+    """Narrow the difference between two runs to one operator, or check the evidence for it."""
     from dataclasses import asdict
 
     from pipeline.formats.transcript import Transcript
@@ -1197,7 +1193,7 @@ def dispute(
     if check is not None:
         _check_evidence(check, reference, as_json)
     if a is None or b is None:
-        raise EverystepError("dispute: give two releases or transcripts, or --check EVIDENCE")
+        raise EverystepError("dispute: give two sides, each a release, a project or a transcript, or --check EVIDENCE")
     opened = [sides.open_side(side) for side in (a, b)]
     names = [side.head.model for side in opened if isinstance(side, Transcript)]
     if model is None:
@@ -1273,7 +1269,7 @@ def _check_evidence(path: Path, release: "Release | None", as_json: bool) -> Non
         _say(f"right: {verdict.right}")
         if verdict.right == "both":
             names = f"A {operation.operator}, B {evidence.b.operation.operator}"
-            _say(f"they applied different operators, each as it says: {names}; the code of the run says which it is")
+            _say(f"each computed its own operator right ({names}); the code of the run decides which one it is")
     sys.exit(0 if verdict.right in ("A", "B") else 1)
 
 
@@ -1289,7 +1285,7 @@ def audit(
         list[str] | None, typer.Option(help="Model to choose from; may be repeated (default: all).")
     ] = None,
     key: Annotated[Path | None, typer.Option(help="Private key, to sign a receipt with.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of receipts to add it to.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to add the receipt to.")] = None,
     passphrase_file: Annotated[
         Path | None, typer.Option(help="File with the passphrase of the key (default: ask, if it has one).")
     ] = None,
@@ -1495,7 +1491,8 @@ def _tell(found: dict[str, Any]) -> str:
         return f"{found['id']}: held out for validation; no step saw it"
     where = " and ".join(f"rows {start} to {stop - 1}" for start, stop in found["rows"] if start < stop)
     if found.get("forgotten"):
-        return f"{found['id']}: forgotten; {where or 'its place'} hold filler in its place, and no step has read it"
+        place = f"its place in {where}" if where else "its place"
+        return f"{found['id']}: forgotten; {place} holds filler, and no step has read it"
     if not where:
         return f"{found['id']}: was in the last, incomplete row, which is dropped; no step saw it"
     begun_at = found.get("begun_at")

@@ -73,7 +73,7 @@ class Touched:
 def touched(release: Release, documents: Collection[str], sources: Collection[str], text: str | None) -> Touched:
     """What the release has of the documents with these ids or sources, and of those that contain the text.
 
-    An unknown id or source, and a choice of which the training rows have nothing, is an error.
+    An unknown id or source is an error, and so is a choice that the training rows hold nothing of.
     """
     if not documents and not sources and text is None:
         raise EverystepError("forget: give --document, --source or --match")
@@ -129,8 +129,8 @@ def _chosen(
 def containing(release: Release, split: str, index: DocumentIndex, text: str) -> Bools:
     """Mark the documents whose ids, decoded, contain a text, byte for byte; shape (documents,).
 
-    Special tokens, which are no text, are skipped. A document with fill-in-the-middle is read as it is in the rows, and
-    of one that the end of the rows cuts, what is in them.
+    Special tokens, which are not text, are skipped. A document with fill-in-the-middle is read as it is in the rows;
+    of one that the end of the rows cuts, what is in them is read.
     """
     if not text:
         raise EverystepError("--match: every document contains the empty text; give a longer one")
@@ -177,7 +177,7 @@ def _nothing(forgotten: list[str], held_out: list[str], removed: list[str], abou
 
 def compare(release: Release, successor: Release) -> list[str]:
     """What is wrong with the certificate of a successor, as faults: all of it is computed again, and its rows are made
-    from those of the release that it was made from."""
+    again from those of the release before it."""
     if path_of(Forgetting).as_posix() not in successor.files:
         raise EverystepError(f"{successor.address}: has no {path_of(Forgetting)}; it has forgotten nothing")
     if (made_from := successor.manifest(Parent).parameters.release_sha256) != root_sha256(release):

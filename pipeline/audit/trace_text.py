@@ -2,7 +2,7 @@
 
 A release ships ids, not texts. What a reader sees here is what the model saw, as far as characters show it: every id
 of a row but the last is an input, every id but the first a target, pieces of fill-in-the-middle are in their changed
-order, and bytes that are no UTF-8, since a row may cut a character, become U+FFFD.
+order, and bytes that are not UTF-8, since a row may cut a character, become U+FFFD.
 """
 
 from collections.abc import Sequence

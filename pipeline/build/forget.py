@@ -3,9 +3,8 @@
 The new repository is a fork (`pipeline.build.fork`) of every model of the release, each from the same step: the last
 that has seen nothing of the documents. Its section `forget` names them, and its stage `parent` brings the rows with
 filler in their place. So `make release` trains only what came after, and builds a release that proves what it went on
-from, with the certificate `manifests/forgotten.json`.
-
-`NOTICES/KEY.json` in it is for the publisher of the release before: see `pipeline.formats.notices`.
+from, with the certificate `manifests/forgotten.json`. The publisher of the old release tells its readers by a notice
+(`pipeline.release.notices`).
 """
 
 from collections.abc import Sequence
@@ -60,7 +59,7 @@ def successor(
     `root`. `states` are those that its models go on from. It appears whole or not at all."""
     refuse_taken(folder)
     if not why.strip():
-        raise EverystepError("--why: say in a few words why it is forgotten; the certificate holds it")
+        raise EverystepError("--why: say in a few words why these documents are forgotten; the certificate holds it")
     made = Successor(
         folder=folder,
         release=release.name,
@@ -91,7 +90,7 @@ def successor(
 def _params(made: Successor, address: str, release: Release, forget: dict[str, Any]) -> dict[str, Any]:
     """`params.yaml` as a tree."""
     parents = release.params()
-    title = f"{made.release} {made.version} without what it was asked to forget"
+    title = f"{made.release} {made.version} without some documents"
     words = parents["release"] | {"name": made.folder.name, "version": "0.1", "title": title, "publisher": NOBODY}
     check(ReleaseParams, words, f"{made.folder / PARAMS}: release")
     own: dict[str, Any] = {
@@ -113,8 +112,8 @@ The release {made.release} {made.version} without the documents in the section `
 `everystep forget`.
 
 Rows keep their places, with filler where the documents were, and the models train again from their last states that
-have seen nothing of them: {states}. `params.yaml` says who publishes it, and where the release before is:
-`release.json` there must have the SHA-256 {made.release_sha256}. Then:
+have seen nothing of them: {states}. Say in `params.yaml` who publishes this release; `parent_address` there is
+where the old one is, and its `release.json` must have the SHA-256 {made.release_sha256}. Then:
 
 ```bash
 make setup && source .venv/bin/activate

@@ -52,7 +52,7 @@ class Build:
 
     @property
     def lacks(self) -> tuple[str, ...]:
-        """Stages of which a side of this kind has nothing."""
+        """Stages that a side of this kind never has."""
         return NOT_IN_PROJECTS
 
     @property

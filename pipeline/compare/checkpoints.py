@@ -357,7 +357,7 @@ class _File:
 
 
 class _FarFile(_File):
-    """Tensors of a file elsewhere, of which the header is here."""
+    """Tensors of a file elsewhere, whose header is here."""
 
     def __init__(self, window: Window, closing: ExitStack) -> None:
         super().__init__(closing.enter_context(TensorFile(window.path, any_dtype=True)))

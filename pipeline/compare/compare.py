@@ -140,7 +140,7 @@ def _is_unknown(stage: str) -> bool:
 
 
 def _tokenizer(a: Build, b: Build, findings: Findings) -> None:
-    """Keys of `tokenizer.json`, of which the vocabulary and the merges are most."""
+    """Keys of `tokenizer.json`, most of which are the vocabulary and the merges."""
     path = TOKENIZER.as_posix()
     for files in files_of_both(a, b, [path], findings):
         left, right = (parse(file.read_bytes(), file) for file in files)
@@ -241,7 +241,7 @@ def _by_path(entry: Json) -> Json:
 
 
 def _other_manifests(a: Build, b: Build) -> Iterator[Difference]:
-    """Files below `manifests/` of two projects that are no stage's."""
+    """Files below `manifests/` of two projects that no stage writes."""
     for path in sorted(path for path in {*a.manifests, *b.manifests} if stage_of(path) is None):
         if a.manifests.get(path) != b.manifests.get(path):
             yield Difference(kind="file", where=path, only_in=only_in(path in a.manifests, path in b.manifests))

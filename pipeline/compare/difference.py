@@ -71,7 +71,7 @@ class Findings:
                 self._causes.add(name)
 
     def add_counted(self, kind: str, count: int, first: Iterable[Difference]) -> None:
-        """Count differences of which only the first are at hand."""
+        """Count differences when only the first ones are at hand."""
         if count:
             found = self.kinds.setdefault(kind, Found())
             found.count += count

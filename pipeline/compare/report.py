@@ -223,7 +223,7 @@ def _tensor_table(title: str, tensors: list[TensorDifference], most: int) -> Ite
 
 
 def _by_distance(tensor: TensorDifference) -> tuple[float, str]:
-    """Those that moved farthest first, before them those whose distance is no number."""
+    """Those that moved farthest first, and before them those whose distance is not a number."""
     return -math.inf if tensor.moved is None else -tensor.moved, tensor.name
 
 

@@ -1,9 +1,9 @@
 """Stages that came out differently, in the order of the pipeline, each with its reasons.
 
 A stage is a function of its code, its pins, its sections of `params.yaml` or its recipe, and its inputs, and all of
-these have digests on both sides. So a stage whose own ones differ is a cause; one of which only the inputs differ, or
-whose reasons were found before, follows; and if all are the same, nothing that is recorded explains the difference. A
-stage with other code and the same result is none of these.
+these have digests on both sides. So a stage whose own code, pins or sections
+differ is a cause; one of which only the inputs differ, or whose reasons were found before, follows; and if all are the
+same, nothing that is recorded explains the difference. A stage with other code and the same result is none of these.
 """
 
 import hashlib

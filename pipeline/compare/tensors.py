@@ -50,7 +50,7 @@ class TensorDifference:
     differ: int | None = None
     """How many of them differ."""
     largest: Number | None = None
-    """Largest distance of two numbers; `nan` if one of them is no number, and the other is another thing."""
+    """Largest distance between two numbers; `nan` if one of the two is NaN and the other is not."""
     largest_at: list[int] | None = None
     """Its place."""
     moved: float | None = None

@@ -1,6 +1,6 @@
 """Trainings of one name: the first step whose line of the log differs, the stored states that differ, the evaluations.
 
-Steps that only one side has because it goes on from a state of the other (a fork) are no difference.
+Steps that only one side has because it goes on from a state of the other (a fork) do not count as differences.
 """
 
 from collections.abc import Iterator

@@ -34,7 +34,7 @@ def listed(ids: str) -> list[int]:
     parts = [part.strip() for part in ids.split(",")] if ids.strip() else []
     if wrong := [part for part in parts if not (part.isascii() and part.isdigit() and len(part) < 20)]:
         raise EverystepError(
-            f"{OPTION}: {wrong[0]!r:.100} is no id; write numbers with commas between, such as 17,4,256"
+            f"{OPTION}: {wrong[0]!r:.100} is not an id; write numbers with commas between, such as 17,4,256"
         )
     return [int(part) for part in parts]
 
@@ -60,7 +60,7 @@ class Texts:
         self._texts = token_texts(release.file(TOKENIZER))
 
     def text(self, ids: Sequence[int]) -> str:
-        """The text that ids encode; special tokens have none, and bytes that are no UTF-8 become U+FFFD."""
+        """The text that ids encode; special tokens have none, and bytes that are not UTF-8 become U+FFFD."""
         return b"".join(self._texts[id] for id in ids).decode(errors="replace")
 
     def quoted(self, ids: Sequence[int], between: str = "") -> str:

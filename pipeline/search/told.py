@@ -81,7 +81,7 @@ def tell_next(release: Release, asked: Question) -> Told:
     texts = Texts(release)
     lines = _about(release, context)
     if len(found.used) < len(context):
-        lines.append(f"nothing follows all of it; used are the last {len(found.used)} of {len(context)} ids")
+        lines.append(f"nothing follows the whole text; the last {len(found.used)} of its {len(context)} ids are used")
     times = f"{_number(found.total, 'time')} in all{_until(timeline)}"
     lines.append(f"followed by {_number(found.different, 'different id')}, {times}")
     rows = [[f"{one.id}", texts.quoted([one.id]), f"{one.count:,}", f"{one.probability:.6f}"] for one in found.shown]

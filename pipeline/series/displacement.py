@@ -3,7 +3,7 @@
 AdamW moves a weight by at most C(t) times the learning rate in update t, whatever the gradients, plus the decay
 (`pipeline.release.displacement`, section 14 of `docs/formats.md`). So n updates at a mean rate r move it by at most
 n r (max C + decay |w|), and the distance that was found says how large r must have been. A peak rate below that shows
-that one was not trained from the other. With the rates of a recipe the bound is that of the gate.
+that the one was not trained from the other. With the rates of a recipe the bound is that of the gate.
 """
 
 from collections.abc import Mapping, Sequence
@@ -73,7 +73,7 @@ class Pair(NamedTuple):
 def read_recipe(path: Path) -> RecipeParameters:
     """The recipe in a file, as `docs/reference/recipes.md` describes it."""
     if not path.is_file():
-        raise EverystepError(f"{path}: no such file; --recipe names a recipe, as those in recipes/")
+        raise EverystepError(f"{path}: no such file; --recipe names a recipe, such as those in recipes/")
     return RecipeParameters.from_json(load_yaml(path), path)
 
 
@@ -89,7 +89,7 @@ def displacement(collection: Collection, pair: Pair, rates: Rates) -> tuple[Move
     """Compare the weights of two checkpoints; a finding for what these rates cannot have done."""
     start, end = (_Weights(collection, one) for one in pair)
     if start.layout() != end.layout():
-        raise EverystepError(f"--weights: {pair.start.name} and {pair.end.name} have other tensors; see the findings")
+        raise EverystepError(f"--weights: {pair.start.name} and {pair.end.name} have different tensors")
     first, updates = _stretch(pair, rates)
     optimizer = _optimizer(rates)
     window = Window(optimizer, first, _rates(rates.recipe, first, updates)) if rates.recipe else None

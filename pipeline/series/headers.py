@@ -73,7 +73,7 @@ def read_header(read: Callable[[int, int], bytes], where: str) -> dict[str, Tens
 def _tensor(name: str, about: Json, start: int) -> Tensor:
     dtype, shape, (begin, end) = about["dtype"], about["shape"], about["data_offsets"]
     if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
-        raise ValueError(f"{name}: a shape or an offset is no number")
+        raise ValueError(f"{name}: a shape or an offset is not a number")
     if dtype in ITEM_BYTES and end - begin != prod(shape) * ITEM_BYTES[dtype]:
         raise ValueError(f"{name}: {end - begin} bytes are not those of {dtype} of shape {shape}")
     return Tensor(str(dtype), tuple(shape), start + begin, start + end)

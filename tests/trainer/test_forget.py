@@ -351,7 +351,7 @@ def test_a_release_without_documents_is_built_verified_replayed_and_certified(
     assert everystep("verify", new).code == 0
     assert "**It has forgotten 2 documents of that release.**" in (new / "README.md").read_text()
     told = everystep("trace", new, "--model", MODEL, "--document", "tales/042").out
-    assert told.startswith("tales/042: forgotten; rows 2497 to 2510 hold filler")
+    assert told.startswith("tales/042: forgotten; its place in rows 2497 to 2510 holds filler")
     spans = json.loads(everystep("trace", new, "--model", MODEL, "--step", "5", "--json").out)
     assert {span["id"] for span in spans if span["forgotten"]} == {*DOCUMENTS}
     for name in ("mobilellm", "openelm"):

@@ -105,7 +105,7 @@ def _statistics(column: pa.Array, claimed: Fields) -> Iterator[str]:
             if claimed.get(field, found) != found:
                 yield f"claims {claimed[field]!r:.80} as its {what} value, has {found!r:.80}"
     if not (claimed.get(IS_MAX_EXACT, True) and claimed.get(IS_MIN_EXACT, True)):
-        yield "claims bounds that are no values"
+        yield "claims bounds that are not values"
 
 
 def _bounds(column: pa.Array) -> tuple[bytes | None, bytes | None]:

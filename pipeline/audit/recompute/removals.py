@@ -183,7 +183,7 @@ def contamination_faults(release: Release) -> Iterator[str]:
                     detail = row["detail"] or ""
                     named = {part.partition(" ")[0] for part in detail.split(", ")}
                     if detail.partition(" ")[0] not in known:
-                        yield f"{removed.path}: {row['id']}: contamination: {detail} is no item of an evaluation set"
+                        yield f"{removed.path}: {row['id']}: contamination: {detail} is not in an evaluation set"
                     is_whole &= named <= known.keys() and not detail.endswith(" more")
                     found.update(named)
         said = removed.manifest.counts_of("contamination")

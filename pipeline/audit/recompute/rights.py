@@ -17,7 +17,7 @@ def right_faults(release: Release) -> Iterator[str]:
             for row in batch.to_pylist():
                 source = row["source"]
                 if row["id"].partition("/")[0] != source or source not in licenses:
-                    yield f"{index_path(split)}: {row['id']}: source is {source}, which its id or the manifests deny"
+                    yield f"{index_path(split)}: {row['id']}: source is {source}, not as its id or the manifests say"
                 elif row["license"] not in licenses[source]:
                     known = ", ".join(sorted(licenses[source]))
                     yield f"{index_path(split)}: {row['id']}: license is {row['license']}, {source} declares {known}"

@@ -1,7 +1,7 @@
 """Table: what follows from the rest of a release, computed again without training and without the sources.
 
-A forger makes every digest fit again. What he cannot do is to make a seed give other numbers, or a text another digest;
-so each module beside this one computes one kind of fact that a release also states, and compares.
+A forger makes every digest fit again, but cannot make a seed give other numbers, or a text another digest. So each
+module beside this one computes one kind of fact that a release also states, and compares.
 """
 
 from collections.abc import Callable, Iterator

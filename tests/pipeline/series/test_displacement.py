@@ -105,11 +105,11 @@ def test_what_cannot_be_compared_is_misuse(hub: Hub) -> None:
     for words, said in (
         (["--weights", "step1", "step0"], "the earlier first"),
         (["--weights", "step0", "step5"], "no checkpoints of that name"),
-        (["--weights", "step0", "step4"], "have other tensors"),
+        (["--weights", "step0", "step4"], "have different tensors"),
         (["--weights", "step0", "step16"], "pickles are not opened"),
         (["--weights", "step0", "step1", "--recipe", "recipes/none.yaml"], "no such file"),
         (["--weights", "step0", "step1", "--recipe", str(RECIPE), "--beta2", "0.9"], "either --recipe or --beta2"),
-        (["--peak-rate", "0.1"], "are about --weights"),
+        (["--peak-rate", "0.1"], "need --weights"),
     ):
         done = everystep("lint", ADDRESS, *words)
         assert done.code == 2 and said in done.err, words

@@ -10,6 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.base.files import list_files, sha256_file, write_bytes
+from pipeline.base.paths import SEARCH
 from pipeline.base.yaml import load_yaml
 from pipeline.formats.current import section_digest
 from pipeline.formats.lines import LineFile
@@ -17,12 +18,14 @@ from pipeline.formats.manifests import Coverage, path_of
 from pipeline.formats.order import permute
 from pipeline.formats.release import ROOT, ListedFile, is_listed, kind_of
 from pipeline.formats.rows import read_written_rows, row_shard, write_row_shard
+from pipeline.formats.search_index import write_index_shard
 from pipeline.formats.tables import DOCUMENT_INDEX, REMOVALS, read_table, write_batches, write_table
 from pipeline.formats.vocabulary import token_texts
 from pipeline.release.coverage import count
 from pipeline.release.papers import PAPERS
 from pipeline.release.release import Release
 from pipeline.release.rungs import Rung
+from pipeline.stages.search import sorted_suffixes
 from tests.releases import evidence_of, read_json, reseal, write_json
 
 Tree = dict[str, Any]
@@ -128,14 +131,26 @@ def texts(release: Path) -> list[bytes]:
     return token_texts(release / TOKENIZER)
 
 
-def sealed(release: Path) -> None:
-    """Recompute everything that follows: what was read of the rows, the papers, and every digest."""
+def sealed(release: Path, index: bool = True) -> None:
+    """Recompute everything that follows: what was read of the rows, the search index if `index`, the papers, and every
+    digest."""
     path = release / path_of(Coverage)
     write_json(path, read_json(path) | count(_opened(release)).to_json())
+    if index:
+        write_index(release, rows_of(release))
+    reseal(release)
     evidence = evidence_of(release)
     for name, render in PAPERS.items():
         write_bytes(release / name, render(evidence))
     reseal(release)
+
+
+def write_index(release: Path, rows: Ids) -> None:
+    """Write the search index of rows."""
+    vocabulary = read_json(release / "manifests/tokens.json")["vocabulary"]
+    ids = rows.astype(np.uint16)
+    suffixes = sorted_suffixes(ids, vocabulary)
+    write_index_shard(release / SEARCH, "000000", ids.ravel(), suffixes, rows.shape[1], vocabulary)
 
 
 def _opened(release: Path) -> Release:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -22,19 +21,14 @@ from pipeline.audit.agreement import disagreements
 from pipeline.audit.chain import chain_faults
 from pipeline.audit.recompute.table import recomputed_faults
 from pipeline.base.files import sha256_file, write_bytes
-from pipeline.base.paths import SEARCH
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.canonical import parse, pretty
 from pipeline.formats.documents import id_hash
 from pipeline.formats.lines import LineFile, write_lines
-from pipeline.formats.manifests import Tokens
 from pipeline.formats.release import ROOT, SUMS
-from pipeline.formats.search_index import write_index_shard
 from pipeline.formats.tables import REPLACED, removal, replacement, write_table
 from pipeline.release.release import Release
-from pipeline.release.row_blocks import row_blocks
 from pipeline.release.rungs import Rung
-from pipeline.stages.search import sorted_suffixes
 from tests.pipeline.audit.forging import (
     TOKENIZER,
     TOKENS,
@@ -54,8 +48,9 @@ from tests.pipeline.audit.forging import (
     start_of,
     texts,
     unread,
+    write_index,
 )
-from tests.releases import checkpoint, copied, everystep, read_json, reseal_sums, unsealed, write_json
+from tests.releases import checkpoint, copied, everystep, read_json, reseal_sums, write_json
 
 RECOMPUTED, REBUILT = Rung.RECOMPUTED, Rung.REBUILT
 TRAIN, VALIDATION = f"{TOKENS}/train.parquet", f"{TOKENS}/validation.parquet"
@@ -186,13 +181,10 @@ def lines_exchanged(release: Path) -> None:
 
 
 def hidden_from_search(release: Path) -> None:
-    """Sort the rows without the beginning of one: no question finds it."""
-    found = unsealed(release)
-    tokens = found.manifest(Tokens)
-    rows = np.concatenate([*row_blocks(found, tokens, "train")]).astype(np.uint16)
-    rows[3, :9] = tokens.end_token
-    suffixes = sorted_suffixes(rows, tokens.vocabulary)
-    write_index_shard(release / SEARCH, "000000", rows.ravel(), suffixes, tokens.width, tokens.vocabulary)
+    """Index the rows without the beginning of one: no question finds it."""
+    rows = rows_of(release)
+    rows[3, :9] = read_json(release / "manifests/tokens.json")["end_token"]
+    write_index(release, rows)
 
 
 def tail_grown(release: Path) -> None:
@@ -789,7 +781,7 @@ def _cases(*rungs: Rung) -> pytest.MarkDecorator:
 @_cases(RECOMPUTED)
 def test_forged_data_are_caught_on_their_rung_and_not_below(release: Path, forgery: Forgery) -> None:
     forgery.forge(release)
-    sealed(release)
+    sealed(release, index=forgery.forge not in (hidden_from_search, spaced_rows))
     below, found = climb(release)
     assert [*below] == []
     assert any(forgery.named in fault for fault in found), [*climb(release)[1]]
@@ -798,7 +790,7 @@ def test_forged_data_are_caught_on_their_rung_and_not_below(release: Path, forge
 @_cases(REBUILT)
 def test_what_only_the_sources_show_passes_verify_which_says_where_it_stands(release: Path, forgery: Forgery) -> None:
     forgery.forge(release)
-    sealed(release)
+    sealed(release, index=forgery.forge not in (hidden_from_search, spaced_rows))
     done = everystep("verify", release)
     assert done.code == 0, done.said
     assert "rung 3 of 5 (recomputed)" in done.out

@@ -17,6 +17,7 @@ from pipeline.audit.verify import verify
 from pipeline.base.errors import Differs, EverystepError
 from pipeline.formats.release import ROOT, SUMS
 from pipeline.release import mirror
+from pipeline.release.notices import PLACE as NOTICE
 from pipeline.release.release import Release
 from pipeline.stores import download
 from tests.project import ROOT as CHECKOUT
@@ -67,7 +68,9 @@ def test_a_pulled_checkpoint_moves_itself_the_root_and_what_proves_the_way_betwe
     assert here.code == 0
     for file in sorted((tmp_path / "here").iterdir()):
         assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes(), file.name
-    moved = set(paths(web))
+    asked = set(paths(web))
+    moved = asked - {NOTICE}
+    assert NOTICE in asked  # and there is none
     state = {path for path in moved if path.startswith("runs/")}
     assert state == {f"runs/{MODEL}/{REVISION}/{name}" for name in ("config.json", "model.safetensors", "record.json")}
     proofs = {

@@ -100,5 +100,5 @@ def test_the_text_of_a_step_is_that_of_its_rows(built_project: Path) -> None:
         whole = "".join(piece["text"] for piece in row["pieces"])
         assert whole == library.decode(rows[row["row"]].tolist(), skip_special_tokens=False)
     shown = everystep("trace", release, "--model", "openelm", "--step", "2", "--text")
-    assert "bytes that are no UTF-8 are U+FFFD" in shown.err
+    assert "bytes not UTF-8 are U+FFFD" in shown.err
     assert everystep("trace", release, "--model", "openelm", "--document", "x", "--text").code == 2

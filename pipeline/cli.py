@@ -1142,6 +1142,8 @@ def replay(
         return
     if model is None or start is None or stop is None:
         raise EverystepError("replay: give --model, --from and --to, or --evaluation")
+    if stop <= start:
+        raise EverystepError(f"--to {stop}: give a step after {start}")
     _with_bytes(release, {start: state_at(release, model, start)})
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # processes talk over sockets
     outcome = replay_stretch(release, model, start, stop)

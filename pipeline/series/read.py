@@ -93,10 +93,10 @@ def _read_web(address: str) -> Collection:
     if not urlsplit(address).path.endswith(LISTS):
         store = open_store(address)
         try:
-            fetch_small(store, ROOT)
+            is_ours = fetch_small(store, ROOT).lstrip().startswith(b"{")  # some servers answer anything with a page
         except Missing:
-            pass
-        else:
+            is_ours = False
+        if is_ours:
             return read_release(address, Release.mirrored(store))
     try:
         page = with_retries(lambda: _page(address), is_broken, FIRST_WAIT_SECONDS)

@@ -84,6 +84,9 @@ def test_a_document_is_unknown_held_out_removed_or_dropped(built_project: Path) 
     last = list(as_json(folder / TOKENS / "train.parquet"))[-1]["id"]
     for words, why in (
         (["--document", "notes/0411"], "not known to this release; did you mean notes/041"),
+        (["--document", "", "--source", "notes"], "--document : not an id"),
+        (["--document", "tales/042", "--out", str(folder), "--why", "asked"], "already exists"),
+        (["--document", "tales/042", "--out", f"{folder}-less"], "--why: say in a few words"),
         (["--source", "note"], "not in this release, which has letters, notes, tales; did you mean notes?"),
         (["--document", held_out], f"nothing to forget: {held_out} is held out for validation; no training reads it"),
         (["--document", "notes/007"], "nothing to forget: notes/007 was removed before training"),

@@ -355,8 +355,9 @@ def fork(
 ) -> None:
     """Create a project that trains on from a checkpoint of a release."""
     from pipeline.build.fork import fork as make_fork
-    from pipeline.build.init import checkout
+    from pipeline.build.init import checkout, refuse_taken
 
+    refuse_taken(out)  # now, and not after a state was rebuilt
     release = _open_release(address)
     state = _with_bytes(release, release.states_at(model, [step]))[step]
     made = make_fork(str(address), state, out, checkout(), base_model)

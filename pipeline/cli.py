@@ -12,6 +12,7 @@ import shlex
 import shutil
 import signal
 import sys
+from collections.abc import Iterable
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -58,14 +59,32 @@ def _require_utf8(text: str | None) -> str | None:
 
 def _require_all_utf8(texts: list[str] | None) -> list[str] | None:
     """Refuse a list with a text that is not UTF-8."""
-    return [text for text in texts if _require_utf8(text)] if texts else texts
+    for text in texts or []:
+        _require_utf8(text)
+    return texts
 
 
-Address = Annotated[str, typer.Argument(help="Folder or address of a release.")]
+def _require_address(address: str | None) -> str | None:
+    """Refuse an address that names nothing, and one that a web server would answer without what follows its `#`."""
+    _require_utf8(address)
+    if address is not None and not address.strip():
+        raise typer.BadParameter("is empty; name a folder or an address, such as . for this folder")
+    place, mark, end = (address or "").partition("#")
+    if place.startswith(("http://", "https://")) and mark and not end.startswith("sha256="):
+        raise typer.BadParameter(f"{address}: only #sha256=HEX may end an address, with 64 digits in lower case")
+    return address
+
+
+Address = Annotated[str, typer.Argument(help="Folder or address of a release.", callback=_require_address)]
 Trained = Annotated[
-    str, typer.Argument(help="Folder or address of a release, or folder of a project with trained models.")
+    str,
+    typer.Argument(
+        help="Folder or address of a release, or folder of a project with trained models.", callback=_require_address
+    ),
 ]
-Folder = Annotated[str, typer.Argument(help="Folder or address of a release, or folder of a project.")]
+Folder = Annotated[
+    str, typer.Argument(help="Folder or address of a release, or folder of a project.", callback=_require_address)
+]
 Model = Annotated[str, typer.Option(help="Name of a model; `everystep show` lists them.", callback=_require_utf8)]
 OnlyModel = Annotated[
     str | None,
@@ -107,6 +126,12 @@ def main() -> None:
 def _say(text: str = "") -> None:
     """A line of a result for a person."""
     print(printable(text))
+
+
+def _say_lines(lines: Iterable[str]) -> None:
+    """Lines of a result, each of which stays one line, whatever a name in it contains."""
+    for line in lines:
+        print(printable(line, keep=""))
 
 
 @app.command()
@@ -330,8 +355,9 @@ def fork(
 ) -> None:
     """Create a project that trains on from a checkpoint of a release."""
     from pipeline.build.fork import fork as make_fork
-    from pipeline.build.init import checkout
+    from pipeline.build.init import checkout, refuse_taken
 
+    refuse_taken(out)  # now, and not after a state was rebuilt
     release = _open_release(address)
     state = _with_bytes(release, release.states_at(model, [step]))[step]
     made = make_fork(str(address), state, out, checkout(), base_model)
@@ -372,7 +398,10 @@ def forget(
     ] = None,
     compare: Annotated[
         str | None,
-        typer.Option(help="Successor that has forgotten documents of this release: check its certificate."),
+        typer.Option(
+            help="Successor that has forgotten documents of this release: check its certificate.",
+            callback=_require_address,
+        ),
     ] = None,
     add_note: Annotated[
         bool, typer.Option("--notice", help="With --compare, if that is right: write notices/forgotten.json here.")
@@ -400,9 +429,11 @@ def forget(
             _say("\n".join(forgetting.told(found)))
             _table(forgetting.COLUMNS, forgetting.costs(found))
         return
-    from pipeline.build.forget import successor
-    from pipeline.build.init import checkout
+    from pipeline.build.forget import refuse_unexplained, successor
+    from pipeline.build.init import checkout, refuse_taken
 
+    refuse_taken(out)  # now, and not after states were rebuilt
+    refuse_unexplained(why or "")
     states = [_with_bytes(release, release.states_at(model.name, [model.clean]))[model.clean] for model in found.models]
     made = successor(address, release, states, found.ids_alone(), found.sources, why or "", out, checkout())
     if as_json:
@@ -517,8 +548,7 @@ def verify(
     if as_json:
         print(json.dumps(report.to_json()))
     else:
-        for line in report.lines(address):
-            print(printable(line, keep=""))  # a fault is one line, whatever a name contains
+        _say_lines(report.lines(address))
     sys.exit(report.exit_code)
 
 
@@ -527,7 +557,8 @@ def lint(
     address: Annotated[
         str,
         typer.Argument(
-            help="Address of a series of checkpoints: hf://OWNER/NAME, a folder, s3://, a list of links, a release."
+            help="Address of a series of checkpoints: hf://OWNER/NAME, a folder, s3://, a list of links, a release.",
+            callback=_require_address,
         ),
     ],
     weights: Annotated[
@@ -572,14 +603,13 @@ def lint(
     if as_json:
         print(json.dumps(reporting.to_json(linted)))
     elif report:
-        _say("\n".join(reporting.markdown(linted)))
+        _say_lines(reporting.markdown(linted))
     else:
-        _say("\n".join(reporting.heading(linted)))
+        _say_lines(reporting.heading(linted))
         if linted.findings:
             _say()
             _table(reporting.HEADER, reporting.rows(linted))
-        for line in reporting.ending(linted):
-            _say(line)
+        _say_lines(reporting.ending(linted))
     sys.exit(1 if linted.findings else 0)
 
 
@@ -1010,7 +1040,7 @@ def explain(
     release = _open_release(address, follow_links)
     model = model or _only_model(release)
     step = max(release.states(model)) if step is None else step
-    timeline = timeline_of(release, model, step)
+    timeline = timeline_of(release, model, step, "--step")
     ids = encoded(release, text) if text is not None else _continued(release, model, step, str(prompt), tokens)
     _say_told(
         tell_explain(release, ids, timeline, Rules(density=density, most_places=most_places or None, places=limit)),
@@ -1044,10 +1074,10 @@ def diff(
         str,
         typer.Argument(
             help="Release at any address, project, dvc.lock, folder with safetensors, or ADDRESS@MODEL:STEP.",
-            callback=_require_utf8,
+            callback=_require_address,
         ),
     ],
-    b: Annotated[str, typer.Argument(help="The same, to compare with.", callback=_require_utf8)],
+    b: Annotated[str, typer.Argument(help="The same, to compare with.", callback=_require_address)],
     most: Annotated[int, typer.Option("--list", min=0, help="Differences of each kind to list.")] = 5,
     moments: Annotated[
         bool, typer.Option("--moments", help="Of two checkpoints, compare the moments tensor by tensor too.")
@@ -1074,8 +1104,7 @@ def diff(
     if as_json:
         print(json.dumps(answer.tree))
     else:
-        for line in answer.lines:
-            print(printable(line, keep=""))
+        _say_lines(answer.lines)
     sys.exit(0 if answer.same else 1)
 
 
@@ -1110,6 +1139,8 @@ def replay(
         return
     if model is None or start is None or stop is None:
         raise EverystepError("replay: give --model, --from and --to, or --evaluation")
+    if stop <= start:
+        raise EverystepError(f"--to {stop}: give a step after {start}")
     _with_bytes(release, {start: state_at(release, model, start)})
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # processes talk over sockets
     outcome = replay_stretch(release, model, start, stop)
@@ -1160,7 +1191,11 @@ def transcript(
     from pipeline.release.release import Release
     from trainer.dispute.run import record
 
+    _refuse_folder(out)
     recorded = record(Release.open(address), model, step, opened).transcript
+    if opened is not None and opened >= len(recorded.operations):
+        last = len(recorded.operations) - 1
+        raise EverystepError(f"--open {opened}: the operations of this step are 0 to {last}; nothing was written")
     write(out, recorded)
     if as_json:
         print(json.dumps({"model": model, "step": step, "operations": len(recorded.operations), "root": recorded.root}))
@@ -1171,11 +1206,14 @@ def transcript(
 
 @app.command()
 def dispute(
-    a: Annotated[str | None, typer.Argument(help="Release, project or transcript of one side.")] = None,
-    b: Annotated[str | None, typer.Argument(help="The same for the other side.")] = None,
+    a: Annotated[
+        str | None, typer.Argument(help="Release, project or transcript of one side.", callback=_require_address)
+    ] = None,
+    b: Annotated[str | None, typer.Argument(help="The same for the other side.", callback=_require_address)] = None,
     model: OnlyModel = None,
     release: Annotated[
-        str | None, typer.Option(help="Release whose step this machine trains, if neither side is one.")
+        str | None,
+        typer.Option(help="Release whose step this machine trains, if neither side is one.", callback=_require_address),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File to write the evidence to.")] = None,
     check: Annotated[Path | None, typer.Option(help="File of evidence to check, instead of two sides.")] = None,
@@ -1191,9 +1229,12 @@ def dispute(
     _require_torch("dispute")
     reference = None if release is None else Release.open(release)
     if check is not None:
+        if a is not None or model is not None or out is not None:
+            raise EverystepError("dispute: --check takes all but --release from the evidence; give it without sides")
         _check_evidence(check, reference, as_json)
     if a is None or b is None:
         raise EverystepError("dispute: give two sides, each a release, a project or a transcript, or --check EVIDENCE")
+    _refuse_folder(out)
     opened = [sides.open_side(side) for side in (a, b)]
     names = [side.head.model for side in opened if isinstance(side, Transcript)]
     if model is None:
@@ -1204,6 +1245,12 @@ def dispute(
     else:
         _tell_dispute(found, a, b, out)
     sys.exit(0 if found.step is None else 1)
+
+
+def _refuse_folder(out: Path | None) -> None:
+    """Refuse a folder in the place of a file to write, now and not after the work."""
+    if out is not None and out.is_dir():
+        raise EverystepError(f"--out {out}: is a folder; name a file in it")
 
 
 def _plain(tree: Any) -> Any:
@@ -1358,8 +1405,7 @@ def receipts(
     if as_json:
         print(json.dumps(found.to_json()))
     else:
-        for line in found.lines(address):
-            print(printable(line, keep=""))  # a fault is one line, whatever a name contains
+        _say_lines(found.lines(address))
     sys.exit(found.exit_code)
 
 

@@ -35,6 +35,7 @@ from pipeline.audit.recompute.table import recomputed_faults
 from pipeline.audit.report import Report
 from pipeline.audit.signed import Signatures, check_signatures
 from pipeline.audit.sums import other_names, parse_sums
+from pipeline.audit.verify_metadata import named_root
 from pipeline.base.console import progress
 from pipeline.base.errors import Differs, EverystepError, Linked
 from pipeline.base.files import list_folder, read_small, safe_join, sha256_file, write_bytes
@@ -56,7 +57,7 @@ from pipeline.release.mirror import fetch_small
 from pipeline.release.notices import PLACE as NOTICE
 from pipeline.release.notices import notices_of
 from pipeline.release.release import Release
-from pipeline.release.rungs import Rung, pinned_root, recorded_beside, require_root, voucher
+from pipeline.release.rungs import Rung, recorded_beside, require_root, voucher
 from pipeline.signing.keys import PublicKey
 from pipeline.signing.receipts import place_of as place_of_receipt
 from pipeline.signing.sign import place_of, places_of
@@ -102,10 +103,8 @@ def verify(address: str | Path, follow_links: bool = False, wanted: Wanted | Non
     A release that is elsewhere comes to this machine first, but for what is right in the cache.
     """
     wanted = wanted or Wanted()
-    place, sha256 = pinned_root(address)
-    if sha256 is not None and wanted.root_sha256 not in (None, sha256):
-        raise EverystepError(f"{address}: the address and --root name two different digests")
-    wanted = wanted._replace(root_sha256=sha256 or wanted.root_sha256)
+    place, sha256 = named_root(address, wanted.root_sha256)
+    wanted = wanted._replace(root_sha256=sha256)
     if not is_remote(place):
         return _verify_folder(Path(place.removeprefix("file://")), follow_links, wanted, is_here=True)
     release = Release.open(place)

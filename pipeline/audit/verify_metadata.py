@@ -24,7 +24,7 @@ from pipeline.formats import checkpoints as ck
 from pipeline.formats.release import ROOT, SUMS
 from pipeline.release.mirror import fetch_small
 from pipeline.release.release import Release
-from pipeline.release.rungs import FRAGMENT, NOBODY, Rung, voucher
+from pipeline.release.rungs import FRAGMENT, NOBODY, Pinned, Rung, pinned_root, voucher
 from pipeline.stores.store import Listed
 
 
@@ -67,11 +67,19 @@ class MetadataReport:
         yield f"vouched for by {self.vouched or NOBODY}"
 
 
+def named_root(address: str | Path, root_sha256: str | None) -> Pinned:
+    """Take the SHA-256 of the root manifest from the address or from `root_sha256`; two different ones are an error."""
+    place, sha256 = pinned_root(address)
+    if None not in (sha256, root_sha256) and sha256 != root_sha256:
+        raise EverystepError(f"{address}: the address and --root name two different digests")
+    return Pinned(place, sha256 or root_sha256)
+
+
 def verify_metadata(address: str, follow_links: bool = False, root_sha256: str | None = None) -> MetadataReport:
     """Everything in the metadata of the release at `address` that contradicts itself, or what its store says."""
     began = time.monotonic()
-    pinned = f"{address}{FRAGMENT}{root_sha256}" if root_sha256 and FRAGMENT not in address else address
-    release = Release.open(pinned, follow_links)
+    place, sha256 = named_root(address, root_sha256)
+    release = Release.open(f"{place}{FRAGMENT}{sha256}" if sha256 else place, follow_links)
     if release.version is None:
         raise EverystepError(f"{address}: has no {ROOT}; a project is verified by `dvc status`")
     root = read_small(safe_join(release.folder, ROOT, follow_links))

@@ -58,8 +58,7 @@ def successor(
     """Make the repository `folder` of a release like that at `address` without some documents, from the checkout
     `root`. `states` are those that its models go on from. It appears whole or not at all."""
     refuse_taken(folder)
-    if not why.strip():
-        raise EverystepError("--why: say in a few words why these documents are forgotten; the certificate holds it")
+    refuse_unexplained(why)
     made = Successor(
         folder=folder,
         release=release.name,
@@ -85,6 +84,12 @@ def successor(
             write_bytes(scratch.folder / RECIPES / f"{state.model}.yaml", recipe_of_fork(state).encode())
         write_texts(scratch.folder, root, _readme(made), root / "README.md")
     return made._replace(uncommitted=scratch.uncommitted)
+
+
+def refuse_unexplained(why: str) -> None:
+    """Refuse to forget without a reason."""
+    if not why.strip():
+        raise EverystepError("--why: say in a few words why it is forgotten; the certificate holds it")
 
 
 def _params(made: Successor, address: str, release: Release, forget: dict[str, Any]) -> dict[str, Any]:

@@ -124,6 +124,7 @@ def new_repository(folder: Path, message: str) -> Iterator[Scratch]:
         yield made
         made.uncommitted = _first_commit(made.folder, message)
         if folder.exists():
+            refuse_taken(folder)  # by another command, meanwhile
             folder.rmdir()
         made.folder.rename(folder)
     finally:

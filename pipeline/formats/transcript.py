@@ -208,6 +208,8 @@ def read(path: Path) -> Transcript:
     lines = content.split(b"\n")
     if len(lines) < 3 or lines.pop() != b"":
         raise EverystepError(f"{path}: not a whole transcript: it has a head, operations and an entry, a line each")
+    if lines[-1].startswith(b'{"arguments":'):
+        raise EverystepError(f"{path}: ends with an operation: it was cut off; make it again or fetch it again")
     transcript = Transcript(
         Head.parse(lines[0], f"{path}:1"),
         [Operation.parse(line, f"{path}:{number}") for number, line in enumerate(lines[1:-1], 2)],

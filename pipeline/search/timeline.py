@@ -90,8 +90,8 @@ class Timeline(NamedTuple):
         return stretch.begun_at + (samples - stretch.start) // stretch.global_batch + 1
 
 
-def timeline_of(release: Release, model: str, until: int | None = None) -> Timeline:
-    """What a model had read at the step `until`; by default at its last."""
+def timeline_of(release: Release, model: str, until: int | None = None, option: str = "--until") -> Timeline:
+    """What a model had read at the step `until`; by default at its last. `option` is what an error calls it."""
     recipe = release.model(model).parameters
     tokens = release.manifest(Tokens)
     rows = tokens.splits.train.rows
@@ -104,7 +104,7 @@ def timeline_of(release: Release, model: str, until: int | None = None) -> Timel
         until = last
     if not first <= until <= last:
         trained = f"for {last} steps" if first == 0 else f"from step {first} to step {last}"
-        raise EverystepError(f"--until {until}: {model} was trained {trained}; give {first} to {last}")
+        raise EverystepError(f"{option} {until}: {model} was trained {trained}; give {first} to {last}")
     stretches = [_stretch(recipe, until), *_of_ancestors(release, model)][::-1]
     for stretch in stretches:
         if stretch.global_batch > rows * MAX_PASSES:

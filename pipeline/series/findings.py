@@ -246,7 +246,9 @@ def unreadable(unseen: Sequence[Unseen]) -> Iterator[Finding]:
             if is_gone == gone:
                 reasons[why.replace(name, "…")].append(name)
         for why, names in reasons.items():
-            yield Finding("dead link" if gone else "not readable", tuple(names), why)
+            listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            what = why.replace("…", names[0]) if len(names) == 1 else f"{why} (…: {listed})"
+            yield Finding("dead link" if gone else "not readable", tuple(names), what)
 
 
 def _judged(collection: Collection, members: Sequence[Checkpoint], evidence: tuple[Evidence, ...]) -> Finding | None:

@@ -62,7 +62,10 @@ class Contents(NamedTuple):
 
 def read_header(read: Callable[[int, int], bytes], where: str) -> dict[str, Tensor]:
     """The tensors of a safetensors file; `read(start, stop)` gives its bytes."""
-    (length,) = struct.unpack("<Q", read(0, 8).ljust(8, b"\xff"))
+    begin = read(0, 8)
+    if len(begin) < 8:
+        raise EverystepError(f"{where}: not a readable safetensors file: it ends after {len(begin)} bytes")
+    (length,) = struct.unpack("<Q", begin)
     if length > MAX_HEADER_BYTES:
         raise EverystepError(f"{where}: not a readable safetensors file: a header of {length} bytes")
     tree = parse(read(8, 8 + length), where)

@@ -781,7 +781,7 @@ def _cases(*rungs: Rung) -> pytest.MarkDecorator:
 @_cases(RECOMPUTED)
 def test_forged_data_are_caught_on_their_rung_and_not_below(release: Path, forgery: Forgery) -> None:
     forgery.forge(release)
-    sealed(release, index=forgery.forge not in (hidden_from_search, spaced_rows))
+    sealed(release, index=forgery.forge not in (hidden_from_search, blanks_in_rows))
     below, found = climb(release)
     assert [*below] == []
     assert any(forgery.named in fault for fault in found), [*climb(release)[1]]
@@ -790,7 +790,7 @@ def test_forged_data_are_caught_on_their_rung_and_not_below(release: Path, forge
 @_cases(REBUILT)
 def test_what_only_the_sources_show_passes_verify_which_says_where_it_stands(release: Path, forgery: Forgery) -> None:
     forgery.forge(release)
-    sealed(release, index=forgery.forge not in (hidden_from_search, spaced_rows))
+    sealed(release, index=forgery.forge not in (hidden_from_search, blanks_in_rows))
     done = everystep("verify", release)
     assert done.code == 0, done.said
     assert "rung 3 of 5 (recomputed)" in done.out

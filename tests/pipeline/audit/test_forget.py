@@ -78,12 +78,16 @@ def test_a_text_finds_the_documents_that_contain_it(built_project: Path, text: s
         assert containing(release, split, index, text).tolist() == wanted
 
 
-def test_a_document_is_unknown_held_out_removed_or_dropped(built_project: Path) -> None:
+def test_a_document_is_unknown_held_out_removed_or_dropped(built_project: Path, tmp_path: Path) -> None:
     folder = built_project / "release"
     held_out = next(iter(as_json(folder / TOKENS / "validation.parquet")))["id"]
     last = list(as_json(folder / TOKENS / "train.parquet"))[-1]["id"]
+    (tmp_path / "taken/x").mkdir(parents=True)
     for words, why in (
         (["--document", "notes/0411"], "not known to this release; did you mean notes/041"),
+        (["--document", "", "--source", "notes"], "--document : not an id"),
+        (["--document", "tales/042", "--out", str(tmp_path / "taken"), "--why", "asked"], "already exists"),
+        (["--document", "tales/042", "--out", str(tmp_path / "without")], "--why: say in a few words"),
         (["--source", "note"], "not in this release, which has letters, notes, tales; did you mean notes?"),
         (["--document", held_out], f"nothing to forget: {held_out} is held out for validation; no training reads it"),
         (["--document", "notes/007"], "nothing to forget: notes/007 was removed before training"),

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.audit.verify_metadata import verify_metadata
+from pipeline.audit.verify_metadata import named_root, verify_metadata
+from pipeline.base.errors import EverystepError
 from pipeline.formats.release import ROOT, SUMS
 from tests.releases import (
     copied,
@@ -33,6 +34,13 @@ def release(built_project: Path, tmp_path: Path) -> Path:
 
 def faults(release: Path) -> list[str]:
     return verify_metadata(str(release)).faults
+
+
+def test_an_address_and_an_option_that_name_two_roots_are_refused() -> None:
+    for named in ("0" * 64, None):
+        assert named_root(f"place#sha256={'0' * 64}", named) == ("place", "0" * 64)
+    with pytest.raises(EverystepError, match="the address and --root name two different digests"):
+        named_root(f"place#sha256={'0' * 64}", "1" * 64)
 
 
 def test_no_large_file_is_read(built_project: Path) -> None:

@@ -1,6 +1,7 @@
 """Series in folders, in object stores, in lists of links and in our own releases."""
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -248,3 +249,41 @@ def test_a_place_that_is_not_there_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(EverystepError, match="no checkpoint there"):
         lint(str(tmp_path / "empty"))
+
+
+def test_what_is_no_file_is_not_cleared(tmp_path: Path) -> None:
+    folder = write(tmp_path, published.clean([0, 1, 2, 4, 8]))
+    (folder / "step16").symlink_to("step8")
+    (folder / "latest").symlink_to("step8")
+    (folder / "step4/vocab.json").symlink_to("nowhere")
+    os.mkfifo(folder / "step8/extra.safetensors")
+    (folder / "notes").symlink_to("nowhere")  # of no step
+    found = lint(str(folder))
+    assert said(found) == [
+        ("dead link", ("step4/vocab.json",)),
+        ("not readable", ("step16",)),
+        ("not readable", ("step8/extra.safetensors",)),
+    ]
+    assert "links to folders are not followed: latest" in found.limits
+
+
+def test_what_cannot_be_read_is_named_in_the_table(tmp_path: Path) -> None:
+    branches = published.clean([0, 1, 2, 4, 8])
+    branches["step4"]["model.safetensors"] = b"five!"
+    done = everystep("lint", write(tmp_path, branches))
+    assert done.code == 1
+    assert "step4/model.safetensors: not a readable safetensors file: it ends after 5 bytes" in done.out
+
+
+def test_a_name_adds_no_line(tmp_path: Path) -> None:
+    branches = published.clean([0, 1, 2, 4, 8])
+    branches["step16\nnothing found"] = branches.pop("step8")
+    done = everystep("lint", write(tmp_path, branches))
+    assert (done.code, [line for line in done.out.splitlines() if line.startswith("nothing found")]) == (1, [])
+
+
+def test_a_server_that_answers_anything_with_a_page_has_no_release(tmp_path: Path) -> None:
+    write(tmp_path, published.clean([0, 1, 2, 4, 8]))
+    (tmp_path / ROOT).write_text("<!DOCTYPE html><title>not found</title>")
+    with serve_folder(tmp_path) as web:
+        assert lint(f"{web.url}/").collection.series[0].steps == [0, 1, 2, 4, 8]

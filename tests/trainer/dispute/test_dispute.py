@@ -160,6 +160,14 @@ def test_two_processes_write_the_same_transcript_opened_or_not(sides: Path, tmp_
     assert opened.operations[300] != whole.operations[300]
 
 
+def test_an_operation_that_a_step_lacks_cannot_be_opened(sides: Path, tmp_path: Path) -> None:
+    out = tmp_path / "opened.jsonl"
+    more = ("--model", MODEL, "--step", str(STEP), "--out", str(out), "--open", "99999")
+    done = everystep(sides, "transcript", "a", *more)
+    assert (done.returncode, out.exists()) == (2, False)
+    assert "--open 99999: the operations of this step are 0 to " in done.stderr
+
+
 def test_runs_that_are_equal_are_the_same(sides: Path) -> None:
     done = here(sides, "dispute", "a", "a")
     assert (done.code, done.out) == (0, f"same: {MODEL}, every step and stored state\n")
@@ -279,7 +287,7 @@ def test_transcripts_of_other_steps_and_cut_ones_are_refused(sides: Path, tmp_pa
     before = {"state_before": "tensors-v1:" + "0" * 64}
     (tmp_path / "before.jsonl").write_bytes(b"".join([canonical(head | before) + b"\n", *lines[1:]]))
     for name, message in (
-        ("cut.jsonl", "cut.jsonl:"),
+        ("cut.jsonl", "cut.jsonl: ends with an operation: it was cut off"),
         ("later.jsonl", "step: A has 7, B has 8"),
         ("before.jsonl", "differ before step 7"),
     ):

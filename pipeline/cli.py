@@ -66,7 +66,6 @@ def _require_all_utf8(texts: list[str] | None) -> list[str] | None:
 
 def _require_address(address: str | None) -> str | None:
     """Refuse an address that names nothing, and one that a web server would answer without what follows its `#`."""
-    _require_utf8(address)
     if address is not None and not address.strip():
         raise typer.BadParameter("is empty; name a folder or an address, such as . for this folder")
     place, mark, end = (address or "").partition("#")

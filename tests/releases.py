@@ -122,6 +122,7 @@ def reseal(release: Path) -> None:
                         shard["groups"] = group_digests(place, DOCUMENT_INDEX)
         write_json(release / path, tree)
     _relock(release)
+    _redigest_croissant(release)
     root = read_json(release / ROOT)
     listed = [path for path in list_files(release) if is_listed(path) and not (release / path).is_symlink()]
     root["files"] = {
@@ -129,6 +130,18 @@ def reseal(release: Path) -> None:
     }
     write_json(release / ROOT, root)
     reseal_sums(release)
+
+
+def _redigest_croissant(release: Path) -> None:
+    """Let `croissant.json` have the digests of the files as they are."""
+    path = release / "croissant.json"
+    if path.is_file():
+        text = path.read_text()
+        for file in json.loads(text).get("distribution", []):
+            place = release / str(file.get("contentUrl"))
+            if "sha256" in file and place.is_file():
+                text = text.replace(file["sha256"], sha256_file(place))
+        path.write_text(text)
 
 
 def reseal_file(release: Path, path: str) -> None:

@@ -135,7 +135,7 @@ def md5_of(path: Path) -> str:
 
 def test_every_stage_is_locked() -> None:
     params = load_yaml(ROOT / "params.yaml")
-    expected = {"code", "evaluation_sets", "evaluation_ngrams", "dedup", "tokenizer", "tokenize", "release"}
+    expected = {"code", "evaluation_sets", "evaluation_ngrams", "dedup", "tokenizer", "tokenize", "search", "release"}
     expected |= {f"{stage}@{source}" for stage in PER_SOURCE for source in params["sources"]}
     expected |= {f"{stage}@{model}" for stage in PER_MODEL for model in params["models"]}
     assert set(load_yaml(ROOT / "dvc.lock")["stages"]) == expected

@@ -19,7 +19,7 @@ from typing import Any
 
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.manifests import Checkpoint, Code, digest_of_code
-from pipeline.formats.release import ROOT
+from pipeline.formats.release import FORMAT, ROOT
 from pipeline.formats.sampling import Stretch
 from pipeline.release.code import installed
 from pipeline.release.release import Release
@@ -60,7 +60,7 @@ def sealed(out: Path, folder: Path) -> Path:
     files = installed(["trainer/loop.py", "trainer/model.py"])
     stages = {"train": {"digest": digest_of_code(files), "files": [*files]}}
     write_stub(Code, root=out, files=files, stages=stages, swhid=f"swh:1:dir:{'0' * 40}")
-    write_json(out / ROOT, {"format": "everystep/release/1", "name": "forged", "version": "1", "files": {}})
+    write_json(out / ROOT, {"format": FORMAT, "name": "forged", "version": "1", "files": {}})
     reseal(out)
     return out
 

@@ -103,7 +103,7 @@ def test_rows_or_a_log_that_lack_something_are_refused_before_training(built_pro
     [
         (9, 12, MODEL, "stored are 0, 1, 2, 4, 8"),
         (4, 9, MODEL, "up to 8"),
-        (4, 4, MODEL, "up to 8"),
+        (4, 4, MODEL, "give a step after 4"),
         (0, 1, "gpt", "openelm"),
     ],
 )

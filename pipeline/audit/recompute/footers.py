@@ -6,6 +6,7 @@ refused; row groups have `BATCH` rows, and every byte between the magic numbers 
 Parquet bytes change with the writer's version, so they are not compared themselves.
 """
 
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,7 +58,7 @@ def _table(path: Path) -> Iterator[str]:
         yield f"its row groups do not hold {BATCH} rows each"
     end = 4
     with damage_named(path):
-        schema = pq.read_schema(path)
+        schema = pq.read_schema(pa.OSFile(os.fsencode(path)))  # a str would have to be valid UTF-8
         with open_table(path, schema) as file:
             for number, group in enumerate(groups):
                 yield from _unknown("row group", group)

@@ -12,7 +12,7 @@ from pipeline.formats.families import FAMILIES, build_spec, make_divisible
 from pipeline.formats.model import ModelSpec, initial_value, num_parameters, num_parameters_if_repeated, tensor_shapes
 from tests.trainer.tiny import KEYS, tiny_spec
 
-RECIPES = Path(__file__).parents[2] / "recipes"
+RECIPES = Path(__file__).parents[3] / "recipes"
 
 
 def published(name: str, **changes: Any) -> dict[str, Any]:

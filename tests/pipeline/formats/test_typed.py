@@ -76,7 +76,7 @@ def of_type(kind: Any, rules: Any = (), not_empty: bool = False) -> st.SearchStr
     if origin is list:
         return st.lists(of_type(arguments[0]), min_size=int(not_empty), max_size=2)
     if origin is dict:
-        return st.dictionaries(TEXT, of_type(arguments[1]), max_size=2)
+        return st.dictionaries(TEXT, of_type(arguments[1]), min_size=int(not_empty), max_size=2)
     if isinstance(kind, type) and issubclass(kind, Typed):
         return trees(kind)
     if kind is int:

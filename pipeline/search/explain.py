@@ -19,6 +19,9 @@ from pipeline.search.answers import Place, count, pieces, search
 from pipeline.search.index import Index
 from pipeline.search.timeline import NEVER, Timeline
 
+MOST_IDS = 4096
+"""Ids of a text that are explained at a time: each begins a search."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:

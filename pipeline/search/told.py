@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from pipeline.base.errors import EverystepError
 from pipeline.release.release import Release
 from pipeline.search.answers import Count, count, following, likelihoods, search
-from pipeline.search.explain import Rules, explain
+from pipeline.search.explain import MOST_IDS, Rules, explain
 from pipeline.search.index import open_index
 from pipeline.search.query import Texts, ids_of
 from pipeline.search.timeline import Timeline, timeline_of
@@ -130,6 +130,8 @@ def tell_explain(release: Release, ids: Sequence[int], timeline: Timeline, rules
     """Which spans of a text the model had read."""
     if not ids:
         raise EverystepError("the text is empty; give at least one character")
+    if len(ids) > MOST_IDS:
+        raise EverystepError(f"the text has {len(ids):,} ids; at most {MOST_IDS:,} are explained at a time, so cut it")
     with open_index(release) as index:
         found = explain(release, index, ids, timeline, rules)
     marked, at = [], 0

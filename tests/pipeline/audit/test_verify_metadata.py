@@ -23,7 +23,7 @@ from tests.releases import (
 )
 from tests.servers.web import serve_folder
 
-LARGE = (".safetensors", ".zst", ".parquet")
+LARGE = (".safetensors", ".zst", ".parquet", ".ids", ".nodes")
 STATE = "runs/openelm/step000004-tokens1024"
 
 

@@ -81,7 +81,8 @@ def test_what_a_model_writes_is_explained(built_project: Path) -> None:
 def test_misuse_is_named(built_project: Path) -> None:
     done = everystep("explain", built_project / "release", "--text", "x", "--prompt", "x", "--model", "openelm")
     assert (done.code, "give either --text or --prompt" in done.err) == (2, True)
-    for text, named in (("", "the text is empty"), ("\ud800", "not UTF-8")):
+    long = ("the " * 5000, "at most 4,096 are explained")
+    for text, named in (("", "the text is empty"), ("\ud800", "not UTF-8"), long):
         done = everystep("explain", built_project / "release", "--text", text, "--model", "openelm")
         assert (done.code, named in done.said) == (2, True)
 

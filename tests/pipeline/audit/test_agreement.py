@@ -162,8 +162,7 @@ def test_a_published_order_that_the_seed_does_not_give_is_found(release: Path) -
     rows = [json.loads(line) for line in read_lines(release / ORDER)]
     rows[2], rows[3] = rows[3], rows[2]
     write_lines(release / ORDER, map(encode_line, rows), "order.jsonl.zst")
-    fault, croissant = found(release)
-    assert croissant.startswith("croissant.json: line ")  # has the digest of the order as it was
+    (fault,) = found(release)
     seed = read_json(release / "manifests/tokens.json")["parameters"]["seed"]
     assert fault == f"{ORDER}: line 3 is {rows[2]}, the seed {seed} gives {rows[3]}"
     write_lines(release / ORDER, map(encode_line, rows[:-1]), "order.jsonl.zst")

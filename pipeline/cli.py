@@ -65,12 +65,12 @@ def _require_all_utf8(texts: list[str] | None) -> list[str] | None:
 
 
 def _require_address(address: str | None) -> str | None:
-    """Refuse an address that names nothing, and one that a web server would answer without what follows its `#`."""
+    """Refuse an address that names nothing, or that pins nothing though it seems to."""
+    from pipeline.release.rungs import pinned_root
+
     if address is not None and not address.strip():
         raise typer.BadParameter("is empty; name a folder or an address, such as . for this folder")
-    place, mark, end = (address or "").partition("#")
-    if place.startswith(("http://", "https://")) and mark and not end.startswith("sha256="):
-        raise typer.BadParameter(f"{address}: only #sha256=HEX may end an address, with 64 digits in lower case")
+    pinned_root(address or "")
     return address
 
 

@@ -106,7 +106,8 @@ def main() -> None:
     for path in documents():
         text = path.read_text("utf-8")
         with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "release").symlink_to(ROOT / "release")
+            for name in ("release", "manifests"):  # as in the project, whose manifests vouch for the release
+                (Path(folder) / name).symlink_to(ROOT / name)
             new = with_models(with_sessions(text, partial(run_session, folder=Path(folder))))
         if new != text:
             write_bytes(path, new.encode())

@@ -127,14 +127,16 @@ class _Compared:
 
     def difference(self) -> TensorDifference:
         """What was found; `differ` is 0 if only the dtypes are other ones."""
-        about = {"name": self._name, "a": _about(self._one), "b": _about(self._other)}
+        a, b = _about(self._one), _about(self._other)
         if self._first is None or self._largest is None:
-            return TensorDifference(**about, numbers=self.done, differ=0)  # type: ignore[arg-type]
+            return TensorDifference(name=self._name, a=a, b=b, numbers=self.done, differ=self.differ)
         position, left, right = self._first
         values = [as_float64(dtype, raw)[0] for dtype, raw in ((self._one.dtype, left), (self._other.dtype, right))]
         moved = math.sqrt(self._squares / self._norm) if self._norm > 0 else math.nan
         return TensorDifference(
-            **about,  # type: ignore[arg-type]
+            name=self._name,
+            a=a,
+            b=b,
             numbers=self.done,
             differ=self.differ,
             largest=number(self._largest.value),

@@ -69,6 +69,7 @@ def on_cluster(settings: ExecutorParams, function: Callable[[Any], Any], parts: 
     except BaseException:
         executor.stop()  # the folder stays, for its logs, until the stage runs again
         raise
+    executor.settle()
     shutil.rmtree(call.folder, ignore_errors=True)
 
 
@@ -94,6 +95,10 @@ class Ranks(Protocol):
 
     def diagnosis(self, number: int) -> str:
         """Say why a part was lost, or where to find out."""
+
+    def settle(self) -> None:
+        """Wait until nothing of a call whose results were all taken is running: a worker still writes logs into the
+        folder of the call after its result is visible. What takes long is ended."""
 
     def stop(self) -> None:
         """End what is running."""
@@ -175,6 +180,14 @@ class RayRanks:
         return self._errors.get(
             number, f"it succeeded, but {self._call.folder} has no result; check that this folder is shared"
         )
+
+    def settle(self) -> None:
+        import ray
+
+        tasks = list(self._under_way.values())
+        if tasks and ray.wait(tasks, num_returns=len(tasks), timeout=SECONDS_UNTIL_SEEN)[1]:
+            self.stop()
+            ray.wait(tasks, num_returns=len(tasks), timeout=SECONDS_UNTIL_SEEN)
 
     def stop(self) -> None:
         import ray
@@ -265,6 +278,13 @@ class SlurmRanks(SlurmPipelineExecutor):  # type: ignore[misc]
     def diagnosis(self, number: int) -> str:
         return f"its log is in {self.slurm_logs_folder}"
 
+    def settle(self) -> None:
+        wait_until = time.monotonic() + SECONDS_UNTIL_SEEN
+        _cancel(self._call.folder, only="PENDING")  # copies of parts that are done
+        while _are_alive(_jobs(self._call.folder)) and time.monotonic() < wait_until:
+            time.sleep(SECONDS_BETWEEN_QUESTIONS)
+        self.stop()
+
     def stop(self) -> None:
         _cancel(self._call.folder)
 
@@ -289,9 +309,11 @@ def _jobs(folder: Path) -> list[str]:
     return [f"everystep-{folder.parent.name}-{folder.name}-{launch + 1}" for launch in range(TRIES)]
 
 
-def _cancel(folder: Path) -> None:
+def _cancel(folder: Path, only: str | None = None) -> None:
+    """Cancel the jobs of a call, or those in one state."""
+    which = [] if only is None else [f"--state={only}"]
     for job in _jobs(folder) if shutil.which("scancel") else []:  # without it, no job was submitted from this machine
-        subprocess.run(["scancel", f"--name={job}"], capture_output=True, check=False)
+        subprocess.run(["scancel", f"--name={job}", *which], capture_output=True, check=False)
 
 
 def _are_alive(jobs: list[str]) -> bool:

@@ -56,6 +56,8 @@ class Pinned(NamedTuple):
 def pinned_root(address: str | Path) -> Pinned:
     """Take the digest of the root manifest from the end of an address."""
     place, fragment, sha256 = str(address).partition(FRAGMENT)
+    if place.startswith(("http://", "https://")) and "#" in place:  # a server never sees what follows it
+        raise EverystepError(f"{address}: only {FRAGMENT}HEX may end an address, with 64 digits in lower case")
     if not fragment:
         return Pinned(place, None)
     return Pinned(place, checked_sha256(sha256, str(address)))

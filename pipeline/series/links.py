@@ -9,7 +9,6 @@ import re
 import shlex
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from urllib.parse import urljoin
 
@@ -108,9 +107,7 @@ def _ask_web(link: str) -> None:
             errors.append(error)
         else:
             return
-    with suppress(StopIteration):
-        raise next(error for error in errors if not isinstance(error, Missing))
-    raise errors[-1]
+    raise next((error for error in errors if not isinstance(error, Missing)), errors[-1])
 
 
 def _one_byte(url: str) -> None:

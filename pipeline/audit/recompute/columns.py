@@ -3,7 +3,7 @@ claims of it. Ids are compared by 64-bit hashes, so a table of any size needs 8 
 
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -77,6 +77,6 @@ def repeated(keys: Keys) -> Keys:
     return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
 
 
-def is_ascending(values: Iterable[object]) -> bool:
-    """Whether each value is above the one before it."""
-    return all(one < other for one, other in pairwise(values))  # type: ignore[operator]
+def is_ascending(places: Iterable[tuple[Any, ...]]) -> bool:
+    """Whether each place is after the one before it."""
+    return all(one < other for one, other in pairwise(places))

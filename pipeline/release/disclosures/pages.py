@@ -9,9 +9,9 @@ from pipeline.release.disclosures.forms import CALIFORNIA, DATASET, EU, Part
 from pipeline.release.disclosures.summary import SIZES, Tree, summary
 from pipeline.release.disclosures.word import Markdown, Word, mark, told
 
-PREFACE = """The digests of all files of this release, this one included, are in `release.json`, and `everystep verify`
-renders this text again from the manifests and compares it. **What is marked {mark} is declared in `params.yaml`;
-everything else is computed from the manifests.** A field for which nothing was declared says so."""
+PREFACE = """`release.json` has the digest of every file but itself and `SHA256SUMS`, this one included.
+`everystep verify` renders this text again from the manifests and compares it. **What is marked {mark} is declared in
+`params.yaml`; everything else is computed from the manifests.** A field for which nothing was declared says so."""
 
 
 def write_training_content(evidence: Evidence) -> bytes:

@@ -48,15 +48,9 @@ def emptied_copy(built: Path, folder: Path) -> Path:
 
 
 def build(project: Path, **environment: Any) -> None:
-    """Run the data stages. No scratch stays behind, or, where a late worker wrote into what was being removed, none
-    after the stage ran again."""
-    scratch = project / ".work" / "parts"
     for stage in STAGES:
-        command = (sys.executable, "-m", "pipeline.stages", *stage)
-        run(project, *command, **environment)
-        if list(scratch.glob("*/*")):
-            run(project, *command, **environment)
-        assert not list(scratch.glob("*/*")), "no scratch stays behind"
+        run(project, sys.executable, "-m", "pipeline.stages", *stage, **environment)
+        assert not list((project / ".work" / "parts").glob("*/*")), "no scratch stays behind"
 
 
 # Ray

@@ -68,9 +68,14 @@ def _require_address(address: str | None) -> str | None:
     """Refuse an address that names nothing, or that pins nothing though it seems to."""
     from pipeline.release.rungs import pinned_root
 
+    pinned_root(_require_a_place(address) or "")
+    return address
+
+
+def _require_a_place(address: str | None) -> str | None:
+    """Refuse an empty one, which would be the folder of now."""
     if address is not None and not address.strip():
         raise typer.BadParameter("is empty; name a folder or an address, such as . for this folder")
-    pinned_root(address or "")
     return address
 
 
@@ -1073,10 +1078,10 @@ def diff(
         str,
         typer.Argument(
             help="Release at any address, project, dvc.lock, folder with safetensors, or ADDRESS@MODEL:STEP.",
-            callback=_require_address,
+            callback=_require_a_place,
         ),
     ],
-    b: Annotated[str, typer.Argument(help="The same, to compare with.", callback=_require_address)],
+    b: Annotated[str, typer.Argument(help="The same, to compare with.", callback=_require_a_place)],
     most: Annotated[int, typer.Option("--list", min=0, help="Differences of each kind to list.")] = 5,
     moments: Annotated[
         bool, typer.Option("--moments", help="Of two checkpoints, compare the moments tensor by tensor too.")

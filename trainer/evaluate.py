@@ -116,7 +116,7 @@ def sum_nats(
 
     from trainer.model import Decoder, load_tensors
 
-    model = Decoder(spec)
+    model = Decoder(spec).to(world.device)
     share = -(-len(checkpoints) // world.size)
     mine = [math.nan] * share
     with progress(f"evaluate {name}", len(checkpoints), "checkpoints", quiet=world.rank != 0) as advance:
@@ -124,7 +124,8 @@ def sum_nats(
             weights: Any = ck.read_verified(checkpoint, ck.WEIGHTS)
             load_tensors(model, weights)
             with torch.no_grad():
-                batches = [torch.from_numpy(rows[i : i + micro_batch]) for i in range(0, len(rows), micro_batch)]
+                parts = [rows[i : i + micro_batch] for i in range(0, len(rows), micro_batch)]
+                batches = [torch.from_numpy(part).to(world.device) for part in parts]
                 mine[turn] = math.fsum(float(model.loss(batch)) * batch[:, 1:].numel() for batch in batches)
             advance(world.size)
     gathered = world.gather_floats(mine)

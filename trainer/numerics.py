@@ -63,6 +63,7 @@ STEERED_PREFIXES = (
     "TORCH_CUDNN_",
 )
 STARTED_AGAIN = "EVERYSTEP_NUMERICS"
+_entered: str | None = None
 
 
 def enter(name: str) -> None:
@@ -71,10 +72,13 @@ def enter(name: str) -> None:
     Call it before any work, because it may restart this program (`prepare`). Raises `EverystepError` when this machine
     cannot provide the class.
     """
+    global _entered
     prepare(name)
     os.environ.pop(STARTED_AGAIN, None)
-    with Startup():  # loading torch takes seconds
-        _settle(name)
+    if name != _entered:
+        with Startup():  # loading torch takes seconds
+            _settle(name)
+    _entered = name
     for key in _steered().keys() - CLASSES[name].keys() - COMMON.keys():  # set by libraries; children start clean
         del os.environ[key]
 
@@ -85,6 +89,8 @@ def prepare(name: str) -> None:
     Every variable with which the caller could steer the libraries is replaced. If one differs, this program restarts
     from its beginning, in the same process, with the right ones.
     """
+    if name == _entered:  # the libraries have read their settings
+        return
     if name not in CLASSES:
         raise EverystepError(f"numerics: {name!r} is not a numerics class; choose {' or '.join(CLASSES)}")
     wanted = COMMON | CLASSES[name]

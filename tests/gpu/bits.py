@@ -4,6 +4,7 @@ The trainings of one check run at the same time, since each leaves most of a GPU
 """
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,17 +16,16 @@ from pipeline.formats import checkpoints as ck
 from pipeline.base.paths import RUNS, WORK
 from tests.gpu.setting import Figures, Setting
 from tests.project import ROOT
+from trainer.launch import PROCESSES
 from tests.trainer.runs import MODEL, end, killed, make_run, result, start, train
 
-LIMIT = 90
-"""Seconds after which a process of a check is ended."""
 NATIVE = {"numerics": "native", "precision": "bfloat16"}
 
 
 def trained(setting: Setting) -> Figures:
     """One training by the stage, of which the checks below read the checkpoints."""
     folder = make_run(setting.scratch / "run", **NATIVE)
-    _finished({folder: start(folder, 1)})
+    _finished(setting, {folder: start(folder, 1)})
     record = ck.read_record(ck.find_checkpoints(folder / RUNS / MODEL)[-1][1])
     assert setting.on_gpu == record.numerics.products.startswith("CUDA"), f"it ran on {record.numerics.capability}"
     return {"weights_digest": record.weights_digest, "loss": record.loss, "numerics": record.numerics.to_json()}
@@ -39,14 +39,14 @@ def again(setting: Setting) -> Figures:
     running = {folders["again"]: start(folders["again"], 1), folders["processes"]: start(folders["processes"], 2)}
     found = folders["resumed"] / WORK / "train" / MODEL
     was_killed = killed(folders["resumed"], 1, lambda: any(found.glob("*/step000004-*")))
-    _finished(running | {folders["resumed"]: start(folders["resumed"], 1)})
+    _finished(setting, running | {folders["resumed"]: start(folders["resumed"], 1)})
     return _same(setting.scratch / "run", folders) | {"killed": was_killed}
 
 
 def compiled(setting: Setting) -> Figures:
     """A compiled training twice, each with a compiler's cache of its own."""
     folders = {name: make_run(setting.scratch / name, **NATIVE, compiled=True) for name in ("compiled", "recompiled")}
-    _finished({folder: start(folder, 1) for folder in folders.values()})
+    _finished(setting, {folder: start(folder, 1) for folder in folders.values()})
     return _same(folders["compiled"], {"recompiled": folders["recompiled"]})
 
 
@@ -66,10 +66,16 @@ def in_one_process(setting: Setting, name: str) -> Figures:
         command = (sys.executable, "-m", "tests.gpu.jobs", str(setting.scratch), setting.device)
         with said.open("w") as errors, printed.open("w") as out:
             process = Popen(
-                [*command, ",".join(setting.families)], cwd=ROOT, stdout=out, stderr=errors, text=True, start_new_session=True
+                [*command, ",".join(setting.families)],
+                cwd=ROOT,
+                env=os.environ | {PROCESSES: "1"},
+                stdout=out,
+                stderr=errors,
+                text=True,
+                start_new_session=True,
             )
         with suppress(TimeoutExpired):  # the checks that were reached have their line
-            end(process, LIMIT)
+            end(process, setting.limit)
     for line in map(json.loads, printed.read_text().splitlines()):
         if line["check"] == name:
             assert "fault" not in line, line["fault"]
@@ -78,9 +84,9 @@ def in_one_process(setting: Setting, name: str) -> Figures:
     raise AssertionError(f"the process of the checks ended before this one: {said.read_text()[-2500:]}")
 
 
-def _finished(running: dict[Path, "Popen[str]"]) -> None:
+def _finished(setting: Setting, running: dict[Path, "Popen[str]"]) -> None:
     """Wait for trainings; the first that failed is reported with what it said, once all have ended."""
-    codes = {folder: end(process, LIMIT) for folder, process in running.items()}
+    codes = {folder: end(process, setting.limit) for folder, process in running.items()}
     for folder, code in codes.items():
         assert code == 0, f"{folder.name}: {(folder / 'said').read_text()[-3000:]}"
 

@@ -23,7 +23,7 @@ def machine(folder: Path, device: str, families: list[str]) -> Figures:
     """What this machine is, and the rates that shares of it are counted in."""
     import torch
 
-    size = 8192 if device == "cuda" else 256
+    size = 8192 if device == "cuda" else 128
     figures: Figures = {
         "python": sys.version.split()[0],
         "torch": torch.__version__,

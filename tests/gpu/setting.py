@@ -13,7 +13,8 @@ Figures = dict[str, Any]
 @dataclass(frozen=True, kw_only=True)
 class Setting:
     """`model` is the recipe of the checks of speed: `global_batch` rows a step, in micro-batches of `micro_batch` or,
-    if those do not fit, a half or a quarter of it. `families` are the models that transformers reads."""
+    if those do not fit, a half or a quarter of it. `families` are the models that transformers reads, `limit` is the
+    seconds after which a process of a check is ended."""
 
     device: str
     scratch: Path
@@ -23,6 +24,7 @@ class Setting:
     warm_up: int
     turns: int
     families: list[str]
+    limit: float
 
     @property
     def on_gpu(self) -> bool:
@@ -39,6 +41,7 @@ def on_gpu(scratch: Path) -> Setting:
         warm_up=2,
         turns=8,
         families=FAMILIES,
+        limit=90,
     )
 
 
@@ -52,4 +55,5 @@ def on_cpu(scratch: Path) -> Setting:
         warm_up=1,
         turns=1,
         families=["mobilellm"],
+        limit=900,
     )

@@ -57,9 +57,7 @@ def rms_norm(x_BTM: Tensor, weight_M: Tensor, epsilon: float) -> Tensor:
     return _RMSNorm.apply(x_BTM, weight_M, epsilon)  # type: ignore[no-untyped-call, no-any-return]
 
 
-def loss_block(
-    logits_NV: Tensor, targets_N1: Tensor, z_loss: float, scale: float | None
-) -> tuple[Tensor, Tensor]:
+def loss_block(logits_NV: Tensor, targets_N1: Tensor, z_loss: float, scale: float | None) -> tuple[Tensor, Tensor]:
     """Compute the loss of each row, and `scale` times the derivative of their sum by the logits (None: not wanted)."""
     logits = logits_NV.float()
     shares = torch.softmax(logits, -1)

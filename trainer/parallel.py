@@ -80,7 +80,6 @@ class World:
         self.gather(torch.tensor(numbers, dtype=torch.float64, device=self.device), whole)
         return [float(number) for number in whole]
 
-
     def _sendable(self, tensor: Tensor) -> Tensor:
         """Bring a tensor where the network takes it from."""
         return tensor

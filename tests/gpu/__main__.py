@@ -11,10 +11,12 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Lock
 from typing import Any
 
 from pipeline.base.console import exit_codes, note
@@ -22,9 +24,11 @@ from pipeline.base.errors import EverystepError
 from pipeline.base.files import write_bytes
 from pipeline.formats.canonical import pretty
 from tests.gpu import bits
-from tests.gpu.setting import Figures, Setting, on_cpu, on_gpu
+from tests.gpu.setting import Figures, on_cpu, on_gpu
 from tests.gpu.speed import Crew, LeftOut
 from tests.project import ROOT
+
+Check = Callable[[], Figures]
 
 
 def main() -> None:
@@ -56,31 +60,37 @@ def require(device: str) -> None:
 def run(device: str, scratch: Path, out: Path, minutes: float, only: list[str]) -> list[str]:
     """Run the checks, write their figures to `out` and print a line for each; the names of those that failed."""
     began = time.monotonic()
-    report: list[dict[str, Any]] = []
     setting = on_gpu(scratch) if device == "cuda" else on_cpu(scratch)
-    with Crew(setting) as crew:
-        for name, check in checks(setting, crew):
+    report: list[dict[str, Any]] = []
+
+    def in_turn(checks: dict[str, Check]) -> None:
+        for name, check in checks.items():
             if only and name not in only:
                 continue
-            if time.monotonic() - began > 60 * minutes:
-                report.append({"check": name, "verdict": "not run", "seconds": 0.0, "figures": {}, "fault": None})
-            else:
-                report.append(outcome(name, check))
-            write_bytes(out, pretty({"device": device, "checks": report}))
-            print(line(report[-1]), flush=True)
+            late = time.monotonic() - began > 60 * minutes
+            row = not_run(name) if late else outcome(name, check)
+            with writing:
+                report.append(row)
+                write_bytes(out, pretty({"device": device, "checks": report}))
+                print(line(row), flush=True)
+
+    writing = Lock()
+    with Crew(setting) as crew, ThreadPoolExecutor() as threads:
+        for number, at_once in enumerate(bits.ON_GPU if setting.on_gpu else bits.ON_CPU):
+            if number and not only:
+                crew.prepare()
+            bound = [{name: partial(check, setting) for name, check in checks.items()} for checks in at_once]
+            list(threads.map(in_turn, bound))
+        in_turn({name: partial(crew.measure, name) for name in crew.entries})
     print(f"{time.monotonic() - began:.0f} seconds; figures: {out}")
     return [row["check"] for row in report if row["verdict"] == "failed"]
 
 
-def checks(setting: Setting, crew: Crew) -> Iterator[tuple[str, Callable[[], Figures]]]:
-    """Yield every check by its name, the most important first."""
-    for name, check in (bits.ON_BOTH | (bits.ON_GPU if setting.on_gpu else {})).items():
-        yield name, partial(check, setting)
-    for name in crew.entries:
-        yield name, partial(crew.measure, name)
+def not_run(name: str) -> dict[str, Any]:
+    return {"check": name, "verdict": "not run", "seconds": 0.0, "figures": {}, "fault": "no time left"}
 
 
-def outcome(name: str, check: Callable[[], Figures]) -> dict[str, Any]:
+def outcome(name: str, check: Check) -> dict[str, Any]:
     """Run one check. Whatever it raises is its fault."""
     began = time.monotonic()
     row: dict[str, Any] = {"check": name, "verdict": "passed", "figures": {}, "fault": None}

@@ -12,12 +12,12 @@ from functools import partial
 from pathlib import Path
 from subprocess import Popen, TimeoutExpired
 
-from pipeline.formats import checkpoints as ck
 from pipeline.base.paths import RUNS, WORK
+from pipeline.formats import checkpoints as ck
 from tests.gpu.setting import Figures, Setting
 from tests.project import ROOT
-from trainer.launch import PROCESSES
 from tests.trainer.runs import MODEL, end, killed, make_run, result, start, train
+from trainer.launch import PROCESSES
 
 NATIVE = {"numerics": "native", "precision": "bfloat16"}
 
@@ -59,14 +59,15 @@ def portable(setting: Setting) -> Figures:
     return {"weights_digest": record.weights_digest, "products": record.numerics.products}
 
 
-def in_one_process(setting: Setting, name: str) -> Figures:
-    """The check `name` of `tests.gpu.jobs`, which all run when the first is asked for."""
-    printed, said = setting.scratch / "jobs.jsonl", setting.scratch / "jobs.said"
+def in_one_process(setting: Setting, name: str, names: list[str]) -> Figures:
+    """The check `name` of `tests.gpu.jobs`. All of `names` run in one process, when the first is asked for."""
+    printed, said = (setting.scratch / f"{names[0]}.{kind}" for kind in ("jsonl", "said"))
     if not printed.exists():
-        command = (sys.executable, "-m", "tests.gpu.jobs", str(setting.scratch), setting.device)
+        families = ",".join(setting.families)
+        command = [sys.executable, "-m", "tests.gpu.jobs", str(setting.scratch), setting.device, families, *names]
         with said.open("w") as errors, printed.open("w") as out:
             process = Popen(
-                [*command, ",".join(setting.families)],
+                command,
                 cwd=ROOT,
                 env=os.environ | {PROCESSES: "1"},
                 stdout=out,
@@ -94,17 +95,25 @@ def _finished(setting: Setting, running: dict[Path, "Popen[str]"]) -> None:
 def _same(first: Path, others: dict[str, Path]) -> Figures:
     """Compare every file of trainings with those of the first."""
     expected = result(first)
-    different: dict[str, list[str]] = {}
     for name, folder in others.items():
         found = result(folder)
-        different[name] = sorted(file for file in expected.keys() | found.keys() if expected.get(file) != found.get(file))
-    assert not any(different.values()), f"other bytes than the first: { {name: files[:4] for name, files in different.items() if files} }"
+        names = sorted(file for file in expected.keys() | found.keys() if expected.get(file) != found.get(file))
+        assert not names, f"{name}: other bytes than in {first.name}: {', '.join(names[:4])}"
     return dict.fromkeys(others, "same bytes") | {"files": len(expected)}
 
 
-Check = Callable[[Setting], Figures]
-ON_BOTH: dict[str, Check] = {"trained": trained} | {
-    name: partial(in_one_process, name=name) for name in ("machine", "replayed", "evaluated", "sampled", "exported")
-}
-"""Checks that a CPU does too, on small shapes; the others are tested on CPUs elsewhere (`tests/trainer`)."""
-ON_GPU: dict[str, Check] = {"again": again, "compiled": compiled, "portable": portable}
+Checks = dict[str, Callable[[Setting], Figures]]
+
+
+def jobs(*names: str) -> Checks:
+    return {name: partial(in_one_process, name=name, names=list(names)) for name in names}
+
+
+READERS = ("replayed", "evaluated", "sampled", "exported")
+ON_GPU: list[list[Checks]] = [
+    [{"trained": trained}, jobs("machine")],
+    [jobs(*READERS), {"again": again}, {"compiled": compiled}, {"portable": portable}],
+]
+"""One list after another; what is in one runs at the same time."""
+ON_CPU: list[list[Checks]] = [[{"trained": trained} | jobs("machine", *READERS)]]
+"""On small shapes, in few processes; the others are tested on CPUs elsewhere (`tests/trainer`)."""

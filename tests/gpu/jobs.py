@@ -1,4 +1,4 @@
-"""Checks in one process, in the class `native`: python -m tests.gpu.jobs FOLDER DEVICE FAMILIES
+"""Checks in one process, in the class `native`: python -m tests.gpu.jobs FOLDER DEVICE FAMILIES CHECK ...
 
 FOLDER has the small training in `run`. Each check prints a line of JSON: its name and its figures, or its fault.
 """
@@ -95,8 +95,8 @@ def evaluated(folder: Path, device: str, families: list[str]) -> Figures:
     """Losses of the checkpoints: the same twice, and those that the processor computes, up to rounding."""
     import torch
 
-    from pipeline.formats import checkpoints as ck
     from pipeline.base.paths import RUNS
+    from pipeline.formats import checkpoints as ck
     from trainer.evaluate import sum_nats
     from trainer.launch import launch
     from trainer.parallel import World
@@ -163,12 +163,15 @@ def exported(folder: Path, device: str, families: list[str]) -> Figures:
     return {"largest_difference_of_logits": figures}
 
 
-def main(folder: str, device: str, families: str) -> None:
+JOBS = {job.__name__: job for job in (machine, replayed, evaluated, sampled, exported)}
+
+
+def main(folder: str, device: str, families: str, *names: str) -> None:
     numerics.enter("native")  # may restart this program
-    for job in (machine, replayed, evaluated, sampled, exported):
-        line: Figures = {"check": job.__name__}
+    for name in names:
+        line: Figures = {"check": name}
         try:
-            line["figures"] = job(Path(folder), device, families.split(","))
+            line["figures"] = JOBS[name](Path(folder), device, families.split(","))
         except Exception as error:
             traceback.print_exc()
             line["fault"] = f"{type(error).__name__}: {error}"

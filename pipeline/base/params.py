@@ -20,6 +20,7 @@ SECTIONS = (
     "mixture",
     "tokenize",
     "evaluate",
+    "score",
     "release",
     "models",
 )

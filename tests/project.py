@@ -90,6 +90,7 @@ def params(corpora: Path) -> dict[str, Any]:
         "tokenizer": {"vocabulary": 320, "sample_bytes": 50000},
         "tokenize": tree["tokenize"] | {"context": 32},
         "evaluate": {"rows": 4, "micro_batch": 2},
+        "score": {"checkpoints": ["first", 3, "last"]},
     }
 
 

@@ -89,6 +89,11 @@ def params(corpora: Path) -> dict[str, Any]:
         "dedup": tree["dedup"] | {"validation_share": 0.1, "bytes_per_shard": 20000},
         "tokenizer": {"vocabulary": 320, "sample_bytes": 50000},
         "tokenize": tree["tokenize"] | {"context": 32},
+        "tasks": {
+            "stock": {"items": 10, "names": []},
+            "pairs": {"items": 20, "characters": 16, "words": 5, "sources": {"permuted_words": ["letters", "tales"]}},
+            "counting": {"order": 3, "rows": 200},
+        },
         "evaluate": {"rows": 4, "micro_batch": 2},
         "score": {"checkpoints": ["first", 3, "last"]},
     }

@@ -1196,7 +1196,7 @@ def replay(
     start: Annotated[int | None, typer.Option("--from", help="Step of a checkpoint to start from.")] = None,
     stop: Annotated[int | None, typer.Option("--to", help="Step to train to.")] = None,
     evaluation: Annotated[
-        bool, typer.Option("--evaluation", help="Compute the validation loss of every checkpoint instead.")
+        bool, typer.Option("--evaluation", help="Compute validation losses and scores of checkpoints instead.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -1233,21 +1233,34 @@ def replay(
 
 
 def _replay_evaluation(release: "Release", model: str | None, as_json: bool) -> None:
-    """Compute every validation loss again; exits with 1 if one differs."""
+    """Compute every validation loss again, and the scores; exits with 1 if one differs."""
+    from pipeline.formats.manifests import Scored
     from pipeline.release.rungs import Rung
     from trainer.probe import probe
+    from trainer.probe_scores import probe_scores
 
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     models = release.models() if model is None else [model]
+    scored = [release.manifest(Scored, name) for name in models if name in release.names(Scored)]
+    steps = {each.of: [checkpoint.step for checkpoint in each.checkpoints] for each in scored}
+    states = {name: [*_with_bytes(release, release.states_at(name, of_it)).values()] for name, of_it in steps.items()}
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     compared = {name: len(release.states(name)) for name in models}
     faults = [fault for name in models for fault in probe(release, name)]
+    probed = [probe_scores(release, each, states[each.of]) for each in scored]
+    faults += [fault for each in probed for fault in each.faults]
+    choices = sum(each.choices for each in probed)
+    if missing := sorted({name for each in probed for name in each.missing}):
+        note(f"note: not computed again, because data/tasks of the project is not here: {', '.join(missing)}")
     if as_json:
-        print(json.dumps({"checkpoints": compared, "differences": faults}))
+        told = {"checkpoints": compared, "choices": choices, "missing_tasks": missing, "differences": faults}
+        print(json.dumps(told))
     else:
         for fault in faults:
             _say(f"differs: {fault}")
         if not faults:
             _say(f"same: the validation losses of {sum(compared.values())} checkpoints of {', '.join(models)}")
+            if choices:
+                _say(f"same: {choices:,} log-likelihoods of their scores")
             note(release.standing(Rung.REPLAYED))
     sys.exit(1 if faults else 0)
 

@@ -1,8 +1,8 @@
-"""A program that lets lm-evaluation-harness score a model: `python their_scores.py MODEL ASKED`, in JSON.
+"""A program that lets lm-evaluation-harness score a model: `python their_scores.py MODEL ASKED`.
 
-ASKED holds `pairs`, [context, continuation] of any number, and `tasks`: name → rows with `context`, `choices` (without
-ASKED holds `pairs`, [context, continuation] of any number, and `tasks`: name → rows with `context`, `choices` (without
-and the table that it makes of the file `results`.
+ASKED is a folder. Its `asked.json` holds `pairs`, [context, continuation], `tasks`, name → rows with `context`,
+`choices` and `gold`, and `results`, a tree in the schema of the harness. `found.json` gets log-likelihood and greedy
+flag of each pair, what the harness says of the tasks, and the table that it makes of the results.
 """
 
 import json

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.base.errors import EverystepError
 from pipeline.formats.canonical import parse
 from pipeline.formats.manifests import Scored
 from pipeline.formats.scores import ITEMS_FILE, SCORED_ITEMS, SCORES_FILE, Score
@@ -12,6 +13,7 @@ from pipeline.formats.tables import read_table
 from pipeline.release.release import Release
 from tests.project import run
 from tests.releases import everystep
+from trainer.scored import score_folder
 
 MODEL, TASK, VIRTUAL = "mobilellm", "permuted_words", 3
 
@@ -64,17 +66,12 @@ def test_what_is_not_there_is_refused_and_the_nearest_named(
     assert said in done.said
 
 
-def test_a_folder_that_needs_code_or_has_no_safetensors_is_refused(tmp_path: Path, built_project: Path) -> None:
-    (tmp_path / "config.json").write_text('{"auto_map": {}}')
-    (tmp_path / "params.yaml").write_bytes((built_project / "release" / "params.yaml").read_bytes())
-    command = (
-        "everystep",
-        "evaluate",
-        ".",
-        "--tasks",
-        "piqa",
-        "--artefact",
-        str(built_project / "data/evaluation_sets"),
-    )
-    done = run(tmp_path, *command, check=False)
-    assert done.returncode == 2
+def test_a_folder_that_needs_code_or_has_no_safetensors_is_refused(tmp_path: Path) -> None:
+    for name, content, said in (
+        ("config.json", '{"auto_map": {}}', "has no tokenizer.json"),
+        ("tokenizer.json", "{}", "has no model.safetensors"),
+        ("model.safetensors", "", "needs code from its folder, which is not run"),
+    ):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(EverystepError, match=said):
+            score_folder(tmp_path, {})

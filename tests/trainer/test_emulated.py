@@ -1,5 +1,5 @@
-"""`portable` on other processors, emulated by qemu-user: whole training steps of every family, and scores, give the same
-bits.
+"""`portable` on other processors, emulated by qemu-user: whole training steps of every family, and scores, give the
+same bits.
 
 Runs with `make test-long` and needs Debian's `qemu-user`.
 Starting torch alone takes a minute there, the shapes of the demo many.

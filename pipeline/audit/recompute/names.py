@@ -12,7 +12,7 @@ from pipeline.release.papers import PAPERS
 from pipeline.release.release import Release
 
 ALONE = {"LICENSE", "constraints.txt", "dvc.lock", PARAMS.as_posix(), REVISIONS, *PAPERS}
-BELOW = ("data/", "runs/", "results/")
+BELOW = ("data/", "runs/", "results/", "scores/")
 """Folders whose files manifests promise (`pipeline.audit.chain`)."""
 
 

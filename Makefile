@@ -16,10 +16,11 @@ release: .venv/built
 	@$(RUN) python -m pipeline.build.release
 
 test: .venv/tested check
-	$(RUN) python -m pytest -n auto --dist worksteal --cov
+	$(RUN) python -m pytest -n auto --dist worksteal
 
 test-long: .venv/tested
 	$(RUN) python -m tests.proofs
+	$(RUN) python -m pytest -n auto --dist worksteal --cov
 
 check: .venv/tested
 	$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) mypy

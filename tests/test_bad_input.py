@@ -514,9 +514,7 @@ find $outputs -type f | sort | xargs sha256sum
         ("dedup", "data/deduplicated manifests/deduplicated.json", 40_000),
         ("tokenize", "data/tokens manifests/tokens.json", 40_000),
         ("train mobilellm", "runs/mobilellm manifests/models/mobilellm.json", 2_000_000),
-        pytest.param(
-            *("train mobilellm", "runs/mobilellm manifests/models/mobilellm.json", 0), marks=pytest.mark.long
-        ),
+        pytest.param(*("train mobilellm", "runs/mobilellm manifests/models/mobilellm.json", 0), marks=pytest.mark.long),
         ("release", "release manifests/release.json", 40_000),
     ],
 )

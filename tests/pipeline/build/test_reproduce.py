@@ -11,7 +11,6 @@ import pytest
 from tests.imports import ROOT
 from tests.project import built, killed_repro, make_project, repro, run
 
-
 OTHERWISE = {"OMP_NUM_THREADS": "4", "MKL_CBWR": "AVX512"}
 """What a caller may set that would change bits, if the stages did not set it themselves."""
 

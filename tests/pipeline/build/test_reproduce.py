@@ -5,13 +5,14 @@
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.imports import ROOT
 from tests.project import built, killed_repro, make_project, repro, run
 
-OTHERWISE = {"OMP_NUM_THREADS": "4", "MKL_CBWR": "AVX512"}
+OTHERWISE: dict[str, Any] = {"OMP_NUM_THREADS": "4", "MKL_CBWR": "AVX512"}
 """What a caller may set that would change bits, if the stages did not set it themselves."""
 
 
@@ -19,7 +20,7 @@ def test_two_workers_and_processes_in_another_folder_build_the_same_bytes_though
     tmp_path: Path, corpora: Path, built_project: Path
 ) -> None:
     other = make_project(tmp_path / "elsewhere", corpora)
-    two = {"EVERYSTEP_WORKERS": "2", "EVERYSTEP_PROCESSES": "2"} | OTHERWISE
+    two: dict[str, Any] = {"EVERYSTEP_WORKERS": "2", "EVERYSTEP_PROCESSES": "2"} | OTHERWISE
     draw = random.Random(5)
     assert all(killed_repro(other, draw.uniform(1, 12), **two) for _ in range(2))
     repro(other, **two)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,7 +46,7 @@ def test_a_killed_stage_writes_the_same_bytes_when_it_runs_again(
         shutil.copytree(built_project / folder, project / folder)
     shutil.copy(built_project / "params.yaml", project)
     command = [sys.executable, "-m", "pipeline.stages", *stage]
-    two = {"PYTHONPATH": str(ROOT), "EVERYSTEP_WORKERS": "2"}
+    two: dict[str, Any] = {"PYTHONPATH": str(ROOT), "EVERYSTEP_WORKERS": "2"}
     began = time.monotonic()
     run(project, *command, **two)
     takes = time.monotonic() - began

@@ -33,6 +33,7 @@ from pipeline.sources.readers import READERS
 from pipeline.stages.dedup.stage import DedupParams
 from pipeline.stages.evaluation_sets import EvaluationParams
 from pipeline.stages.filter import FilterParams
+from pipeline.stages.tasks.params import TasksParams
 from pipeline.stages.tokenize.mix import MixtureParams
 from pipeline.stages.tokenize.params import TokenizeParams
 from pipeline.stages.tokenizer import TokenizerParams
@@ -43,9 +44,11 @@ from tests.sessions import (
     MODELS,
     ROOT,
     Block,
+    answers,
     blocks,
     commands,
     documents,
+    query_of,
     run_session,
     shown,
     spans,
@@ -142,6 +145,15 @@ def test_sessions_run_on_a_small_release_and_print_what_is_shown_and_python_runs
         run_python(code, reader)
 
 
+@pytest.mark.parametrize("path", [path for path, text in TEXTS.items() if blocks(text, "sql")])
+def test_queries_run_on_a_small_release_and_answer_in_the_columns_that_are_shown(path: str, reader: Path) -> None:
+    text = small(TEXTS[path])
+    for block, answer in zip(blocks(text, "sql"), answers(text, reader), strict=True):
+        known = block.text.removeprefix(query_of(block))
+        assert known.startswith("-- ") or not answer, f"{path}: run `python -m tests.sessions` after `make release`"
+        assert first_line(known) == first_line(answer), f"{path}: {query_of(block)}"
+
+
 def first_line(output: str) -> str:
     """The first line as words: any number, any list of numbers and the numbers of a revision are `#`."""
     words = " ".join(output.partition("\n")[0].split())
@@ -207,6 +219,7 @@ SECTION_MODELS: dict[str, list[type[Section]]] = {
     "tokenizer": [TokenizerParams],
     "mixture": [MixtureParams],
     "tokenize": [TokenizeParams],
+    "tasks": [TasksParams],
     "evaluate": [EvaluateParams],
     "models": [],
     "release": [ReleaseParams],

@@ -59,7 +59,7 @@ from pipeline.release.papers import PAPERS
 from pipeline.release.release import Release
 
 ORDER = TOKENS / "order.jsonl.zst"
-EVALUATION = "evaluation.jsonl"
+EVALUATION, BY_SOURCE = "evaluation.jsonl", "sources.jsonl"
 CONSTRAINTS = "constraints.txt"
 SAMPLES_AT_ONCE = 1 << 16
 CLOSE = 1e-12
@@ -92,6 +92,7 @@ def told_twice(release: Release, sums: Mapping[str, str]) -> Iterator[str]:
             yield from _evaluation(release, name)
             yield from _csv(release, RUNS / name / log.JSONL)
             yield from _csv(release, RESULTS / name / EVALUATION)
+            yield from _csv(release, RESULTS / name / BY_SOURCE)
         evidence = gather_evidence(release, release.manifest(Coverage), sums)
         yield from _words(release, evidence)
         yield from _papers(release, evidence)
@@ -195,7 +196,6 @@ def _model(release: Release, name: str) -> Iterator[str]:
         ("parameters_unique", manifest.parameters_unique, parameters),
         ("parameters_if_repeated", manifest.parameters_if_repeated, num_parameters_if_repeated(last.spec)),
         ("tokens", manifest.tokens, last.entry.tokens),
-        ("data.seed", manifest.parameters.data.seed, release.manifest(Tokens).parameters.seed),
     ):
         if said != found:
             yield f"{manifest.path}: {what} is {said}, the rest of the release gives {found}"
@@ -213,10 +213,11 @@ def _libraries(release: Release) -> Iterator[str]:
 
 
 def _evaluation(release: Release, name: str) -> Iterator[str]:
-    """The manifest's results are those of the lines, one for each checkpoint of the model."""
-    path, manifest = RESULTS / name / EVALUATION, release.manifest(Evaluated, name)
-    results = [result.to_json() for result in manifest.results]
-    yield from _compared(manifest.path, "result", results, f"{path} gives", _lines(release, path))
+    """The manifest's results are those of the lines, one for each checkpoint of the model, and each source."""
+    manifest = release.manifest(Evaluated, name)
+    for file, results in ((EVALUATION, manifest.results), (BY_SOURCE, manifest.by_source)):
+        path, trees = RESULTS / name / file, [result.to_json() for result in results]
+        yield from _compared(manifest.path, "result", trees, f"{path} gives", _lines(release, path))
     revisions = [entry.revision for entry in release.manifest(Trained, name).checkpoints]
     if [result.revision for result in manifest.results] != revisions:
         yield f"{manifest.path}: its results are not those of the model's checkpoints, in their order"

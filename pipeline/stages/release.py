@@ -49,6 +49,7 @@ from pipeline.formats.manifests import (
     Parent,
     Released,
     Searchable,
+    TasksMade,
     Tokens,
     Trained,
     path_of,
@@ -67,6 +68,7 @@ from pipeline.formats.release import (
 )
 from pipeline.formats.stages import manifest_path, stages_per
 from pipeline.formats.suite import require_one_suite
+from pipeline.release.ancestors import MADE_AGAIN
 from pipeline.release.coverage import count
 from pipeline.release.disclosures.evidence import described, gather_evidence
 from pipeline.release.gate import check_model, too_far
@@ -159,12 +161,14 @@ def _manifests(sources: list[str], models: list[str]) -> list[Path]:
 
 
 def _data_files(sources: list[str]) -> list[Path]:
-    """Rows, indexes, order, tokenizer, every stage's removals and what was replaced; never the texts themselves."""
+    """Rows, indexes, order, tokenizer, every stage's removals, what was replaced, and minimal pairs; never the texts of
+    documents or of stock tasks."""
     whole = [TOKENS, SEARCH, TOKENIZER.parent]
     files = [folder / file for folder in whole for file in list_files(folder)]
     removals = [stage / name / REMOVALS_FILE for stage in (DOCUMENTS, FILTERED) for name in sources]
     replaced = [FILTERED / name / REPLACED_FILE for name in sources]
-    return [*files, *removals, DEDUPLICATED / REMOVALS_FILE, *replaced]
+    asked = [Path(path) for path in read_current(TasksMade).promises()]
+    return [*files, *removals, DEDUPLICATED / REMOVALS_FILE, *replaced, *asked]
 
 
 def _model_files(models: list[str]) -> list[Path]:
@@ -202,7 +206,7 @@ def lock_before_release(sources: list[str], models: list[str], lock: dict[str, J
     names = [f"{stage}@{of}" for stage in PER_SOURCE for of in sources]
     names += [name for name in ONCE if name != "code"]
     if "parent" in lock["stages"]:
-        names = ["parent"]
+        names = ["parent", *(name for name in MADE_AGAIN if name in lock["stages"])]
     names += [f"{stage}@{of}" for stage in PER_MODEL for of in models]
     return {"schema": "2.0", "stages": {name: lock["stages"][name] for name in sorted(names)}}
 

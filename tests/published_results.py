@@ -1,6 +1,6 @@
-"""The page docs/reference/published-results.md, from the data file beside it.
+"""The tables of docs/reference/published-results.md, from the data file beside it.
 
-python -m tests.published_results    write the page again
+python -m tests.published_results    write the tables again
 """
 
 from collections.abc import Iterator
@@ -28,26 +28,15 @@ HEADINGS = {
     "crows_pairs": "CrowS-Pairs",
     "race": "RACE",
 }
-INTRODUCTION = """# Published results
-
-What the papers of these architectures published, under the right headings: every number here was read in its source, and each table says where, at which revision, and what the source leaves open. The same is in [published-results.json](published-results.json), with the names that lm-evaluation-harness gives to tasks and metrics. This page is written from that file by `python -m tests.published_results`, and a test compares the two.
-
-**Numbers of different tables are not comparable.** They differ in
-
-- *shots*: what is called a zero-shot table can have columns with 5, 10 or 25 examples before the question;
-- *metric*: `acc` compares the log-likelihoods of the choices, `acc_norm` those divided by their lengths. In Pythia's own files the two differ by up to 9 points for the same model and task;
-- *harness*: prompts and data changed between its versions, and MobileLLM used a pipeline that nobody else has;
-- *tokens before the text*: OpenELM's evaluation adds a begin token, others do not say.
-
-Nor do they say anything about the demo's models, which are far smaller and read far less.
-
-A heading says the shots if there are any, and the metric where the source states it.
-"""
+BEGIN, END = "<!-- tables -->\n", "<!-- end of tables -->\n"
 
 
-def page(data: dict[str, Any]) -> str:
-    """The whole page."""
-    return "\n".join([INTRODUCTION, *(part for each in data["tables"] for part in _section(each))])
+def with_tables(page: str, data: dict[str, Any]) -> str:
+    """The page with a section for each table between its two marks."""
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    sections = "\n".join(part for each in data["tables"] for part in _section(each))
+    return f"{before}{BEGIN}\n{sections}\n{END}{after}"
 
 
 def column_name(column: dict[str, Any]) -> str:
@@ -84,4 +73,4 @@ def _as_markdown(header: list[str], rows: list[list[str]]) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(parse(DATA.read_bytes(), DATA)))
+    PAGE.write_text(with_tables(PAGE.read_text(), parse(DATA.read_bytes(), DATA)))

@@ -15,6 +15,7 @@ DEDUPLICATED = Path("data/deduplicated")
 TOKENIZER = Path("data/tokenizer/tokenizer.json")
 TOKENS = Path("data/tokens")
 SEARCH = Path("data/search")
+TASKS = Path("data/tasks")
 PUBLISHED_ROWS = Path("data/llm360")
 """Published rows of token ids, if a release begins with them."""
 PARENT = Path("data/parent")

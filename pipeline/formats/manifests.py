@@ -15,6 +15,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline.base.errors import Differs, EverystepError
 from pipeline.base.files import read_small, sha256_file
+from pipeline.base.suggest import did_you_mean
 from pipeline.formats.bounds import (
     MAX_CHECKPOINTS,
     MAX_CONTEXT,
@@ -28,9 +29,10 @@ from pipeline.formats.checkpoints import Numerics, Record, schedule
 from pipeline.formats.lines import Shard
 from pipeline.formats.order import first_sample
 from pipeline.formats.stages import BY_NAME, manifest_path, output_folder
+from pipeline.formats.tasks import Task, task_file
 from pipeline.formats.typed import Count, Counts, Declared, Sha256, TensorsDigest, Typed
 
-FORMAT = "everystep/manifest/4"
+FORMAT = "everystep/manifest/5"
 Bits = Annotated[float, Field(ge=0)]
 Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 RowCount = Annotated[int, Field(ge=0, le=MAX_ROWS)]
@@ -53,7 +55,7 @@ class Manifest(Typed):
     shipped: ClassVar[tuple[str, ...]] = ()
     """Outputs whose files a release holds."""
 
-    format: Literal["everystep/manifest/4"]
+    format: Literal["everystep/manifest/5"]
     """Version of this form."""
     stage: str
     """Name of the stage."""
@@ -515,6 +517,81 @@ class Searchable(Manifest):
     """Ids of all rows."""
 
 
+class Harness(Typed):
+    """The program whose definitions of tasks are followed."""
+
+    package: str
+    """Name of its package."""
+    version: str
+    """Its version."""
+
+
+class NgramScore(Typed):
+    """What a model that counts runs of tokens scores on a task."""
+
+    order: Annotated[int, Field(ge=1)]
+    """Tokens of its longest run."""
+    accuracy: Annotated[float, Field(ge=0, le=1)]
+    """Share of the items that it gets right, as `acc`."""
+    standard_error: Annotated[float, Field(ge=0)]
+    """Standard error of that share."""
+
+
+class NgramLoss(Typed):
+    """What a model that counts runs of tokens reaches on the held-out rows."""
+
+    order: Annotated[int, Field(ge=1)]
+    """Tokens of its longest run."""
+    bits_per_byte: Bits
+    """Bits per byte of text."""
+
+
+class Counting(Typed):
+    """Models that count runs of tokens in training rows: what a trained model has to beat."""
+
+    rows: RowCount
+    """Training rows that they count, the first of the order."""
+    tokens: Count
+    """Their ids."""
+    held_out: list[NgramLoss]
+    """Each of them on the held-out rows."""
+    tasks: dict[str, list[NgramScore]]
+    """Task → the score of each of them."""
+
+
+class TasksMade(Manifest):
+    """Items of the tasks, and what models that count score on them."""
+
+    shipped = ("items", "pairs")
+
+    stage: Literal["tasks"]
+    of: None
+    harness: Harness
+    """The program whose definitions are followed."""
+    begin_token: Literal["none"]
+    """The rule of the token before a context: there is none."""
+    tasks: Annotated[dict[str, Task], Field(min_length=1)]
+    """Name of a task → what it is."""
+    counting: Counting
+    """Scores of counting."""
+
+    def shard_of(self, task: str) -> Shard:
+        """The file of a task: of output `stock` or `pairs`, of which a release holds `pairs` alone."""
+        if task not in self.tasks:
+            raise EverystepError(
+                f"{task}: no such task; there are {', '.join(self.tasks)}{did_you_mean(task, self.tasks)}"
+            )
+        shards = [shard for name in ("stock", "pairs") for shard in self.outputs.get(name, [])]
+        return next(shard for shard in shards if shard.path == task_file(task))
+
+    @model_validator(mode="after")
+    def _has_files(self) -> Self:
+        files = [shard.path for name in ("stock", "pairs") for shard in self.outputs.get(name, [])]
+        if sorted(files) != sorted(map(task_file, self.tasks)):
+            raise ValueError("outputs: stock and pairs together list one file for each task")
+        return self
+
+
 class DataParameters(Declared):
     """The section `data` of a recipe."""
 
@@ -899,6 +976,7 @@ KINDS: dict[str, type[Manifest]] = {
     "tokenizer": TokenizerTrained,
     "tokenize": Tokens,
     "search": Searchable,
+    "tasks": TasksMade,
     "train": Trained,
     "evaluate": Evaluated,
     "coverage": Coverage,

@@ -23,6 +23,7 @@ from pipeline.base.paths import (
     RESULTS,
     RUNS,
     SEARCH,
+    TASKS,
     TOKENIZER,
     TOKENS,
 )
@@ -53,6 +54,7 @@ STAGES = (
     Stage("tokenizer", "release", "tokenizer", TOKENIZER.parent),
     Stage("tokenize", "release", "tokens", TOKENS),
     Stage("search", "release", "search", SEARCH),
+    Stage("tasks", "release", "tasks", TASKS),
     Stage("train", "model", "models", RUNS),
     Stage("evaluate", "model", "evaluations", RESULTS),
     Stage("release", "release", "release", RELEASE),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.formats.canonical import parse
-from pipeline.release.card import table
+from pipeline.release.markdown import bare_table
 
 FOLDER = Path(__file__).parent.parent / "docs" / "reference"
 DATA, PAGE = FOLDER / "published-results.json", FOLDER / "published-results.md"
@@ -53,7 +53,8 @@ def _section(each: dict[str, Any]) -> Iterator[str]:
     header = ["model", *map(column_name, each["columns"]), *(["average"] if has_average else [])]
     rows = [[row["model"], *row["values"], *([row["average"]] if has_average else [])] for row in each["rows"]]
     digits = max(len(str(value).partition(".")[2]) for row in rows for value in row[1:])
-    yield _as_markdown(header, [[row[0], *(f"{value:.{digits}f}" for value in row[1:])] for row in rows])
+    cells = [[row[0], *(f"{value:.{digits}f}" for value in row[1:])] for row in rows]
+    yield bare_table(header, cells, [False, *(True for _ in header[1:])])
     for note in each["notes"]:
         yield f"\n{note}"
     yield ""
@@ -63,13 +64,6 @@ def _source(source: dict[str, Any]) -> str:
     where = source["repository"] + (f" at `{source['revision'][:7]}`" if source["revision"] else "")
     read = "read there" if source["read"] == "original" else "read in a copy, not checked against the original"
     return f"Source: {source['title']}, of {where} ({source['paper']}); {read}."
-
-
-def _as_markdown(header: list[str], rows: list[list[str]]) -> str:
-    """A table whose numbers are aligned to the right."""
-    lines = table(["model"], [[row[0]] for row in rows]).split("\n")
-    ends = [" | ".join(header[1:]), " | ".join("---:" for _ in header[1:]), *(" | ".join(row[1:]) for row in rows)]
-    return "\n".join(f"{line} {end} |" for line, end in zip(lines, ends, strict=True))
 
 
 if __name__ == "__main__":

@@ -21,8 +21,10 @@ from pipeline.base.errors import EverystepError
 from pipeline.base.yaml import load_yaml
 from pipeline.formats.canonical import pretty
 from pipeline.formats.manifests import Coverage
-from pipeline.release.card import front_matter, percent, write_card, write_notice
+from pipeline.release.card import write_card, write_notice
 from pipeline.release.facts import AncestorFacts, Facts, gather
+from pipeline.release.front_matter import front_matter
+from pipeline.release.markdown import percent
 from pipeline.release.words import MAX_LINE, MAX_TEXT, check_words, check_words_on_rows
 from tests.project import SOURCES, params, repro, run
 from tests.releases import copied, everystep, read_json, unsealed

@@ -110,7 +110,7 @@ def _seeds(evidence: Evidence) -> str:
     """Which models differ only in a seed; nothing if none do."""
     designs = {design.name: design for design in evidence.designs}
     lines = []
-    for group in evidence.siblings:
+    for group in evidence.siblings.seeds:
         first, *others = (designs[name] for name in group)
         told = [f"`{other.name}` with {_difference(first, other)}" for other in others]
         lines.append(f"- `{first.name}` was trained again as {', as '.join(told)}.")

@@ -34,6 +34,8 @@ are within the noise of each other if they differ by no more than {seeds}{errors
 difference, the two taken as independent. {chance}"""
 SEEDS = "the largest difference in that column between two models that differ only in a seed, or by no more than "
 NO_SEEDS = "No two models of this release differ only in a seed, so what another seed would have done is not known. "
+BETWEEN = {"weights": "between first weights", "orders": "between orders", "seeds": "between seeds"}
+"""Kind of siblings → how the row is called that has the largest difference between two of them."""
 MAX_SAMPLE = 400  # characters
 
 
@@ -73,11 +75,11 @@ def _tasks(evidence: Evidence) -> Iterator[str]:
 
 def _rule(evidence: Evidence, *, chance: bool) -> str:
     text = RULE.format(
-        seeds=SEEDS if evidence.siblings else "",
+        seeds=SEEDS if evidence.siblings.seeds else "",
         errors=ERRORS,
         chance=f"*Italic* is what is within {ERRORS} standard errors of chance. " if chance else "",
     )
-    return (text + ("" if evidence.siblings else NO_SEEDS)).strip()
+    return (text + ("" if evidence.siblings.seeds else NO_SEEDS)).strip()
 
 
 def _table(of: Sequence[Column], evidence: Evidence, *, digits: int = 1, is_share: bool = False) -> str:
@@ -89,8 +91,10 @@ def _table(of: Sequence[Column], evidence: Evidence, *, digits: int = 1, is_shar
     if is_share:
         rows.append(["chance", *("" if each.chance is None else f"{scale * each.chance:.{digits}f}" for each in of)])
     rows.append(["items" if is_share else "tokens", *(f"{each.items:,}" for each in of)])
-    if evidence.siblings:
-        rows.append(["between seeds", *(f"{scale * (each.spread or 0):.{digits}f}" for each in of)])
+    for kind, told in BETWEEN.items():
+        found = [getattr(each.spread, kind) for each in of]
+        if None not in found:
+            rows.append([told, *(f"{scale * spread:.{digits}f}" for spread in found)])
     rows.append(["models differ", *("yes" if each.differs else "no" for each in of)])
     return bare_table(["model", *headings], rows, [False, *(True for _ in of)])
 

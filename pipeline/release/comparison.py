@@ -11,7 +11,7 @@ a number for models that get the same items right, so "differs" is said too rare
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -65,6 +65,28 @@ class Score(Typed):
     """What guessing scores; null where there is nothing to guess from."""
 
 
+class Siblings(Typed):
+    """Groups of two or more models that were trained alike but for a seed."""
+
+    seeds: list[list[str]]
+    """Of the first weights, of the order of the rows, or of both."""
+    weights: list[list[str]]
+    """Of the first weights alone."""
+    orders: list[list[str]]
+    """Of the order alone."""
+
+
+class Spread(NamedTuple):
+    """The largest difference in a column between two siblings; null where there are none."""
+
+    seeds: float | None
+    """That differ in any seed."""
+    weights: float | None
+    """That differ in their first weights alone."""
+    orders: float | None
+    """That differ in the order alone."""
+
+
 class Cell(NamedTuple):
     """A value in a column."""
 
@@ -89,8 +111,8 @@ class Column(NamedTuple):
     """What guessing scores; null where there is nothing to guess from."""
     items: int
     """Items or rows."""
-    spread: float | None
-    """Largest difference between two models that differ only in a seed; null if there are none."""
+    spread: Spread
+    """What seeds make of it."""
     cells: dict[str, Cell]
     """Model → its value, in the order of the models."""
 
@@ -100,28 +122,27 @@ class Column(NamedTuple):
         return not all(cell.leads for cell in self.cells.values())
 
 
-def siblings(recipes: Mapping[str, RecipeParameters]) -> list[list[str]]:
-    """Groups of models that were trained alike but for a seed: of the first weights, of the order, or of both."""
-    groups: defaultdict[bytes, list[str]] = defaultdict(list)
-    for name, recipe in recipes.items():
-        tree = {key: value for key, value in recipe.to_json().items() if key not in (*NOT_COMPARED, "seed")}
-        tree["data"] = {key: value for key, value in recipe.data.to_json().items() if key != "seed"}
-        groups[canonical(tree)].append(name)
-    return [group for group in groups.values() if len(group) > 1]
+def siblings(recipes: Mapping[str, RecipeParameters]) -> Siblings:
+    """Which models were trained alike but for a seed."""
+    return Siblings(
+        seeds=_alike(recipes, lambda recipe: ()),
+        weights=_alike(recipes, lambda recipe: (recipe.data.seed,)),
+        orders=_alike(recipes, lambda recipe: (recipe.seed,)),
+    )
 
 
-def columns(scores: Sequence[Score], models: Sequence[str], groups: Sequence[Sequence[str]]) -> list[Column]:
+def columns(scores: Sequence[Score], models: Sequence[str], groups: Siblings) -> list[Column]:
     """A column for each task of the papers that was scored, in their order."""
     return [*_columns(PAPERS_ORDER, scores, models, groups)]
 
 
-def other_columns(scores: Sequence[Score], models: Sequence[str], groups: Sequence[Sequence[str]]) -> list[Column]:
+def other_columns(scores: Sequence[Score], models: Sequence[str], groups: Siblings) -> list[Column]:
     """A column for each other task: Pythia's, the minimal pairs, and what a project adds."""
     added = {score.task: score.task for score in scores if score.task not in PAPERS_ORDER}
     return [*_columns(OTHERS | {name: name for name in added if name not in OTHERS}, scores, models, groups)]
 
 
-def average(of: Sequence[Column], groups: Sequence[Sequence[str]]) -> Column:
+def average(of: Sequence[Column], groups: Siblings) -> Column:
     """The plain mean of columns, as the papers have it."""
     number = len(of)
     values = {
@@ -140,20 +161,21 @@ def column(
     heading: str,
     metric: str,
     values: Mapping[str, tuple[float, float]],
-    groups: Sequence[Sequence[str]],
+    groups: Siblings,
     *,
     items: int,
     chance: float | None = None,
     smaller_is_better: bool = False,
 ) -> Column:
     """A column from each model's value and standard error."""
-    spread = _spread({name: value for name, (value, _) in values.items()}, groups)
+    plain = {name: value for name, (value, _) in values.items()}
+    spread = Spread(*(_largest(plain, each) for each in (groups.seeds, groups.weights, groups.orders)))
     best = (min if smaller_is_better else max)(values.values(), key=lambda pair: pair[0])
     cells = {
         name: Cell(
             value=value,
             standard_error=error,
-            leads=is_within_noise((value, error), best, spread),
+            leads=is_within_noise((value, error), best, spread.seeds),
             near_chance=chance is not None and abs(value - chance) <= ERRORS * error,
         )
         for name, (value, error) in values.items()
@@ -167,7 +189,7 @@ def is_within_noise(one: tuple[float, float], other: tuple[float, float], spread
 
 
 def _columns(
-    headings: Mapping[str, str], scores: Sequence[Score], models: Sequence[str], groups: Sequence[Sequence[str]]
+    headings: Mapping[str, str], scores: Sequence[Score], models: Sequence[str], groups: Siblings
 ) -> Iterator[Column]:
     """The columns of the tasks that every model has a score for, in the order of `headings`."""
     for task, heading in headings.items():
@@ -180,7 +202,19 @@ def _columns(
                 break
 
 
-def _spread(values: Mapping[str, float], groups: Iterable[Sequence[str]]) -> float | None:
-    """The largest difference between two siblings."""
+def _largest(values: Mapping[str, float], groups: Iterable[Sequence[str]]) -> float | None:
+    """The largest difference between two models of a group."""
     pairs = [pair for group in groups for pair in combinations([name for name in group if name in values], 2)]
     return max((abs(values[one] - values[other]) for one, other in pairs), default=None)
+
+
+def _alike(
+    recipes: Mapping[str, RecipeParameters], seeds: Callable[[RecipeParameters], tuple[int, ...]]
+) -> list[list[str]]:
+    """Groups of models with the same recipe, seeds apart, that also agree in these seeds."""
+    groups: defaultdict[bytes, list[str]] = defaultdict(list)
+    for name, recipe in recipes.items():
+        tree = {key: value for key, value in recipe.to_json().items() if key not in (*NOT_COMPARED, "seed")}
+        tree["data"] = {key: value for key, value in recipe.data.to_json().items() if key != "seed"}
+        groups[canonical([tree, *seeds(recipe)])].append(name)
+    return [group for group in groups.values() if len(group) > 1]

@@ -26,7 +26,7 @@ from pipeline.formats.model import ModelSpec
 from pipeline.formats.release import REVISIONS, SUMS
 from pipeline.formats.stages import output_folder
 from pipeline.formats.typed import Count, Counts, Sha256, TensorsDigest, Typed
-from pipeline.release.comparison import Score, siblings
+from pipeline.release.comparison import Score, Siblings, siblings
 from pipeline.release.facts import Facts, gather, read_words
 from pipeline.release.release import Release
 
@@ -186,8 +186,8 @@ class Evidence(Facts):
     """What they score in the tasks."""
     samples: list[Sample]
     """What they write."""
-    siblings: list[list[str]]
-    """Groups of models that differ only in a seed."""
+    siblings: Siblings
+    """Which models differ only in a seed."""
     contents: Sha256
     """Digest of all files but the papers (`docs/formats.md`, section 12)."""
 

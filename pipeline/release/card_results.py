@@ -34,7 +34,7 @@ are within the noise of each other if they differ by no more than {seeds}{errors
 difference, the two taken as independent. {chance}"""
 SEEDS = "the largest difference in that column between two models that differ only in a seed, or by no more than "
 NO_SEEDS = "No two models of this release differ only in a seed, so what another seed would have done is not known. "
-BETWEEN = {"weights": "between first weights", "orders": "between orders", "seeds": "between seeds"}
+BETWEEN = {"weights": "between first weights", "orders": "between orders"}
 """Kind of siblings → how the row is called that has the largest difference between two of them."""
 MAX_SAMPLE = 400  # characters
 
@@ -92,9 +92,8 @@ def _table(of: Sequence[Column], evidence: Evidence, *, digits: int = 1, is_shar
         rows.append(["chance", *("" if each.chance is None else f"{scale * each.chance:.{digits}f}" for each in of)])
     rows.append(["items" if is_share else "tokens", *(f"{each.items:,}" for each in of)])
     for kind, told in BETWEEN.items():
-        found = [getattr(each.spread, kind) for each in of]
-        if None not in found:
-            rows.append([told, *(f"{scale * spread:.{digits}f}" for spread in found)])
+        if getattr(evidence.siblings, kind):
+            rows.append([told, *(f"{scale * getattr(each.spread, kind):.{digits}f}" for each in of)])
     rows.append(["models differ", *("yes" if each.differs else "no" for each in of)])
     return bare_table(["model", *headings], rows, [False, *(True for _ in of)])
 

@@ -19,6 +19,7 @@ SECTIONS = (
     "tokenizer",
     "mixture",
     "tokenize",
+    "tasks",
     "evaluate",
     "release",
     "models",

@@ -1,21 +1,29 @@
 """Tasks of evaluation: items as a model is asked them, a line each, in `data/tasks/TASK.jsonl.zst`.
 
-An item has choices. Each is a context and a continuation, whose tokens a model gives a log-likelihood after the context;
-the texts are those of the harness, character by character. In a partial evaluation (WinoGrande) the contexts differ and
+An item has choices. Each is a context and a continuation, to whose tokens a model gives a log-likelihood after the
+context; the texts are those of the harness, character by character. In a partial evaluation (WinoGrande) the contexts differ and
 the continuation is the same. A task of one choice (LAMBADA) asks whether its continuation is the greedy one.
 `docs/reference/tasks.md` says what each task is; how many items are left out, and why, is in the manifest.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple, Self
 
+import numpy as np
 from pydantic import Field, model_validator
 
+from pipeline.base.errors import EverystepError
+from pipeline.formats.canonical import Json, canonical
+from pipeline.formats.documents import id_hashes
 from pipeline.formats.lines import Shard, encode_line, promised_lines, write_lines
 from pipeline.formats.typed import Count, Counts, Sha256, Typed
 
 MAX_CHOICES = 100
+DIGITS = 6
+"""Decimal digits of chance and scores."""
 TextIds = Callable[[Sequence[str]], Sequence[Sequence[int]]]
 """Token ids of each of several texts, without an end token."""
 
@@ -57,8 +65,8 @@ class Stock(Typed):
 
     task: str
     """Its name there."""
-    sha256: Sha256
-    """SHA-256 of its YAML file there."""
+    files: dict[str, Sha256]
+    """Path of each file that defines it, below `lm_eval/tasks` → SHA-256."""
 
 
 class Task(Typed):
@@ -66,22 +74,32 @@ class Task(Typed):
 
     stock: Stock | None
     """The definition in the harness; null for minimal pairs, which are ours."""
-    definition: Sha256
-    """SHA-256 of the canonical JSON of our definition, which `definition` of `manifests/tasks.json` holds."""
-    data: Sha256
-    """SHA-256 of the lines of all its items, in the order of the data, before any is chosen."""
+    definition: dict[str, Json]
+    """How an item is made."""
+    definition_sha256: Sha256
+    """SHA-256 of the canonical JSON of the definition."""
+    data_sha256: Sha256
+    """SHA-256 of the lines of all items, in the order of the data, before any is chosen."""
     metrics: Annotated[list[str], Field(min_length=1)]
     """Metrics by the names of the harness: `acc`, `acc_norm`, `perplexity`."""
     delimiter: str
-    """What a continuation begins with before the text of the choice; `acc_norm` divides by the characters of the rest."""
+    """What a continuation begins with before the text of the choice, whose characters divide in `acc_norm`."""
     items: Annotated[int, Field(ge=1)]
     """Items that are asked."""
+    found: Count
+    """Items in the data, those included that are not asked."""
+    left_out: Counts
+    """Reason → items that are not asked; `not_chosen` if nothing is wrong with them."""
     chance: Annotated[float, Field(ge=0, le=1)]
     """Mean accuracy of guessing; 0 for one choice."""
-    left_out: Counts
-    """Reason → items that are not asked: `not_chosen`, or what is wrong with them."""
-    found: Count
-    """Items in the data, those left out included."""
+
+    @model_validator(mode="after")
+    def _counts_agree(self) -> Self:
+        if self.found != self.items + sum(self.left_out.values()):
+            raise ValueError(f"found is {self.found}, but {self.items} are asked and {self.left_out} left out")
+        if self.definition_sha256 != hashlib.sha256(canonical(self.definition)).hexdigest():
+            raise ValueError("definition_sha256: not that of the definition")
+        return self
 
 
 class Prompt(NamedTuple):
@@ -91,10 +109,50 @@ class Prompt(NamedTuple):
     continuation: list[int]
 
 
+def ask(
+    name: str,
+    items: Sequence[Item],
+    most: int,
+    left_out: Mapping[str, int],
+    *,
+    definition: dict[str, Json],
+    metrics: Sequence[str] = ("acc",),
+    delimiter: str = "",
+    stock: Stock | None = None,
+) -> tuple[list[Item], Task]:
+    """Choose at most `most` items, those of the lowest hashes, in their order; return them with what is said of them.
+
+    No item is an error: what would be asked is nothing.
+    """
+    if not items:
+        told = ", ".join(f"{number} {reason}" for reason, number in sorted(left_out.items())) or "none found"
+        raise EverystepError(f"task {name}: no item to ask ({told}); correct its data, or leave the task out")
+    hashes = np.array(id_hashes((item.id for item in items), f"task {name}"), dtype=np.uint64)
+    asked = [items[place] for place in sorted(np.argsort(hashes, kind="stable")[:most].tolist())]
+    not_chosen = {"not_chosen": len(items) - len(asked)} if len(items) > len(asked) else {}
+    task = Task(
+        stock=stock,
+        definition=definition,
+        definition_sha256=hashlib.sha256(canonical(definition)).hexdigest(),
+        data_sha256=hashlib.sha256(b"".join(map(item_line, items))).hexdigest(),
+        metrics=[*metrics],
+        delimiter=delimiter,
+        items=len(asked),
+        found=len(items) + sum(left_out.values()),
+        left_out={**left_out, **not_chosen},
+        chance=round(math.fsum(1 / len(item.choices) for item in asked if len(item.choices) > 1) / len(asked), DIGITS),
+    )
+    return asked, task
+
+
+def item_line(item: Item) -> bytes:
+    """The line of an item."""
+    return encode_line(item.to_json())
+
+
 def write_task(folder: Path, name: str, items: Iterable[Item]) -> Shard:
     """Write the items of a task into `folder`."""
-    lines = (encode_line(item.to_json()) for item in items)
-    return write_lines(folder / task_file(name), lines, task_file(name))
+    return write_lines(folder / task_file(name), map(item_line, items), task_file(name))
 
 
 def read_task(folder: Path, shard: Shard) -> Iterator[Item]:

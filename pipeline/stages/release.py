@@ -49,6 +49,7 @@ from pipeline.formats.manifests import (
     Parent,
     Released,
     Searchable,
+    TasksMade,
     Tokens,
     Trained,
     path_of,
@@ -163,12 +164,14 @@ def _manifests(sources: list[str], models: list[str]) -> list[Path]:
 
 
 def _data_files(sources: list[str]) -> list[Path]:
-    """Rows, indexes, order, tokenizer, every stage's removals and what was replaced; never the texts themselves."""
+    """Rows, indexes, order, tokenizer, every stage's removals, what was replaced, and minimal pairs; never the texts of
+    documents or of stock tasks."""
     whole = [TOKENS, SEARCH, TOKENIZER.parent]
     files = [folder / file for folder in whole for file in list_files(folder)]
     removals = [stage / name / REMOVALS_FILE for stage in (DOCUMENTS, FILTERED) for name in sources]
     replaced = [FILTERED / name / REPLACED_FILE for name in sources]
-    return [*files, *removals, DEDUPLICATED / REMOVALS_FILE, *replaced]
+    asked = [Path(path) for path in read_current(TasksMade).promises()]
+    return [*files, *removals, DEDUPLICATED / REMOVALS_FILE, *replaced, *asked]
 
 
 def _model_files(models: list[str]) -> list[Path]:

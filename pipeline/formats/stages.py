@@ -22,6 +22,7 @@ from pipeline.base.paths import (
     RELEASE,
     RESULTS,
     RUNS,
+    SCORES,
     SEARCH,
     TASKS,
     TOKENIZER,
@@ -57,6 +58,7 @@ STAGES = (
     Stage("tasks", "release", "tasks", TASKS),
     Stage("train", "model", "models", RUNS),
     Stage("evaluate", "model", "evaluations", RESULTS),
+    Stage("score", "model", "scores", SCORES),
     Stage("release", "release", "release", RELEASE),
 )
 ON_ROWS = (Stage("rows", "release", "rows", PUBLISHED_ROWS),)

@@ -32,6 +32,7 @@ from pipeline.base.paths import (
     REPLACED_FILE,
     RESULTS,
     RUNS,
+    SCORES,
     SEARCH,
     TOKENIZER,
     TOKENS,
@@ -48,6 +49,7 @@ from pipeline.formats.manifests import (
     Manifest,
     Parent,
     Released,
+    Scored,
     Searchable,
     TasksMade,
     Tokens,
@@ -83,7 +85,7 @@ PER_SOURCE, PER_MODEL = stages_per("source"), stages_per("model")
 ONCE = [name for name in stages_per("release") if name != "release"]
 OF_SECTION: dict[str, type[Manifest]] = {SECTION_OF_FORKS: Parent, SECTION_OF_FORGETTING: Forgetting}
 """The manifest that goes with a section that only some projects have."""
-BUILT = ("data", "runs", "results")
+BUILT = ("data", "runs", "results", "scores")
 COPY_SUFFIXES = (".jsonl", ".csv", ".json", ".yaml", ".md")
 
 
@@ -99,6 +101,8 @@ def release() -> None:
     require_one_suite({name: manifest.parameters.to_json() for name, manifest in trained.items()})
     _require_own_rows(trained)
     read_all_current(Evaluated, models)
+    if not is_fork:
+        read_all_current(Scored, models)
     read_current(Searchable)
     for stage in PER_SOURCE:
         read_all_current(KINDS[stage], sources)
@@ -175,7 +179,7 @@ def _data_files(sources: list[str]) -> list[Path]:
 
 
 def _model_files(models: list[str]) -> list[Path]:
-    folders = [kind / name for name in models for kind in (RUNS, RESULTS)]
+    folders = [kind / name for name in models for kind in (RUNS, RESULTS, SCORES)]
     recipes = [RECIPES / f"{name}.yaml" for name in models]
     return [*recipes, *(folder / file for folder in folders for file in list_files(folder))]
 

@@ -96,8 +96,9 @@ def _summary(
     """What a manifest says of removals, and what they give."""
     if isinstance(manifest, Deduplicated):
         found = {source: dict(kept) for source, kept in pairs.items()}
+        by_source = {source: sum(kept.values()) for source, kept in found.items()}
         return {
-            "removed_by_source": (manifest.removed_by_source, {name: sum(kept.values()) for name, kept in found.items()}),
+            "removed_by_source": (manifest.removed_by_source, by_source),
             "duplicates": (manifest.duplicates, found),
         }
     if isinstance(manifest, Extracted | Filtered):

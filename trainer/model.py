@@ -24,7 +24,7 @@ from pipeline.formats.initial import initial_tensors
 from pipeline.formats.model import LayerSpec, ModelSpec
 from trainer.exact import rotary_tables
 from trainer.matmul import is_portable, linear, matmul
-from trainer.operators import embed, next_token_loss, rms_norm
+from trainer.operators import embed, next_token_loss, next_token_losses, rms_norm
 
 QUERY_BLOCK = 128
 
@@ -58,6 +58,14 @@ class Decoder(nn.Module):
         x_BTM = self.hidden(rows_BT[:, :-1])
         forgotten = None if forgotten_BT is None else forgotten_BT[:, 1:].flatten()
         return next_token_loss(x_BTM.flatten(0, 1), self.head_VM, rows_BT[:, 1:].flatten(), z_loss, forgotten)
+
+    def losses(self, rows_BT: Tensor) -> Tensor:
+        """Compute the cross entropy in nats of each target, losses_BT; without a derivative."""
+        with torch.no_grad():
+            x_BTM = self.hidden(rows_BT[:, :-1])
+            targets_BT = rows_BT[:, 1:]
+            losses_N = next_token_losses(x_BTM.flatten(0, 1), self.head_VM, targets_BT.flatten())
+            return losses_N.view(targets_BT.shape)
 
     def hidden(self, tokens_BT: Tensor, cache: "Cache | None" = None) -> Tensor:
         """Compute the last hidden states x_BTM, from which the logits are one product away."""

@@ -731,33 +731,67 @@ class Result(Typed):
     """Mean loss, in nats per token."""
     bits_per_byte: Bits
     """The same per byte of text, in bits."""
+    standard_error: Bits | None
+    """Standard error of the bits per byte, over rows; null for fewer than two."""
+
+
+class SourceResult(Result):
+    """A checkpoint on the held-out targets of one source: a line of `sources.jsonl`."""
+
+    source: str
+    """The source."""
+
+
+class SourceText(Typed):
+    """What the held-out rows that were read hold of a source."""
+
+    rows: RowCount
+    """Rows with a target of it."""
+    targets: Count
+    """Its targets."""
+    bytes: Count
+    """Bytes of text that they stand for."""
 
 
 class EvaluateParameters(Declared):
     """The section `evaluate` of `params.yaml`."""
 
-    rows: Annotated[int, Field(ge=1)]
-    """Held-out rows that are read."""
+    rows: Annotated[int, Field(ge=1)] | None = None
+    """Held-out rows that are read; all of them if it is null or missing."""
+    train_rows: Annotated[int, Field(ge=0)]
+    """Training rows that are read for each stored checkpoint, of the batch that led to it."""
     micro_batch: Annotated[int, Field(ge=1)]
     """Rows that are read at once."""
+    prompts: list[str]
+    """Texts that each stored checkpoint continues."""
+    sample_tokens: Annotated[int, Field(ge=1)]
+    """Tokens that it writes at most."""
 
 
 class Evaluated(Manifest):
-    """Validation loss and bits per byte of every checkpoint of a model."""
+    """The learning record of a model, what it sums up to, and what the model writes at every stored checkpoint."""
 
-    shipped = ("evaluation",)
+    shipped = ("evaluation", "sources", "losses", "samples")
 
     stage: Literal["evaluate"]
     of: str
     parameters: EvaluateParameters
     tokenizer_sha256: Sha256
     """SHA-256 of the tokenizer whose bytes were counted."""
+    rows: RowCount
+    """Held-out rows that were read."""
+    train_rows: RowCount
+    """Training rows in the record."""
     targets: Count
-    """Tokens predicted."""
+    """Tokens predicted in the held-out rows."""
     bytes: Count
     """Bytes of text that they stand for."""
+    sources: dict[str, SourceText]
+    """Source → what the held-out rows hold of it."""
     results: Annotated[list[Result], Field(min_length=1)]
     """One for each checkpoint, ascending."""
+    by_source: list[SourceResult]
+    """One for each checkpoint and each of `sources`, ascending."""
     loss: Bits
     """Loss of the last, again, where `dvc metrics` finds it."""
     bits_per_byte: Bits

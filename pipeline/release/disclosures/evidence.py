@@ -29,6 +29,7 @@ from pipeline.formats.typed import Count, Counts, Sha256, TensorsDigest, Typed
 from pipeline.release.comparison import Score, Siblings, siblings
 from pipeline.release.facts import Facts, gather, read_words
 from pipeline.release.release import Release
+from pipeline.release.report.trainings import TrainingFacts, gather_trainings
 
 PASSES = 3
 """Forward, and backward with respect to activations and to weights."""
@@ -180,6 +181,10 @@ class Evidence(Facts):
     """Languages that a source declares, joined by commas → tokens of such sources in the training rows."""
     evaluation_sets: list[str]
     """Names of the evaluation sets whose items training must not contain."""
+    duplicates: dict[str, Counts]
+    """Source of documents removed as duplicates → source of those that were kept in their place → documents."""
+    trainings: list[TrainingFacts]
+    """How the models were trained."""
     losses: list[SourceLoss]
     """What the last checkpoints reach on the held-out rows."""
     scores: list[Score]
@@ -214,6 +219,8 @@ def gather_evidence(release: Release, read: ReadCounts, sums: Mapping[str, str],
         vocabulary=tokens.vocabulary,
         tokens_by_languages=dict(sorted(by_languages.items())),
         evaluation_sets=sorted(release.manifest(EvaluationNgrams).sets),
+        duplicates=release.manifest(Deduplicated).duplicates,
+        trainings=gather_trainings(release, [model.name for model in facts.models]),
         losses=[],
         scores=[],
         samples=[],

@@ -101,6 +101,7 @@ def params(corpora: Path) -> dict[str, Any]:
             "pairs": {"items": 20, "characters": 16, "words": 5, "sources": {"permuted_words": ["letters", "tales"]}},
             "counting": {"order": 3, "rows": 200},
         },
+        "score": {"checkpoints": ["first", 3, "last"]},
     }
 
 

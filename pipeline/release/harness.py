@@ -38,7 +38,7 @@ def results(model: Model, scores: Iterable[Score], tasks: Mapping[str, Task]) ->
         "results": {label: _results(label, by_task[name]) for name, label in labels.items()},
         "group_subtasks": {},
         "configs": {label: _config(label, tasks[name], by_task[name]) for name, label in labels.items()},
-        "versions": {label: tasks[name].definition for name, label in labels.items()},
+        "versions": {label: tasks[name].definition_sha256 for name, label in labels.items()},
         "n-shot": dict.fromkeys(labels.values(), 0),
         "higher_is_better": {
             label: {score.metric: score.metric not in FALLS for score in by_task[name]}
@@ -74,7 +74,7 @@ def results(model: Model, scores: Iterable[Score], tasks: Mapping[str, Task]) ->
         "fewshot_as_multiturn": None,
         "chat_template": None,
         "chat_template_sha": None,
-        "task_hashes": {label: tasks[name].data for name, label in labels.items()},
+        "task_hashes": {label: tasks[name].data_sha256 for name, label in labels.items()},
     }
 
 
@@ -101,8 +101,8 @@ def _config(label: str, task: Task, scores: list[Score]) -> Json:
         "target_delimiter": task.delimiter,
         "metric_list": [{"metric": score.metric, "higher_is_better": score.metric not in FALLS} for score in scores],
         "metadata": {
-            "definition_sha256": task.definition,
-            "data_sha256": task.data,
+            "definition_sha256": task.definition_sha256,
+            "data_sha256": task.data_sha256,
             "chance": task.chance,
             "too_long": scores[0].too_long,
         },

@@ -5,8 +5,8 @@
 The second does not depend on the tokenizer, so it compares across releases (Gao et al. 2020, section 3.1). Sums of nats
 are those of the float32 losses, exact until they are rounded once to a double.
 
-The standard error is that of bits per byte as a ratio of two sums over rows, the units that were drawn (Cochran 1977, chapter
-equation 6.13, without the correction for a finite population): with n rows that have targets of the source, of which
+The standard error is that of bits per byte as a ratio of two sums over rows, the units that were drawn (Cochran 1977,
+chapter 6, without the correction for a finite population): with n rows that have targets of the source, of which
 row i has x_i bits and b_i bytes, and R = sum x / sum b,
 
     sqrt(n / (n - 1) * sum (x_i - R b_i)^2) / sum b

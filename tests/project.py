@@ -96,6 +96,12 @@ def params(corpora: Path) -> dict[str, Any]:
             "prompts": ["", "the old"],
             "sample_tokens": 8,
         },
+        "tasks": {
+            "stock": {"items": 10, "names": []},
+            "pairs": {"items": 20, "characters": 16, "words": 5, "sources": {"permuted_words": ["letters", "tales"]}},
+            "counting": {"order": 3, "rows": 200},
+        },
+        "score": {"checkpoints": ["first", 3, "last"]},
     }
 
 

@@ -32,6 +32,7 @@ from pipeline.base.paths import (
     REPLACED_FILE,
     RESULTS,
     RUNS,
+    SCORES,
     SEARCH,
     TOKENIZER,
     TOKENS,
@@ -48,7 +49,9 @@ from pipeline.formats.manifests import (
     Manifest,
     Parent,
     Released,
+    Scored,
     Searchable,
+    TasksMade,
     Tokens,
     Trained,
     path_of,
@@ -81,7 +84,7 @@ PER_SOURCE, PER_MODEL = stages_per("source"), stages_per("model")
 ONCE = [name for name in stages_per("release") if name != "release"]
 OF_SECTION: dict[str, type[Manifest]] = {SECTION_OF_FORKS: Parent, SECTION_OF_FORGETTING: Forgetting}
 """The manifest that goes with a section that only some projects have."""
-BUILT = ("data", "runs", "results")
+BUILT = ("data", "runs", "results", "scores")
 COPY_SUFFIXES = (".jsonl", ".csv", ".json", ".yaml", ".md")
 
 
@@ -91,12 +94,14 @@ def release() -> None:
     params = check_words(load_params(), sources, str(PARAMS)).release
     own = [name for name in (SECTION_OF_FORKS, SECTION_OF_FORGETTING) if name in load_params()]
     is_fork = SECTION_OF_FORKS in own
-    manifests = _manifests(sources, models) + [path_of(OF_SECTION[name]) for name in own]
+    manifests = _manifests(sources, models, is_fork) + [path_of(OF_SECTION[name]) for name in own]
     basis = take_basis(manifests, [*SECTIONS, *own])
     trained = read_all_current(Trained, models)
     require_one_suite({name: manifest.parameters.to_json() for name, manifest in trained.items()})
     _require_own_rows(trained)
     read_all_current(Evaluated, models)
+    if not is_fork:
+        read_all_current(Scored, models)
     read_current(Searchable)
     for stage in PER_SOURCE:
         read_all_current(KINDS[stage], sources)
@@ -110,7 +115,7 @@ def release() -> None:
             advance(1)
     folder = fresh_folder(RELEASE)
     kept = [Path(path) for path in read_current(Parent).promises()] if is_fork else []
-    for path in [*COPIED, *manifests, *kept, *_data_files(sources), *_model_files(models)]:
+    for path in [*COPIED, *manifests, *kept, *_data_files(sources), *_model_files(models, is_fork)]:
         _place(path, folder / path)
     # As data: a comment is no parameter, so DVC would not build the release again for a changed one.
     # How it was run is no part of it.
@@ -152,23 +157,30 @@ def _require_own_rows(trained: dict[str, Trained]) -> None:
             )
 
 
-def _manifests(sources: list[str], models: list[str]) -> list[Path]:
+def stages_of_model(is_fork: bool) -> list[str]:
+    """The stages that run for each model. A fork has no items of tasks, so none scores its models."""
+    return [stage for stage in PER_MODEL if not (is_fork and stage == "score")]
+
+
+def _manifests(sources: list[str], models: list[str], is_fork: bool) -> list[Path]:
     per_source = [manifest_path(stage, name) for stage in PER_SOURCE for name in sources]
-    per_model = [manifest_path(stage, name) for stage in PER_MODEL for name in models]
+    per_model = [manifest_path(stage, name) for stage in stages_of_model(is_fork) for name in models]
     return [*per_source, *map(manifest_path, ONCE), *per_model]
 
 
 def _data_files(sources: list[str]) -> list[Path]:
-    """Rows, indexes, order, tokenizer, every stage's removals and what was replaced; never the texts themselves."""
+    """Rows, indexes, order, tokenizer, every stage's removals, what was replaced, and minimal pairs; never the texts of
+    documents or of stock tasks."""
     whole = [TOKENS, SEARCH, TOKENIZER.parent]
     files = [folder / file for folder in whole for file in list_files(folder)]
     removals = [stage / name / REMOVALS_FILE for stage in (DOCUMENTS, FILTERED) for name in sources]
     replaced = [FILTERED / name / REPLACED_FILE for name in sources]
-    return [*files, *removals, DEDUPLICATED / REMOVALS_FILE, *replaced]
+    asked = [Path(path) for path in read_current(TasksMade).promises()]
+    return [*files, *removals, DEDUPLICATED / REMOVALS_FILE, *replaced, *asked]
 
 
-def _model_files(models: list[str]) -> list[Path]:
-    folders = [kind / name for name in models for kind in (RUNS, RESULTS)]
+def _model_files(models: list[str], is_fork: bool) -> list[Path]:
+    folders = [kind / name for name in models for kind in (RUNS, RESULTS, *[SCORES] * (not is_fork))]
     recipes = [RECIPES / f"{name}.yaml" for name in models]
     return [*recipes, *(folder / file for folder in folders for file in list_files(folder))]
 
@@ -201,9 +213,9 @@ def lock_before_release(sources: list[str], models: list[str], lock: dict[str, J
     """
     names = [f"{stage}@{of}" for stage in PER_SOURCE for of in sources]
     names += [name for name in ONCE if name != "code"]
-    if "parent" in lock["stages"]:
+    if is_fork := "parent" in lock["stages"]:
         names = ["parent"]
-    names += [f"{stage}@{of}" for stage in PER_MODEL for of in models]
+    names += [f"{stage}@{of}" for stage in stages_of_model(is_fork) for of in models]
     return {"schema": "2.0", "stages": {name: lock["stages"][name] for name in sorted(names)}}
 
 

@@ -15,6 +15,7 @@ from pipeline.formats.manifests import (
     Fetched,
     Filtered,
     Manifest,
+    TasksMade,
     TokenizerTrained,
     Tokens,
     path_of,
@@ -39,6 +40,7 @@ def declared_faults(release: Release) -> Iterator[str]:
         (Deduplicated, params["dedup"]),
         (TokenizerTrained, params["tokenizer"]),
         (Tokens, params["tokenize"] | {"mixture": params["mixture"]}),
+        (TasksMade, params["tasks"]),
     ]
     for kind, section in declared:
         yield from _agree(release.manifest(kind), section)

@@ -23,6 +23,7 @@ from pipeline.audit.recompute.shards import shard_faults
 from pipeline.audit.recompute.states import first_state_faults, movement_faults
 from pipeline.audit.recompute.suite import suite_faults
 from pipeline.audit.recompute.tallies import tally_faults
+from pipeline.audit.recompute.tasks import task_faults
 from pipeline.audit.recompute.texts import text_faults
 from pipeline.audit.recompute.tokenizer import tokenizer_faults
 from pipeline.audit.recompute.written import written_faults
@@ -54,6 +55,7 @@ CHECKS: dict[str, Callable[[Release], Iterator[str]]] = {
     "tokenizer": tokenizer_faults,
     "texts of documents": text_faults,
     "search index": search_faults,
+    "tasks": task_faults,
     "first states": first_state_faults,
     "movements of the weights": movement_faults,
     "evaluations": evaluation_faults,

@@ -209,7 +209,7 @@ def personal_data(
 
 
 def _show_facts(facts: "Summary") -> None:
-    from pipeline.release.card import listed, percent
+    from pipeline.release.markdown import listed, percent
 
     rows = facts.rows
     size = "" if facts.bytes is None else f", {facts.bytes / 1e6:,.1f} MB"

@@ -64,6 +64,7 @@ from pipeline.formats.release import (
     ListedFile,
     Root,
     content_digest,
+    contents_digest,
     is_listed,
     kind_of,
     revision_line,
@@ -128,10 +129,13 @@ def release() -> None:
     counted = take_basis(inputs, root=folder)
     write_manifest(Coverage, None, counted, parameters={}, outputs={}, root=folder, **read.to_json())
     write_bytes(folder / REVISIONS, b"".join(map(revision_line, records)))
-    evidence = gather_evidence(project, read, {path: sha256_file(folder / path) for path in described(project)})
+    files = _listed(folder)
+    sums = {path: sha256_file(folder / path) for path in described(project)}
+    evidence = gather_evidence(project, read, sums, contents_digest(files))
     for name, render in PAPERS.items():
         write_bytes(folder / name, render(evidence))
-    _write_root(folder, params)
+        files[name] = _digested(folder, name)
+    _write_root(folder, params, files)
     told = evidence.to_json()
     write_manifest(
         Released,
@@ -219,15 +223,24 @@ def lock_before_release(sources: list[str], models: list[str], lock: dict[str, J
     return {"schema": "2.0", "stages": {name: lock["stages"][name] for name in sorted(names)}}
 
 
-def _write_root(folder: Path, params: ReleaseParams) -> None:
-    """`release.json` by content, then `SHA256SUMS` over the bytes as stored, the root manifest included."""
+def _listed(folder: Path) -> dict[str, ListedFile]:
+    """Each file that the root manifest lists, by content."""
     listed = [path for path in list_files(folder) if is_listed(path)]
     files: dict[str, ListedFile] = {}
     with progress("release: digests", len(listed), "files") as advance:
         for path in listed:
-            kind = kind_of(path)
-            files[path] = ListedFile(kind=kind, digest=content_digest(folder / path, kind))
+            files[path] = _digested(folder, path)
             advance(1)
+    return files
+
+
+def _digested(folder: Path, path: str) -> ListedFile:
+    kind = kind_of(path)
+    return ListedFile(kind=kind, digest=content_digest(folder / path, kind))
+
+
+def _write_root(folder: Path, params: ReleaseParams, files: dict[str, ListedFile]) -> None:
+    """`release.json` by content, then `SHA256SUMS` over the bytes as stored, the root manifest included."""
     root = Root(format=FORMAT, name=params.name, version=params.version, files=files)
     write_bytes(folder / ROOT, pretty(root.to_json()))
     sums = [f"{sha256_file(folder / path)}  {path}\n" for path in list_files(folder)]

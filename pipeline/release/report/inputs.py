@@ -9,6 +9,7 @@ from pipeline.release.markdown import percent
 from pipeline.release.reasons import finding_in_words, reason_in_words, step_in_words
 from pipeline.release.report.markup import (
     Cell,
+    Content,
     Html,
     Marked,
     code,
@@ -101,7 +102,7 @@ def _sources(evidence: Evidence) -> Iterator[Html]:
     )
 
 
-def _words(text: str) -> Html:
+def _words(text: Content) -> Html:
     """A cell that needs room for a few words."""
     return element("div", text, class_="words")
 
@@ -109,7 +110,7 @@ def _words(text: str) -> Html:
 def _origin(artefact: ArtefactFacts, source: SourceFacts) -> list[Cell]:
     named = element("a", artefact.identifier, href=artefact.link, rel="noreferrer")
     is_web = artefact.link.startswith(("https://", "http://"))
-    return [named if is_web else artefact.identifier, source.issuer, outside(source.evidence)]
+    return [named if is_web else artefact.identifier, *map(_words, (source.issuer, outside(source.evidence)))]
 
 
 def _collected(artefact: ArtefactFacts) -> Cell:
@@ -219,8 +220,8 @@ def _duplicates(evidence: Evidence) -> Iterator[Html]:
     across = sum(number for name, kept in pairs.items() for other, number in kept.items() if other != name)
     yield paragraph(
         f"{worded(total, 'document').capitalize()} {'was' if total == 1 else 'were'} removed as the same, or nearly "
-        f"the same, as one that was kept; for {worded(across, 'document')} the other is of another source. Every "
-        "removal names the document that was kept, and how similar the two are, in ",
+        f"the same, as one that was kept. {f'{across:,}' if across else 'None'} of them repeat a document of another "
+        "source. Every removal names the document that was kept, and how similar the two are, in ",
         code("data/deduplicated/removals.parquet"),
         ".",
     )

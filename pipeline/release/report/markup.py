@@ -91,6 +91,12 @@ def code(text: str) -> Html:
     return element("code", text)
 
 
+def with_error(value: float, error: float | None, digits: int = 4) -> Html:
+    """A number with its standard error, if there is one."""
+    told = "" if error is None else element("small", f" ± {error:.{digits}f}")
+    return joined([f"{value:.{digits}f}", told])
+
+
 def digest(text: str) -> Html:
     """A digest, of which a reader sees the beginning and copies the whole."""
     return element("code", text, class_="digest")

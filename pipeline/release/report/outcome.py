@@ -4,8 +4,6 @@ from collections.abc import Iterator
 
 from pipeline.base.console import in_bytes
 from pipeline.release.disclosures.evidence import Evidence
-from pipeline.release.report.charts import Chart
-from pipeline.release.report.figures import axis_of, figures, legend, line_of
 from pipeline.release.report.markup import (
     Cell,
     Html,
@@ -19,6 +17,7 @@ from pipeline.release.report.markup import (
     right,
     section,
     table,
+    with_error,
 )
 from pipeline.release.report.noise import noise_of
 from pipeline.release.report.overview import worded
@@ -37,7 +36,7 @@ def outcome_section(evidence: Evidence) -> Html:
 
 
 def _comparison(evidence: Evidence) -> Iterator[Html]:
-    """The last checkpoints on held-out text, and the way there."""
+    """The last checkpoints on held-out text."""
     targets = evidence.models[0].validation_tokens
     yield paragraph(
         f"The loss is measured on {targets:,} tokens of documents that are held out from training. Bits per byte do "
@@ -51,23 +50,15 @@ def _comparison(evidence: Evidence) -> Iterator[Html]:
         (
             [
                 *(model.name, model.parameters, model.tokens, f"{model.validation_loss:.4f}"),
-                Marked(f"{model.bits_per_byte:.4f}", "best" if model.bits_per_byte == best else ""),
+                Marked(
+                    with_error(model.bits_per_byte, training.checkpoints[-1].standard_error),
+                    "best" if model.bits_per_byte == best else "",
+                ),
                 Marked(*_difference(model.bits_per_byte - best, noise.least if noise else None)),
             ]
-            for model in evidence.models
+            for model, training in zip(evidence.models, evidence.trainings, strict=True)
         ),
     )
-    yield legend(evidence)
-    axis = axis_of(evidence)
-    lines = [
-        line_of(
-            training, evidence, [(each.tokens / axis.unit, each.bits_per_byte) for each in training.checkpoints], True
-        )
-        for training in evidence.trainings
-    ]
-    ends = ", ".join(f"{line.name} ends at {line.points[-1][1]:.4f}" for line in lines)
-    described = f"Bits per byte of every stored checkpoint. {ends}."
-    yield figures([Chart("Held-out text", described, axis.title, "bits per byte", lines)])
 
 
 def _difference(more: float, least: float | None) -> tuple[str, str]:

@@ -20,7 +20,7 @@ font:1.0625rem/1.6 Inter,system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
 header,main,footer,.contents{max-width:72rem;margin-inline:auto;padding-inline:1.25rem}
 header{padding-top:3.5rem}
 h1,h2,h3{line-height:1.2;text-wrap:balance;font-family:"Iowan Old Style","Palatino Linotype",Palatino,
-"Book Antiqua",Georgia,serif;font-weight:700}
+P052,"Book Antiqua",Georgia,serif;font-weight:700}
 h1{font-size:clamp(2rem,6vw,3.1rem);margin:0 0 .4rem;letter-spacing:-.01em;overflow-wrap:anywhere}
 h2{font-size:1.9rem;margin:0 0 1rem;padding-top:1.1rem;border-top:3px solid var(--ink)}
 h3{font-size:1.28rem;margin:2.6rem 0 .6rem}
@@ -55,8 +55,8 @@ tbody th{font-weight:600;white-space:nowrap}
 tbody tr+tr>*{border-top:1px solid var(--rule)}
 tbody tr:hover>*{background:var(--wash)}
 .n{text-align:right;white-space:nowrap}
-thead .n{white-space:normal}
-.words{min-width:13rem}
+thead .n{white-space:normal;min-width:5.2rem}
+.words{min-width:11rem;overflow-wrap:anywhere}
 .plain th{font-weight:400;white-space:normal;min-width:13rem}
 .nowrap{white-space:nowrap}
 td code,th code{white-space:nowrap}

@@ -15,8 +15,9 @@ from pipeline.release.report.markup import (
     right,
     section,
     table,
+    with_error,
 )
-from pipeline.release.report.trainings import Point, TrainingFacts
+from pipeline.release.report.trainings import Measured, Point, TrainingFacts
 
 SHOWN = 12
 """Rows of a table of a curve, at most."""
@@ -30,6 +31,7 @@ def training_section(evidence: Evidence) -> Html:
         "How it was trained",
         *_recipes(evidence),
         *_curves(evidence),
+        *_learning(evidence),
     )
 
 
@@ -124,6 +126,42 @@ def _chart(
     ]
     ends = ", ".join(f"{line.name} ends at {number(line.points[-1][1])}" for line in lines)
     return Chart(title, f"{described}. {ends}.", axis.title, unit, lines, from_zero)
+
+
+def _learning(evidence: Evidence) -> Iterator[Html]:
+    """How fast the models learn, in all and by source."""
+    last = {training.model: training.checkpoints[-1] for training in evidence.trainings}
+    names = [source.name for source in evidence.sources if all(source.name in each.by_source for each in last.values())]
+    yield element("h3", "Speed of learning")
+    yield paragraph(
+        "Bits per byte of held-out text at every stored checkpoint, in all and by source. Each chart has an upright "
+        "axis of its own, because some sources are easier to predict than others from the beginning."
+    )
+    yield legend(evidence)
+    whole = _learning_chart(evidence, "All held-out text", lambda each: each.bits_per_byte)
+    yield figures([whole, *(_source_chart(evidence, name) for name in names)])
+    yield table(
+        "Bits per byte of the last checkpoints, with standard error",
+        ["model", right("all"), *map(right, names)],
+        (
+            [model, *(with_error(found.bits_per_byte, found.standard_error) for found in (each, *each.sources(names)))]
+            for model, each in last.items()
+        ),
+    )
+
+
+def _source_chart(evidence: Evidence, name: str) -> Chart:
+    return _learning_chart(evidence, name, lambda each: each.by_source[name].bits_per_byte)
+
+
+def _learning_chart(evidence: Evidence, title: str, value: Callable[[Measured], float]) -> Chart:
+    axis = axis_of(evidence)
+    lines = [
+        line_of(training, evidence, [(each.tokens / axis.unit, value(each)) for each in training.checkpoints], True)
+        for training in evidence.trainings
+    ]
+    ends = ", ".join(f"{line.name} ends at {line.points[-1][1]:.4f}" for line in lines)
+    return Chart(title, f"Bits per byte of a line for each model. {ends}.", axis.title, "bits per byte", lines)
 
 
 def _numbers(training: TrainingFacts) -> Html:

@@ -36,6 +36,15 @@ class Point(Typed):
     """Rate of the last of these updates."""
 
 
+class SourceMeasured(Typed):
+    """A checkpoint on the held-out text of one source."""
+
+    bits_per_byte: float
+    """Loss per byte of text, in bits."""
+    standard_error: float | None
+    """Its standard error, over rows; null for fewer than two."""
+
+
 class Measured(Typed):
     """A stored checkpoint: what proves which one it is, and how it does on held-out text."""
 
@@ -49,10 +58,18 @@ class Measured(Typed):
     """Validation loss, in nats per token."""
     bits_per_byte: float
     """The same per byte of text, in bits."""
+    standard_error: float | None
+    """Standard error of the bits per byte, over rows; null for fewer than two."""
+    by_source: dict[str, SourceMeasured]
+    """Source → how the checkpoint does on its held-out text."""
     weights_digest: TensorsDigest
     """Digest of its weights."""
     state_digest: TensorsDigest
     """Digest of its whole state."""
+
+    def sources(self, names: Iterable[str]) -> list[SourceMeasured]:
+        """How it does on some sources."""
+        return [self.by_source[name] for name in names]
 
 
 class TrainingFacts(Typed):
@@ -131,7 +148,12 @@ def thinned(entries: Iterable[log.Entry], num_steps: int, most: int = MAX_POINTS
 
 def _measured(release: Release, trained: Trained) -> Iterator[Measured]:
     """Each checkpoint with its result."""
-    results = {result.revision: result for result in release.manifest(Evaluated, trained.of).results}
+    evaluated = release.manifest(Evaluated, trained.of)
+    results = {result.revision: result for result in evaluated.results}
+    by_source: dict[str, dict[str, SourceMeasured]] = {}
+    for found in evaluated.by_source:
+        measured = SourceMeasured(bits_per_byte=found.bits_per_byte, standard_error=found.standard_error)
+        by_source.setdefault(found.revision, {})[found.source] = measured
     for entry in trained.checkpoints:
         if entry.revision not in results:
             raise Differs(f"{release.folder / path_of(Evaluated, trained.of)}: results: none of {entry.revision}")
@@ -141,6 +163,8 @@ def _measured(release: Release, trained: Trained) -> Iterator[Measured]:
             tokens=entry.tokens,
             loss=results[entry.revision].loss,
             bits_per_byte=results[entry.revision].bits_per_byte,
+            standard_error=results[entry.revision].standard_error,
+            by_source=by_source.get(entry.revision, {}),
             weights_digest=entry.weights_digest,
             state_digest=entry.state_digest,
         )

@@ -37,7 +37,7 @@ from pipeline.release.report.overview import worded
 from pipeline.release.report.trainings import Measured, TrainingFacts
 
 BITS = "bits_per_byte"
-SPREADS = {"weights": "between seeds of first weights", "orders": "between seeds of the order"}
+SPREADS = {"weights": "between first weights", "orders": "between orders"}
 """Kind of siblings → how the row of the largest difference between two of them is called."""
 
 
@@ -89,7 +89,7 @@ def _tasks(evidence: Evidence) -> Iterator[Html]:
     yield paragraph(
         "Zero-shot, by the last checkpoint of each model, with the standard error over the items. At this size most of "
         "these numbers are what guessing gives, which the last rows say: ",
-        element("span", "grey", class_="noise"),
+        element("span", "slanted grey", class_="noise"),
         f" is what is within {ERRORS} standard errors of chance.",
     )
     if papers:
@@ -128,7 +128,7 @@ def _compared(title: str, of: Sequence[Column], evidence: Evidence, scale: int =
     for kind, told in SPREADS.items():
         if getattr(evidence.siblings, kind):
             below.append([told, *(f"{scale * getattr(each.spread, kind):.{digits}f}" for each in of)])
-    below.append(["models differ", *("yes" if each.differs else "within noise" for each in of)])
+    below.append(["models differ", *("yes" if each.differs else "no" for each in of)])
     below.append(["items", *(each.items for each in of)])
     metrics = {each.metric for each in of if each.metric != "mean"}
     heads = [each.heading if len(metrics) < 2 else _headed(each) for each in of]

@@ -64,9 +64,11 @@ td code,th code{white-space:nowrap}
 .soft,small{color:var(--soft)}
 small{font-size:.86em}
 .best{font-weight:700}
-.noise{color:var(--soft)}
+.noise{color:var(--soft);font-style:italic}
+@media (min-width:48rem){tbody th{position:sticky;left:0;background:var(--raised)}}
 .heat1{background:var(--h1)}.heat2{background:var(--h2)}.heat3{background:var(--h3)}
-tbody tr:hover>.heat1{background:var(--h1)}tbody tr:hover>.heat2{background:var(--h2)}
+tbody tr:hover>@media (min-width:48rem){tbody th{position:sticky;left:0;background:var(--raised)}}
+.heat1{background:var(--h1)}tbody tr:hover>.heat2{background:var(--h2)}
 tbody tr:hover>.heat3{background:var(--h3)}
 .bar{display:block;width:14rem;height:1.2rem;border-radius:4px;background:var(--wash);margin-top:.1rem}
 .bar rect,.key rect{fill:currentColor}

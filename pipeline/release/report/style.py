@@ -55,7 +55,7 @@ tbody th{font-weight:600;white-space:nowrap}
 tbody tr+tr>*{border-top:1px solid var(--rule)}
 tbody tr:hover>*{background:var(--wash)}
 .n{text-align:right;white-space:nowrap}
-thead .n{white-space:normal;min-width:5.2rem}
+thead .n{white-space:normal;min-width:6.2rem}
 .words{min-width:11rem;overflow-wrap:anywhere}
 .plain th{font-weight:400;white-space:normal;min-width:13rem}
 .nowrap{white-space:nowrap}
@@ -87,7 +87,7 @@ details{margin:.9rem 0}
 summary{cursor:pointer;color:var(--accent);width:fit-content;padding:.15rem .2rem}
 blockquote{margin:1rem 0;padding:.1rem 0 .1rem 1.2rem;border-left:3px solid var(--rule);max-width:44rem}
 footer{margin-top:4.5rem;padding-top:1.2rem;padding-bottom:3rem;color:var(--soft);font-size:.95rem}
-@media (max-width:40rem){body{font-size:1rem}header{padding-top:2rem}section{margin-top:3rem}h2{font-size:1.6rem}
+@media (max-width:40rem){body{font-size:1rem}.bar{width:9rem}header{padding-top:2rem}section{margin-top:3rem}h2{font-size:1.6rem}
 th,td{padding:.4rem .6rem}.figures{grid-template-columns:1fr 1fr}
 .figures dd{font-size:1.25rem}}
 @media print{.scroll{overflow:visible}.digest{max-width:none;white-space:normal}}

@@ -1,4 +1,4 @@
-"""Pictures of the page of a release: `python -m tests.pictures` writes those in `docs/pictures/` again, from `release/`.
+"""Pictures of the page of a release: `python -m tests.pictures` takes those in `docs/pictures/` again, from `release/`.
 
 They look best where the fonts Inter and P052 are installed (Debian: fonts-inter, fonts-urw-base35).
 """

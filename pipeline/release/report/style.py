@@ -87,8 +87,8 @@ details{margin:.9rem 0}
 summary{cursor:pointer;color:var(--accent);width:fit-content;padding:.15rem .2rem}
 blockquote{margin:1rem 0;padding:.1rem 0 .1rem 1.2rem;border-left:3px solid var(--rule);max-width:44rem}
 footer{margin-top:4.5rem;padding-top:1.2rem;padding-bottom:3rem;color:var(--soft);font-size:.95rem}
-@media (max-width:40rem){body{font-size:1rem}.bar{width:9rem}header{padding-top:2rem}section{margin-top:3rem}h2{font-size:1.6rem}
-th,td{padding:.4rem .6rem}.figures{grid-template-columns:1fr 1fr}
+@media (max-width:40rem){body{font-size:1rem}header{padding-top:2rem}section{margin-top:3rem}h2{font-size:1.6rem}
+.bar{width:9rem}th,td{padding:.4rem .6rem}.figures{grid-template-columns:1fr 1fr}
 .figures dd{font-size:1.25rem}}
 @media print{.scroll{overflow:visible}.digest{max-width:none;white-space:normal}}
 """

@@ -26,10 +26,18 @@ from pipeline.formats.canonical import Json
 from pipeline.formats.lines import Shard, encode_line
 
 BATCH = 4096  # rows of a row group: what is read of the index for one document
-REPEATED = ("source", "license", "stage", "reason")  # few values; a dictionary of ids would only cost a second read
-PLAIN = re.compile(r"[a-z0-9_]+")
+REPEATED = (
+    "source",
+    "license",
+    "stage",
+    "reason",
+    "split",
+)  # few values; a dictionary of ids would only cost a second read
+PLAIN = re.compile(r"[a-z0-9_-]+")
 ESCAPED = r'[\x00-\x1f"\\]'
 MAX_INTEGER = 2**53 - 1
+PLAIN_DECIMALS = 1e-5, 1e9
+"""Bounds between which Arrow writes the digits of a number as canonical JSON does, unless it is whole."""
 
 # Every stage that drops documents writes this table. `kept` is the document that stayed, `similarity` the
 # measured Jaccard similarity of the two texts' shingles; both are null unless the reason is a duplicate.
@@ -212,14 +220,16 @@ def _digest_rows(rows: pa.Table) -> str:
 
 
 def _open_writer(file: Any, schema: pa.Schema) -> pq.ParquetWriter:
-    """Open a writer that stores columns of few values by dictionary, integers by differences, the rest plainly."""
+    """Open a writer that stores columns of few values by dictionary, integers by differences, float32 by bytes of
+    equal rank, the rest plainly."""
     integers = [field.name for field in schema if pa.types.is_integer(field.type)]
+    floats = [field.name for field in schema if pa.types.is_float32(field.type)]
     return pq.ParquetWriter(
         file,
         schema,
         compression="zstd",
         use_dictionary=[name for name in REPEATED if name in schema.names],
-        column_encoding=dict.fromkeys(integers, "DELTA_BINARY_PACKED"),
+        column_encoding=dict.fromkeys(integers, "DELTA_BINARY_PACKED") | dict.fromkeys(floats, "BYTE_STREAM_SPLIT"),
     )
 
 
@@ -254,10 +264,26 @@ def json_lines(rows: pa.RecordBatch) -> bytes:
 
 def _in_json(column: pa.Array) -> list[Any]:
     """Return scalars and arrays of strings that, joined, are the values in canonical JSON."""
+    if pa.types.is_floating(column.type) and not column.null_count:
+        return [_decimals(column.cast(pa.float64()))]
     if not _is_plain(column):
         return [arrow_strings([encode_line(value)[:-1] for value in column.to_pylist()]).cast(pa.string())]
     text = column.cast(pa.string())
-    return [arrow_string(b'"'), text, arrow_string(b'"')] if pa.types.is_string(column.type) else [text]
+    if pa.types.is_string(column.type):
+        return [arrow_string(b'"'), text, arrow_string(b'"')]
+    return [text.fill_null("null") if column.null_count else text]
+
+
+def _decimals(column: pa.Array) -> pa.Array:
+    """Write numbers as canonical JSON does: the few that Arrow writes in another way one by one."""
+    size = pc.abs(column)
+    within = pc.and_(pc.greater_equal(size, PLAIN_DECIMALS[0]), pc.less(size, PLAIN_DECIMALS[1]))
+    odd = pc.invert(pc.and_(within, pc.not_equal(column, pc.trunc(column))))
+    text = column.cast(pa.string())
+    if not pc.any(odd).as_py():
+        return text
+    values = [encode_line(value)[:-1] for value in column.filter(odd).to_pylist()]
+    return pc.replace_with_mask(text, odd, arrow_strings(values).cast(pa.string()))
 
 
 def text_of(strings: pa.Array) -> tuple[memoryview, NDArray[np.int32]]:
@@ -268,12 +294,12 @@ def text_of(strings: pa.Array) -> tuple[memoryview, NDArray[np.int32]]:
 
 
 def _is_plain(column: pa.Array) -> bool:
-    """Tell whether canonical JSON writes every value as it is: plain strings, small integers."""
-    if column.null_count:
-        return False
+    """Tell whether canonical JSON writes every value as it is: plain strings, small integers and nulls among them."""
     if pa.types.is_signed_integer(column.type):
         bounds = pc.min_max(column).as_py()
-        return bool(max(-bounds["min"], bounds["max"]) <= MAX_INTEGER)
+        return bounds["min"] is None or bool(max(-bounds["min"], bounds["max"]) <= MAX_INTEGER)
+    if column.null_count:
+        return False
     if not pa.types.is_string(column.type) or pc.any(pc.match_substring_regex(column, ESCAPED)).as_py():
         return False
     try:

@@ -120,8 +120,8 @@ def _plain(value: pa.Scalar, zero: str) -> bytes | None:
         return None
     if pa.types.is_string(value.type):
         return str(value.as_py()).encode()
-    if pa.types.is_float64(value.type):
-        return struct.pack("<d", value.as_py() or float(f"{zero}0"))
+    if pa.types.is_floating(value.type):
+        return struct.pack("<d" if pa.types.is_float64(value.type) else "<f", value.as_py() or float(f"{zero}0"))
     return int(value.as_py()).to_bytes(value.type.bit_width // 8, "little", signed=True)
 
 

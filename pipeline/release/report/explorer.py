@@ -1,8 +1,8 @@
 """The explorer: the section of the page in which a reader picks a model and a step, or finds a document.
 
-What it shows comes from files beside the page, by ranges (`pipeline.release.report.data`, and files that a browser reads
-as they are); the page itself holds four facts, the script and the style. Without JavaScript, or opened as a file, the
-section says what it needs.
+What it shows comes from files beside the page, by ranges (those of `pipeline.release.report.data`, and others that a
+browser reads as they are); the page itself holds four facts, the script and the style. Without JavaScript, or opened
+as a file, the section says what it needs.
 """
 
 import hashlib
@@ -24,8 +24,8 @@ SECTION = """\
 <h2 id="explorer-title">Explorer</h2>
 <p>Pick a model and a step, and see the documents that the step read, the loss of each of their tokens, what the model
 writes at that step, and what vouches for it. Or find a document, and see when each model read it.</p>
-<p id="explorer-off" class="explorer-note">The explorer reads parts of files beside this page, so it needs JavaScript and
-a web server: <code>everystep serve RELEASE</code>, or any other that serves this folder.</p>
+<p id="explorer-off" class="explorer-note">The explorer reads parts of files beside this page, so it needs JavaScript
+and a web server: <code>everystep serve RELEASE</code>, or any other that serves this folder.</p>
 <div id="explorer-on" hidden>
 <div class="explorer-controls">
 <label for="explorer-model">Model <select id="explorer-model">{models}</select></label>
@@ -82,7 +82,11 @@ def script() -> str:
     return "\n".join((HERE / name).read_text("utf-8") for name in SCRIPTS)
 
 
-def script_source() -> str:
-    """The script as a source of a content security policy, which lets a browser run it and no other."""
+def policy() -> str:
+    """A content security policy for a page with the explorer: this script runs and no other, and nothing is asked of
+    another server."""
     digest = hashlib.sha256(f"\n{script()}".encode()).digest()
-    return f"'sha256-{b64encode(digest).decode()}'"
+    return (
+        f"default-src 'none'; script-src 'sha256-{b64encode(digest).decode()}'; style-src 'unsafe-inline'; "
+        "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'"
+    )

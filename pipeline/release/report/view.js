@@ -355,16 +355,16 @@ function nextDigest(model, step) {
 // What receipts beside the release say of the stretch of this step, as the program that serves it has checked them.
 function vouched(model, step, served, address) {
   const command = element("code", {}, `everystep receipts ${quoted(address)}`);
-  if (!served) {
+  if (!served?.receipts) {
     return [element("p", {}, "Whether somebody has signed a receipt of such a replay, ", command, " says.")];
   }
-  const stretch = served.stretches.find((one) => one.model === model.name && one.start < step && step <= one.stop);
+  const stretch = served.receipts.stretches.find((one) => one.model === model.name && one.start < step && step <= one.stop);
   const where = stretch ? `steps ${number(stretch.start)} to ${number(stretch.stop)}` : `step ${number(step)}`;
   const lines = [
     ...(stretch?.same ?? []).map((key) => ["came out the same", key]),
     ...(stretch?.differs ?? []).map((key) => ["did not come out the same", key]),
   ];
-  const faults = served.faults.map((fault) => element("p", {}, `Not counted: ${fault}`));
+  const faults = served.receipts.faults.map((fault) => element("p", {}, `Not counted: ${fault}`));
   if (!lines.length) return [element("p", {}, `No receipt beside the release is about ${where}.`), ...faults];
   const items = lines.map(([what, key]) =>
     element("li", {}, `The owner of the key ${key.slice(0, 16)}… signed that ${where} ${what}.`),

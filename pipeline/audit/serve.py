@@ -67,9 +67,7 @@ class Served:
         self._states: dict[str, tuple[int, ...]] = {}
         with self.open(PAGE) as page:
             if script().encode() not in page.read():
-                note(
-                    f"{address}: its page has another script than this version of Everystep, so no browser will run it"
-                )
+                note(f"{address}: its page has another script than this installation, so no browser will run it")
 
     @contextmanager
     def open(self, name: str) -> Iterator[IO[bytes]]:

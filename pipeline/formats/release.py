@@ -24,7 +24,7 @@ from pipeline.formats.tables import digest_table
 from pipeline.formats.tensors import TensorFile
 from pipeline.formats.typed import Count, TensorsDigest, Typed
 
-FORMAT: Literal["everystep/release/2"] = "everystep/release/2"
+FORMAT: Literal["everystep/release/3"] = "everystep/release/3"
 Kind = Literal["file", "lines", "table", "tensors"]
 ROOT, SUMS = "release.json", "SHA256SUMS"
 SIGNATURES, RECEIPTS, NOTICES = "signatures", "receipts", "notices"
@@ -72,7 +72,7 @@ class ListedFile(Typed):
 class Root(Typed):
     """The root manifest, `release.json`."""
 
-    format: Literal["everystep/release/2"]
+    format: Literal["everystep/release/3"]
     """Version of this form."""
     name: str
     """Name of the release."""

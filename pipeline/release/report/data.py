@@ -9,7 +9,7 @@ here: the ids of the rows (`data/search`), the tokenizer, the logs, the samples 
 give the same bytes for the same files, so `verify` calls them again and compares.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +45,11 @@ def data_files(release: Release) -> Iterator[tuple[Path, Pieces]]:
 def losses_file(model: str) -> Path:
     """Path of the losses of a model."""
     return FOLDER / f"{model}.losses"
+
+
+def data_paths(models: Iterable[str]) -> list[Path]:
+    """The paths of all files, in the order of `data_files`."""
+    return [DOCUMENTS, PLACES, *map(losses_file, models)]
 
 
 class _DocumentLines:

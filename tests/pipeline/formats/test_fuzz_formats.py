@@ -150,7 +150,7 @@ MANIFEST = least_of(Tokens) | {
     "inputs": {"a.json": DIGEST},
     "outputs": {"train": [SHARD], "order": [SHARD, SHARD]},
 }
-RELEASE = {"format": "everystep/release/2", "name": "demo", "version": "1.0"}
+RELEASE = {"format": "everystep/release/3", "name": "demo", "version": "1.0"}
 FILES = {name: {"digest": DIGEST, "kind": kind_of(name)} for name in ("a.json", "b.parquet", "c/d.jsonl.zst")}
 TREE = {"outputs": {"train": [SHARD], "documents": [SHARD, SHARD]}, "parameters": {"x": [1.5, None, "\u20ac"]}}
 

@@ -79,7 +79,7 @@ def test_a_manifest_of_another_format_is_refused_by_name(tmp_path: Path, text: b
 
 def test_a_manifest_of_another_stage_is_refused(project: Path) -> None:
     write_chain()
-    with pytest.raises(EverystepError, match="not a manifest of format everystep/manifest/4 of stage filter"):
+    with pytest.raises(EverystepError, match="not a manifest of format everystep/manifest/5 of stage filter"):
         read_manifest(Filtered, manifest_path("extract", "s"))
 
 

@@ -36,7 +36,7 @@ def _sealed(folder: Path, notice: bytes) -> Path:
         write_bytes(folder / path, content)
     sha256 = {path: hashlib.sha256(content).hexdigest() for path, content in files.items()}
     listed = {path: ListedFile(kind="file", digest=digest) for path, digest in sha256.items()}
-    root = pretty(Root(format="everystep/release/2", name="small", version="1", files=listed).to_json())
+    root = pretty(Root(format="everystep/release/3", name="small", version="1", files=listed).to_json())
     write_bytes(folder / ROOT, root)
     sums = sha256 | {ROOT: hashlib.sha256(root).hexdigest()}
     write_bytes(folder / SUMS, "".join(f"{sums[path]}  {path}\n" for path in sorted(sums)).encode())

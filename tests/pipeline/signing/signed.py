@@ -70,7 +70,7 @@ def write_states(folder: Path, steps: Sequence[int], model: str, numerics_class:
 def sealed_again(folder: Path) -> Path:
     """The release with the digests of the files that are there."""
     files = {path: file.to_json() for path, file in unsealed(folder).files.items()}
-    write_json(folder / ROOT, {"format": "everystep/release/2", "name": "small", "version": "1", "files": files})
+    write_json(folder / ROOT, {"format": "everystep/release/3", "name": "small", "version": "1", "files": files})
     reseal_sums(folder)
     return folder
 

@@ -66,4 +66,4 @@ lock:
 	  --constraint constraints.txt --constraint constraints-dev.txt --output-file requirements-dev.lock
 
 clean:
-	rm -rf .work release runs results data
+	rm -rf .work release runs results scores data

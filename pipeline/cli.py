@@ -24,6 +24,7 @@ from pipeline.base.columns import table
 from pipeline.base.console import exit_codes, note, printable
 from pipeline.base.errors import EverystepError, how_to_install
 from pipeline.base.files import read_small
+from pipeline.formats.samples import SEED, TEMPERATURE, TOP_K
 
 if TYPE_CHECKING:
     from pipeline.audit.export_rows import Exported
@@ -208,7 +209,7 @@ def personal_data(
 
 
 def _show_facts(facts: "Summary") -> None:
-    from pipeline.release.card import listed, percent
+    from pipeline.release.markdown import listed, percent
 
     rows = facts.rows
     size = "" if facts.bytes is None else f", {facts.bytes / 1e6:,.1f} MB"
@@ -780,9 +781,11 @@ def sample(
         str, typer.Option(help="Text to continue (default: start a new document).", callback=_require_utf8)
     ] = "",
     tokens: Annotated[int, typer.Option(min=1, help="Maximum number of tokens.")] = 64,
-    temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature; 0: the most likely token.")] = 0.8,
-    top_k: Annotated[int, typer.Option(min=1, help="Sample from the K most likely tokens.")] = 50,
-    seed: Annotated[int, typer.Option(min=0, max=2**53 - 1, help="The same seed gives the same text.")] = 0,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="Sampling temperature; 0: the most likely token.")
+    ] = TEMPERATURE,
+    top_k: Annotated[int, typer.Option(min=1, help="Sample from the K most likely tokens.")] = TOP_K,
+    seed: Annotated[int, typer.Option(min=0, max=2**53 - 1, help="The same seed gives the same text.")] = SEED,
     follow_links: FollowLinks = False,
     as_json: Json = False,
 ) -> None:
@@ -790,7 +793,8 @@ def sample(
     _require_torch("sample")
     from dataclasses import asdict
 
-    from trainer.sample import ENOUGH, Request
+    from pipeline.formats.samples import ENOUGH
+    from trainer.sample import Request
     from trainer.sample import sample as continue_text
 
     release = _open(address, follow_links)
@@ -805,6 +809,30 @@ def sample(
     print()
     if answer.ended != ENOUGH:
         note(f"note: stopped at the {answer.ended}, after {len(answer.token_ids)} of {tokens} tokens")
+
+
+@app.command()
+def losses(
+    address: Trained,
+    model: Model,
+    step: Annotated[list[int], typer.Option(help="Step of a checkpoint, stored or virtual; may be repeated.")],
+    out: Annotated[Path, typer.Option(help="File to write.")],
+    follow_links: FollowLinks = False,
+    as_json: Json = False,
+) -> None:
+    """Write the losses of any checkpoints on the targets of a model's learning record, as Parquet."""
+    _require_torch("losses")
+    from trainer.losses import losses as write
+
+    _refuse_folder(out)
+    release = _open(address, follow_links)
+    states = [*_with_bytes(release, release.states_at(model, sorted({*step}))).values()]
+    targets = write(release, model, states, out)
+    revisions = [state.revision for state in states]
+    if as_json:
+        print(json.dumps({"model": model, "revisions": revisions, "targets": targets, "out": str(out)}))
+        return
+    _say(f"{out}: {targets:,} losses of {model} at each of {', '.join(revisions)}")
 
 
 @export.callback()
@@ -1122,7 +1150,7 @@ def replay(
     start: Annotated[int | None, typer.Option("--from", help="Step of a checkpoint to start from.")] = None,
     stop: Annotated[int | None, typer.Option("--to", help="Step to train to.")] = None,
     evaluation: Annotated[
-        bool, typer.Option("--evaluation", help="Compute the validation loss of every checkpoint instead.")
+        bool, typer.Option("--evaluation", help="Compute the losses and samples of every checkpoint instead.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -1159,7 +1187,7 @@ def replay(
 
 
 def _replay_evaluation(release: "Release", model: str | None, as_json: bool) -> None:
-    """Compute every validation loss again; exits with 1 if one differs."""
+    """Compute every learning record and sample again; exits with 1 if something differs."""
     from pipeline.release.rungs import Rung
     from trainer.probe import probe
 
@@ -1173,7 +1201,7 @@ def _replay_evaluation(release: "Release", model: str | None, as_json: bool) -> 
         for fault in faults:
             _say(f"differs: {fault}")
         if not faults:
-            _say(f"same: the validation losses of {sum(compared.values())} checkpoints of {', '.join(models)}")
+            _say(f"same: losses and samples of {sum(compared.values())} checkpoints of {', '.join(models)}")
             note(release.standing(Rung.REPLAYED))
     sys.exit(1 if faults else 0)
 

@@ -89,7 +89,19 @@ def params(corpora: Path) -> dict[str, Any]:
         "dedup": tree["dedup"] | {"validation_share": 0.1, "bytes_per_shard": 20000},
         "tokenizer": {"vocabulary": 320, "sample_bytes": 50000},
         "tokenize": tree["tokenize"] | {"context": 32},
-        "evaluate": {"rows": 4, "micro_batch": 2},
+        "evaluate": {
+            "rows": 12,
+            "train_rows": 2,
+            "micro_batch": 4,
+            "prompts": ["", "the old"],
+            "sample_tokens": 8,
+        },
+        "tasks": {
+            "stock": {"items": 10, "names": []},
+            "pairs": {"items": 20, "characters": 16, "words": 5, "sources": {"permuted_words": ["letters", "tales"]}},
+            "counting": {"order": 3, "rows": 200},
+        },
+        "score": {"checkpoints": ["first", 3, "last"]},
     }
 
 

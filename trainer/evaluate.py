@@ -1,56 +1,77 @@
-"""The stage `evaluate`: validation loss and bits per byte of every checkpoint of one model.
+"""The stage `evaluate`: the learning record of one model, what it sums up to, and what the model writes.
 
-Reads `runs/MODEL`, the validation rows and the tokenizer; writes `results/MODEL/evaluation.jsonl` and `.csv`
-and `manifests/evaluations/MODEL.json`. The rows are the first of the held-out split, the same for every model.
+Reads `runs/MODEL`, the rows with their index and the tokenizer; writes to `results/MODEL`
 
-    loss = nats / targets        bits per byte = nats / ln 2 / bytes of text of the targets
+    losses.parquet           the loss of every target of the record at every checkpoint (`pipeline.formats.losses`)
+    evaluation.jsonl, .csv   loss and bits per byte of each checkpoint on the held-out rows: sums of the record
+    sources.jsonl, .csv      the same by source
+    samples.jsonl            what each checkpoint writes after a few prompts (`pipeline.formats.samples`)
 
-The second does not depend on the tokenizer, so it compares across releases (Gao et al. 2020, section 3.1).
+and `manifests/evaluations/MODEL.json`.
 """
 
 import hashlib
-import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from pipeline.base.console import progress
 from pipeline.base.errors import Differs, EverystepError
 from pipeline.base.files import fresh_folder, safe_join, sha256_file, write_bytes
-from pipeline.base.paths import PARAMS, RECIPES, RESULTS, RUNS, TOKENIZER, TOKENS
+from pipeline.base.paths import PARAMS, RESULTS, RUNS, SPLITS, TOKENIZER, TOKENS
 from pipeline.base.yaml import Section, check, load_yaml
 from pipeline.formats import checkpoints as ck
-from pipeline.formats.canonical import canonical
+from pipeline.formats import losses as record
+from pipeline.formats import samples
+from pipeline.formats.canonical import Json
 from pipeline.formats.current import read_current, take_basis, write_manifest
-from pipeline.formats.lines import Shard
+from pipeline.formats.lines import Shard, encode_line
 from pipeline.formats.log import as_csv
-from pipeline.formats.manifests import Checkpoint, Evaluated, Result, TokenizerTrained, Tokens, Trained
+from pipeline.formats.manifests import Checkpoint, Evaluated, EvaluateParameters, TokenizerTrained, Tokens, Trained
 from pipeline.formats.model import ModelSpec
 from pipeline.formats.stages import manifest_path
-from pipeline.formats.vocabulary import token_bytes
+from pipeline.formats.tables import check_table
+from pipeline.formats.vocabulary import end_token, token_bytes, token_texts
+from pipeline.release.results import HeldOut
+from pipeline.release.targets import targets_of
 from trainer.launch import default_processes, launch
+from trainer.losses import Losses, compute_losses
 from trainer.recipe import load_recipe
+from trainer.sample import Request, encode, written_tokens
 from trainer.verified_rows import VerifiedRows
 
 if TYPE_CHECKING:
     from trainer.parallel import World
 
-JSONL, CSV = "evaluation.jsonl", "evaluation.csv"
-LN_2 = 0.6931471805599453
+Positive = Annotated[int, Field(gt=0)]
+NOTHING = -1.0
+"""What processes exchange for a token that was not written."""
 
 
 class EvaluateParams(Section):
-    """Number of validation rows on which every checkpoint is measured, and how many at a time."""
+    """Held-out rows (missing: all), training rows of the batch that led to each stored checkpoint, rows at a time; and
+    what each checkpoint continues, by at most how many tokens."""
 
-    rows: Annotated[int, Field(gt=0)]
-    micro_batch: Annotated[int, Field(gt=0)]
+    rows: Positive | None = None
+    train_rows: Annotated[int, Field(ge=0)]
+    micro_batch: Positive
+    prompts: list[str]
+    sample_tokens: Positive
 
 
 class _Params(Section, extra="ignore"):
     evaluate: EvaluateParams
+
+
+class Measured(NamedTuple):
+    """What comes out of the checkpoints: losses, shape (checkpoints, rows, context), and the tokens that each wrote
+    after each prompt."""
+
+    losses: Losses
+    written: list[list[list[int]]]
 
 
 def evaluate(name: str) -> None:
@@ -59,37 +80,138 @@ def evaluate(name: str) -> None:
     params = check(_Params, load_yaml(PARAMS), str(PARAMS)).evaluate
     inputs = [manifest_path("train", name), manifest_path("tokenize"), manifest_path("tokenizer")]
     basis = take_basis(inputs, ["evaluate"])
-    tokens = read_current(Tokens)
+    tokens, trained = read_current(Tokens), read_current(Trained, name)
     read_current(TokenizerTrained).check_file(TOKENIZER)
-    rows = validation_rows(tokens, params.rows, TOKENS)
-    checkpoints = [_promised(RUNS / name, entry) for entry in read_current(Trained, name).checkpoints]
+    _check_rows(tokens)
+    parameters = EvaluateParameters.from_json(params.model_dump(), PARAMS)
+    targets = targets_of(Path(), tokens, trained, parameters)
+    prompts = prompts_of(params.prompts, TOKENIZER, spec)
+    folders = [_promised(RUNS / name, entry) for entry in trained.checkpoints]
     processes = default_processes(recipe.data.num_leaves)
-    nats = launch(sum_nats, processes, recipe.numerics, name, spec, checkpoints, rows, params.micro_batch)
-    targets = rows[:, 1:]
-    num_bytes = int(token_bytes(TOKENIZER)[targets].sum())
-    results = [
-        result_of(checkpoint, total, targets.size, num_bytes)
-        for checkpoint, total in zip(checkpoints, nats, strict=True)
-    ]
+    asked = (name, spec, folders, targets.rows, params.micro_batch, TOKENIZER, prompts, params.sample_tokens)
+    measured: Measured = launch(measure, processes, recipe.numerics, *asked)
+
+    columns = {entry.revision: losses for entry, losses in zip(trained.checkpoints, measured.losses, strict=True)}
+    held_out = HeldOut.of(targets, token_bytes(TOKENIZER))
+    results, by_source = held_out.results(
+        trained.checkpoints, {revision: losses[: targets.num_held_out] for revision, losses in columns.items()}
+    )
     folder = fresh_folder(RESULTS / name)
-    content = b"".join(canonical(result.to_json()) + b"\n" for result in results)
-    write_bytes(folder / JSONL, content)
-    write_bytes(folder / CSV, as_csv([result.to_json() for result in results]))
-    sha256 = hashlib.sha256(content).hexdigest()
-    shard = Shard(path=JSONL, lines=len(results), bytes=len(content), sha256=sha256)
+    flat = {revision: losses.ravel() for revision, losses in columns.items()}
+    outputs = {
+        "evaluation": [_write_lines(folder, "evaluation", [result.to_json() for result in results])],
+        "sources": [_write_lines(folder, "sources", [result.to_json() for result in by_source])],
+        "losses": [record.write_losses(folder / record.NAME, record.NAME, targets.keys, flat)],
+        "samples": [_write_samples(folder, samples_of(trained.checkpoints, params, TOKENIZER, measured.written))],
+    }
     write_manifest(
         Evaluated,
         name,
         basis,
         parameters=params.model_dump(),
-        outputs={"evaluation": [shard]},
+        outputs=outputs,
         tokenizer_sha256=sha256_file(TOKENIZER),
-        targets=targets.size,
-        bytes=num_bytes,
+        rows=targets.num_held_out,
+        train_rows=len(targets.rows) - targets.num_held_out,
+        targets=held_out.bytes.size,
+        bytes=int(held_out.bytes.sum()),
+        sources={source: text.to_json() for source, text in held_out.texts().items()},
         results=[result.to_json() for result in results],
+        by_source=[result.to_json() for result in by_source],
         loss=results[-1].loss,  # again, outside of a list: `dvc metrics` reads no lists
         bits_per_byte=results[-1].bits_per_byte,
     )
+
+
+def measure(
+    world: "World",
+    name: str,
+    spec: ModelSpec,
+    checkpoints: Sequence[Path],
+    rows: NDArray[np.int64],
+    micro_batch: int,
+    tokenizer: Path,
+    prompts: Sequence[list[int]],
+    sample_tokens: int,
+) -> Measured:
+    """Compute the losses of all rows at every checkpoint, and let each continue the prompts."""
+    losses = compute_losses(world, name, spec, checkpoints, rows, micro_batch)
+    return Measured(losses, _write_all(world, spec, checkpoints, tokenizer, prompts, sample_tokens))
+
+
+def prompts_of(texts: Sequence[str], tokenizer: Path, spec: ModelSpec) -> list[list[int]]:
+    """Encode the prompts, which must fit the context."""
+    prompts = [encode(tokenizer, text) for text in texts]
+    for number, prompt in enumerate(prompts):
+        if len(prompt) > spec.context:
+            raise EverystepError(
+                f"{PARAMS}: evaluate.prompts.{number}: {len(prompt)} tokens do not fit the context of {spec.context}; "
+                "shorten it"
+            )
+    return prompts
+
+
+def samples_of(
+    checkpoints: Sequence[Checkpoint],
+    params: EvaluateParams | EvaluateParameters,
+    tokenizer: Path,
+    written: Sequence[Sequence[list[int]]],
+) -> list[samples.Written]:
+    """Give the lines of `samples.jsonl`: of each checkpoint, one for each prompt."""
+    texts, end = token_texts(tokenizer), end_token(tokenizer)
+    return [
+        samples.Written(
+            revision=entry.revision,
+            step=entry.step,
+            prompt=prompt,
+            text=samples.text_written(token_ids, texts),
+            token_ids=token_ids,
+            ended=samples.reason_to_end(token_ids, end, params.sample_tokens),
+        )
+        for entry, of_prompts in zip(checkpoints, written, strict=True)
+        for prompt, token_ids in zip(params.prompts, of_prompts, strict=True)
+    ]
+
+
+def _write_all(
+    world: "World",
+    spec: ModelSpec,
+    checkpoints: Sequence[Path],
+    tokenizer: Path,
+    prompts: Sequence[list[int]],
+    sample_tokens: int,
+) -> list[list[list[int]]]:
+    """Let each checkpoint continue each prompt, as `everystep sample` does; process r has the checkpoints r, r + size
+    ..."""
+    from trainer.model import Decoder, load_tensors
+
+    model = Decoder(spec).to(world.device)
+    vocabulary, end = len(token_texts(tokenizer)), end_token(tokenizer)
+    request = Request(prompt="", tokens=sample_tokens)
+    share = -(-len(checkpoints) // world.size)
+    mine = np.full((share, len(prompts), sample_tokens), NOTHING)
+    for turn, checkpoint in enumerate(checkpoints[world.rank :: world.size]):
+        weights: Any = ck.read_verified(checkpoint, ck.WEIGHTS)
+        load_tensors(model, weights)
+        for number, prompt in enumerate(prompts):
+            token_ids = list(written_tokens(model, prompt, vocabulary, end, request))
+            mine[turn, number, : len(token_ids)] = token_ids
+    gathered = np.array(world.gather_floats(mine.ravel().tolist())).reshape(world.size, *mine.shape)
+    return [
+        [
+            [int(token) for token in row if token != NOTHING]
+            for row in gathered[number % world.size, number // world.size]
+        ]
+        for number in range(len(checkpoints))
+    ]
+
+
+def _check_rows(tokens: Tokens) -> None:
+    """Compare the rows and their indexes with their manifest."""
+    for split in SPLITS:
+        shards = tokens.shards(split)
+        VerifiedRows(TOKENS, shards, tokens.width, tokens.vocabulary).check_shards(range(len(shards)))
+        check_table(TOKENS, tokens.shard(f"{split}_index"))
 
 
 def _promised(folder: Path, entry: Checkpoint) -> Path:
@@ -100,49 +222,17 @@ def _promised(folder: Path, entry: Checkpoint) -> Path:
     return path
 
 
-def validation_rows(tokens: Tokens, num_rows: int, folder: Path) -> NDArray[np.int64]:
-    """Read the first `num_rows` held-out rows (or all, if fewer), shape (rows, width), from verified shards."""
-    rows = VerifiedRows(folder, tokens.shards("validation"), tokens.width, tokens.vocabulary)
-    numbers = range(min(num_rows, len(rows)))
-    rows.check(numbers)
-    return np.stack([rows[number] for number in numbers])
+def _write_lines(folder: Path, name: str, rows: list[dict[str, Json]]) -> Shard:
+    """Write a table as JSON lines, which the manifest promises, and as CSV."""
+    write_bytes(folder / f"{name}.csv", as_csv(rows))
+    return _shard(folder, f"{name}.jsonl", b"".join(map(encode_line, rows)), len(rows))
 
 
-def sum_nats(
-    world: "World", name: str, spec: ModelSpec, checkpoints: list[Path], rows: NDArray[np.int64], micro_batch: int
-) -> list[float]:
-    """Sum the nats of each checkpoint; process r measures the checkpoints r, r + size ..."""
-    import torch
-
-    from trainer.model import Decoder, load_tensors
-
-    model = Decoder(spec)
-    share = -(-len(checkpoints) // world.size)
-    mine = [math.nan] * share
-    with progress(f"evaluate {name}", len(checkpoints), "checkpoints", quiet=world.rank != 0) as advance:
-        for turn, checkpoint in enumerate(checkpoints[world.rank :: world.size]):
-            weights: Any = ck.read_verified(checkpoint, ck.WEIGHTS)
-            load_tensors(model, weights)
-            with torch.no_grad():
-                batches = [torch.from_numpy(rows[i : i + micro_batch]) for i in range(0, len(rows), micro_batch)]
-                mine[turn] = math.fsum(float(model.loss(batch)) * batch[:, 1:].numel() for batch in batches)
-            advance(world.size)
-    gathered = world.gather_floats(mine)
-    return [gathered[i % world.size * share + i // world.size] for i in range(len(checkpoints))]
+def _write_samples(folder: Path, written: Sequence[samples.Written]) -> Shard:
+    content = b"".join(encode_line(line.to_json()) for line in written)
+    return _shard(folder, samples.NAME, content, len(written))
 
 
-def result_of(checkpoint: Path, nats: float, num_targets: int, num_bytes: int) -> Result:
-    record = ck.read_record(checkpoint)
-    if not math.isfinite(nats):
-        raise EverystepError(
-            f"{checkpoint}: its validation loss is {nats / num_targets}: {record.model} had diverged at step "
-            f"{record.step}, though the training loss was still finite; a lower schedule.peak in "
-            f"{RECIPES}/{record.model}.yaml helps most"
-        )
-    return Result(
-        revision=record.revision,
-        step=record.step,
-        tokens=record.tokens,
-        loss=nats / num_targets,
-        bits_per_byte=nats / LN_2 / num_bytes,
-    )
+def _shard(folder: Path, name: str, content: bytes, lines: int) -> Shard:
+    write_bytes(folder / name, content)
+    return Shard(path=name, lines=lines, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())

@@ -43,6 +43,18 @@ def next_token_loss(
     return _NextTokenLoss.apply(*arguments)  # type: ignore[no-untyped-call, no-any-return]
 
 
+def next_token_losses(x_NM: Tensor, weight_VM: Tensor, targets_N: Tensor) -> Tensor:
+    """Compute the cross entropy in nats of each target, losses_N, without a derivative: `next_token_loss` is their
+    mean, to the bit."""
+    losses_N = x_NM.new_empty(len(targets_N), dtype=torch.float32)
+    for start in range(0, len(targets_N), LOSS_ROWS):
+        rows = slice(start, start + LOSS_ROWS)
+        logits = product(x_NM[rows], weight_VM.t()).float()
+        _, log_z = _shares(logits)
+        losses_N[rows] = log_z.sub_(logits.gather(1, targets_N[rows, None]))[:, 0]
+    return losses_N
+
+
 def rms_norm(x_BTM: Tensor, weight_M: Tensor, epsilon: float) -> Tensor:
     """Compute x / sqrt(mean(x^2) + epsilon) * weight over the last dimension in fp32; the result has x's dtype."""
     return _RMSNorm.apply(x_BTM, weight_M, epsilon)  # type: ignore[no-untyped-call, no-any-return]
@@ -78,9 +90,7 @@ class _NextTokenLoss(Function):
             rows = slice(start, start + LOSS_ROWS)
             targets = targets_N[rows, None]
             logits = product(x_NM[rows], weight_VM.t()).float()
-            shares = torch.softmax(logits, -1)
-            largest = shares.amax(-1, keepdim=True)  # exp(largest logit) / Z, so at least 1 / V
-            log_z = logits.amax(-1, keepdim=True) - _logarithm(largest)
+            shares, log_z = _shares(logits)
             losses_N[rows] = log_z.square().mul_(z_loss).add_(log_z).sub_(logits.gather(1, targets))[:, 0]
             if wanted:
                 if z_loss:
@@ -105,6 +115,13 @@ class _NextTokenLoss(Function):
             return g_x_NM, g_weight_VM, None, None, None
         ctx.weight.grad.add_(g_weight_VM)
         return g_x_NM, None, None, None, None
+
+
+def _shares(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the softmax over the last dimension, and log Z, the logarithm of the sum of the exponentials."""
+    shares = torch.softmax(logits, -1)
+    largest = shares.amax(-1, keepdim=True)  # exp(largest logit) / Z, so at least 1 / V
+    return shares, logits.amax(-1, keepdim=True) - _logarithm(largest)
 
 
 class _RMSNorm(Function):

@@ -8,6 +8,7 @@ import codecs
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.base.errors import EverystepError, how_to_install
 from pipeline.base.paths import TOKENIZER
+from pipeline.formats.samples import SEED, TEMPERATURE, TOP_K, reason_to_end
 from pipeline.formats.vocabulary import end_token, token_texts
 from pipeline.release.release import State
 from trainer.launch import launch
@@ -28,8 +30,6 @@ Logits = NDArray[np.float64]
 Choose = Callable[[Logits, int], int]
 Show = Callable[[str], None]
 
-END, CONTEXT, ENOUGH = "end of the document", "end of the context", "as many tokens as asked"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -37,14 +37,15 @@ class Request:
 
     prompt: str
     tokens: int
-    temperature: float
-    top_k: int
-    seed: int
+    temperature: float = TEMPERATURE
+    top_k: int = TOP_K
+    seed: int = SEED
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """A continuation. `text` is the bytes of `token_ids` as UTF-8; `ended` is one of `END`, `CONTEXT`, `ENOUGH`."""
+    """A continuation. `text` is the bytes of `token_ids` as UTF-8; `ended` is one of the reasons in
+    `pipeline.formats.samples`."""
 
     model: str
     revision: str
@@ -74,17 +75,13 @@ def _sample(world: "World", state: State, tokenizer: Path, prompt: list[int], re
     model = Decoder(state.spec).to(world.device)
     load_tensors(model, state.weights())
     texts, end = token_texts(tokenizer), end_token(tokenizer)
-    choose = partial(draw, temperature=request.temperature, top_k=request.top_k, seed=request.seed)
-    written, token_ids, ended = codecs.getincrementaldecoder("utf-8")("replace"), [], CONTEXT
+    written, token_ids = codecs.getincrementaldecoder("utf-8")("replace"), []
     pieces: list[str] = []
     show(request.prompt)
-    for token in continuation(model, prompt, len(texts), choose):
+    for token in written_tokens(model, prompt, len(texts), end, request):
         token_ids.append(token)
         pieces.append(written.decode(texts[token]))
         show(pieces[-1])
-        if token == end or len(token_ids) == request.tokens:
-            ended = END if token == end else ENOUGH
-            break
     pieces.append(written.decode(b"", final=True))
     show(pieces[-1])
     return Sample(
@@ -94,8 +91,17 @@ def _sample(world: "World", state: State, tokenizer: Path, prompt: list[int], re
         prompt=request.prompt,
         text="".join(pieces),
         token_ids=token_ids,
-        ended=ended,
+        ended=reason_to_end(token_ids, end, request.tokens),
     )
+
+
+def written_tokens(model: "Decoder", prompt: list[int], vocabulary: int, end: int, request: Request) -> Iterator[int]:
+    """Yield what a model writes after a prompt, to the end token, the end of the context, or as far as asked."""
+    choose = partial(draw, temperature=request.temperature, top_k=request.top_k, seed=request.seed)
+    for token in islice(continuation(model, prompt, vocabulary, choose), request.tokens):
+        yield token
+        if token == end:
+            return
 
 
 def continuation(model: "Decoder", prompt: list[int], vocabulary: int, choose: Choose) -> Iterator[int]:

@@ -48,7 +48,7 @@ from pipeline.formats.manifests import (
 )
 from pipeline.formats.model import num_parameters_if_repeated
 from pipeline.formats.order import permute
-from pipeline.formats.release import ROOT
+from pipeline.formats.release import ROOT, contents_digest
 from pipeline.formats.stages import output_folder
 from pipeline.formats.tables import DOCUMENT_INDEX, PERSONAL_DATA, REMOVALS, REPLACED, column_batches, group_digests
 from pipeline.formats.tensors import TensorFile
@@ -59,7 +59,7 @@ from pipeline.release.papers import PAPERS
 from pipeline.release.release import Release
 
 ORDER = TOKENS / "order.jsonl.zst"
-EVALUATION = "evaluation.jsonl"
+EVALUATION, BY_SOURCE = "evaluation.jsonl", "sources.jsonl"
 CONSTRAINTS = "constraints.txt"
 SAMPLES_AT_ONCE = 1 << 16
 CLOSE = 1e-12
@@ -92,7 +92,9 @@ def told_twice(release: Release, sums: Mapping[str, str]) -> Iterator[str]:
             yield from _evaluation(release, name)
             yield from _csv(release, RUNS / name / log.JSONL)
             yield from _csv(release, RESULTS / name / EVALUATION)
-        evidence = gather_evidence(release, release.manifest(Coverage), sums)
+            yield from _csv(release, RESULTS / name / BY_SOURCE)
+        contents = contents_digest({path: file for path, file in release.files.items() if path not in PAPERS})
+        evidence = gather_evidence(release, release.manifest(Coverage), sums, contents)
         yield from _words(release, evidence)
         yield from _papers(release, evidence)
 
@@ -213,10 +215,11 @@ def _libraries(release: Release) -> Iterator[str]:
 
 
 def _evaluation(release: Release, name: str) -> Iterator[str]:
-    """The manifest's results are those of the lines, one for each checkpoint of the model."""
-    path, manifest = RESULTS / name / EVALUATION, release.manifest(Evaluated, name)
-    results = [result.to_json() for result in manifest.results]
-    yield from _compared(manifest.path, "result", results, f"{path} gives", _lines(release, path))
+    """The manifest's results are those of the lines, one for each checkpoint of the model, and each source."""
+    manifest = release.manifest(Evaluated, name)
+    for file, results in ((EVALUATION, manifest.results), (BY_SOURCE, manifest.by_source)):
+        path, said = RESULTS / name / file, [result.to_json() for result in results]
+        yield from _compared(manifest.path, "result", said, f"{path} gives", _lines(release, path))
     revisions = [entry.revision for entry in release.manifest(Trained, name).checkpoints]
     if [result.revision for result in manifest.results] != revisions:
         yield f"{manifest.path}: its results are not those of the model's checkpoints, in their order"

@@ -19,6 +19,7 @@ SECTIONS = {
     "dedup": ("sources", "dedup"),
     "tokenizer": ("tokenizer", "tokenize"),
     "tokenize": ("mixture", "tokenize"),
+    "tasks": ("tasks",),
     "evaluate": ("evaluate",),
     "parent": ("parent",),
 }
@@ -46,6 +47,7 @@ def _inputs(release: Release, manifest: Manifest) -> list[str]:
         "dedup": [("filter", source) for source in release.sources()],
         "tokenizer": [("dedup", None)],
         "tokenize": [("dedup", None), ("tokenizer", None)],
+        "tasks": [("evaluation_sets", None), ("tokenizer", None), ("tokenize", None)],
         "train": [("tokenize", None), *[("parent", None)] * (path_of(Parent).as_posix() in release.files)],
         "evaluate": [("train", of), ("tokenize", None), ("tokenizer", None)],
         "coverage": [("tokenize", None), *(("train", model) for model in release.models())],

@@ -19,7 +19,9 @@ SECTIONS = (
     "tokenizer",
     "mixture",
     "tokenize",
+    "tasks",
     "evaluate",
+    "score",
     "release",
     "models",
 )

@@ -15,12 +15,14 @@ DEDUPLICATED = Path("data/deduplicated")
 TOKENIZER = Path("data/tokenizer/tokenizer.json")
 TOKENS = Path("data/tokens")
 SEARCH = Path("data/search")
+TASKS = Path("data/tasks")
 PUBLISHED_ROWS = Path("data/llm360")
 """Published rows of token ids, if a release begins with them."""
 PARENT = Path("data/parent")
 """A sparse copy of the release that this one goes on from: what proves the state that its training began with."""
 RUNS = Path("runs")
 RESULTS = Path("results")
+SCORES = Path("scores")
 RELEASE = Path("release")
 WORK = Path(".work")
 """Scratch files that survive a kill; never part of a release, never hashed."""

@@ -19,7 +19,7 @@ from pipeline.formats.stages import BY_NAME, manifest_path
 
 BASIS = ("format", "stage", "of", "inputs", "params", "parameters")
 """Keys of a manifest that say what a stage was, the others what came out."""
-LISTS = ("outputs", "files", "checkpoints", "results", "examples", "steps", "numerics")
+LISTS = ("outputs", "files", "checkpoints", "results", "by_source", "examples", "steps", "numerics")
 """Keys of results that other differences name more closely."""
 UNEXPLAINED = (
     "code, params and inputs are the same; look at the machine, Python, and libraries that constraints.txt does not pin"

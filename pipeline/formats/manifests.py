@@ -15,6 +15,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline.base.errors import Differs, EverystepError
 from pipeline.base.files import read_small, sha256_file
+from pipeline.base.suggest import did_you_mean
 from pipeline.formats.bounds import (
     MAX_CHECKPOINTS,
     MAX_CONTEXT,
@@ -28,6 +29,7 @@ from pipeline.formats.checkpoints import Numerics, Record, schedule
 from pipeline.formats.lines import Shard
 from pipeline.formats.order import first_sample
 from pipeline.formats.stages import BY_NAME, manifest_path, output_folder
+from pipeline.formats.tasks import Task, task_file
 from pipeline.formats.typed import Count, Counts, Declared, Sha256, TensorsDigest, Typed
 
 FORMAT = "everystep/manifest/5"
@@ -408,6 +410,8 @@ class Deduplicated(Manifest):
     """Reason → documents removed."""
     removed_by_source: Counts
     """Source → documents removed."""
+    duplicates: dict[str, Counts]
+    """Source of documents removed → source of the documents that were kept in their place → documents removed."""
     compared_in_part: Count = 0
     """Documents that share a band with more others than they were compared with; missing if there are none."""
 
@@ -513,6 +517,81 @@ class Searchable(Manifest):
     """Number of tokens."""
     places: Count
     """Ids of all rows."""
+
+
+class Harness(Typed):
+    """The program whose definitions of tasks are followed."""
+
+    package: str
+    """Name of its package."""
+    version: str
+    """Its version."""
+
+
+class NgramScore(Typed):
+    """What a model that counts runs of tokens scores on a task."""
+
+    order: Annotated[int, Field(ge=1)]
+    """Tokens of its longest run."""
+    accuracy: Annotated[float, Field(ge=0, le=1)]
+    """Share of the items that it gets right, as `acc`."""
+    standard_error: Annotated[float, Field(ge=0)]
+    """Standard error of that share."""
+
+
+class NgramLoss(Typed):
+    """What a model that counts runs of tokens reaches on the held-out rows."""
+
+    order: Annotated[int, Field(ge=1)]
+    """Tokens of its longest run."""
+    bits_per_byte: Bits
+    """Bits per byte of text."""
+
+
+class Counting(Typed):
+    """Models that count runs of tokens in training rows: what a trained model has to beat."""
+
+    rows: RowCount
+    """Training rows that they count, the first of the order."""
+    tokens: Count
+    """Their ids."""
+    held_out: list[NgramLoss]
+    """Each of them on the held-out rows."""
+    tasks: dict[str, list[NgramScore]]
+    """Task → the score of each of them."""
+
+
+class TasksMade(Manifest):
+    """Items of the tasks, and what models that count score on them."""
+
+    shipped = ("items", "pairs")
+
+    stage: Literal["tasks"]
+    of: None
+    harness: Harness
+    """The program whose definitions are followed."""
+    begin_token: Literal["none"]
+    """The rule of the token before a context: there is none."""
+    tasks: Annotated[dict[str, Task], Field(min_length=1)]
+    """Name of a task → what it is."""
+    counting: Counting
+    """Scores of counting."""
+
+    def shard_of(self, task: str) -> Shard:
+        """The file of a task: of output `stock` or `pairs`, of which a release holds `pairs` alone."""
+        if task not in self.tasks:
+            raise EverystepError(
+                f"{task}: no such task; there are {', '.join(self.tasks)}{did_you_mean(task, self.tasks)}"
+            )
+        shards = [shard for name in ("stock", "pairs") for shard in self.outputs.get(name, [])]
+        return next(shard for shard in shards if shard.path == task_file(task))
+
+    @model_validator(mode="after")
+    def _has_files(self) -> Self:
+        files = [shard.path for name in ("stock", "pairs") for shard in self.outputs.get(name, [])]
+        if sorted(files) != sorted(map(task_file, self.tasks)):
+            raise ValueError("outputs: stock and pairs together list one file for each task")
+        return self
 
 
 class DataParameters(Declared):
@@ -729,37 +808,111 @@ class Result(Typed):
     """Mean loss, in nats per token."""
     bits_per_byte: Bits
     """The same per byte of text, in bits."""
+    standard_error: Bits | None
+    """Standard error of the bits per byte, over rows; null for fewer than two."""
+
+
+class SourceResult(Result):
+    """A checkpoint on the held-out targets of one source: a line of `sources.jsonl`."""
+
+    source: str
+    """The source."""
+
+
+class SourceText(Typed):
+    """What the held-out rows that were read hold of a source."""
+
+    rows: RowCount
+    """Rows with a target of it."""
+    targets: Count
+    """Its targets."""
+    bytes: Count
+    """Bytes of text that they stand for."""
 
 
 class EvaluateParameters(Declared):
     """The section `evaluate` of `params.yaml`."""
 
-    rows: Annotated[int, Field(ge=1)]
-    """Held-out rows that are read."""
+    rows: Annotated[int, Field(ge=1)] | None = None
+    """Held-out rows that are read; all of them if it is null or missing."""
+    train_rows: Annotated[int, Field(ge=0)]
+    """Training rows that are read for each stored checkpoint, of the batch that led to it."""
     micro_batch: Annotated[int, Field(ge=1)]
     """Rows that are read at once."""
+    prompts: list[str]
+    """Texts that each stored checkpoint continues."""
+    sample_tokens: Annotated[int, Field(ge=1)]
+    """Tokens that it writes at most."""
 
 
 class Evaluated(Manifest):
-    """Validation loss and bits per byte of every checkpoint of a model."""
+    """The learning record of a model, what it sums up to, and what the model writes at every stored checkpoint."""
 
-    shipped = ("evaluation",)
+    shipped = ("evaluation", "sources", "losses", "samples")
 
     stage: Literal["evaluate"]
     of: str
     parameters: EvaluateParameters
     tokenizer_sha256: Sha256
     """SHA-256 of the tokenizer whose bytes were counted."""
+    rows: RowCount
+    """Held-out rows that were read."""
+    train_rows: RowCount
+    """Training rows in the record."""
     targets: Count
-    """Tokens predicted."""
+    """Tokens predicted in the held-out rows."""
     bytes: Count
     """Bytes of text that they stand for."""
+    sources: dict[str, SourceText]
+    """Source → what the held-out rows hold of it."""
     results: Annotated[list[Result], Field(min_length=1)]
     """One for each checkpoint, ascending."""
+    by_source: list[SourceResult]
+    """One for each checkpoint and each of `sources`, ascending."""
     loss: Bits
     """Loss of the last, again, where `dvc metrics` finds it."""
     bits_per_byte: Bits
     """Bits per byte of the last, again."""
+
+
+class ScoreParameters(Declared):
+    """The section `score` of `params.yaml`."""
+
+    checkpoints: Annotated[list[Annotated[int, Field(ge=0, le=MAX_STEPS)] | Literal["first", "last"]], Field(min_length=1)]
+    """Steps of the checkpoints that are scored; `first` and `last` are the stored ones."""
+
+
+class ScoredCheckpoint(Typed):
+    """A checkpoint that was scored."""
+
+    revision: str
+    """Its name."""
+    step: Annotated[int, Field(ge=0, le=MAX_STEPS)]
+    """Its step."""
+    weights_digest: TensorsDigest
+    """Digest of the weights."""
+    storage: Literal["stored", "virtual"]
+    """`virtual`: it was made by replay."""
+
+
+class Scored(Manifest):
+    """Scores of some checkpoints of a model on the tasks."""
+
+    shipped = ("items", "scores", "results")
+
+    stage: Literal["score"]
+    of: str
+    parameters: ScoreParameters
+    tokenizer_sha256: Sha256
+    """SHA-256 of the tokenizer."""
+    context: Annotated[int, Field(ge=1, le=MAX_CONTEXT)]
+    """Tokens that the model reads at once; a longer item is not scored."""
+    checkpoints: Annotated[list[ScoredCheckpoint], Field(min_length=1)]
+    """The checkpoints, ascending."""
+    too_long: Counts
+    """Task → items that are longer."""
+    last: dict[str, dict[str, float | None]]
+    """Task → metric → its value at the last of them, again, where `dvc metrics` finds it."""
 
 
 class RowsRead(Typed):
@@ -899,8 +1052,10 @@ KINDS: dict[str, type[Manifest]] = {
     "tokenizer": TokenizerTrained,
     "tokenize": Tokens,
     "search": Searchable,
+    "tasks": TasksMade,
     "train": Trained,
     "evaluate": Evaluated,
+    "score": Scored,
     "coverage": Coverage,
     "forgotten": Forgetting,
     "release": Released,

@@ -22,7 +22,9 @@ from pipeline.base.paths import (
     RELEASE,
     RESULTS,
     RUNS,
+    SCORES,
     SEARCH,
+    TASKS,
     TOKENIZER,
     TOKENS,
 )
@@ -53,8 +55,10 @@ STAGES = (
     Stage("tokenizer", "release", "tokenizer", TOKENIZER.parent),
     Stage("tokenize", "release", "tokens", TOKENS),
     Stage("search", "release", "search", SEARCH),
+    Stage("tasks", "release", "tasks", TASKS),
     Stage("train", "model", "models", RUNS),
     Stage("evaluate", "model", "evaluations", RESULTS),
+    Stage("score", "model", "scores", SCORES),
     Stage("release", "release", "release", RELEASE),
 )
 ON_ROWS = (Stage("rows", "release", "rows", PUBLISHED_ROWS),)

@@ -78,6 +78,17 @@ DOCUMENT_INDEX = pa.schema(
     ]
 )
 
+# One line for each item that a model is asked, in the order of the tasks' names: what a release holds of items whose
+# texts it does not ship. `sha256` is that of the item's line.
+ITEMS_FILE = "items.parquet"
+ITEMS = pa.schema(
+    [
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("item", pa.string(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
+    ]
+)
+
 
 def removal(stage: str, source: str, id: str, reason: str, **more: Any) -> dict[str, Any]:
     """Make one row of `REMOVALS`; `more` may hold detail, kept, similarity, bytes."""

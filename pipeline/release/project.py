@@ -4,7 +4,7 @@ So a builder looks at what was built before anything is released, through the sa
 training on rows that others published, which has no release. What has not been built is not promised.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.base.errors import Differs, EverystepError
@@ -16,9 +16,12 @@ from pipeline.formats.release import ListedFile, kind_of
 from pipeline.formats.stages import manifest_path
 
 
-def promised_by(project: Path, follow_links: bool = False) -> dict[str, ListedFile]:
-    """Every file that the manifests of a project promise, with the manifests themselves."""
-    manifests = [MANIFESTS / path for path in list_files(project / MANIFESTS) if path.endswith(".json")]
+def promised_by(
+    project: Path, follow_links: bool = False, manifests: Sequence[Path] | None = None
+) -> dict[str, ListedFile]:
+    """Every file that these manifests of a project promise, or all of them, with the manifests themselves."""
+    if manifests is None:
+        manifests = [MANIFESTS / path for path in list_files(project / MANIFESTS) if path.endswith(".json")]
     if not manifests:
         raise EverystepError(f"{project}: neither a release nor a project that has built anything (`dvc repro`)")
     promised: dict[str, str] = {}

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from pipeline.base.console import progress
 from pipeline.base.errors import EverystepError
@@ -18,19 +17,14 @@ from pipeline.base.params import load_section
 from pipeline.base.paths import EVALUATION_NGRAMS, EVALUATION_SETS
 from pipeline.blocks.contamination import ngram_hashes
 from pipeline.blocks.shingles import Hashes
-from pipeline.formats.canonical import parse
 from pipeline.formats.current import take_basis, write_manifest
 from pipeline.formats.manifests import EvaluationNgrams, EvaluationSets
 from pipeline.formats.ngrams import write_ngrams
 from pipeline.formats.stages import manifest_path
-from pipeline.sources import archives
+from pipeline.sources.items import rows_of
 from pipeline.sources.rows import as_text, column
 from pipeline.stages.evaluation_sets import EvaluationParams, EvaluationSet
 from pipeline.stages.upstream import check_fetched
-
-END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
-"""Last bytes of an Arrow stream (columnar format, IPC streaming format)."""
-
 
 def evaluation_ngrams() -> None:
     """Hash the n-grams of all declared sets."""
@@ -82,7 +76,7 @@ def _items(name: str, declared: EvaluationSet) -> Iterator[tuple[str, list[str]]
     """Yield (item, its texts); a repeated item, such as one row for each answer, is taken once."""
     where = f"evaluation_sets.sets.{name}"
     seen: set[str] = set()
-    for number, row in enumerate(_rows(declared)):
+    for number, row in enumerate(rows_of(EVALUATION_SETS, declared.members)):
         item = str(number) if declared.id is None else as_text(column(row, declared.id))
         texts = [text for path in declared.texts for text in _strings(column(row, path))]
         if not texts:
@@ -90,51 +84,6 @@ def _items(name: str, declared: EvaluationSet) -> Iterator[tuple[str, list[str]]
         if item not in seen:
             seen.add(item)
             yield item, texts
-
-
-def _rows(declared: EvaluationSet) -> Iterator[Any]:
-    for part in archives.parts(EVALUATION_SETS, declared.members):
-        packed_bytes = archives.size(EVALUATION_SETS, part)
-        for name, packed in archives.streams(EVALUATION_SETS, part, declared.members):
-            stream = archives.decompressed(packed, name, packed_bytes)
-            if name.endswith(".arrow"):
-                yield from _arrow_rows(stream, name)
-            else:
-                yield from (parse(line, name) for line in stream if line.strip())
-
-
-def _arrow_rows(stream: Any, name: str) -> Iterator[Any]:
-    """Yield the rows of an Arrow stream as dicts; each batch is checked before it is read.
-
-    The library mistakes a stream that is cut off between two batches for a shorter one, so its last bytes are checked.
-    """
-    try:
-        watched = _Watched(stream)
-        with pa.ipc.open_stream(pa.PythonFile(watched, "r")) as reader:
-            for batch in reader:
-                batch.validate(full=True)
-                yield from batch.to_pylist()
-        if stream.read(1) or watched.last != END_OF_STREAM:
-            raise EverystepError(f"{EVALUATION_SETS}: {name}: cut off, or bytes follow its end; fetch it again")
-    except (pa.ArrowException, OSError) as error:  # a short read is an OSError there
-        raise EverystepError(f"{EVALUATION_SETS}: {name}: not a readable Arrow stream: {error}") from error
-
-
-class _Watched:
-    """Stream that remembers the last bytes that were read."""
-
-    closed = False
-
-    def __init__(self, stream: Any) -> None:
-        self._stream, self.last = stream, b""
-
-    def read(self, size: int) -> bytes:
-        content: bytes = self._stream.read(size)
-        self.last = (self.last + content)[-len(END_OF_STREAM) :]
-        return content
-
-    def close(self) -> None:
-        self.closed = True
 
 
 def _strings(value: Any) -> list[str]:

@@ -20,9 +20,11 @@ NAMES = [stage.name for stage in (*STAGES, *ON_ROWS, *OF_FORKS)]
 ELSEWHERE = {
     "dedup": "pipeline.stages.dedup.stage",
     "tokenize": "pipeline.stages.tokenize.stage",
+    "tasks": "pipeline.stages.tasks.stage",
     "parent": "trainer.parent",
     "train": "trainer.train",
     "evaluate": "trainer.evaluate",
+    "score": "trainer.score",
 }
 """The modules of stages that are not `pipeline.stages.NAME`."""
 

@@ -14,8 +14,8 @@ from pipeline.formats.log import Entry
 from tests.trainer.runs import MODEL
 from trainer.checkpoint import Writer
 from trainer.data import Checking, training_data
-from trainer.evaluate import sum_nats
 from trainer.loop import RECOMPUTE, Trainer
+from trainer.losses import compute_losses
 from trainer.parallel import World
 from trainer.plain_rows import CHECKED
 from trainer.recipe import load_recipe
@@ -45,7 +45,8 @@ def evaluated(folder: Path) -> list[float]:
     states = [path for _, path in ck.find_checkpoints(folder / "runs" / MODEL)][:2]
     trainer = trainer_of(folder)
     rows = trainer.data.micro_batch_rows(trainer.rows, 0, 0)
-    return sum_nats(World(0, 1), MODEL, trainer.spec, states, rows, 2)
+    losses: list[float] = compute_losses(World(0, 1), MODEL, trainer.spec, states, rows, 2).ravel().tolist()
+    return losses
 
 
 def generators() -> tuple[object, ...]:

@@ -1,4 +1,4 @@
-"""Declared: the parameters of every stage of the data are what `params.yaml` declares, with the defaults filled in."""
+"""Declared: the parameters of every stage but `train` are what `params.yaml` declares, with the defaults filled in."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -8,12 +8,14 @@ from pipeline.formats.canonical import Json, canonical
 from pipeline.formats.manifests import (
     Code,
     Deduplicated,
+    Evaluated,
     EvaluationNgrams,
     EvaluationSets,
     Extracted,
     Fetched,
     Filtered,
     Manifest,
+    TasksMade,
     TokenizerTrained,
     Tokens,
     path_of,
@@ -38,9 +40,12 @@ def declared_faults(release: Release) -> Iterator[str]:
         (Deduplicated, params["dedup"]),
         (TokenizerTrained, params["tokenizer"]),
         (Tokens, params["tokenize"] | {"mixture": params["mixture"]}),
+        (TasksMade, params["tasks"]),
     ]
     for kind, section in declared:
         yield from _agree(release.manifest(kind), section)
+    for name in release.models():
+        yield from _agree(release.manifest(Evaluated, name), params["evaluate"])
     if release.manifest(Code).files.get(CONSTRAINTS) != release.files[CONSTRAINTS].digest:
         yield f"{CONSTRAINTS}: is not the one that {path_of(Code)} lists"
 

@@ -1,30 +1,127 @@
-"""Evaluations: on how much text the losses were measured, counted again.
+"""Evaluations: the lines of each learning record are the targets that rows, index and order give, and all that is said
+of its losses is what they sum up to. What a checkpoint wrote is the text of its tokens.
 
-The losses themselves take the models; `everystep replay --evaluation` computes them again.
+The losses and the tokens themselves take the models; `everystep replay --evaluation` computes them again.
 """
 
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
-from pipeline.base.paths import TOKENIZER
-from pipeline.formats.manifests import Evaluated, Tokens
-from pipeline.formats.vocabulary import token_bytes
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.base.paths import RESULTS, TOKENIZER
+from pipeline.formats import losses as record
+from pipeline.formats import samples
+from pipeline.formats.canonical import Json
+from pipeline.formats.manifests import Checkpoint, Evaluated
+from pipeline.formats.vocabulary import end_token, token_bytes, token_texts
 from pipeline.release.release import Release
-from pipeline.release.row_blocks import row_blocks
+from pipeline.release.results import HeldOut
+from pipeline.release.targets import Targets, targets_of_release
+
+SHOWN = 200
+"""Characters of a value that a fault shows."""
+
+
+class Tokenizer(NamedTuple):
+    """What is asked of the tokenizer."""
+
+    bytes: NDArray[np.int64]
+    texts: list[bytes]
+    end: int
 
 
 def evaluation_faults(release: Release) -> Iterator[str]:
-    """Count the targets of the held-out rows that were read and the bytes of their text."""
-    tokens, sizes = release.manifest(Tokens), token_bytes(release.file(TOKENIZER))
-    counted: dict[int, tuple[int, int]] = {}
+    """Each evaluation whose record, sums or samples do not follow from the rest."""
+    path = release.file(TOKENIZER)
+    tokenizer = Tokenizer(token_bytes(path), token_texts(path), end_token(path))
     for name in release.models():
-        evaluated = release.manifest(Evaluated, name)
-        read = evaluated.parameters.rows
-        if read not in counted:
-            rows = (row for block in row_blocks(release, tokens, "validation") for row in block)
-            bytes_of = [sizes[row[1:]] for row in islice(rows, read)]
-            counted[read] = sum(row.size for row in bytes_of), sum(int(row.sum()) for row in bytes_of)
-        said = {"targets": evaluated.targets, "bytes": evaluated.bytes}
-        for (key, number), found in zip(said.items(), counted[read], strict=True):
-            if number != found:
-                yield f"{evaluated.path}: {key} is {number}, the first {read} held-out rows have {found}"
+        checkpoints = list(release.model(name).checkpoints)
+        yield from _record(release, name, checkpoints, tokenizer)
+        yield from _samples(release, name, checkpoints, tokenizer)
+
+
+def _record(release: Release, name: str, checkpoints: Sequence[Checkpoint], tokenizer: Tokenizer) -> Iterator[str]:
+    """The lines of the record, and what the manifest says that they sum up to."""
+    path, evaluated = RESULTS / name / record.NAME, release.manifest(Evaluated, name)
+    revisions = [entry.revision for entry in checkpoints]
+    if record.stored_revisions(release.file(path)) != revisions:
+        yield f"{path}: its losses are not those of the model's checkpoints, in their order"
+        return
+    targets = targets_of_release(release, name)
+    faults = list(_keys(release.file(path), targets, revisions))
+    if faults:
+        yield from (f"{path}: {fault}" for fault in faults)
+        return
+    held_out = HeldOut.of(targets, tokenizer.bytes)
+    results, by_source = held_out.results(checkpoints, _losses(release.file(path), targets, revisions))
+    found: dict[str, Json] = {
+        "rows": targets.num_held_out,
+        "train_rows": len(targets.rows) - targets.num_held_out,
+        "targets": held_out.bytes.size,
+        "bytes": int(held_out.bytes.sum()),
+        "sources": {source: text.to_json() for source, text in held_out.texts().items()},
+        "results": [result.to_json() for result in results],
+        "by_source": [result.to_json() for result in by_source],
+    }
+    yield from _compared(evaluated, found)
+
+
+def _keys(path: Path, targets: Targets, revisions: Sequence[str]) -> Iterator[str]:
+    """The first line whose key columns are not those of the targets."""
+    begin = 0
+    for batch in record.losses_batches(path, revisions, record.KEYS.names):
+        said = pa.Table.from_batches([batch])
+        expected = targets.keys.slice(begin, batch.num_rows)
+        if not said.equals(expected):
+            lines = zip(said.to_pylist(), expected.to_pylist(), strict=False)
+            number, line, other = next(
+                ((number, *pair) for number, pair in enumerate(lines) if pair[0] != pair[1]),
+                (expected.num_rows, "another line", "none"),
+            )
+            yield f"line {begin + number + 1} is {line}, the rows give {other}"
+            return
+        begin += batch.num_rows
+    if begin != targets.keys.num_rows:
+        yield f"has {begin} lines, the rows give {targets.keys.num_rows}"
+
+
+def _losses(path: Path, targets: Targets, revisions: Sequence[str]) -> Mapping[str, NDArray[np.float32]]:
+    """The losses of the held-out targets at each checkpoint, shape (rows, context)."""
+    rows, context = targets.num_held_out, targets.shape[1]
+    found = {}
+    for revision in revisions:
+        columns = [batch.column(0).to_numpy() for batch in record.losses_batches(path, revisions, [revision])]
+        found[revision] = np.concatenate(columns)[: rows * context].reshape(rows, context)
+    return found
+
+
+def _compared(evaluated: Evaluated, found: Mapping[str, Json]) -> Iterator[str]:
+    """Each key of the manifest, or entry of a list in it, that is not what was found."""
+    said = evaluated.to_json()
+    for key, value in found.items():
+        ours, theirs = said[key], value
+        if isinstance(value, list) and len(ours) == len(theirs):
+            ours, theirs = next((pair for pair in zip(ours, theirs, strict=True) if pair[0] != pair[1]), (ours, theirs))
+        if ours != theirs:
+            yield f"{evaluated.path}: {key} is {ours!s:.{SHOWN}}, the rows and losses give {theirs!s:.{SHOWN}}"
+
+
+def _samples(release: Release, name: str, checkpoints: Sequence[Checkpoint], tokenizer: Tokenizer) -> Iterator[str]:
+    """Each line that is not for its checkpoint and prompt, or whose text is not that of its tokens."""
+    path, parameters = RESULTS / name / samples.NAME, release.manifest(Evaluated, name).parameters
+    lines = [samples.Written.parse(line, path) for line in release.read(path).splitlines()]
+    asked = [(entry.revision, entry.step, prompt) for entry in checkpoints for prompt in parameters.prompts]
+    if [(line.revision, line.step, line.prompt) for line in lines] != asked:
+        yield f"{path}: its lines are not one for each checkpoint and each of evaluate.prompts, in their order"
+        return
+    for number, line in enumerate(lines, 1):
+        known = max(line.token_ids, default=0) < len(tokenizer.texts)
+        early = tokenizer.end in line.token_ids[:-1] or not 0 < len(line.token_ids) <= parameters.sample_tokens
+        if not known or early or line.text != samples.text_written(line.token_ids, tokenizer.texts):
+            yield f"{path}: line {number}: text: not that of its tokens"
+        elif line.ended != samples.reason_to_end(line.token_ids, tokenizer.end, parameters.sample_tokens):
+            yield f"{path}: line {number}: ended: {line.ended!r:.{SHOWN}} is not how its tokens end"

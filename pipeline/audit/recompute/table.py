@@ -24,6 +24,7 @@ from pipeline.audit.recompute.shards import shard_faults
 from pipeline.audit.recompute.states import first_state_faults, movement_faults
 from pipeline.audit.recompute.suite import suite_faults
 from pipeline.audit.recompute.tallies import tally_faults
+from pipeline.audit.recompute.tasks import task_faults
 from pipeline.audit.recompute.texts import text_faults
 from pipeline.audit.recompute.tokenizer import tokenizer_faults
 from pipeline.audit.recompute.written import written_faults
@@ -56,6 +57,7 @@ CHECKS: dict[str, Callable[[Release], Iterator[str]]] = {
     "texts of documents": text_faults,
     "search index": search_faults,
     "data of the explorer": report_faults,
+    "tasks": task_faults,
     "first states": first_state_faults,
     "movements of the weights": movement_faults,
     "evaluations": evaluation_faults,

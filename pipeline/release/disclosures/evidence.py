@@ -26,8 +26,10 @@ from pipeline.formats.model import ModelSpec
 from pipeline.formats.release import REVISIONS, SUMS
 from pipeline.formats.stages import output_folder
 from pipeline.formats.typed import Count, Counts, Sha256, TensorsDigest, Typed
+from pipeline.release.comparison import Score, Siblings, siblings
 from pipeline.release.facts import Facts, gather, read_words
 from pipeline.release.release import Release
+from pipeline.release.report.trainings import TrainingFacts, gather_trainings
 
 PASSES = 3
 """Forward, and backward with respect to activations and to weights."""
@@ -74,6 +76,8 @@ class DesignFacts(Typed):
 
     name: str
     """Name of the model."""
+    family: str
+    """Family of its recipe."""
     layers: Count
     """Layers in depth; a stored layer that acts twice counts twice."""
     stored_layers: Count
@@ -82,6 +86,8 @@ class DesignFacts(Typed):
     """Width of the residual stream."""
     query_heads: list[Count]
     """Different numbers of query heads of a layer, ascending."""
+    kv_heads: list[Count]
+    """Different numbers of key and value heads of a layer, ascending."""
     ffn_widths: list[Count]
     """Different widths of the FFN of a layer, ascending."""
     activations: list[str]
@@ -96,6 +102,16 @@ class DesignFacts(Typed):
     """Shape of the learning rate."""
     peak: float
     """Highest learning rate."""
+    floor: float
+    """Lowest learning rate after the warm-up, as a share of the peak."""
+    warmup_steps: Count
+    """Updates until the peak."""
+    global_batch: Count
+    """Rows that a step reads."""
+    seed: Count
+    """Seed of the first weights."""
+    order_seed: Count
+    """Seed of the order of the rows."""
     optimizer: dict[str, Any]
     """The section `optimizer` of its recipe."""
     training_flops: Count
@@ -110,6 +126,34 @@ class DesignFacts(Typed):
     """Name of its last checkpoint."""
     weights_digest: TensorsDigest
     """Digest of the weights of its last checkpoint."""
+
+
+class SourceLoss(Typed):
+    """The last checkpoint of a model on the held-out tokens of one source."""
+
+    model: str
+    """Name of the model."""
+    source: str
+    """Name of the source; `all` for all of them."""
+    bits_per_byte: float
+    """Bits per byte of text."""
+    standard_error: float
+    """Its standard error."""
+    targets: Count
+    """Tokens that were predicted."""
+
+
+class Sample(Typed):
+    """What the last checkpoint of a model writes after a text."""
+
+    model: str
+    """Name of the model."""
+    step: Count
+    """Step of the checkpoint."""
+    prompt: str
+    """The text that it is given."""
+    text: str
+    """What it writes."""
 
 
 class Evidence(Facts):
@@ -137,10 +181,24 @@ class Evidence(Facts):
     """Languages that a source declares, joined by commas → tokens of such sources in the training rows."""
     evaluation_sets: list[str]
     """Names of the evaluation sets whose items training must not contain."""
+    duplicates: dict[str, Counts]
+    """Source of documents removed as duplicates → source of those that were kept in their place → documents."""
+    trainings: list[TrainingFacts]
+    """How the models were trained."""
+    losses: list[SourceLoss]
+    """What the last checkpoints reach on the held-out rows."""
+    scores: list[Score]
+    """What they score in the tasks."""
+    samples: list[Sample]
+    """What they write."""
+    siblings: Siblings
+    """Which models differ only in a seed."""
+    contents: Sha256
+    """Digest of all files but the papers (`docs/formats.md`, section 12)."""
 
 
-def gather_evidence(release: Release, read: ReadCounts, sums: Mapping[str, str]) -> Evidence:
-    """The evidence of a release; `sums` has the SHA-256 of its files as stored."""
+def gather_evidence(release: Release, read: ReadCounts, sums: Mapping[str, str], contents: str) -> Evidence:
+    """The evidence of a release; `sums` has the SHA-256 of its files as stored, `contents` is its contents digest."""
     facts, tokens = gather(release, read), release.manifest(Tokens)
     train = tokens.splits.train
     artefacts = [_artefact(release, name, tokens) for name in release.sources()]
@@ -161,6 +219,13 @@ def gather_evidence(release: Release, read: ReadCounts, sums: Mapping[str, str])
         vocabulary=tokens.vocabulary,
         tokens_by_languages=dict(sorted(by_languages.items())),
         evaluation_sets=sorted(release.manifest(EvaluationNgrams).sets),
+        duplicates=release.manifest(Deduplicated).duplicates,
+        trainings=gather_trainings(release, [model.name for model in facts.models]),
+        losses=[],
+        scores=[],
+        samples=[],
+        siblings=siblings({model.name: release.manifest(Trained, model.name).parameters for model in facts.models}),
+        contents=contents,
     )
 
 
@@ -234,10 +299,12 @@ def _design(release: Release, name: str) -> DesignFacts:
     forward = forward_flops(spec)
     return DesignFacts(
         name=name,
+        family=str(recipe.model["family"]),
         layers=len(spec.applications),
         stored_layers=len(spec.layers),
         width=spec.width,
         query_heads=sorted({layer.query_heads for layer in spec.layers}),
+        kv_heads=sorted({layer.kv_heads for layer in spec.layers}),
         ffn_widths=sorted({layer.ffn_width for layer in spec.layers}),
         activations=sorted({layer.activation for layer in spec.layers}),
         norms=sorted({layer.norm for layer in spec.layers}),
@@ -245,6 +312,11 @@ def _design(release: Release, name: str) -> DesignFacts:
         steps=recipe.schedule.steps,
         schedule=recipe.schedule.shape,
         peak=recipe.schedule.peak,
+        floor=recipe.schedule.floor,
+        warmup_steps=recipe.schedule.warmup_steps,
+        global_batch=recipe.data.global_batch,
+        seed=recipe.seed,
+        order_seed=recipe.data.seed,
         optimizer=recipe.optimizer.to_json(),
         training_flops=PASSES * forward * trained.tokens,
         inference_flops=forward,

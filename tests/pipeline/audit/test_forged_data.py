@@ -410,6 +410,13 @@ def removed_by_another_source(release: Path) -> None:
     edit(release, DEDUP, lambda tree: tree.update(removed_by_source={"letters": 1, "tales": 1}))
 
 
+def duplicates_of_another_source(release: Path) -> None:
+    def move(tree: Tree) -> None:
+        tree["duplicates"] = {name: {"notes": sum(kept.values())} for name, kept in tree["duplicates"].items()}
+
+    edit(release, DEDUP, move)
+
+
 def other_examples(release: Path) -> None:
     edit(release, TALES, lambda tree: tree["examples"]["cap"].reverse())
 
@@ -691,6 +698,7 @@ FORGERIES = [
     Forgery("fewer bytes passed on by the filter", RECOMPUTED, bytes_of_a_stage, "bytes is"),
     Forgery("a document moved between sources", RECOMPUTED, documents_moved_between_sources, "documents_by_source"),
     Forgery("a removal moved between sources", RECOMPUTED, removed_by_another_source, "removed_by_source"),
+    Forgery("duplicates of another source", RECOMPUTED, duplicates_of_another_source, "duplicates is"),
     Forgery("other examples of removals", RECOMPUTED, other_examples, "examples"),
     Forgery("more documents compared with the reference", RECOMPUTED, more_compared, "compared_documents"),
     Forgery("documents moved between shards", RECOMPUTED, other_shards, "outputs.train"),

@@ -9,15 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pipeline.base.files import sha256_file, write_bytes
 from pipeline.formats import checkpoints as ck
+from pipeline.formats import losses
 from pipeline.formats.canonical import canonical, parse, pretty
 from pipeline.formats.log import as_csv
 from pipeline.formats.release import ROOT
+from pipeline.formats.tables import read_table
+from pipeline.formats.vocabulary import token_bytes, token_texts
 from pipeline.release.papers import PAPERS
+from pipeline.release.release import Release
+from pipeline.release.results import HeldOut
 from pipeline.release.rungs import Rung
+from pipeline.release.targets import targets_of_release
 from tests.pipeline.audit.forging import Forgery
 from tests.project import run
 from tests.releases import (
@@ -88,6 +95,58 @@ def edit_results(release: Path, change: Callable[[Tree], object]) -> None:
         tree["loss"], tree["bits_per_byte"] = lines[-1]["loss"], lines[-1]["bits_per_byte"]
 
     edit_manifest(release, "evaluations", repeat)
+
+
+def edit_record(release: Path, change: Callable[[Tree], object]) -> None:
+    """Change the columns of a learning record, by their names."""
+    path = release / "results" / MODEL / losses.NAME
+    revisions = losses.stored_revisions(path)
+    columns = {name: column.to_pylist() for name, column in _columns(path, revisions).items()}
+    change(columns)
+    keys = pa.table({name: columns[name] for name in losses.KEYS.names}, schema=losses.KEYS)
+    floats = {name: np.array(columns[name], dtype=np.float32) for name in revisions}
+    losses.write_losses(path, losses.NAME, keys, floats)
+
+
+def _columns(path: Path, revisions: list[str]) -> dict[str, Any]:
+    table = read_table(path, losses.losses_schema(revisions))
+    return {name: table[name] for name in table.column_names}
+
+
+def sum_up(release: Path) -> None:
+    """Write again what follows from the record."""
+    folder, opened = release / "results" / MODEL, Release.open(release)
+    targets = targets_of_release(opened, MODEL)
+    revisions = [entry.revision for entry in opened.model(MODEL).checkpoints]
+    columns = _columns(folder / losses.NAME, revisions)
+    shape = targets.num_held_out, targets.shape[1]
+    held_out = {name: columns[name].to_numpy()[: shape[0] * shape[1]].reshape(shape) for name in revisions}
+    known = HeldOut.of(targets, token_bytes(release / "data/tokenizer/tokenizer.json"))
+    for name, key, found in zip(
+        ("evaluation", "sources"),
+        ("results", "by_source"),
+        known.results(opened.model(MODEL).checkpoints, held_out),
+        strict=True,
+    ):
+        lines = [result.to_json() for result in found]
+        write_bytes(folder / f"{name}.jsonl", b"".join(canonical(line) + b"\n" for line in lines))
+        write_bytes(folder / f"{name}.csv", as_csv(lines))
+        edit_manifest(release, "evaluations", lambda tree, key=key, lines=lines: tree.update({key: lines}))
+    last = {key: lines[-1][key] for key in ("loss", "bits_per_byte")} if (lines := _results(release)) else {}
+    edit_manifest(release, "evaluations", lambda tree: tree.update(last))
+
+
+def _results(release: Path) -> list[Tree]:
+    results: list[Tree] = read_json(release / "manifests" / "evaluations" / f"{MODEL}.json")["results"]
+    return results
+
+
+def edit_samples(release: Path, change: Callable[[Tree], object]) -> None:
+    """Change the last line of what the checkpoints wrote."""
+    path = release / "results" / MODEL / "samples.jsonl"
+    *lines, last = [parse(line, path) for line in path.read_bytes().splitlines()]
+    change(last)
+    write_bytes(path, b"".join(canonical(line) + b"\n" for line in [*lines, last]))
 
 
 def write_papers(release: Path) -> None:
@@ -223,6 +282,37 @@ def better_evaluation(release: Path) -> None:
     edit_results(release, lambda line: line.update(loss=line["loss"] * 0.9, bits_per_byte=line["bits_per_byte"] * 0.9))
 
 
+def better_record(release: Path) -> None:
+    def shrink(columns: Tree) -> None:
+        for name in columns.keys() - {*losses.KEYS.names}:
+            columns[name] = [loss * 0.9 for loss in columns[name]]
+
+    edit_record(release, shrink)
+    sum_up(release)
+
+
+def other_repetitions(release: Path) -> None:
+    edit_record(release, lambda columns: columns["repetitions"].__setitem__(20, 9))
+
+
+def other_source(release: Path) -> None:
+    edit_record(release, lambda columns: columns["source"].reverse())
+
+
+def better_text(release: Path) -> None:
+    edit_samples(release, lambda line: line.update(text="To be, or not to be"))
+
+
+def other_tokens_written(release: Path) -> None:
+    texts = token_texts(release / "data/tokenizer/tokenizer.json")
+
+    def say(line: Tree) -> None:
+        count = len(line["token_ids"])
+        line.update(token_ids=[40] * count, text=(texts[40] * count).decode())
+
+    edit_samples(release, say)
+
+
 def better_loss_alone(release: Path) -> None:
     edit_results(release, lambda line: line.update(loss=line["loss"] * 0.9))
 
@@ -314,12 +404,17 @@ FORGERIES = [
     Forgery("an invented virtual state", REPLAYED, invented_virtual_state, "step 6: weights_digest", "replay"),
     Forgery("weights changed within reach", REPLAYED, within_reach, "step 4: weights_digest", "replay"),
     Forgery("another clipping in the recipe", REPLAYED, other_clipping, "step 1: ", "replay"),
+    Forgery("better evaluations, everywhere but in the record", RECOMPUTED, better_evaluation, "losses give"),
+    Forgery("better losses of every target", REPLAYED, better_record, "by its weights, not", "replay --evaluation"),
+    Forgery("another count of repetitions", RECOMPUTED, other_repetitions, "line 21 is"),
+    Forgery("tokens under another source", RECOMPUTED, other_source, "losses.parquet: line"),
+    Forgery("a better text of a sample", RECOMPUTED, better_text, "not that of its tokens"),
     Forgery(
-        "better evaluations, everywhere", REPLAYED, better_evaluation, "the validation loss", "replay --evaluation"
+        "other tokens in a sample", REPLAYED, other_tokens_written, "not what these weights", "replay --evaluation"
     ),
     Forgery("better losses with the old bits per byte", CONSISTENT, better_loss_alone, "bits per byte, not"),
-    Forgery("more bytes of held-out text", RECOMPUTED, more_bytes, "held-out rows have"),
-    Forgery("fewer targets", RECOMPUTED, fewer_targets, "held-out rows have"),
+    Forgery("more bytes of held-out text", RECOMPUTED, more_bytes, "bytes is"),
+    Forgery("fewer targets", RECOMPUTED, fewer_targets, "targets is"),
     Forgery("another tokenizer of the evaluation", CONSISTENT, other_tokenizer_said, "tokenizer_sha256"),
     Forgery("fewer held-out rows said", RECOMPUTED, fewer_held_out_rows_said, "evaluations/mobilellm.json"),
     Forgery("an input left out of a manifest", CONSISTENT, input_left_out, "does not list manifests/tokens.json"),

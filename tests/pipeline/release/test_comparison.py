@@ -1,0 +1,115 @@
+"""Comparison: what differs, what is within the noise of seeds or items, and which models are siblings."""
+
+from itertools import product
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.base.yaml import load_yaml
+from pipeline.formats.families import FAMILIES
+from pipeline.formats.manifests import RecipeParameters
+from pipeline.release.comparison import (
+    PAPERS_ORDER,
+    Score,
+    Siblings,
+    average,
+    column,
+    columns,
+    is_within_noise,
+    other_columns,
+    siblings,
+)
+from pipeline.release.references import REFERENCES
+from tests.project import ROOT
+
+values = st.floats(0, 1)
+errors = st.floats(0, 0.1)
+
+
+ALONE = Siblings(seeds=[], weights=[], orders=[])
+
+
+def alike(*groups: list[str]) -> Siblings:
+    return Siblings(seeds=[*groups], weights=[], orders=[])
+
+
+def recipe(**changes: Any) -> RecipeParameters:
+    """The demo's first recipe with some keys changed; `order` is the seed of the order."""
+    tree = load_yaml(ROOT / "recipes/mobilellm.yaml")
+    tree["data"] |= {"seed": changes.pop("order")} if "order" in changes else {}
+    return RecipeParameters.from_json(tree | changes, "recipe")
+
+
+def score(model: str, task: str, value: float, metric: str = "acc", error: float = 0.01) -> Score:
+    return Score(model=model, task=task, metric=metric, value=value, standard_error=error, items=100, chance=0.25)
+
+
+def test_siblings_differ_in_seeds_names_and_what_decides_no_weight_and_in_nothing_else() -> None:
+    recipes = {
+        "one": recipe(),
+        "other_weights": recipe(name="other_weights", seed=2),
+        "other_order": recipe(name="other_order", order=3, checkpoints="every 8"),
+        "shorter": recipe(schedule=recipe().schedule.to_json() | {"steps": 64}),
+        "deeper": recipe(model=recipe().model | {"layers": 9}, seed=2),
+    }
+    found = siblings(recipes)
+    assert found.seeds == [["one", "other_weights", "other_order"]]
+    assert (found.weights, found.orders) == ([["one", "other_weights"]], [["one", "other_order"]])
+    assert siblings({"one": recipe()}) == ALONE
+
+
+@given(values, values, errors, errors, st.none() | values)
+def test_noise_is_the_same_both_ways_and_grows_with_its_causes(
+    one: float, other: float, error: float, more: float, spread: float | None
+) -> None:
+    pair = (one, error), (other, error)
+    assert is_within_noise(*pair, spread) == is_within_noise(*pair[::-1], spread)
+    assert is_within_noise(pair[0], pair[0], spread)
+    if is_within_noise(*pair, spread):
+        assert is_within_noise((one, error + more), (other, error), spread)
+        assert is_within_noise(*pair, (spread or 0) + more)
+
+
+def test_a_difference_counts_once_neither_seeds_nor_items_explain_it() -> None:
+    measured = {"a": (0.50, 0.001), "b": (0.47, 0.001), "c": (0.44, 0.001), "d": (0.41, 0.001)}
+    by_items = column("x", "acc", measured, ALONE, items=10)
+    assert [cell.leads for cell in by_items.cells.values()] == [True, False, False, False]
+    by_seeds = column("x", "acc", measured, alike(["c", "d"], ["a", "a"]), items=10)
+    assert by_seeds.spread == (pytest.approx(0.03), None, None)
+    assert [cell.leads for cell in by_seeds.cells.values()] == [True, True, False, False]
+    all_alike = column("x", "acc", measured, alike(["a", "d"]), items=10)
+    assert not all_alike.differs and by_seeds.differs
+
+
+def test_small_is_best_where_small_is_better() -> None:
+    losses = column("x", "bits", {"a": (2.5, 0.01), "b": (2.9, 0.01)}, ALONE, items=10, smaller_is_better=True)
+    assert losses.cells["a"].leads and not losses.cells["b"].leads
+
+
+def test_what_guessing_would_do_as_well_is_near_chance() -> None:
+    cells = column("x", "acc", {"a": (0.26, 0.01), "b": (0.28, 0.01)}, ALONE, items=10, chance=0.25).cells
+    assert cells["a"].near_chance and not cells["b"].near_chance
+    assert not column("x", "bits", {"a": (0.25, 0.01)}, ALONE, items=10).cells["a"].near_chance
+
+
+def test_columns_are_those_of_the_papers_in_their_order_with_the_normed_metric_where_there_is_one() -> None:
+    scores = [score(model, task, 0.3) for model, task in product("ab", [*reversed(PAPERS_ORDER), "sciq", "mine"])]
+    scores += [score(model, "hellaswag", 0.4, "acc_norm") for model in "ab"]
+    found = columns(scores, ["a", "b"], ALONE)
+    assert [each.heading for each in found] == [*PAPERS_ORDER.values()]
+    assert [each.metric for each in found] == ["acc"] * 5 + ["acc_norm"] + ["acc"] * 2
+    assert [each.heading for each in other_columns(scores, ["a", "b"], ALONE)] == ["SciQ", "mine"]
+    assert columns([each for each in scores if each.model == "a"], ["a", "b"], ALONE) == []
+
+
+def test_the_average_is_the_plain_mean_with_the_error_of_a_mean() -> None:
+    scores = [score("a", "arc_easy", 0.2, error=0.03), score("a", "arc_challenge", 0.4, error=0.04)]
+    mean = average(columns(scores, ["a"], ALONE), ALONE)
+    assert mean.cells["a"].value == pytest.approx(0.3) and mean.cells["a"].standard_error == pytest.approx(0.025)
+    assert (mean.chance, mean.items) == (0.25, 200)
+
+
+def test_every_family_has_a_reference() -> None:
+    assert REFERENCES.keys() == FAMILIES.keys()

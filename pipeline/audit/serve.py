@@ -26,7 +26,7 @@ from pipeline.base.console import note
 from pipeline.base.errors import Differs, EverystepError
 from pipeline.formats.canonical import Json, canonical
 from pipeline.release.release import Release
-from pipeline.release.report.explorer import policy, script
+from pipeline.release.report.explorer import script, script_digest
 
 LOOPBACK = "127.0.0.1"
 PAGE, SERVED = "report/index.html", "served.json"
@@ -46,7 +46,18 @@ RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 PIECE = 1 << 18
 SECONDS = 60
 HEADERS = {
-    "Content-Security-Policy": f"{policy()}; frame-ancestors 'none'",
+    "Content-Security-Policy": "; ".join(
+        [
+            "default-src 'none'",
+            f"script-src '{script_digest()}'",
+            "style-src 'unsafe-inline'",
+            "img-src 'self' data:",
+            "connect-src 'self'",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "frame-ancestors 'none'",
+        ]
+    ),
     "Cross-Origin-Resource-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",

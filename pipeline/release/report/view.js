@@ -62,6 +62,7 @@ async function show() {
     }
     if (wanted.document && before.document !== wanted.document) parts.push(drawDocument(wanted.document, isCurrent));
     await Promise.all(parts);
+    if (before.model && isCurrent() && before.document !== wanted.document) at("document").querySelector("h4")?.focus();
   } catch (error) {
     shown = {};
     if (isCurrent()) say(`Not shown: ${error.message}`);
@@ -84,6 +85,8 @@ function setControls(model, step) {
   for (const name of ["step", "slider"]) {
     Object.assign(at(name), { min: model.begunAt + 1, max: model.steps, value: step });
   }
+  at("before").disabled = step === model.begunAt + 1;
+  at("after").disabled = step === model.steps;
   const stored = model.states.filter((state) => state.step > model.begunAt);
   at("checkpoints").replaceChildren(
     ...stored.map((state) => {
@@ -123,12 +126,11 @@ async function drawStep(model, step, isCurrent) {
   at("samples").replaceChildren(...samples);
   at("verdict").replaceChildren(...verdict(model, step, entry, served));
   at("batch").replaceChildren(...batch);
-  say(`Step ${number(step)} of ${model.name}: ${plural(model.globalBatch, "row")} read.`);
+  say(`Step ${number(step)} of ${number(model.steps)} of ${model.name} read ${plural(model.globalBatch, "row")}.`);
 }
 
 function aboutStep(model, entry) {
   const values = [
-    ["Step", `${number(entry.step)} of ${number(model.steps)}`],
     ["Tokens read so far", number(entry.tokens)],
     ["Loss of the batch", nats(entry.loss)],
     ["Learning rate", entry.learning_rate.toPrecision(3)],
@@ -262,7 +264,7 @@ function drawnPiece(piece, texts, tokens, ids) {
     const isSpecial = Boolean(tokens[ids[start + place]].name);
     return element("span", { data: { place: start + place }, className: isSpecial ? "explorer-special" : "" }, text);
   });
-  return element("section", { label: id }, head, element("div", { className: "explorer-tokens" }, ...spans));
+  return element("div", {}, head, element("div", { className: "explorer-tokens" }, ...spans));
 }
 
 // Shade the tokens of a row, and say of each what its loss is: where a pointer or the arrow keys are.

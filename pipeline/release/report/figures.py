@@ -18,9 +18,10 @@ def axis_of(evidence: Evidence) -> TokenAxis:
 
 def line_of(training: TrainingFacts, evidence: Evidence, points: Points, is_marked: bool) -> Line:
     """A line of a model. Siblings, which differ in seeds alone, have the colour of the first of them."""
-    architectures = list(dict.fromkeys(each.alike for each in evidence.trainings))
-    is_sibling = training.alike != training.model
-    return Line(training.model, points, architectures.index(training.alike), is_marked, is_sibling)
+    first_of = {name: group[0] for group in evidence.siblings.seeds for name in group}
+    first = first_of.get(training.model, training.model)
+    colors = list(dict.fromkeys(first_of.get(each.model, each.model) for each in evidence.trainings))
+    return Line(training.model, points, colors.index(first), is_marked, is_dashed=first != training.model)
 
 
 def legend(evidence: Evidence) -> Html:

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from pipeline.formats.manifests import StepTally
-from pipeline.release.card import percent
 from pipeline.release.disclosures.evidence import ArtefactFacts, Evidence
 from pipeline.release.facts import SourceFacts
+from pipeline.release.markdown import percent
 from pipeline.release.reasons import finding_in_words, reason_in_words, step_in_words
 from pipeline.release.report.markup import (
     Cell,

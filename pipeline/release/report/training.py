@@ -63,8 +63,8 @@ def _recipes(evidence: Evidence) -> Iterator[Html]:
             ),
         ],
         (
-            _training(design, training, model.tokens, model.epochs, model.numerics)
-            for design, training, model in zip(evidence.designs, evidence.trainings, evidence.models, strict=True)
+            _training(design, evidence.context, model.tokens, model.epochs, model.numerics)
+            for design, model in zip(evidence.designs, evidence.models, strict=True)
         ),
     )
     shared = {tuple(sorted(design.optimizer.items())) for design in evidence.designs}
@@ -85,11 +85,11 @@ def _design(design: DesignFacts, parameters: int) -> list[Cell]:
     ]
 
 
-def _training(design: DesignFacts, training: TrainingFacts, tokens: int, epochs: float, numerics: str) -> list[Cell]:
+def _training(design: DesignFacts, context: int, tokens: int, epochs: float, numerics: str) -> list[Cell]:
     return [
-        *(design.name, design.steps, training.batch_tokens, tokens, f"{epochs:.3g}", f"{design.peak:g}"),
-        *(design.schedule, training.warmup_steps, f"{numerics}, {design.dtype}"),
-        *(str(training.seed), str(training.order_seed), f"{design.training_flops:.2e}"),
+        *(design.name, design.steps, design.global_batch * context, tokens, f"{epochs:.3g}", f"{design.peak:g}"),
+        *(design.schedule, design.warmup_steps, f"{numerics}, {design.dtype}"),
+        *(str(design.seed), str(design.order_seed), f"{design.training_flops:.2e}"),
     ]
 
 

@@ -9,8 +9,7 @@ from pydantic import Field
 from pipeline.base.errors import Differs
 from pipeline.base.paths import RUNS
 from pipeline.formats import log
-from pipeline.formats.canonical import canonical
-from pipeline.formats.manifests import Evaluated, RecipeParameters, Trained, path_of
+from pipeline.formats.manifests import Evaluated, Trained, path_of
 from pipeline.formats.typed import Count, TensorsDigest, Typed
 from pipeline.release.release import Release
 
@@ -77,16 +76,6 @@ class TrainingFacts(Typed):
 
     model: str
     """Name of the model."""
-    alike: str
-    """Name of the first model whose recipe is the same but for seeds: its own, or that of a sibling."""
-    seed: Count
-    """Seed of its first weights."""
-    order_seed: Count
-    """Seed of the order of its rows."""
-    warmup_steps: Count
-    """Updates until the highest rate."""
-    batch_tokens: Count
-    """Tokens of a batch."""
     curve: list[Point]
     """Its log, thinned."""
     checkpoints: list[Measured] = Field(min_length=1)
@@ -101,36 +90,19 @@ class TrainingFacts(Typed):
 
 def gather_trainings(release: Release, names: list[str]) -> list[TrainingFacts]:
     """The trainings of the models, in this order."""
-    found: list[TrainingFacts] = []
-    first_with: dict[bytes, str] = {}
-    for name in names:
-        trained = release.manifest(Trained, name)
-        recipe = trained.parameters
-        alike = first_with.setdefault(_without_seeds(recipe), name)
-        num_numbers = trained.parameters_unique
-        found.append(
-            TrainingFacts(
-                model=name,
-                alike=alike,
-                seed=recipe.seed,
-                order_seed=recipe.data.seed,
-                warmup_steps=recipe.schedule.warmup_steps,
-                batch_tokens=recipe.data.global_batch * (recipe.data.width - 1),
-                curve=list(thinned(log.read(release.file(RUNS / name / log.JSONL)), recipe.schedule.steps)),
-                checkpoints=list(_measured(release, trained)),
-                virtual=trained.num_virtual,
-                weights_bytes=BYTES_OF_A_NUMBER * num_numbers,
-                state_bytes=BYTES_OF_A_NUMBER * num_numbers * (1 + MOMENTS),
-            )
-        )
-    return found
+    return [_training(release, release.manifest(Trained, name)) for name in names]
 
 
-def _without_seeds(recipe: RecipeParameters) -> bytes:
-    """A recipe but for its seeds, as one text."""
-    tree = recipe.to_json()
-    data = {key: value for key, value in tree["data"].items() if key != "seed"}
-    return canonical({key: value for key, value in (tree | {"data": data}).items() if key not in ("name", "seed")})
+def _training(release: Release, trained: Trained) -> TrainingFacts:
+    steps, num_numbers = trained.parameters.schedule.steps, trained.parameters_unique
+    return TrainingFacts(
+        model=trained.of,
+        curve=list(thinned(log.read(release.file(RUNS / trained.of / log.JSONL)), steps)),
+        checkpoints=list(_measured(release, trained)),
+        virtual=trained.num_virtual,
+        weights_bytes=BYTES_OF_A_NUMBER * num_numbers,
+        state_bytes=BYTES_OF_A_NUMBER * num_numbers * (1 + MOMENTS),
+    )
 
 
 def thinned(entries: Iterable[log.Entry], num_steps: int, most: int = MAX_POINTS) -> Iterator[Point]:

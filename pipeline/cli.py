@@ -1442,6 +1442,29 @@ def receipts(
 
 
 @app.command()
+def serve(
+    address: Address,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port on this machine; 0 takes any free one.", show_default=True)
+    ] = 8765,
+    follow_links: FollowLinks = False,
+    as_json: Json = False,
+) -> None:
+    """Serve a release to the browsers of this machine, with its page, until Ctrl-C."""
+    from pipeline.audit.serve import Served, page_of, running
+
+    release = _open_release(address, follow_links)
+    with running(Served(release, address), port) as server:
+        page = page_of(server)
+        print(json.dumps({"page": page}) if as_json else page, flush=True)
+        note("only this machine can see it; Ctrl-C stops")
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            note("stopped")
+
+
+@app.command()
 def publish(
     address: Annotated[
         Path, typer.Argument(metavar="RELEASE", help="Folder of a release, in the project that built it.")

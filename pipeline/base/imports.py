@@ -1,7 +1,7 @@
 """Import closures, read from the source: which files of this project are loaded with a module.
 
 An import counts wherever it is written, inside a function too. A module that is loaded by a name that the program
-computes is not seen.
+computes is not seen. Scripts and styles for browsers are loaded with the modules in their folder.
 """
 
 import ast
@@ -11,6 +11,7 @@ from importlib.util import resolve_name
 from pathlib import Path
 
 PACKAGES = ("pipeline", "trainer")
+FOR_BROWSERS = ("*.css", "*.js")
 
 
 def closure(root: Path, modules: Iterable[str]) -> list[str]:
@@ -21,7 +22,9 @@ def closure(root: Path, modules: Iterable[str]) -> list[str]:
         file = todo.pop()
         loaded.add(file)
         todo |= imports_of(root, file) - loaded
-    return sorted(file.as_posix() for file in loaded)
+    folders = {root / file.parent for file in loaded}
+    beside = {path.relative_to(root) for folder in folders for kind in FOR_BROWSERS for path in folder.glob(kind)}
+    return sorted(file.as_posix() for file in loaded | beside)
 
 
 def imports_of(root: Path, file: Path) -> set[Path]:

@@ -7,6 +7,7 @@ and `manifests/release.json`. Large files are linked, not copied. Nothing enters
 import hashlib
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.base.console import progress
@@ -76,6 +77,7 @@ from pipeline.release.disclosures.evidence import described, gather_evidence
 from pipeline.release.gate import check_model, too_far
 from pipeline.release.papers import PAPERS
 from pipeline.release.release import Release
+from pipeline.release.report.data import data_files
 from pipeline.release.words import ReleaseParams, check_words
 
 LOCK = Path("dvc.lock")
@@ -129,6 +131,8 @@ def release() -> None:
     counted = take_basis(inputs, root=folder)
     write_manifest(Coverage, None, counted, parameters={}, outputs={}, root=folder, **read.to_json())
     write_bytes(folder / REVISIONS, b"".join(map(revision_line, records)))
+    for path, pieces in data_files(project):
+        _write_pieces(folder / path, pieces)
     files = _listed(folder)
     sums = {path: sha256_file(folder / path) for path in described(project)}
     evidence = gather_evidence(project, read, sums, contents_digest(files))
@@ -207,6 +211,12 @@ def _place(source: Path, target: Path) -> None:
 def _copy(source: Path, target: Path) -> None:
     with source.open("rb") as content, atomic_writer(target) as file:
         shutil.copyfileobj(content, file)
+
+
+def _write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
+    with atomic_writer(path) as file:
+        for piece in pieces:
+            file.write(piece)
 
 
 def lock_before_release(sources: list[str], models: list[str], lock: dict[str, Json]) -> Json:

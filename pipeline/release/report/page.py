@@ -9,6 +9,7 @@ from base64 import b64encode
 from collections.abc import Callable
 
 from pipeline.release.disclosures.evidence import Evidence
+from pipeline.release.report.explorer import explorer_section
 from pipeline.release.report.inputs import inputs_section
 from pipeline.release.report.markup import Html, element, joined, link, listed
 from pipeline.release.report.outcome import outcome_section
@@ -21,10 +22,10 @@ SECTIONS: dict[str, tuple[str, Callable[[Evidence], str]]] = {
     "inputs": ("What went in", inputs_section),
     "training": ("How it was trained", training_section),
     "outcome": ("What came out", outcome_section),
+    "explorer": ("Explorer", explorer_section),
     "proof": ("What is proved", proof_section),
 }
-"""Name of each section of the page → its place in the contents, and its function. The explorer belongs before the
-proof."""
+"""Name of each section of the page → its place in the contents, and its function."""
 
 
 def write_report(evidence: Evidence) -> bytes:

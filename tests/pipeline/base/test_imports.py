@@ -42,6 +42,14 @@ def test_a_circle_ends(tmp_path: Path) -> None:
     assert closure(tmp_path, ["pipeline.a"]) == ["pipeline/a.py", "pipeline/b.py"]
 
 
+def test_a_script_and_a_style_are_loaded_with_the_modules_of_their_folder(tmp_path: Path) -> None:
+    files(tmp_path, a="import pipeline.page.b", page__in__b="", other__in__c="")
+    for name in ("page/b.js", "page/look.css", "page/notes.txt", "other/c.js"):
+        (tmp_path / "pipeline" / name).write_text("")
+    loaded = closure(tmp_path, ["pipeline.a"])
+    assert loaded == ["pipeline/a.py", "pipeline/page/b.js", "pipeline/page/b.py", "pipeline/page/look.css"]
+
+
 @pytest.mark.parametrize("module", ["pipeline.stages.filter", "pipeline.stages.release", "trainer.train"])
 def test_no_file_that_python_loads_is_missing(module: str) -> None:
     done = subprocess.run([sys.executable, "-c", LOADED, module], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -127,7 +127,7 @@ def _compared(
     below.append(["measured on", *(each.items for each in of)])
     metrics = {each.metric for each in of if each.metric != "mean"}
     heads = [each.heading if len(metrics) < 2 else _headed(each) for each in of]
-    rows += [[Marked(cell, "noise") for cell in row] for row in below]
+    rows += [[Marked(cell, "soft") for cell in row] for row in below]
     return table(title, ["model", *map(right, heads)], rows)
 
 

@@ -62,6 +62,7 @@ thead .n{white-space:normal;min-width:6.2rem}
 td code,th code{white-space:nowrap}
 .digest{display:block;max-width:17ch;overflow:hidden;text-overflow:ellipsis;white-space:nowrap;background:none;padding:0}
 .soft,small{color:var(--soft)}
+tbody th.soft{font-weight:400}
 small{font-size:.86em}
 .best{font-weight:700}
 .noise{color:var(--soft);font-style:italic}

@@ -1,5 +1,5 @@
-"""Items of the stock tasks: those of the harness, text by text; what cannot be an item is counted, and what is wrong with
-the section `tasks` is refused."""
+"""Items of the stock tasks: those of the harness, text by text; what cannot be an item is counted, and a wrong section
+`tasks` is refused."""
 
 import gzip
 import hashlib

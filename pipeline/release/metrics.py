@@ -70,6 +70,15 @@ def scores_of(rows: Iterable[Row], tasks: Mapping[str, Task], steps: Mapping[str
             )
 
 
+def told_last(scores: Sequence[Score]) -> dict[str, Any]:
+    """Too long items by task, and the metrics of the last checkpoint, from all lines."""
+    last = [line for line in scores if line.revision == scores[-1].revision]
+    told: dict[str, dict[str, Any]] = {line.task: {} for line in last}
+    for line in last:
+        told[line.task][line.metric] = line.value
+    return {"too_long": {line.task: line.too_long for line in last}, "last": told}
+
+
 def _answers(choices: Sequence[Row]) -> Answers:
     columns = ("log_likelihood", "greedy", "bytes", "characters")
     gold = [place for place, choice in enumerate(choices) if choice["gold"]]

@@ -51,7 +51,7 @@ class CountedRuns:
         num_rows, width = rows.shape
         ranks = np.zeros((num_rows, width + 1), dtype=np.int64)  # of the run of no token
         num_ranks = 1
-        for n in range(1, min(order, width) + 1):
+        for n in range(1, (min(order, width) if num_rows else 0) + 1):
             last = rows[:, n - 1 :].astype(np.int64)
             found = ranks[:, : width - n + 1] * vocabulary + last
             keys, which, counts = np.unique(found, return_inverse=True, return_counts=True)

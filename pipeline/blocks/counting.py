@@ -40,7 +40,7 @@ class _Level(NamedTuple):
     """Sums of the counts before each key, and of all."""
 
 
-class Counts:
+class CountedRuns:
     """Counted runs of up to `order` tokens in rows, shape (rows, width), of ids below `vocabulary`."""
 
     def __init__(self, rows: NDArray[np.unsignedinteger], vocabulary: int, order: int) -> None:
@@ -113,7 +113,7 @@ class Counts:
         return np.where(level.keys[places] == keys, places, NO_RUN)
 
 
-def bits_per_byte(counts: Counts, rows: NDArray[np.unsignedinteger], num_bytes: int) -> list[float]:
+def bits_per_byte(counts: CountedRuns, rows: NDArray[np.unsignedinteger], num_bytes: int) -> list[float]:
     """The bits that the targets of rows, all ids but the first of each, take for each of their bytes of text; by the
     tokens of the longest run."""
     histories = [_histories(row.tolist(), 1, counts.order) for row in rows]
@@ -121,7 +121,7 @@ def bits_per_byte(counts: Counts, rows: NDArray[np.unsignedinteger], num_bytes: 
     return [round(-math.fsum(map(math.log2, each)) / num_bytes, DIGITS) for each in found.tolist()]
 
 
-def accuracies(counts: Counts, items: Sequence[Item], ids_of: TextIds) -> list[tuple[float, float]]:
+def accuracies(counts: CountedRuns, items: Sequence[Item], ids_of: TextIds) -> list[tuple[float, float]]:
     """Accuracy on items and its standard error, by the tokens of the longest run.
 
     The choice of the highest likelihood is the answer, the first of equal ones; the choice of an item that has no other

@@ -3,17 +3,26 @@
 The tables are those of `pipeline.release.comparison`, whose rule of what differs is stated under them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from pipeline.release.comparison import ERRORS, Cell, Column, average, column, columns, other_columns
-from pipeline.release.disclosures.evidence import Evidence
+from pipeline.release.comparison import (
+    WIDE,
+    Cell,
+    Column,
+    answer_columns,
+    average,
+    column,
+    columns,
+    other_columns,
+)
+from pipeline.release.disclosures.evidence import Evidence, LossFacts
 from pipeline.release.markdown import bare_table, escaped, literal
 
+ALL = "all"
+"""Heading of the column of all sources."""
 LOSSES = """Bits per byte of the last checkpoint on all held-out rows, by source, each with its standard error:
 
 {table}
-
-{rule}
 """
 TASKS = """Tasks, zero-shot, in the order of columns of the papers; per cent right, with the standard error over the
 items:
@@ -25,88 +34,114 @@ the first more likely:
 
 {table}
 """
-SAMPLE = """What `{model}` writes at step {step:,} after the text up to the bar:
+ANSWERS = """Bits per byte of the right answers, which tell more of models that are near chance:
+
+{table}
+"""
+SAMPLE = """What `{model}` writes at step {step:,}, after the text up to the bar:
 
 {text}
 """
 RULE = """**Bold** is the best of a column and what is within the noise of it, unless that is every model. Two values
-are within the noise of each other if they differ by no more than {seeds}{errors} times the standard error of their
-difference, the two taken as independent. {chance}"""
-SEEDS = "the largest difference in that column between two models that differ only in a seed, or by no more than "
-NO_SEEDS = "No two models of this release differ only in a seed, so what another seed would have done is not known. "
-BETWEEN = {"weights": "between first weights", "orders": "between orders"}
-"""Kind of siblings → how the row is called that has the largest difference between two of them."""
+are within the noise of each other if they differ by no more than {wide} times the standard deviation of their
+difference, {seeds}from item to item{larger}. *Italic* is what is within {wide} standard errors of chance. *Counting* is
+the best of models that do nothing but count runs of at most {order} tokens in {rows:,} training rows.
+"""
+SEEDS = "from seed to seed, as the siblings show it, or "
+LARGER = ", whichever is larger"
+UNKNOWN = " (no two models differ only in a seed, so what another seed would have done is not known)"
+BETWEEN = {"weights": "deviation of first weights", "orders": "deviation of orders"}
+"""Kind of siblings → how the row is called that has their standard deviation."""
 MAX_SAMPLE = 400  # characters
 
 
 def results_section(evidence: Evidence) -> str:
     """The section of the results."""
-    return "\n".join(["## Results", "", *_losses(evidence), *_tasks(evidence), *_samples(evidence)])
+    parts = [*_tables(evidence), _rule(evidence), *_samples(evidence)]
+    return "\n".join(["## Results", "", *parts])
 
 
-def _losses(evidence: Evidence) -> Iterator[str]:
+def loss_columns(evidence: Evidence) -> list[Column]:
     """Bits per byte of each source, a column each, and of all held-out text."""
-    if found := [*_loss_columns(evidence)]:
-        yield LOSSES.format(table=_table(found, evidence, digits=3), rule=_rule(evidence, chance=False))
+    by_source: dict[str, dict[str, LossFacts]] = {}
+    for loss in evidence.losses:
+        by_source.setdefault(loss.source or ALL, {})[loss.model] = loss
+    return [
+        column(
+            name,
+            name,
+            "bits",
+            {model: (loss.bits_per_byte, loss.standard_error or 0.0) for model, loss in found.items()},
+            evidence.siblings,
+            items=min(loss.targets for loss in found.values()),
+            smaller_is_better=True,
+        )
+        for name, found in by_source.items()
+    ]
 
 
-def _loss_columns(evidence: Evidence) -> Iterator[Column]:
-    for name in (*(source.name for source in evidence.sources), "all"):
-        found = {loss.model: loss for loss in evidence.losses if loss.source == name}
-        values = {model: (loss.bits_per_byte, loss.standard_error) for model, loss in found.items()}
-        if values:
-            targets = min(loss.targets for loss in found.values())
-            yield column(name, "bits", values, evidence.siblings, items=targets, smaller_is_better=True)
+def _tables(evidence: Evidence) -> Iterator[str]:
+    counting, groups = evidence.counting, evidence.siblings
+    whole = {ALL: min((each.bits_per_byte for each in counting.held_out), default=None)}
+    yield LOSSES.format(table=_table(loss_columns(evidence), evidence, digits=3, counted=whole))
+    of_tasks = {task: max((each.accuracy for each in scores), default=None) for task, scores in counting.tasks.items()}
+    if papers := columns(evidence.scores, groups):
+        yield TASKS.format(table=_table([*papers, average(papers, groups)], evidence, is_share=True))
+    if others := other_columns(evidence.scores, groups):
+        yield OTHERS.format(table=_table(others, evidence, is_share=True, counted=of_tasks))
+    if answers := answer_columns(evidence.scores, groups):
+        yield ANSWERS.format(table=_table(answers, evidence, digits=3))
 
 
-def _tasks(evidence: Evidence) -> Iterator[str]:
-    """The tasks of the papers, then the others."""
-    models = [model.name for model in evidence.models]
-    papers = columns(evidence.scores, models, evidence.siblings)
-    others = other_columns(evidence.scores, models, evidence.siblings)
-    if papers:
-        whole = [*papers, average(papers, evidence.siblings)]
-        yield TASKS.format(table=_table(whole, evidence, is_share=True))
-    if others:
-        yield OTHERS.format(table=_table(others, evidence, is_share=True))
-    if papers or others:
-        yield _rule(evidence, chance=True) + "\n"
-
-
-def _rule(evidence: Evidence, *, chance: bool) -> str:
-    text = RULE.format(
-        seeds=SEEDS if evidence.siblings.seeds else "",
-        errors=ERRORS,
-        chance=f"*Italic* is what is within {ERRORS} standard errors of chance. " if chance else "",
+def _rule(evidence: Evidence) -> str:
+    is_known = bool(evidence.siblings.seeds)
+    return RULE.format(
+        wide=WIDE,
+        seeds=SEEDS if is_known else "",
+        larger=LARGER if is_known else UNKNOWN,
+        order=max((each.order for each in evidence.counting.held_out), default=0),
+        rows=evidence.counting.rows,
     )
-    return (text + ("" if evidence.siblings.seeds else NO_SEEDS)).strip()
 
 
-def _table(of: Sequence[Column], evidence: Evidence, *, digits: int = 1, is_share: bool = False) -> str:
+def _table(
+    of: Sequence[Column],
+    evidence: Evidence,
+    *,
+    digits: int = 1,
+    is_share: bool = False,
+    counted: Mapping[str, float | None] | None = None,
+) -> str:
     """A row for each model, then what one needs to read a column."""
-    scale = 100 if is_share else 1
-    headings = [f"{escaped(each.heading)}" + (f" ({each.metric})" if is_share else "") for each in of]
+
+    def number(value: float | None) -> str:
+        return "" if value is None else f"{(100 if is_share else 1) * value:.{digits}f}"
+
+    def cell(found: Cell, column: Column) -> str:
+        text = f"{number(found.value)} ± {number(found.standard_error)}"
+        text = f"**{text}**" if found.leads and column.differs else text
+        return f"*{text}*" if found.near_chance else text
+
     names = [model.name for model in evidence.models]
-    rows = [[escaped(name), *(_cell(each.cells[name], each, scale, digits) for each in of)] for name in names]
+    rows = [[escaped(name), *(cell(each.cells[name], each) for each in of)] for name in names]
+    if counted:
+        rows.append(["counting", *(number(counted.get(each.name)) for each in of)])
     if is_share:
-        rows.append(["chance", *("" if each.chance is None else f"{scale * each.chance:.{digits}f}" for each in of)])
-    rows.append(["items" if is_share else "tokens", *(f"{each.items:,}" for each in of)])
+        rows.append(["chance", *(number(each.chance) for each in of)])
     for kind, told in BETWEEN.items():
         if getattr(evidence.siblings, kind):
-            rows.append([told, *(f"{scale * getattr(each.spread, kind):.{digits}f}" for each in of)])
+            rows.append([told, *(number(getattr(each.deviation, kind)) for each in of)])
+    rows.append(["items" if is_share else "measured on", *(f"{each.items:,}" for each in of)])
     rows.append(["models differ", *("yes" if each.differs else "no" for each in of)])
+    headings = [escaped(each.heading) + (f" ({each.metric})" if is_share else "") for each in of]
     return bare_table(["model", *headings], rows, [False, *(True for _ in of)])
 
 
-def _cell(cell: Cell, of: Column, scale: int, digits: int) -> str:
-    text = f"{scale * cell.value:.{digits}f} ± {scale * cell.standard_error:.{digits}f}"
-    if cell.leads and of.differs:
-        text = f"**{text}**"
-    return f"*{text}*" if cell.near_chance else text
-
-
 def _samples(evidence: Evidence) -> Iterator[str]:
-    """What the last checkpoint of each model writes after one text."""
-    for sample in evidence.samples:
-        text = sample.text if len(sample.text) <= MAX_SAMPLE else sample.text[:MAX_SAMPLE] + "…"
-        yield SAMPLE.format(model=sample.model, step=sample.step, text=literal(f"{sample.prompt}|{text}"))
+    """What the last checkpoint of each model writes after one text; of siblings, the first."""
+    repeated = {name for group in evidence.siblings.seeds for name in group[1:]}
+    for model, lines in evidence.samples.items():
+        told = next((line for line in lines if line.prompt), None)
+        if told and model not in repeated:
+            text = told.text if len(told.text) <= MAX_SAMPLE else told.text[:MAX_SAMPLE] + "…"
+            yield SAMPLE.format(model=model, step=told.step, text=literal(f"{told.prompt}|{text}"))

@@ -1,9 +1,8 @@
 """Comparison: the models of a release beside each other, column by column, and which differences mean something.
 
-Two values of a column are *within the noise* of each other if they differ by no more than the larger of two numbers:
-the largest difference in that column between two models that differ only in a seed (`siblings`), and twice the
-standard error of their difference. The first says what another seed would have done, the second what other items would
-have done. A value is *near chance* if it is within twice its standard error of what guessing scores.
+Two values of a column are *within the noise* of each other if they differ by no more than twice the standard deviation
+of their difference: from seed to seed, as models that differ only in a seed show it (`siblings`), or from item to item,
+whichever is larger. A value is *near chance* if it is within twice its standard error of what guessing scores.
 
 Standard errors of two models on the same items are added as if the items were different ones. That is never too small
 a number for models that get the same items right, so "differs" is said too rarely, not too often.
@@ -12,12 +11,12 @@ a number for models that get the same items right, so "differs" is said too rare
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import combinations
 from typing import NamedTuple
 
 from pipeline.formats.canonical import canonical
 from pipeline.formats.manifests import RecipeParameters
-from pipeline.formats.typed import Count, Typed
+from pipeline.formats.scores import Score
+from pipeline.formats.typed import Typed
 
 PAPERS_ORDER = {
     "arc_easy": "ARC-e",
@@ -42,27 +41,12 @@ METRICS = ("acc_norm", "acc")
 """What a column shows of a task: the first of these that its definition has."""
 NOT_COMPARED = ("name", "checkpoints", "digest_every")
 """Keys of a recipe that decide no weight."""
-ERRORS = 2
-"""Standard errors within which a difference is not one."""
+WIDE = 2
+"""Standard deviations within which a difference is not one."""
 
 
-class Score(Typed):
-    """What the last checkpoint of a model scores in a task."""
-
-    model: str
-    """Name of the model."""
-    task: str
-    """Name of the task."""
-    metric: str
-    """Name of the metric, as lm-evaluation-harness has it."""
-    value: float
-    """The score."""
-    standard_error: float
-    """Its standard error over the items."""
-    items: Count
-    """Items that were scored."""
-    chance: float | None
-    """What guessing scores; null where there is nothing to guess from."""
+Scores = Mapping[str, Sequence[Score]]
+"""Name of a model, in the order of the models → what its last scored checkpoint scores."""
 
 
 class Siblings(Typed):
@@ -76,15 +60,15 @@ class Siblings(Typed):
     """Of the order alone."""
 
 
-class Spread(NamedTuple):
-    """The largest difference in a column between two siblings; null where there are none."""
+class Deviation(NamedTuple):
+    """Standard deviation of a column from one sibling to another; null where there are none."""
 
     seeds: float | None
-    """That differ in any seed."""
+    """Of siblings that differ in any seed."""
     weights: float | None
-    """That differ in their first weights alone."""
+    """Of those that differ in their first weights alone."""
     orders: float | None
-    """That differ in the order alone."""
+    """Of those that differ in the order alone."""
 
 
 class Cell(NamedTuple):
@@ -103,15 +87,17 @@ class Cell(NamedTuple):
 class Column(NamedTuple):
     """One measurement of all models."""
 
+    name: str
+    """Name of the task or source."""
     heading: str
-    """What it measures."""
+    """The same for people."""
     metric: str
     """Its metric."""
     chance: float | None
     """What guessing scores; null where there is nothing to guess from."""
     items: int
     """Items or rows."""
-    spread: Spread
+    deviation: Deviation
     """What seeds make of it."""
     cells: dict[str, Cell]
     """Model → its value, in the order of the models."""
@@ -131,15 +117,23 @@ def siblings(recipes: Mapping[str, RecipeParameters]) -> Siblings:
     )
 
 
-def columns(scores: Sequence[Score], models: Sequence[str], groups: Siblings) -> list[Column]:
+def columns(scores: Scores, groups: Siblings) -> list[Column]:
     """A column for each task of the papers that was scored, in their order."""
-    return [*_columns(PAPERS_ORDER, scores, models, groups)]
+    return [*_columns(PAPERS_ORDER, METRICS, scores, groups)]
 
 
-def other_columns(scores: Sequence[Score], models: Sequence[str], groups: Siblings) -> list[Column]:
+def other_columns(scores: Scores, groups: Siblings) -> list[Column]:
     """A column for each other task: Pythia's, the minimal pairs, and what a project adds."""
-    added = {score.task: score.task for score in scores if score.task not in PAPERS_ORDER}
-    return [*_columns(OTHERS | {name: name for name in added if name not in OTHERS}, scores, models, groups)]
+    return [
+        *_columns(
+            {task: name for task, name in _all(scores).items() if task not in PAPERS_ORDER}, METRICS, scores, groups
+        )
+    ]
+
+
+def answer_columns(scores: Scores, groups: Siblings) -> list[Column]:
+    """A column for each task with the bits per byte of its right answers."""
+    return [*_columns(_all(scores), ("bits_per_byte",), scores, groups)]
 
 
 def average(of: Sequence[Column], groups: Siblings) -> Column:
@@ -148,16 +142,20 @@ def average(of: Sequence[Column], groups: Siblings) -> Column:
     values = {
         model: (
             math.fsum(column.cells[model].value for column in of) / number,
-            math.sqrt(math.fsum(column.cells[model].standard_error ** 2 for column in of)) / number,
+            math.sqrt(
+                math.fsum(column.cells[model].standard_error * column.cells[model].standard_error for column in of)
+            )
+            / number,
         )
         for model in of[0].cells
     }
     known = [column.chance for column in of if column.chance is not None]
     chance = math.fsum(known) / number if len(known) == number else None
-    return column("average", "mean", values, groups, chance=chance, items=sum(each.items for each in of))
+    return column("average", "average", "mean", values, groups, chance=chance, items=sum(each.items for each in of))
 
 
 def column(
+    name: str,
     heading: str,
     metric: str,
     values: Mapping[str, tuple[float, float]],
@@ -168,44 +166,75 @@ def column(
     smaller_is_better: bool = False,
 ) -> Column:
     """A column from each model's value and standard error."""
-    plain = {name: value for name, (value, _) in values.items()}
-    spread = Spread(*(_largest(plain, each) for each in (groups.seeds, groups.weights, groups.orders)))
+    plain = {model: value for model, (value, _) in values.items()}
+    deviation = Deviation(*(_deviation(plain, each) for each in (groups.seeds, groups.weights, groups.orders)))
     best = (min if smaller_is_better else max)(values.values(), key=lambda pair: pair[0])
     cells = {
-        name: Cell(
+        model: Cell(
             value=value,
             standard_error=error,
-            leads=is_within_noise((value, error), best, spread.seeds),
-            near_chance=chance is not None and abs(value - chance) <= ERRORS * error,
+            leads=is_within_noise((value, error), best, deviation.seeds),
+            near_chance=chance is not None and abs(value - chance) <= WIDE * error,
         )
-        for name, (value, error) in values.items()
+        for model, (value, error) in values.items()
     }
-    return Column(heading, metric, chance, items, spread, cells)
+    return Column(name, heading, metric, chance, items, deviation, cells)
 
 
-def is_within_noise(one: tuple[float, float], other: tuple[float, float], spread: float | None) -> bool:
-    """Whether two values, each with its standard error, differ by no more than seeds or items explain."""
-    return abs(one[0] - other[0]) <= max(spread or 0.0, ERRORS * math.hypot(one[1], other[1]))
+def is_within_noise(one: tuple[float, float], other: tuple[float, float], deviation: float | None) -> bool:
+    """Whether two values, each with its standard error, differ by no more than seeds or items explain; `deviation` is
+    that of one value from seed to seed."""
+    of_seeds = math.sqrt(2.0) * (deviation or 0.0)
+    return abs(one[0] - other[0]) <= WIDE * max(of_seeds, math.sqrt(one[1] * one[1] + other[1] * other[1]))
 
 
-def _columns(
-    headings: Mapping[str, str], scores: Sequence[Score], models: Sequence[str], groups: Siblings
-) -> Iterator[Column]:
-    """The columns of the tasks that every model has a score for, in the order of `headings`."""
+def _all(scores: Scores) -> dict[str, str]:
+    """Task → heading, of all tasks that were scored."""
+    named = PAPERS_ORDER | OTHERS
+    added = {score.task: score.task for lines in scores.values() for score in lines if score.task not in named}
+    return named | added
+
+
+def _columns(headings: Mapping[str, str], metrics: Sequence[str], scores: Scores, groups: Siblings) -> Iterator[Column]:
+    """The columns of the tasks that every model has a score for, in the order of `headings`; of each, the first metric
+    that its definition has."""
     for task, heading in headings.items():
-        for metric in METRICS:
-            found = {score.model: score for score in scores if score.task == task and score.metric == metric}
-            if found.keys() >= {*models}:
-                first = found[models[0]]
-                values = {name: (found[name].value, found[name].standard_error) for name in models}
-                yield column(heading, metric, values, groups, chance=first.chance, items=first.items)
+        for metric in metrics:
+            found = {
+                name: score
+                for name, lines in scores.items()
+                for score in lines
+                if (score.task, score.metric) == (task, metric)
+            }
+            values = {
+                name: (score.value, score.standard_error or 0.0)
+                for name, score in found.items()
+                if score.value is not None
+            }
+            if values and len(values) == len(scores):
+                first, smaller = next(iter(found.values())), metric == "bits_per_byte"
+                yield column(
+                    task,
+                    heading,
+                    metric,
+                    values,
+                    groups,
+                    chance=first.chance,
+                    items=first.items,
+                    smaller_is_better=smaller,
+                )
                 break
 
 
-def _largest(values: Mapping[str, float], groups: Iterable[Sequence[str]]) -> float | None:
-    """The largest difference between two models of a group."""
-    pairs = [pair for group in groups for pair in combinations([name for name in group if name in values], 2)]
-    return max((abs(values[one] - values[other]) for one, other in pairs), default=None)
+def _deviation(values: Mapping[str, float], groups: Iterable[Sequence[str]]) -> float | None:
+    """The standard deviation inside the groups, pooled."""
+    squares, freedom = 0.0, 0
+    for group in groups:
+        results = [values[name] for name in group]
+        mean = math.fsum(results) / len(results)
+        squares += math.fsum((result - mean) * (result - mean) for result in results)
+        freedom += len(results) - 1
+    return math.sqrt(squares / freedom) if freedom else None
 
 
 def _alike(

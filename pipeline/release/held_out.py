@@ -30,7 +30,9 @@ class HeldOut(NamedTuple):
 def held_out(release: Release) -> Iterator[HeldOut]:
     """Yield the held-out documents in the order of the index; each has the `text_sha256` that the index gives it."""
     tokens = release.manifest(Tokens)
-    stream = np.concatenate([np.empty(0, np.uint32), *(rows.ravel() for rows in row_blocks(release, tokens, "validation"))])
+    stream = np.concatenate(
+        [np.empty(0, np.uint32), *(rows.ravel() for rows in row_blocks(release, tokens, "validation"))]
+    )
     texts = token_texts(release.file(TOKENIZER))
     path = TOKENS / "validation.parquet"
     columns = ["id", "source", "text_sha256", "num_tokens"]

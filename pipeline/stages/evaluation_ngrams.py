@@ -26,6 +26,7 @@ from pipeline.sources.rows import as_text, column
 from pipeline.stages.evaluation_sets import EvaluationParams, EvaluationSet
 from pipeline.stages.upstream import check_fetched
 
+
 def evaluation_ngrams() -> None:
     """Hash the n-grams of all declared sets."""
     params = load_section(EvaluationParams, "evaluation_sets")

@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.base.paths import TASKS, TOKENIZER
 from pipeline.blocks.byte_pairs import BytePairs, is_known
-from pipeline.blocks.counting import Counts, accuracies, bits_per_byte
+from pipeline.blocks.counting import CountedRuns, accuracies, bits_per_byte
 from pipeline.blocks.pairs import Limits, Text, pairs_asked
 from pipeline.formats.canonical import parse
 from pipeline.formats.manifests import NgramScore, TasksMade, Tokens
@@ -75,7 +75,7 @@ def _counting(release: Release, manifest: TasksMade, again: dict[str, list[Item]
     for key, number, found in (("rows", said.rows, len(counted)), ("tokens", said.tokens, counted.size)):
         if number != found:
             yield f"{manifest.path}: counting.{key} is {number}, the rows give {found}"
-    counts = Counts(counted, tokens.vocabulary, declared["order"])
+    counts = CountedRuns(counted, tokens.vocabulary, declared["order"])
     held = np.concatenate([*row_blocks(release, tokens, "validation")])
     bits = bits_per_byte(counts, held, int(token_bytes(release.file(TOKENIZER))[held[:, 1:]].sum()))
     if [(loss.order, loss.bits_per_byte) for loss in said.held_out] != [*enumerate(bits, 1)]:

@@ -6,11 +6,13 @@ people's tools compare those.
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.base.errors import Differs
-from pipeline.base.paths import DEDUPLICATED, REMOVALS_FILE, REPLACED_FILE, TOKENIZER, TOKENS
+from pipeline.base.files import plain_lines
+from pipeline.base.paths import DEDUPLICATED, REMOVALS_FILE, REPLACED_FILE, RESULTS, SCORES, TOKENIZER, TOKENS
 from pipeline.formats.manifests import (
+    Counting,
     Deduplicated,
     Evaluated,
     EvaluationNgrams,
@@ -18,19 +20,25 @@ from pipeline.formats.manifests import (
     Fetched,
     Filtered,
     ReadCounts,
+    Scored,
     StoredFile,
+    TasksMade,
     Tokens,
     Trained,
 )
 from pipeline.formats.model import ModelSpec
 from pipeline.formats.release import REVISIONS, SUMS
+from pipeline.formats.samples import NAME as SAMPLES
+from pipeline.formats.samples import Written
+from pipeline.formats.scores import SCORES_FILE, Score
 from pipeline.formats.stages import output_folder
 from pipeline.formats.typed import Count, Counts, Sha256, TensorsDigest, Typed
-from pipeline.release.comparison import Score, Siblings, siblings
+from pipeline.release.comparison import Siblings, siblings
 from pipeline.release.facts import Facts, gather, read_words
 from pipeline.release.release import Release
 from pipeline.release.report.trainings import TrainingFacts, gather_trainings
 
+T = TypeVar("T", bound=Typed)
 PASSES = 3
 """Forward, and backward with respect to activations and to weights."""
 
@@ -128,32 +136,19 @@ class DesignFacts(Typed):
     """Digest of the weights of its last checkpoint."""
 
 
-class SourceLoss(Typed):
-    """The last checkpoint of a model on the held-out tokens of one source."""
+class LossFacts(Typed):
+    """The last checkpoint of a model on the held-out tokens of one source, or of all."""
 
     model: str
     """Name of the model."""
-    source: str
-    """Name of the source; `all` for all of them."""
+    source: str | None
+    """Name of the source; null for all of them."""
     bits_per_byte: float
     """Bits per byte of text."""
-    standard_error: float
-    """Its standard error."""
+    standard_error: float | None
+    """Its standard error over rows; null for fewer than two."""
     targets: Count
     """Tokens that were predicted."""
-
-
-class Sample(Typed):
-    """What the last checkpoint of a model writes after a text."""
-
-    model: str
-    """Name of the model."""
-    step: Count
-    """Step of the checkpoint."""
-    prompt: str
-    """The text that it is given."""
-    text: str
-    """What it writes."""
 
 
 class Evidence(Facts):
@@ -185,12 +180,14 @@ class Evidence(Facts):
     """Source of documents removed as duplicates → source of those that were kept in their place → documents."""
     trainings: list[TrainingFacts]
     """How the models were trained."""
-    losses: list[SourceLoss]
+    losses: list[LossFacts]
     """What the last checkpoints reach on the held-out rows."""
-    scores: list[Score]
-    """What they score in the tasks."""
-    samples: list[Sample]
-    """What they write."""
+    scores: dict[str, list[Score]]
+    """Model → what its last scored checkpoint scores in the tasks."""
+    counting: Counting
+    """What models that count runs of tokens reach and score."""
+    samples: dict[str, list[Written]]
+    """Model → what its last checkpoint writes."""
     siblings: Siblings
     """Which models differ only in a seed."""
     contents: Sha256
@@ -221,9 +218,10 @@ def gather_evidence(release: Release, read: ReadCounts, sums: Mapping[str, str],
         evaluation_sets=sorted(release.manifest(EvaluationNgrams).sets),
         duplicates=release.manifest(Deduplicated).duplicates,
         trainings=gather_trainings(release, [model.name for model in facts.models]),
-        losses=[],
-        scores=[],
-        samples=[],
+        losses=[loss for model in facts.models for loss in _losses(release, model.name)],
+        scores={model.name: list(_scores(release, model.name)) for model in facts.models},
+        counting=release.manifest(TasksMade).counting,
+        samples={model.name: list(_samples(release, model.name)) for model in facts.models},
         siblings=siblings({model.name: release.manifest(Trained, model.name).parameters for model in facts.models}),
         contents=contents,
     )
@@ -278,6 +276,37 @@ def _artefact(release: Release, name: str, tokens: Tokens) -> ArtefactFacts:
         collected_from=said.collected_from,
         collected_to=said.collected_to,
     )
+
+
+def _losses(release: Release, name: str) -> Iterator[LossFacts]:
+    """Of each source, then of all."""
+    evaluated = release.manifest(Evaluated, name)
+    last = evaluated.results[-1]
+    sources = [result for result in evaluated.by_source if result.revision == last.revision]
+    for source, result in [*((result.source, result) for result in sources), (None, last)]:
+        yield LossFacts(
+            model=name,
+            source=source,
+            bits_per_byte=result.bits_per_byte,
+            standard_error=result.standard_error,
+            targets=evaluated.sources[source].targets if source else evaluated.targets,
+        )
+
+
+def _scores(release: Release, name: str) -> Iterator[Score]:
+    last = release.manifest(Scored, name).checkpoints[-1].revision
+    yield from (score for score in _lines(release, SCORES / name / SCORES_FILE, Score) if score.revision == last)
+
+
+def _samples(release: Release, name: str) -> Iterator[Written]:
+    last = release.manifest(Evaluated, name).results[-1].revision
+    yield from (line for line in _lines(release, RESULTS / name / SAMPLES, Written) if line.revision == last)
+
+
+def _lines(release: Release, path: Path, kind: type[T]) -> Iterator[T]:
+    """The lines of a file, each of which is of a kind."""
+    for number, line in enumerate(plain_lines(release.file(path)), 1):
+        yield kind.parse(line, f"{path}:{number}")
 
 
 def _pinned(declared: Mapping[str, Any]) -> tuple[str, str]:

@@ -3,22 +3,15 @@
 Which differences are noise is said by `pipeline.release.comparison`, for the card too.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from pipeline.base.console import in_bytes
-from pipeline.release.comparison import (
-    ERRORS,
-    OTHERS,
-    PAPERS_ORDER,
-    Column,
-    average,
-    column,
-    columns,
-    other_columns,
-)
+from pipeline.release.card_results import loss_columns
+from pipeline.release.comparison import WIDE, Column, answer_columns, average, columns, other_columns
 from pipeline.release.disclosures.evidence import Evidence
 from pipeline.release.report.markup import (
     Cell,
+    Content,
     Html,
     Marked,
     code,
@@ -36,9 +29,9 @@ from pipeline.release.report.markup import (
 from pipeline.release.report.overview import worded
 from pipeline.release.report.trainings import Measured, TrainingFacts
 
-BITS = "bits_per_byte"
-SPREADS = {"weights": "between seeds of first weights", "orders": "between seeds of the order"}
-"""Kind of siblings → how the row of the largest difference between two of them is called."""
+ALL = "all"
+DEVIATIONS = {"weights": "deviation of first weights", "orders": "deviation of orders"}
+"""Kind of siblings → how the row is called that has their standard deviation."""
 
 
 def outcome_section(evidence: Evidence) -> Html:
@@ -60,79 +53,81 @@ def _held_out(evidence: Evidence) -> Iterator[Html]:
         f"The loss is measured on {targets:,} tokens of documents that are held out from training. Bits per byte do "
         "not depend on the tokenizer, so they can be compared with those of other models; lower is better."
     )
-    last = {training.model: training.checkpoints[-1] for training in evidence.trainings}
-    values = {name: (found.bits_per_byte, found.standard_error or 0.0) for name, found in last.items()}
-    bits = column("bits per byte", "bits", values, evidence.siblings, items=targets, smaller_is_better=True)
-    least = min(found.bits_per_byte for found in last.values())
     yield table(
         "The last checkpoint of each model on held-out text",
-        ["model", *map(right, ("parameters", "tokens", "validation loss", "bits per byte", "more than the best"))],
-        [
+        ["model", *map(right, ("parameters", "tokens", "validation loss", "bits per byte"))],
+        (
             [
-                *(model.name, model.parameters, model.tokens, f"{model.validation_loss:.4f}"),
-                _marked(with_error(model.bits_per_byte, last[model.name].standard_error), bits, model.name),
-                f"{model.bits_per_byte - least:.4f}" if model.bits_per_byte > least else None,
+                *(model.name, model.parameters, model.tokens),
+                *(f"{model.validation_loss:.4f}", f"{model.bits_per_byte:.4f}"),
             ]
             for model in evidence.models
-        ],
+        ),
     )
+    counted = {ALL: min((each.bits_per_byte for each in evidence.counting.held_out), default=None)}
+    yield _compared("Bits per byte by source, with standard error", loss_columns(evidence), evidence, counted, 1, 3)
 
 
 def _tasks(evidence: Evidence) -> Iterator[Html]:
     """The tasks in the papers' order of columns, then the others, then how likely the right answers are."""
-    models, groups = [model.name for model in evidence.models], evidence.siblings
-    papers, others = (find(evidence.scores, models, groups) for find in (columns, other_columns))
-    answers = [*_answers(evidence)]
+    groups = evidence.siblings
+    papers, others = columns(evidence.scores, groups), other_columns(evidence.scores, groups)
     if not (papers or others):
         return
     yield element("h3", "Tasks")
     yield paragraph(
-        "Zero-shot, by the last checkpoint of each model, with the standard error over the items. At this size most of "
-        "these numbers are what guessing gives, which the last rows say: ",
-        element("span", "grey", class_="noise"),
-        f" is what is within {ERRORS} standard errors of chance.",
+        "Zero-shot, by the last checkpoint of each model that was scored, with the standard error over the items. At "
+        "this size most of these numbers are what guessing gives: ",
+        element("span", "slanted grey", class_="noise"),
+        f" is what is within {WIDE} standard errors of chance. In a minimal pair, a model should find a held-out text "
+        "more likely than the same text changed by a rule. How likely the right answers are tells small models apart "
+        "better than which answer they choose.",
     )
+    counted = {
+        task: max((each.accuracy for each in scores), default=None) for task, scores in evidence.counting.tasks.items()
+    }
     if papers:
         whole = [*papers, average(papers, groups)]
         yield _compared("Per cent right, in the order of columns of the papers", whole, evidence)
     if others:
-        yield _compared("Per cent right, other tasks and minimal pairs of held-out text", others, evidence)
-    if answers:
+        yield _compared("Per cent right, other tasks and minimal pairs", others, evidence, counted)
+    if answers := answer_columns(evidence.scores, groups):
         yield _compared("Bits per byte of the right answers", answers, evidence, scale=1, digits=2)
 
 
-def _answers(evidence: Evidence) -> Iterator[Column]:
-    """How likely the right answers are: what tells small models apart where their choices are chance."""
-    names = [model.name for model in evidence.models]
-    tasks = dict.fromkeys(score.task for score in evidence.scores)
-    headings = PAPERS_ORDER | OTHERS
-    for task in sorted(tasks, key=lambda task: [*headings, *tasks].index(task)):
-        found = {score.model: score for score in evidence.scores if (score.task, score.metric) == (task, BITS)}
-        if found.keys() >= {*names}:
-            values = {name: (found[name].value, found[name].standard_error) for name in names}
-            items = found[names[0]].items
-            heading = headings.get(task, task)
-            yield column(heading, BITS, values, evidence.siblings, items=items, smaller_is_better=True)
+def _compared(
+    title: str,
+    of: Sequence[Column],
+    evidence: Evidence,
+    counted: Mapping[str, float | None] | None = None,
+    scale: int = 100,
+    digits: int = 1,
+) -> Html:
+    """A row for each model, then what one needs to read the columns. `counted` is what models score that count runs of
+    tokens, by column."""
 
+    def number(value: float | None) -> str | None:
+        return None if value is None else f"{scale * value:.{digits}f}"
 
-def _compared(title: str, of: Sequence[Column], evidence: Evidence, scale: int = 100, digits: int = 1) -> Html:
-    """A row for each model, then what one needs to read the columns."""
-    rows: list[list[Cell]] = []
-    for model in evidence.models:
-        found = [(each, each.cells[model.name]) for each in of]
-        values = (with_error(scale * cell.value, scale * cell.standard_error, digits) for _, cell in found)
-        rows.append([model.name, *(_marked(value, each, model.name) for value, each in zip(values, of, strict=True))])
-    below: list[list[Cell]] = []
+    def value(each: Column, model: str) -> Cell:
+        cell = each.cells[model]
+        drawn = with_error(scale * cell.value, scale * cell.standard_error, digits)
+        return Marked(drawn, "noise" if cell.near_chance else "best" if cell.leads and each.differs else "")
+
+    rows: list[list[Cell]] = [[model.name, *(value(each, model.name) for each in of)] for model in evidence.models]
+    below: list[list[Content]] = []
+    if counted:
+        below.append(["counting", *(number(counted.get(each.name)) for each in of)])
     if any(each.chance is not None for each in of):
-        below.append(["chance", *(None if each.chance is None else f"{scale * each.chance:.{digits}f}" for each in of)])
-    for kind, told in SPREADS.items():
+        below.append(["chance", *(number(each.chance) for each in of)])
+    for kind, told in DEVIATIONS.items():
         if getattr(evidence.siblings, kind):
-            below.append([told, *(f"{scale * getattr(each.spread, kind):.{digits}f}" for each in of)])
-    below.append(["models differ", *("yes" if each.differs else "within noise" for each in of)])
-    below.append(["items", *(each.items for each in of)])
+            below.append([told, *(number(getattr(each.deviation, kind)) for each in of)])
+    below.append(["models differ", *("yes" if each.differs else "no" for each in of)])
+    below.append(["measured on", *(each.items for each in of)])
     metrics = {each.metric for each in of if each.metric != "mean"}
     heads = [each.heading if len(metrics) < 2 else _headed(each) for each in of]
-    rows += [[Marked(cell, "noise") for cell in row] for row in below]
+    rows += [[Marked(cell, "soft") for cell in row] for row in below]
     return table(title, ["model", *map(right, heads)], rows)
 
 
@@ -140,26 +135,24 @@ def _headed(of: Column) -> Html:
     return joined([of.heading, element("small", f" {of.metric}")])
 
 
-def _marked(value: Html, of: Column, model: str) -> Cell:
-    """A value: the best of its column, and what is within the noise of it, unless that is every model; or chance."""
-    cell = of.cells[model]
-    if cell.near_chance:
-        return Marked(value, "noise")
-    return Marked(value, "best") if cell.leads and of.differs else value
-
-
 def _noise(evidence: Evidence) -> Iterator[Html]:
     """Which differences mean something."""
     yield element("h3", "What is noise")
-    groups = evidence.siblings.seeds
-    seeds = "the largest difference in that column between two models that differ only in a seed, or by no more than "
+    groups, counting = evidence.siblings.seeds, evidence.counting
+    seeds = "from seed to seed, as models show it that differ only in a seed, or "
     yield paragraph(
         element("strong", "Bold"),
         " is the best of a column and what is within the noise of it, unless that is every model. Two values are "
-        f"within the noise of each other if they differ by no more than {seeds if groups else ''}{ERRORS} times the "
-        "standard error of their difference, the two taken as independent.",
+        f"within the noise of each other if they differ by no more than {WIDE} times the standard deviation of their "
+        f"difference, {seeds if groups else ''}from item to item{', whichever is larger' if groups else ''}.",
         None if groups else " No two models here differ only in a seed, so what another seed would do is not known.",
     )
+    if counting.held_out:
+        order = max(each.order for each in counting.held_out)
+        yield paragraph(
+            f"Counting is the best of models that do nothing but count runs of at most {worded(order, 'token')} in "
+            f"{worded(counting.rows, 'training row')}: what a trained model has to beat."
+        )
     if not groups:
         return
     designs = {design.name: design for design in evidence.designs}

@@ -51,7 +51,9 @@ def colophon(evidence: Evidence) -> Iterator[Html]:
         ),
         ".",
     )
-    yield paragraph("Built by Everystep from the code ", code(evidence.swhid), ". This page loads nothing.")
+    yield paragraph(
+        "Built by Everystep from the code ", code(evidence.swhid), ". This page loads nothing from outside the release."
+    )
 
 
 OTHERS = {

@@ -58,8 +58,11 @@ def _ladder(evidence: Evidence) -> Iterator[Html]:
     yield paragraph(
         "All of this is about one release, and ",
         code("release.json"),
-        " says which: its SHA-256 is not on this page, because it covers this page. Compare it with one from a place "
-        "that you trust, or name the key of a signer.",
+        " says which. Its SHA-256 is not on this page, because it covers this page: compare it with one from a place "
+        "that you trust, or name the key of a signer. The contents digest is that of all files but those that are "
+        "written from them, as this page is: ",
+        code(evidence.contents),
+        ".",
     )
     questions = {
         "Which documents did a step read?": f"everystep trace RELEASE --model {model} --step {last.step}",

@@ -55,18 +55,21 @@ tbody th{font-weight:600;white-space:nowrap}
 tbody tr+tr>*{border-top:1px solid var(--rule)}
 tbody tr:hover>*{background:var(--wash)}
 .n{text-align:right;white-space:nowrap}
-thead .n{white-space:normal;min-width:5.2rem}
+thead .n{white-space:normal;min-width:6.2rem}
 .words{min-width:11rem;overflow-wrap:anywhere}
 .plain th{font-weight:400;white-space:normal;min-width:13rem}
 .nowrap{white-space:nowrap}
 td code,th code{white-space:nowrap}
 .digest{display:block;max-width:17ch;overflow:hidden;text-overflow:ellipsis;white-space:nowrap;background:none;padding:0}
 .soft,small{color:var(--soft)}
+tbody th.soft{font-weight:400}
 small{font-size:.86em}
 .best{font-weight:700}
-.noise{color:var(--soft)}
+.noise{color:var(--soft);font-style:italic}
+@media (min-width:48rem){tbody th{position:sticky;left:0;background:var(--raised)}}
 .heat1{background:var(--h1)}.heat2{background:var(--h2)}.heat3{background:var(--h3)}
-tbody tr:hover>.heat1{background:var(--h1)}tbody tr:hover>.heat2{background:var(--h2)}
+tbody tr:hover>@media (min-width:48rem){tbody th{position:sticky;left:0;background:var(--raised)}}
+.heat1{background:var(--h1)}tbody tr:hover>.heat2{background:var(--h2)}
 tbody tr:hover>.heat3{background:var(--h3)}
 .bar{display:block;width:14rem;height:1.2rem;border-radius:4px;background:var(--wash);margin-top:.1rem}
 .bar rect,.key rect{fill:currentColor}
@@ -86,7 +89,7 @@ summary{cursor:pointer;color:var(--accent);width:fit-content;padding:.15rem .2re
 blockquote{margin:1rem 0;padding:.1rem 0 .1rem 1.2rem;border-left:3px solid var(--rule);max-width:44rem}
 footer{margin-top:4.5rem;padding-top:1.2rem;padding-bottom:3rem;color:var(--soft);font-size:.95rem}
 @media (max-width:40rem){body{font-size:1rem}header{padding-top:2rem}section{margin-top:3rem}h2{font-size:1.6rem}
-th,td{padding:.4rem .6rem}.figures{grid-template-columns:1fr 1fr}
+.bar{width:9rem}th,td{padding:.4rem .6rem}.figures{grid-template-columns:1fr 1fr}
 .figures dd{font-size:1.25rem}}
 @media print{.scroll{overflow:visible}.digest{max-width:none;white-space:normal}}
 """

@@ -140,12 +140,20 @@ def _learning(evidence: Evidence) -> Iterator[Html]:
     yield legend(evidence)
     whole = _learning_chart(evidence, "All held-out text", lambda each: each.bits_per_byte)
     yield figures([whole, *(_source_chart(evidence, name) for name in names)])
-    yield table(
-        "Bits per byte of the last checkpoints, with standard error",
-        ["model", right("all"), *map(right, names)],
+    yield folded("The numbers of these charts", *(_results(training, names) for training in evidence.trainings))
+
+
+def _results(training: TrainingFacts, names: Sequence[str]) -> Html:
+    """Every stored checkpoint of a model."""
+    return table(
+        f"Bits per byte of {training.model}, with standard error",
+        [right("step"), right("tokens"), right("all"), *map(right, names)],
         (
-            [model, *(with_error(found.bits_per_byte, found.standard_error) for found in (each, *each.sources(names)))]
-            for model, each in last.items()
+            [
+                *(each.step, each.tokens),
+                *(with_error(found.bits_per_byte, found.standard_error) for found in (each, *each.sources(names))),
+            ]
+            for each in training.checkpoints
         ),
     )
 

@@ -24,7 +24,7 @@ from pipeline.base.files import fresh_folder
 from pipeline.base.params import load_section, source_names
 from pipeline.base.paths import EVALUATION_SETS, PARAMS, TASKS, TOKENIZER
 from pipeline.base.suggest import did_you_mean
-from pipeline.blocks.counting import Counts, accuracies, bits_per_byte
+from pipeline.blocks.counting import CountedRuns, accuracies, bits_per_byte
 from pipeline.blocks.pairs import Limits, Text, pairs_asked
 from pipeline.blocks.token_ids import Reference
 from pipeline.formats.current import read_current, take_basis, write_manifest
@@ -109,12 +109,10 @@ def item_rows(items: dict[str, list[Item]]) -> Iterator[dict[str, str]]:
             yield {"task": name, "item": item.id, "sha256": hashlib.sha256(item_line(item)).hexdigest()}
 
 
-def _counting(
-    built: Release, tokens: Tokens, rows: int, order: int, items: dict[str, list[Item]]
-) -> dict[str, Any]:
+def _counting(built: Release, tokens: Tokens, rows: int, order: int, items: dict[str, list[Item]]) -> dict[str, Any]:
     """What models that count score on the held-out rows and on the tasks."""
     counted = first_rows(built, tokens, rows)
-    counts = Counts(counted, tokens.vocabulary, order)
+    counts = CountedRuns(counted, tokens.vocabulary, order)
     held = np.concatenate([*row_blocks(built, tokens, "validation")])
     num_bytes = int(token_bytes(TOKENIZER)[held[:, 1:]].sum())
     ids_of = _encoder(TOKENIZER)

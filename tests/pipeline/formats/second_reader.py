@@ -7,6 +7,7 @@ It proves that the document suffices: nothing of `pipeline` is imported here. `z
 import base64
 import hashlib
 import json
+import re
 import struct
 from decimal import Decimal
 from fractions import Fraction
@@ -123,6 +124,100 @@ def share_limit(share: float) -> int:
 
 
 # 6 Rows, 7 Bytes of a token
+
+
+def asked(task: str, ids: list[str], most: int) -> list[str]:
+    """6.6."""
+    chosen = sorted(range(len(ids)), key=lambda i: (id_hash(ids[i], f"task {task}", 0), i))[:most]
+    return [ids[i] for i in sorted(chosen)]
+
+
+def pairs(rule: str, id: str, text: str, characters: int, words: int) -> list[Any]:
+    """6.6, of one document: its items, and the reason of each place that has none."""
+    places = {"swapped_speaker": _turns, "swapped_type": _fields, "permuted_words": _sentences}[rule](text, id, words)
+    found: list[Any] = []
+    for start, true, other in places:
+        context = text[:start]
+        if len(context) > characters:
+            before, rest = context[-characters - 1 :], ""
+            while before and not rest:
+                before, rest = before[1:], before[1:] if before[0].isspace() else ""
+            context = rest
+        context = context.lstrip()
+        key = f"{id}#{start}"
+        if other is None or other == true or not context:
+            found.append("no_other" if other in (None, true) else "no_context")
+            continue
+        gold = id_hash(key, f"{rule} gold", 0) % 2
+        told = [true, other] if gold == 0 else [other, true]
+        found.append({"id": key, "choices": [{"context": context, "continuation": c} for c in told], "gold": gold})
+    return found
+
+
+def _turns(text: str, id: str, words: int) -> list[tuple[int, str, str | None]]:
+    turns = [*re.finditer(r"(?<=\S)(\n\n+)([^\n]+)\n([^\n]+)", text)]
+    turns = [turn for turn in turns if re.fullmatch(r"[A-Za-z][A-Za-z' -]{0,39}", turn[2])]
+    names = [turn[2] for turn in turns]
+    speakers = sorted({name for name in names if names.count(name) >= 2 and len(name.split()) <= 4})
+    return [
+        (
+            turn.start(),
+            f"{turn[1]}{turn[2]}\n{_first(turn[3], words)}",
+            _with(f"{turn[1]}%s\n{_first(turn[3], words)}", turn[2], speakers, id, turn.start(), "swapped_speaker"),
+        )
+        for turn in turns
+        if turn[2] in speakers
+    ]
+
+
+def _fields(text: str, id: str, words: int) -> list[tuple[int, str, str | None]]:
+    fields = [*re.finditer(r"^(?:- )?\w+( \()([^()\n]{1,60})(\): \S.*)$", text, re.M)]
+    types = sorted(field[2] for field in fields)
+    return [
+        (
+            field.start(1),
+            f"{field[1]}{field[2]}{_first(field[3], words)}",
+            _with(f"{field[1]}%s{_first(field[3], words)}", field[2], types, id, field.start(1), "swapped_type"),
+        )
+        for field in fields
+    ]
+
+
+def _sentences(text: str, id: str, words: int) -> list[tuple[int, str, str | None]]:
+    found: list[tuple[int, str, str | None]] = []
+    for match in re.finditer(r"(?:(?<=\n)|(?<=[.?!] )|\A)[A-Z][^\n.?!]*[.?!](?=\s|\Z)", text):
+        pieces = match[0].split(" ")
+        if len(pieces) >= 6 and "" not in pieces:
+            start = match.start() + len(pieces[0])
+            true = pieces[1 : words + 1]
+            keys = [id_hash(f"{id}#{start} {i}", "permuted_words", 0) for i in range(len(true) - 1)]
+            other = [true[i] for i in sorted(range(len(keys)), key=keys.__getitem__)] + true[-1:]
+            found.append((start, "".join(f" {piece}" for piece in true), "".join(f" {piece}" for piece in other)))
+    return found
+
+
+def _with(form: str, own: str, members: list[str], id: str, start: int, rule: str) -> str | None:
+    others = [m for m in members if m != own and len(m.split()) == len(own.split())]
+    return form % others[id_hash(f"{id}#{start}", rule, 0) % len(others)] if others else None
+
+
+def _first(line: str, words: int) -> str:
+    match = re.match(rf"\s*(?:\S+\s+){{0,{words - 1}}}\S+", line)
+    return match[0] if match else ""
+
+
+def counted(rows: list[list[int]], vocabulary: int, before: list[int], token: int, order: int) -> Fraction:
+    """6.6: P of `token` after the ids `before`, by the model of this order."""
+    if order == 0:
+        return Fraction(1, vocabulary)
+    lower = counted(rows, vocabulary, before, token, order - 1)
+    if len(before) < order - 1:
+        return lower
+    run = before[len(before) - order + 1 :]
+    after = [row[i + order - 1] for row in rows for i in range(len(row) - order + 1) if row[i : i + order - 1] == run]
+    if not after:
+        return lower
+    return (after.count(token) + len(set(after)) * lower) / (len(after) + len(set(after)))
 
 
 def search_index(rows: list[list[int]], vocabulary: int) -> tuple[list[int], bytes, bytes, list[dict[str, Any]]]:

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from pipeline.base.errors import EverystepError
 from pipeline.base.files import safe_join
-from pipeline.blocks import mixture
+from pipeline.blocks import counting, mixture, pairs
 from pipeline.blocks.fill_in_the_middle import Filling
 from pipeline.formats import (
     checkpoints,
@@ -27,6 +27,7 @@ from pipeline.formats import (
     search_index,
     stages,
     tables,
+    tasks,
     transcript,
     trees,
     vocabulary,
@@ -237,6 +238,41 @@ def _(case: Case, folder: Path) -> None:
     found = (suffixes.tolist(), (folder / "x.ids").read_bytes(), (folder / "x.nodes").read_bytes(), table)
     assert found == second.search_index(case["rows"], case["vocabulary"])
     assert (found[1].hex(), found[2].hex(), table) == (case["ids"], case["nodes"], case["table"])
+
+
+@checks("asked")
+def _(case: Case, _: Path) -> None:
+    choice = tasks.Choice(context="a", continuation=" b")
+    items = [tasks.Item(id=id, choices=[choice], gold=0) for id in case["ids"]]
+    found, told = tasks.ask(case["task"], items, case["most"], {}, definition={})
+    assert [item.id for item in found] == case["asked"] == second.asked(case["task"], case["ids"], case["most"])
+    assert (told.items, told.found) == (len(case["asked"]), len(case["ids"]))
+
+
+@checks("pairs")
+def _(case: Case, _: Path) -> None:
+    limits = pairs.Limits(case["characters"], case["words"])
+    text = pairs.Text(case["id"], "a source", case["text"])
+    found = pairs.pairs(case["rule"], [text], limits)
+    assert [each if isinstance(each, str) else each.to_json() for each in found] == case["found"]
+    assert second.pairs(case["rule"], case["id"], case["text"], *limits) == case["found"]
+
+
+@checks("counting")
+def _(case: Case, _: Path) -> None:
+    rows, vocabulary, order, ids = (case[key] for key in ("rows", "vocabulary", "order", "ids"))
+    counts = counting.CountedRuns(np.array(rows, dtype=np.uint32), vocabulary, order)
+    before = np.array([[-1] * max(0, order - 1 - i) + ids[max(0, i - order + 1) : i] for i in range(len(ids))])
+    found = counts.probabilities(before, np.array(ids))
+    by_hand = [
+        [[second.counted(rows, vocabulary, ids[:i], token, n) for token in range(vocabulary)] for i in range(len(ids))]
+        for n in range(1, order + 1)
+    ]
+    exact = [[float(each[i][ids[i]]) for i in range(len(ids))] for each in by_hand]
+    assert found.tolist() == pytest.approx(np.array(exact), rel=1e-15)
+    assert case["probabilities"] == [[round(value, 12) for value in each] for each in exact]
+    likeliest = np.array([counts.most_likely(each) for each in before]).T.tolist()
+    assert likeliest == case["likeliest"] == [[probs.index(max(probs)) for probs in each] for each in by_hand]
 
 
 @checks("token-bytes")

@@ -1,7 +1,8 @@
-"""Code in the documentation: found, and its terminal sessions run and written again.
+"""Code in the documentation: found, and its terminal sessions and queries run and written again.
 
-`python -m tests.sessions` runs every session on the built `release/` and writes its output under each command, and
-the table of models, from `manifests/release.json`, into the README. Messages on stderr are not shown.
+`python -m tests.sessions` runs every session on the built `release/` and writes its output under each command, the
+answer of every query (a block `sql`, run by DuckDB) as comments below it, and the table of models, from
+`manifests/release.json`, into the README. Messages on stderr are not shown.
 """
 
 import re
@@ -9,11 +10,15 @@ import shlex
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import chdir
 from functools import partial
 from pathlib import Path
 from textwrap import dedent, indent
 from typing import NamedTuple
 
+import duckdb
+
+from pipeline.base.columns import table
 from pipeline.base.files import write_bytes
 from pipeline.formats.manifests import Released, path_of, read_manifest
 from pipeline.release.card_models import models_table
@@ -96,6 +101,37 @@ def with_sessions(text: str, printed: Callable[[Block], Iterator[tuple[str, str]
     return FENCE.sub(written, text)
 
 
+def answers(text: str, folder: Path) -> Iterator[str]:
+    """What each query of a document answers in `folder`, as comments, in their order; a later one knows the views of
+    those before it."""
+    with duckdb.connect() as database, chdir(folder):
+        for block in blocks(text, "sql"):
+            found = database.sql(query_of(block))
+            if found is None or found.columns == ["Count"]:  # it asked for nothing
+                yield ""
+                continue
+            rows = [["" if value is None else str(value) for value in row] for row in found.fetchall()]
+            yield "".join(f"-- {line}\n" for line in table(found.columns, rows))
+
+
+def query_of(block: Block) -> str:
+    """The query of a block, without the answer below it."""
+    return block.text.partition(";\n")[0] + ";\n"
+
+
+def with_answers(text: str, folder: Path) -> str:
+    """The text with the answer of every query replaced."""
+    found = answers(text, folder)
+
+    def written(match: re.Match[str]) -> str:
+        if match[2] != "sql":
+            return match[0]
+        block = Block(match[2], dedent(match[3]))
+        return indent(f"```sql\n{query_of(block)}{next(found)}```", match[1])
+
+    return FENCE.sub(written, text)
+
+
 def with_models(text: str) -> str:
     """The text with the table of models between its marks."""
     table = models_table(read_manifest(Released, ROOT / path_of(Released)).models)
@@ -108,7 +144,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             for name in ("release", "manifests"):  # as in the project, whose manifests vouch for the release
                 (Path(folder) / name).symlink_to(ROOT / name)
-            new = with_models(with_sessions(text, partial(run_session, folder=Path(folder))))
+            new = with_answers(text, Path(folder))
+            new = with_models(with_sessions(new, partial(run_session, folder=Path(folder))))
         if new != text:
             write_bytes(path, new.encode())
             print(f"{path.relative_to(ROOT)}: updated")

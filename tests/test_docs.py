@@ -43,9 +43,11 @@ from tests.sessions import (
     MODELS,
     ROOT,
     Block,
+    answers,
     blocks,
     commands,
     documents,
+    query_of,
     run_session,
     shown,
     spans,
@@ -128,6 +130,15 @@ def test_sessions_run_on_a_small_release_and_print_what_is_shown(path: str, read
         for (command, printed), (_, output) in zip(run_session(session, reader), shown(session), strict=True):
             assert output, f"{path}: no output under `{command}`; run `python -m tests.sessions` after `make release`"
             assert first_line(output) == first_line(printed), f"{path}: {command}"
+
+
+@pytest.mark.parametrize("path", [path for path, text in TEXTS.items() if blocks(text, "sql")])
+def test_queries_run_on_a_small_release_and_answer_in_the_columns_that_are_shown(path: str, reader: Path) -> None:
+    text = small(TEXTS[path])
+    for block, answer in zip(blocks(text, "sql"), answers(text, reader), strict=True):
+        known = block.text.removeprefix(query_of(block))
+        assert known.startswith("-- ") or not answer, f"{path}: run `python -m tests.sessions` after `make release`"
+        assert first_line(known) == first_line(answer), f"{path}: {query_of(block)}"
 
 
 def first_line(output: str) -> str:

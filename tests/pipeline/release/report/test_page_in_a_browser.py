@@ -1,21 +1,14 @@
 """The page of a release in a real browser: nothing keeps people out, nothing is asked of a network, no JavaScript."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.browser import needs_chromium, running_browser, violations
+from tests.browser import needs_chromium, violations
 
 pytestmark = needs_chromium
 PHONE, DESKTOP = {"width": 320, "height": 640}, {"width": 1280, "height": 900}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with running_browser() as running:
-        yield running
 
 
 @pytest.fixture

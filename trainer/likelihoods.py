@@ -87,14 +87,14 @@ def score_checkpoints(
     model = Decoder(spec).to(world.device)
     mine = batches[world.rank :: world.size]
     found = np.zeros((len(checkpoints), 2, num_prompts))
-    with progress(f"score {name}", len(checkpoints) * len(batches), "batches", quiet=world.rank != 0) as advance:
+    with progress(f"score {name}", len(checkpoints) * len(mine), "batches", quiet=world.rank != 0) as advance:
         for number, checkpoint in enumerate(checkpoints):
             weights: Any = ck.read_verified(checkpoint, ck.WEIGHTS)
             load_tensors(model, weights)
             for batch in mine:
                 for prompt, log_likelihood, is_greedy in score_batch(model, batch):
                     found[number, :, prompt] = log_likelihood, is_greedy
-                advance(world.size, checkpoint.name)
+                advance(1, checkpoint.name)
     parts = np.array(world.gather_floats(found.ravel().tolist())).reshape(world.size, *found.shape)
     sums = parts.sum(axis=0)  # each number is zero in every process but one
     for checkpoint, (log_likelihoods, _) in zip(checkpoints, sums, strict=True):

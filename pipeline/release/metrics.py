@@ -21,6 +21,8 @@ from pipeline.formats.scores import Score
 from pipeline.formats.tasks import Task
 
 BITS_PER_BYTE = "bits_per_byte"
+PAPERS_ORDER = ("arc_easy", "arc_challenge", "boolq", "piqa", "siqa", "hellaswag", "openbookqa", "winogrande")
+"""The columns of the tables of MobileLLM, in their order."""
 NOISE = 2
 """Standard errors within which a difference from chance is called noise."""
 RESAMPLES, SEEDS = 1000, 100

@@ -40,7 +40,7 @@ def ways(family: str) -> dict[str, Any]:
 
     spec = read_spec(family)
     model, draw = build(spec), random.Random(family)
-    items = items_of(draw, spec.vocabulary, spec.context, 40)
+    items = items_of(draw, spec.vocabulary, spec.context, 24)
     texts = texts_of(items)
     digests, scores = [], {}
     for tokens in WAYS:

@@ -2,7 +2,8 @@
 // release are untrusted: they only ever become text nodes.
 
 const LEVELS = 8;
-const ROWS_AT_ONCE = 16;
+const FIRST_ROWS = 4;
+const MORE_ROWS = 16;
 const RESULTS = 20;
 const STEPS_LISTED = 60;
 const at = (name) => document.getElementById(`explorer-${name}`);
@@ -126,6 +127,7 @@ async function drawStep(model, step, isCurrent) {
   at("samples").replaceChildren(...samples);
   at("verdict").replaceChildren(...verdict(model, step, entry, served));
   at("batch").replaceChildren(...batch);
+  markDocument();
   say(`Step ${number(step)} of ${number(model.steps)} of ${model.name} read ${plural(model.globalBatch, "row")}.`);
 }
 
@@ -147,16 +149,16 @@ async function drawnBatch(model, step) {
   const shade = shadeChoice(model, step);
   const more = element("button", { type: "button" });
   let drawn = 0;
-  const drawMore = async () => {
-    const next = rows.slice(drawn, drawn + ROWS_AT_ONCE);
+  const draw = async (count) => {
+    const next = rows.slice(drawn, drawn + count);
     const articles = await Promise.all(next.map((row, place) => drawnRow(model, row, drawn + place, rows.length, shade)));
     list.append(...articles);
     drawn += next.length;
     more.hidden = drawn === rows.length;
-    more.textContent = `Show ${number(Math.min(ROWS_AT_ONCE, rows.length - drawn))} more of ${number(rows.length)} rows`;
+    more.textContent = `Show ${number(Math.min(MORE_ROWS, rows.length - drawn))} more of ${number(rows.length)} rows`;
   };
-  more.addEventListener("click", drawMore);
-  await drawMore();
+  more.addEventListener("click", () => draw(MORE_ROWS).then(markDocument));
+  await draw(FIRST_ROWS);
   const hasLosses = list.querySelector("[data-level]") !== null;
   const about = hasLosses ? [shade.label, legend(), shade.readout] : [withoutLosses(model)];
   return [...about, list, more];
@@ -167,8 +169,8 @@ function withoutLosses(model) {
   return element(
     "p",
     { className: "explorer-note" },
-    "The rows of this step are shown without losses: the release has the loss of each token for rows of the steps ",
-    `${steps.join(", ")}, which led to its stored checkpoints.`,
+    "The rows of this step are shown without losses. The release has the loss of each token for rows of the steps ",
+    `that led to its stored checkpoints: ${steps.join(", ")}.`,
   );
 }
 
@@ -183,7 +185,7 @@ function shadeChoice(model, step) {
     }),
   );
   const label = element("label", { className: "explorer-shade" }, "Loss of the model at ", select);
-  const readout = element("output", { className: "explorer-readout" }, "Point at a token, or use the arrow keys in a row.");
+  const readout = element("output", { className: "explorer-readout" }, "Point at a token, or go from token to token with the arrow keys.");
   readout.setAttribute("aria-live", "polite");
   const tell = (text, losses, target) => {
     const here = losses[Number(select.value)][target];
@@ -233,7 +235,7 @@ async function drawnRow(model, row, place, count, shade) {
   const article = element(
     "article",
     { className: "explorer-row" },
-    element("h4", {}, title, element("small", {}, ` ${number(place + 1)} of ${number(count)}`)),
+    element("h4", {}, title, element("small", {}, ` ${number(place + 1)} of ${number(count)}${losses ? "" : ", without losses"}`)),
     text,
   );
   if (losses) shadeRow(text, losses, shade, title);
@@ -265,6 +267,13 @@ function drawnPiece(piece, texts, tokens, ids) {
     return element("span", { data: { place: start + place }, className: isSpecial ? "explorer-special" : "" }, text);
   });
   return element("div", {}, head, element("div", { className: "explorer-tokens" }, ...spans));
+}
+
+// Mark the pieces of the document that was found.
+function markDocument() {
+  for (const head of document.querySelectorAll(".explorer-piece")) {
+    head.classList.toggle("explorer-found", head.firstChild.textContent === shown.document);
+  }
 }
 
 // Shade the tokens of a row, and say of each what its loss is: where a pointer or the arrow keys are.
@@ -412,6 +421,7 @@ async function drawDocument(id, isCurrent) {
   const drawn = copies.length ? documentFacts(id, copies, all) : [element("p", {}, `${id}: ${nothingFound(false)}`)];
   if (!isCurrent()) return;
   at("document").replaceChildren(...drawn);
+  markDocument();
 }
 
 function documentFacts(id, copies, all) {
@@ -436,13 +446,13 @@ function documentFacts(id, copies, all) {
 function readAt(model, steps, first, id) {
   const own = model.begunAt ? ` of its own steps, those after ${number(model.begunAt)}` : "";
   if (!steps.length) return [`read it at no step${own}.`];
-  const links = steps.slice(0, STEPS_LISTED).flatMap((step) => [
+  const links = steps.slice(0, STEPS_LISTED).flatMap((step, place) => [
+    place ? ", " : "",
     element("a", { href: addressOf({ model: model.name, step, document: id }) }, number(step)),
-    " ",
   ]);
-  const rest = steps.length > STEPS_LISTED ? `and ${number(steps.length - STEPS_LISTED)} more; ` : "";
+  const rest = steps.length > STEPS_LISTED ? ` and ${number(steps.length - STEPS_LISTED)} more` : "";
   const after = first ? `first checkpoint after it: ${first.revision}` : "no checkpoint after it";
-  return [`read it at ${steps.length === 1 ? "step" : "steps"} `, ...links, `(${rest}${after})`];
+  return [`read it at ${steps.length === 1 ? "step" : "steps"} `, ...links, `${rest}; ${after}`];
 }
 
 // ---- Start

@@ -8,9 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.formats import losses
+from pipeline.formats.explorer import in_units
 from pipeline.formats.manifests import Tokens
 from pipeline.release.release import Release
-from pipeline.release.report.data import DOCUMENTS, PLACES, data_files, data_paths, in_units, losses_file
+from pipeline.release.report.data import DOCUMENTS, PLACES, data_files, data_paths, losses_file
 from tests.releases import copied, everystep, reseal
 
 

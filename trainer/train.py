@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from pipeline.base.console import note, progress
 from pipeline.base.errors import Differs, EverystepError
 from pipeline.base.files import list_files, sha256_file, write_bytes
-from pipeline.base.imports import closure_with_scripts
+from pipeline.base.imports import closure
 from pipeline.base.locks import only_one
 from pipeline.base.paths import RECIPES, RUNS, WORK
 from pipeline.formats import checkpoints as ck
@@ -85,11 +85,7 @@ def train(name: str) -> None:
 
 def identity(recipe: Recipe, spec: ModelSpec, data: TrainingData) -> dict[str, Json]:
     """Return everything that decides the bits of a run: recipe, model, rows, the code that trains, its libraries."""
-    code = {
-        name: sha256_file(CODE / name)
-        for name in [PINS, *closure_with_scripts(CODE, [__name__])]
-        if (CODE / name).is_file()
-    }
+    code = {name: sha256_file(CODE / name) for name in [PINS, *closure(CODE, [__name__])] if (CODE / name).is_file()}
     return {"code": code, "data": data.identity(), "model": spec.to_json(), "recipe": recipe.to_json()}
 
 

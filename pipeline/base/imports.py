@@ -1,7 +1,7 @@
 """Import closures, read from the source: which files of this project are loaded with a module.
 
 An import counts wherever it is written, inside a function too. A module that is loaded by a name that the program
-computes is not seen. Scripts and styles for browsers are loaded with the modules in their folder.
+computes is not seen.
 """
 
 import ast
@@ -11,7 +11,7 @@ from importlib.util import resolve_name
 from pathlib import Path
 
 PACKAGES = ("pipeline", "trainer")
-FOR_BROWSERS = ("*.css", "*.js")
+SCRIPTS = ("*.css", "*.js")
 
 
 def closure(root: Path, modules: Iterable[str]) -> list[str]:
@@ -22,9 +22,15 @@ def closure(root: Path, modules: Iterable[str]) -> list[str]:
         file = todo.pop()
         loaded.add(file)
         todo |= imports_of(root, file) - loaded
-    folders = {root / file.parent for file in loaded}
-    beside = {path.relative_to(root) for folder in folders for kind in FOR_BROWSERS for path in folder.glob(kind)}
-    return sorted(file.as_posix() for file in loaded | beside)
+    return sorted(file.as_posix() for file in loaded)
+
+
+def closure_with_scripts(root: Path, modules: Iterable[str]) -> list[str]:
+    """The `closure`, and the scripts and styles for browsers that are in the folders of its files."""
+    loaded = closure(root, modules)
+    folders = {(root / file).parent for file in loaded}
+    beside = {path.relative_to(root).as_posix() for folder in folders for kind in SCRIPTS for path in folder.glob(kind)}
+    return sorted({*loaded, *beside})
 
 
 def imports_of(root: Path, file: Path) -> set[Path]:

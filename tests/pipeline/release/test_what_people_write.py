@@ -75,7 +75,11 @@ def bare(built_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the card of a release is made of, to be written with other words."""
     folder = tmp_path_factory.mktemp("bare")
     shutil.copytree(built_project / "release" / "manifests", folder / "manifests", copy_function=shutil.copyfile)
-    shutil.copyfile(built_project / "release" / "params.yaml", folder / "params.yaml")
+    read = ("params.yaml", "runs/*/log.jsonl", "results/*/samples.jsonl", "scores/*/scores.jsonl")
+    for path in [path for pattern in read for path in (built_project / "release").glob(pattern)]:
+        place = folder / path.relative_to(built_project / "release")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, place)
     return folder
 
 

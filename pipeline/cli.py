@@ -8,6 +8,7 @@ goes through `printable` before it reaches a terminal.
 
 import io
 import json
+import os
 import shlex
 import shutil
 import signal
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from pipeline.audit.report import Report
     from pipeline.audit.show import Summary
     from pipeline.audit.verify_metadata import MetadataReport
+    from pipeline.formats.scores import Score
     from pipeline.release.facts import SourceFacts
     from pipeline.release.release import Release, State
     from pipeline.search.told import Told
@@ -833,6 +835,78 @@ def losses(
         print(json.dumps({"model": model, "revisions": revisions, "targets": targets, "out": str(out)}))
         return
     _say(f"{out}: {targets:,} losses of {model} at each of {', '.join(revisions)}")
+
+
+@app.command()
+def evaluate(
+    address: Annotated[
+        str,
+        typer.Argument(
+            help="Folder or address of a release, or a folder with a model of Hugging Face.", callback=_require_address
+        ),
+    ],
+    tasks: Annotated[
+        str, typer.Option(help="Names of tasks, such as arc_easy,piqa, or all.", callback=_require_utf8)
+    ] = "all",
+    model: OnlyModel = None,
+    step: Annotated[int | None, typer.Option(help="Step, stored or virtual (default: the last stored).")] = None,
+    items: Annotated[
+        int | None, typer.Option(min=1, help="Most items of a task (default: those of the release, or of params.yaml).")
+    ] = None,
+    artefact: Annotated[
+        Path | None, typer.Option(help="Folder with the artefact of the items (default: fetch what is pinned).")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to create for the scores.")] = None,
+    follow_links: FollowLinks = False,
+    as_json: Json = False,
+) -> None:
+    """Score one checkpoint on tasks, as the stage score does, with standard errors."""
+    _require_torch("evaluate")
+    from pipeline.base.params import load_params
+    from pipeline.formats.manifests import TasksMade, path_of
+    from pipeline.release.metrics import PAPERS_ORDER
+    from pipeline.stages.tasks.again import items_again
+    from pipeline.stages.tasks.definitions import STOCK
+
+    if out is not None and os.path.lexists(out):
+        raise EverystepError(f"--out {out}: already exists; name a new folder")
+    is_folder = Path(address, "config.json").is_file()
+    if is_folder and (model is not None or step is not None):
+        raise EverystepError(f"evaluate: {address} holds one model; --model and --step choose one of a release")
+    release = None if is_folder else _open_release(address, follow_links)
+    known = [*STOCK]
+    if release is not None and path_of(TasksMade).as_posix() in release.files:
+        known = [*release.manifest(TasksMade).tasks]
+    known.sort(key=lambda name: PAPERS_ORDER.index(name) if name in PAPERS_ORDER else len(PAPERS_ORDER))
+    names = known if tasks == "all" else list(dict.fromkeys(tasks.split(",")))
+    params = load_params() if release is None else release.params()
+    made = items_again(names, items, params, release, artefact)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # processes talk over sockets
+    from trainer.scored import score_folder, score_state, write_scored
+
+    if release is None:
+        scored = score_folder(Path(address), made)
+    else:
+        model = model or _only_model(release)
+        wanted = max(release.states(model)) if step is None else step
+        scored = score_state(_with_bytes(release, release.states_at(model, [wanted]))[wanted], made)
+    if out is not None:
+        write_scored(scored, out)
+    if as_json:
+        scores = [score.to_json() for score in scored.scores]
+        print(json.dumps({"model": model or address, "revision": scored.revision, "scores": scores}))
+        return
+    _say(f"{model or address} {scored.revision}\n")
+    header = ["task", "metric", "value", "standard error", "chance", "items", "too long", ""]
+    _table(header, [_told_score(score) for score in scored.scores])
+
+
+def _told_score(score: "Score") -> list[str]:
+    """The cells of a metric."""
+    numbers = [score.value, score.standard_error, score.chance]
+    told = ["" if number is None else f"{number:.4f}" for number in numbers]
+    noise = "within noise of chance" if score.within_noise else ""
+    return [score.task, score.metric, *told, f"{score.items:,}", f"{score.too_long:,}", noise]
 
 
 @export.callback()

@@ -12,6 +12,7 @@ from PIL import Image
 
 from pipeline.base.files import write_bytes
 from tests.browser import running_browser
+from tests.servers.web import serve_folder
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "docs" / "pictures"
@@ -34,15 +35,16 @@ class View(NamedTuple):
 VIEWS = {
     "page-light": View(1180, 1000, "light", "body"),
     "page-dark": View(1180, 1000, "dark", "h3:has-text('Curves')"),
+    "page-explorer": View(1180, 1000, "light", "#explorer"),
     "page-phone": View(360, 780, "light", "h3:has-text('What became of the documents')", 1.5),
 }
 
 
-def take(address: str, folder: Path = FOLDER) -> None:
-    """Write a picture of each view of the page at `address`."""
-    with running_browser() as browser:
+def take(release: Path, folder: Path = FOLDER) -> None:
+    """Write a picture of each view of the page of a release."""
+    with serve_folder(release) as web, running_browser() as browser:
         for name, view in VIEWS.items():
-            write_bytes(folder / f"{name}.png", _small(_shot(browser, address, view)))
+            write_bytes(folder / f"{name}.png", _small(_shot(browser, f"{web.url}/report/index.html", view)))
 
 
 def _shot(browser: Any, address: str, view: View) -> bytes:
@@ -50,6 +52,7 @@ def _shot(browser: Any, address: str, view: View) -> bytes:
     context = browser.new_context(viewport=size, color_scheme=view.scheme, device_scale_factor=view.scale)
     page = context.new_page()
     page.goto(address)
+    page.wait_for_function("/ read |Not shown/.test(document.getElementById('explorer-status').textContent)")
     page.locator(view.at).first.evaluate("each => scrollTo(0, each.offsetTop - 24)")
     shot: bytes = page.screenshot()
     context.close()
@@ -68,5 +71,4 @@ def _small(shot: bytes) -> bytes:
 
 
 if __name__ == "__main__":
-    release = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "release"
-    take((release / "report" / "index.html").resolve().as_uri())
+    take(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "release")

@@ -33,6 +33,7 @@ from pipeline.sources.readers import READERS
 from pipeline.stages.dedup.stage import DedupParams
 from pipeline.stages.evaluation_sets import EvaluationParams
 from pipeline.stages.filter import FilterParams
+from pipeline.stages.tasks.params import TasksParams
 from pipeline.stages.tokenize.mix import MixtureParams
 from pipeline.stages.tokenize.params import TokenizeParams
 from pipeline.stages.tokenizer import TokenizerParams
@@ -215,6 +216,7 @@ SECTION_MODELS: dict[str, list[type[Section]]] = {
     "tokenizer": [TokenizerParams],
     "mixture": [MixtureParams],
     "tokenize": [TokenizeParams],
+    "tasks": [TasksParams],
     "evaluate": [EvaluateParams],
     "models": [],
     "release": [ReleaseParams],

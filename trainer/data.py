@@ -241,11 +241,6 @@ def own_rows(root: Path, recipe: Recipe, spec: ModelSpec, manifest: Tokens, memo
         raise EverystepError(
             f"{where}: model.vocabulary: {spec.vocabulary} is smaller than the tokenizer's {manifest.vocabulary}"
         )
-    if manifest.parameters.seed != recipe.data.seed:
-        raise EverystepError(
-            f"{where}: data.seed: {recipe.data.seed} is not the seed of the published order, "
-            f"{manifest.parameters.seed} (params.yaml: tokenize.seed)"
-        )
     folder = root / recipe.data.folder
     return EverystepData(
         folder=folder,

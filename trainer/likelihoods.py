@@ -3,9 +3,9 @@
 The bits of an item depend on the item alone, and not on the batch that it is computed in, the order of the items or the
 number of processes. Its choices that share a context are one row of ids: the context once, then each continuation,
 which sees the context and itself (`trainer.model.Tree`). A row is padded on the right to a multiple of `ROWS` tokens.
-In the class `portable`, rows of equal length are computed together: a product and an operator then have a multiple
-of `ROWS` rows, each row begins at such a multiple, and no number depends on what is computed beside it
-(tests/trainer/test_likelihoods.py). MKL promises no such thing, so in the class `native` each row is computed by itself.
+In the class `portable`, rows of equal length are computed together: each begins at a multiple of `ROWS` rows of a
+product, and no number depends on what is computed beside it (tests/trainer/test_likelihoods.py). MKL promises no such
+thing, so in the class `native` each row is computed by itself.
 
 Shape suffixes as in `trainer.model`; N asked tokens, of all rows of a batch.
 """
@@ -29,9 +29,13 @@ if TYPE_CHECKING:
     from trainer.parallel import World
 
 ROWS = 12
-"""A multiple of the rows that a kernel computes at once: a product with fewer at its end would compute these otherwise."""
+"""OpenBLAS packs 12 rows for its kernels, which take 6 at once; the rest of a product goes through others, with another
+order of additions. With 16 rows, half of the numbers of a product changed with the batch (docs/decisions.md)."""
 BATCH_TOKENS = 2048
-LOGIT_ROWS = 240
+LOGIT_ROWS = 20 * ROWS
+WIDTHS = 4
+"""What divides every width where texts share a batch: 12 rows of it are then whole vectors of torch's operators, whose
+rest goes through another function."""
 NO_PROMPT = -1
 
 
@@ -78,19 +82,19 @@ def score_checkpoints(
     """
     from trainer.model import Decoder, load_tensors
 
-    batches = batches_of(texts_of(items), 1 if is_native() else batch_tokens)
+    batches = batches_of(texts_of(items), batch_tokens if can_share(spec) else 1)
     num_prompts = sum(map(len, items))
     model = Decoder(spec).to(world.device)
     mine = batches[world.rank :: world.size]
     found = np.zeros((len(checkpoints), 2, num_prompts))
-    with progress(f"score {name}", len(checkpoints) * len(batches), "batches", quiet=world.rank != 0) as advance:
+    with progress(f"score {name}", len(checkpoints) * len(mine), "batches", quiet=world.rank != 0) as advance:
         for number, checkpoint in enumerate(checkpoints):
             weights: Any = ck.read_verified(checkpoint, ck.WEIGHTS)
             load_tensors(model, weights)
             for batch in mine:
                 for prompt, log_likelihood, is_greedy in score_batch(model, batch):
                     found[number, :, prompt] = log_likelihood, is_greedy
-                advance(world.size, checkpoint.name)
+                advance(1, checkpoint.name)
     parts = np.array(world.gather_floats(found.ravel().tolist())).reshape(world.size, *found.shape)
     sums = parts.sum(axis=0)  # each number is zero in every process but one
     for checkpoint, (log_likelihoods, _) in zip(checkpoints, sums, strict=True):
@@ -102,11 +106,12 @@ def score_checkpoints(
     return Scores(sums[:, 0], sums[:, 1] > 0)
 
 
-def is_native() -> bool:
-    """Whether this process computes in the class `native`."""
+def can_share(spec: ModelSpec) -> bool:
+    """Whether texts of this model may share a batch: in the class `portable`, with widths that allow it."""
     from trainer.matmul import is_portable
 
-    return not is_portable()
+    widths = [spec.width, *(width for layer in spec.layers for width in (layer.ffn_width, layer.head_width))]
+    return is_portable() and all(width % WIDTHS == 0 for width in widths)
 
 
 def texts_of(items: Sequence[Sequence[Prompt]]) -> list[Text]:

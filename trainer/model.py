@@ -35,9 +35,9 @@ Rotary = tuple[Tensor, Tensor]
 class Tree(NamedTuple):
     """What takes the place of a row's plain order, where a row holds several continuations of one context."""
 
-    positions_BT: Tensor
+    positions_BT: Tensor  # noqa: N815
     """Position of each token in its own text."""
-    seen_BTT: Tensor
+    seen_BTT: Tensor  # noqa: N815
     """Whether a token sees another one; none sees a later one."""
 
 

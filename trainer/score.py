@@ -25,13 +25,13 @@ from pipeline.formats.canonical import Json, canonical, pretty
 from pipeline.formats.current import read_current, take_basis, write_manifest
 from pipeline.formats.lines import Shard
 from pipeline.formats.manifests import Scored, TasksMade, TokenizerTrained, Trained
-from pipeline.formats.scores import ITEMS_FILE, SCORED_ITEMS, SCORES_FILE, Score
+from pipeline.formats.scores import ITEMS_FILE, SCORED_ITEMS, SCORES_FILE
 from pipeline.formats.stages import manifest_path
 from pipeline.formats.tables import write_table
 from pipeline.formats.tasks import Item, Prompt, Task, TextIds, prompts, read_task
 from pipeline.formats.vocabulary import end_token
 from pipeline.release import harness
-from pipeline.release.metrics import scores_of
+from pipeline.release.metrics import scores_of, told_last
 from pipeline.release.project import promised_by
 from pipeline.release.release import Release, State, Virtual
 from trainer.launch import default_processes, launch
@@ -173,15 +173,6 @@ def checkpoint_of(state: State) -> dict[str, Json]:
         "weights_digest": state.record.weights_digest,
         "storage": "virtual" if isinstance(state, Virtual) else "stored",
     }
-
-
-def told_last(scores: Sequence[Score]) -> dict[str, Json]:
-    """Too long items by task, and the metrics of the last checkpoint, from all lines."""
-    last = [line for line in scores if line.revision == scores[-1].revision]
-    told: dict[str, dict[str, Json]] = {line.task: {} for line in last}
-    for line in last:
-        told[line.task][line.metric] = line.value
-    return {"too_long": {line.task: line.too_long for line in last}, "last": told}
 
 
 def _shard(path: Path) -> Shard:

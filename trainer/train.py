@@ -54,13 +54,11 @@ PINS = "constraints.txt"
 def train(name: str) -> None:
     """Train the model `name` of the suite, or go on where a killed run stopped."""
     recipe, spec = load_recipe(name)
-    require_one_suite(suite_of(name))
+    own = recipe.data.layout == "everystep"
+    require_one_suite(suite_of(name), read_current(Tokens).parameters.seed if own else None)
     basis = take_basis([RECIPES / f"{name}.yaml"])
     numerics.enter(recipe.numerics)  # may restart this program, so it comes before the work
     leads = os.environ.get("RANK", "0") == "0"  # under torchrun, one of many
-    own = recipe.data.layout == "everystep"
-    if own:
-        read_current(Tokens)
     data = training_data(Path(), recipe, spec, Checking(folder=CHECKED, waits=not leads))
     inputs = data.inputs()
     begun = None

@@ -197,7 +197,6 @@ def _model(release: Release, name: str) -> Iterator[str]:
         ("parameters_unique", manifest.parameters_unique, parameters),
         ("parameters_if_repeated", manifest.parameters_if_repeated, num_parameters_if_repeated(last.spec)),
         ("tokens", manifest.tokens, last.entry.tokens),
-        ("data.seed", manifest.parameters.data.seed, release.manifest(Tokens).parameters.seed),
     ):
         if said != found:
             yield f"{manifest.path}: {what} is {said}, the rest of the release gives {found}"

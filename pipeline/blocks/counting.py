@@ -16,6 +16,7 @@ Probabilities are sums, products and quotients of IEEE 754, the same bits on eve
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -50,7 +51,7 @@ class CountedRuns:
         num_rows, width = rows.shape
         ranks = np.zeros((num_rows, width + 1), dtype=np.int64)  # of the run of no token
         num_ranks = 1
-        for n in range(1, min(order, width) + 1):
+        for n in range(1, (min(order, width) if num_rows else 0) + 1):
             last = rows[:, n - 1 :].astype(np.int64)
             found = ranks[:, : width - n + 1] * vocabulary + last
             keys, which, counts = np.unique(found, return_inverse=True, return_counts=True)
@@ -140,7 +141,7 @@ def accuracies(counts: CountedRuns, items: Sequence[Item], ids_of: TextIds) -> l
         bounds = np.cumsum([0, *(len(prompt.continuation) for prompt in flat)]).tolist()
         for n, found in enumerate(counts.probabilities(before, tokens).tolist()):
             logs = [*map(math.log2, found)]
-            sums = iter([math.fsum(logs[start:stop]) for start, stop in zip(bounds, bounds[1:], strict=False)])
+            sums = iter([math.fsum(logs[start:stop]) for start, stop in pairwise(bounds)])
             for item in items:
                 own = [next(sums) for _ in item.choices]
                 right[n] += own.index(max(own)) == item.gold

@@ -21,7 +21,7 @@ SPACE = re.compile(r"\s")
 TURN = re.compile(r"(?<=\S)(?P<gap>\n\n+)(?P<name>[^\n]+)\n(?P<line>[^\n]+)")
 """A paragraph of at least two lines, with the blank line before it; the first of a text has none."""
 FIELD = re.compile(r"^(?:- )?\w+(?P<opening> \()(?P<type>[^()\n]{1,60})(?P<rest>\): \S.*)$", re.M)
-SENTENCE = re.compile(r"(?:(?<=\n)|(?<=[.?!] )|\A)[A-Z][^\n.?!]*[.?!](?=\s|\Z)")
+SENTENCE = re.compile(r"(?:(?:(?<=\n)|\A)[^\W\d_]|(?<=[.?!] )[A-Z])[^\n.?!]*[.?!](?=\s|\Z)")
 MOST_NAME_WORDS = 4
 LEAST_WORDS = 6
 """Words of a sentence that is permuted."""
@@ -167,9 +167,9 @@ RULES = {
     "swapped_speaker": Described(
         swapped_speakers,
         "A speech is a paragraph of at least two lines. Its first line is the name of the speaker: at most 40 letters, "
-        "spaces, hyphens and apostrophes, at most four words, and the first line of at least two paragraphs of the "
-        "document. The continuation is the name and the beginning of the line after it; in the other choice the name is "
-        "that of another speaker of the document with the same number of words.",
+        "spaces, hyphens and apostrophes, at most four words, and the first line of at least two such paragraphs of "
+        "the document. The continuation is the name and the beginning of the line after it; in the other choice the "
+        "name is that of another speaker of the document with the same number of words.",
     ),
     "swapped_type": Described(
         swapped_types,
@@ -180,10 +180,10 @@ RULES = {
     ),
     "permuted_words": Described(
         permuted_words,
-        "A sentence begins with a capital at the beginning of a line or after the end of a sentence, ends with a full "
-        "stop, question mark or exclamation mark, holds no other of these, and has at least six words with one space "
-        "between two. Its first word belongs to the context. The continuation is the words after it; in the other "
-        "choice all of these but the last are in the order of a hash.",
+        "A sentence begins with a letter at the beginning of a line, or with a capital after the end of a sentence, "
+        "ends with a full stop, question mark or exclamation mark, holds no other of these, and has at least six words "
+        "with one space between two. Its first word belongs to the context. The continuation is the words after it; "
+        "in the other choice all of these but the last are in the order of a hash.",
     ),
 }
 """The rules by name."""

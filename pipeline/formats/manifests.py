@@ -878,7 +878,9 @@ class Evaluated(Manifest):
 class ScoreParameters(Declared):
     """The section `score` of `params.yaml`."""
 
-    checkpoints: Annotated[list[Annotated[int, Field(ge=0, le=MAX_STEPS)] | Literal["first", "last"]], Field(min_length=1)]
+    checkpoints: Annotated[
+        list[Annotated[int, Field(ge=0, le=MAX_STEPS)] | Literal["first", "last"]], Field(min_length=1)
+    ]
     """Steps of the checkpoints that are scored; `first` and `last` are the stored ones."""
 
 

@@ -76,6 +76,11 @@ def stages_per(per: Per) -> list[str]:
     return [stage.name for stage in STAGES if stage.per == per]
 
 
+def stages_of_model(is_fork: bool) -> list[str]:
+    """The stages that run for each model. A fork has no items of stock tasks, so no stage scores its models."""
+    return [name for name in stages_per("model") if not (is_fork and name == "score")]
+
+
 def manifest_path(name: str, of: str | None = None) -> Path:
     """Where the manifest of a stage is: `manifests/tokens.json`; of a source or model `manifests/models/NAME.json`."""
     if name not in BY_NAME:

@@ -1,8 +1,8 @@
 """Tasks of evaluation: items as a model is asked them, a line each, in `data/tasks/TASK.jsonl.zst`.
 
 An item has choices. Each is a context and a continuation, to whose tokens a model gives a log-likelihood after the
-context; the texts are those of the harness, character by character. In a partial evaluation (WinoGrande) the contexts differ and
-the continuation is the same. A task of one choice (LAMBADA) asks whether its continuation is the greedy one.
+context; the texts are those of the harness, character by character. In a partial evaluation (WinoGrande) the contexts
+differ and the continuation is the same. A task of one choice (LAMBADA) asks whether its continuation is the greedy one.
 `docs/reference/tasks.md` says what each task is; how many items are left out, and why, is in the manifest.
 """
 

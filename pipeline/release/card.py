@@ -17,7 +17,8 @@ CARD = """# {name} {version}
 
 {title} Published by {publisher}; built by Everystep with `dvc repro` from {num_sources} public corpora.
 Every file is digested in `release.json`; every checkpoint can be trained again to the same bits from this folder alone,
-on a machine of the numerics class that its manifest names.
+on a machine of the numerics class that its manifest names. [The report](report/index.html) is a page that shows more
+than this card, down to the documents of each step; open it in a browser.
 {ancestors}
 ![Validation loss of every checkpoint](loss.svg)
 

@@ -20,12 +20,12 @@ from pipeline.release.markdown import bare_table, escaped, literal
 
 ALL = "all"
 """Heading of the column of all sources."""
-LOSSES = """Bits per byte of the last checkpoint on all held-out rows, by source, each with its standard error:
+LOSSES = """Bits per byte of the last checkpoint on held-out text, by source, each with its standard error:
 
 {table}
 """
 TASKS = """Tasks, zero-shot, in the order of columns of the papers; per cent right, with the standard error over the
-items:
+items. (Numbers that others published are of other protocols: see *Published results* in the program's documentation.)
 
 {table}
 """

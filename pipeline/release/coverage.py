@@ -10,6 +10,8 @@ row (measured on 3 million documents): eight minutes on one core and 6 GB for th
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from pipeline.base.errors import EverystepError
 from pipeline.base.paths import TOKENS
 from pipeline.formats.manifests import ReadCounts, RowsRead, Tally, Tokens
@@ -25,8 +27,8 @@ INDEX = TOKENS / "train.parquet"
 def count(release: Release) -> ReadCounts:
     """What the models read of the training rows: the rows of each; documents and tokens in the rows of all together.
 
-    All models follow one order, each for as many samples as it was trained on, so the longest training has read
-    whatever any of them has. To a training that goes on where its parent stopped, this counts the parent's samples too.
+    Models that follow one order read its first samples, each as many as it was trained on, so of these the longest
+    training has read whatever any of them has; siblings by seed may follow an order of their own. To a training that goes on where its parent stopped, this counts the parent's samples too.
     A document that was forgotten counts as not read: in its place is filler.
     """
     tokens = release.manifest(Tokens)
@@ -37,7 +39,10 @@ def count(release: Release) -> ReadCounts:
     if available.rows != index.num_full_rows:
         where = release.folder / INDEX
         raise EverystepError(f"{where}: its documents fill {index.num_full_rows} rows, not {available.rows}")
-    read = rows_read(max(samples.values(), default=0), available.rows, tokens.parameters.seed)
+    read = np.zeros(available.rows, dtype=np.bool_)
+    for seed in {recipe.data.seed for recipe in recipes.values()}:
+        longest = max(samples[name] for name, recipe in recipes.items() if recipe.data.seed == seed)
+        read |= rows_read(longest, available.rows, seed)
     lost = forgotten_of(release)
     found = index.counts_in(read, None if lost is None else index.having(lost.spans))
     documents = {key: counts[0] for key, counts in found.items()}

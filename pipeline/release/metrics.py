@@ -21,6 +21,8 @@ from pipeline.formats.scores import Score
 from pipeline.formats.tasks import Task
 
 BITS_PER_BYTE = "bits_per_byte"
+PAPERS_ORDER = ("arc_easy", "arc_challenge", "boolq", "piqa", "siqa", "hellaswag", "openbookqa", "winogrande")
+"""The columns of the tables of MobileLLM, in their order."""
 NOISE = 2
 """Standard errors within which a difference from chance is called noise."""
 RESAMPLES, SEEDS = 1000, 100
@@ -68,6 +70,15 @@ def scores_of(rows: Iterable[Row], tasks: Mapping[str, Task], steps: Mapping[str
                 chance=chance,
                 within_noise=None if found is None or chance is None else _is_noise(found, chance),
             )
+
+
+def told_last(scores: Sequence[Score]) -> dict[str, Any]:
+    """Too long items by task, and the metrics of the last checkpoint, from all lines."""
+    last = [line for line in scores if line.revision == scores[-1].revision]
+    told: dict[str, dict[str, Any]] = {line.task: {} for line in last}
+    for line in last:
+        told[line.task][line.metric] = line.value
+    return {"too_long": {line.task: line.too_long for line in last}, "last": told}
 
 
 def _answers(choices: Sequence[Row]) -> Answers:

@@ -70,7 +70,7 @@ from pipeline.formats.release import (
     kind_of,
     revision_line,
 )
-from pipeline.formats.stages import manifest_path, stages_per
+from pipeline.formats.stages import manifest_path, stages_of_model, stages_per
 from pipeline.formats.suite import require_one_suite
 from pipeline.release.coverage import count
 from pipeline.release.disclosures.evidence import described, gather_evidence
@@ -83,7 +83,7 @@ from pipeline.release.words import ReleaseParams, check_words
 LOCK = Path("dvc.lock")
 REMOTE_CODE = Path("trainer/remote/modeling_everystep_openelm.py")
 COPIED = [Path("constraints.txt"), Path("LICENSE"), REMOTE_CODE]
-PER_SOURCE, PER_MODEL = stages_per("source"), stages_per("model")
+PER_SOURCE = stages_per("source")
 ONCE = [name for name in stages_per("release") if name != "release"]
 OF_SECTION: dict[str, type[Manifest]] = {SECTION_OF_FORKS: Parent, SECTION_OF_FORGETTING: Forgetting}
 """The manifest that goes with a section that only some projects have."""
@@ -163,11 +163,6 @@ def _require_own_rows(trained: dict[str, Trained]) -> None:
                 f"{RECIPES}/{name}.yaml: data.layout: {layout}; a release holds the rows that its models read, so only "
                 "models on rows in the layout everystep can be released; `everystep replay .` works"
             )
-
-
-def stages_of_model(is_fork: bool) -> list[str]:
-    """The stages that run for each model. A fork has no items of tasks, so none scores its models."""
-    return [stage for stage in PER_MODEL if not (is_fork and stage == "score")]
 
 
 def _manifests(sources: list[str], models: list[str], is_fork: bool) -> list[Path]:

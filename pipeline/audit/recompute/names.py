@@ -13,7 +13,7 @@ from pipeline.release.release import Release
 from pipeline.release.report.data import data_paths
 
 ALONE = {"LICENSE", "constraints.txt", "dvc.lock", PARAMS.as_posix(), REVISIONS, *PAPERS}
-BELOW = ("data/", "runs/", "results/")
+BELOW = ("data/", "runs/", "results/", "scores/")
 """Folders whose files manifests promise (`pipeline.audit.chain`)."""
 
 

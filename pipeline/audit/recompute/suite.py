@@ -27,6 +27,6 @@ def suite_faults(release: Release) -> Iterator[str]:
             if trained.model.get(key) != value:
                 yield f"{trained.path}: model: {key} is {trained.model.get(key)}, {tokens.path} has {value}"
     try:
-        require_one_suite(recipes)
+        require_one_suite(recipes, tokens.parameters.seed)
     except EverystepError as error:
         yield str(error)

@@ -1,8 +1,8 @@
 """Tasks: minimal pairs made again from the held-out rows, and what counting runs of tokens scores.
 
-The items of stock tasks are in no release; of them the table of items is compared with the counts of the manifest. Their
-texts, and what counting scores on them, come again with the stage `tasks` and the pinned artefact. Where a release has
-forgotten documents, training rows hold filler that the count did not see, so the counting is not done again.
+The items of stock tasks are in no release; of them the table of items is compared with the counts of the manifest.
+Their texts, and what counting scores on them, come again with the stage `tasks` and the pinned artefact. Where a
+release has forgotten documents, its rows hold filler that the count did not see, so the counting is not done again.
 """
 
 import hashlib

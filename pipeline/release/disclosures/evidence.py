@@ -25,6 +25,7 @@ from pipeline.formats.manifests import (
     TasksMade,
     Tokens,
     Trained,
+    path_of,
 )
 from pipeline.formats.model import ModelSpec
 from pipeline.formats.release import REVISIONS, SUMS
@@ -294,6 +295,9 @@ def _losses(release: Release, name: str) -> Iterator[LossFacts]:
 
 
 def _scores(release: Release, name: str) -> Iterator[Score]:
+    """None in a fork, which is not scored."""
+    if path_of(Scored, name).as_posix() not in release.files:
+        return
     last = release.manifest(Scored, name).checkpoints[-1].revision
     yield from (score for score in _lines(release, SCORES / name / SCORES_FILE, Score) if score.revision == last)
 

@@ -16,6 +16,7 @@ LINES = frozenset(
     """.split()  # noqa: SIM905
 )
 """Elements that begin on a line of their own."""
+OPENING = re.compile(r"<([a-z]+)")
 EMPTY = frozenset({"br", "circle", "col", "hr", "line", "path", "polyline", "rect"})
 """Elements that hold nothing."""
 
@@ -76,7 +77,7 @@ def element(tag: str, *content: Content, **attributes: Content) -> Html:
     if tag in EMPTY:
         return Html(f"<{tag}{said}/>")
     parts = [markup(part) for part in content if part is not None]
-    on_lines = any(re.match(r"<([a-z]+)", part)[1] in LINES for part in parts if re.match(r"<([a-z]+)", part))  # type: ignore[index]
+    on_lines = any(opening[1] in LINES for opening in map(OPENING.match, parts) if opening)
     between = "\n" if on_lines else ""
     return Html(f"<{tag}{said}>{between}{between.join(parts)}{between}</{tag}>")
 

@@ -36,8 +36,10 @@ def training_section(evidence: Evidence) -> Html:
 
 
 def _recipes(evidence: Evidence) -> Iterator[Html]:
+    orders = {design.order_seed for design in evidence.designs}
+    order = "the same order" if len(orders) == 1 else "the order that the seed of each gives"
     yield paragraph(
-        "All models read the same rows in the same order. A recipe, ",
+        f"All models read the same rows, in {order}. A recipe, ",
         code("recipes/MODEL.yaml"),
         ", says all that decides the bits of a training besides data and code.",
     )

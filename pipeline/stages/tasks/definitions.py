@@ -1,7 +1,7 @@
 """Definitions of the stock tasks: how a row of the artefact becomes an item, as lm-evaluation-harness would ask it.
 
-A definition is data, so that its digest says how the items were made. `tests/pipeline/stages/test_tasks.py` compares the
-items of every definition with those that the harness makes of the same rows, text by text.
+A definition is data, so that its digest says how the items were made. `tests/pipeline/stages/test_tasks.py` compares
+the items of every definition with those that the harness makes of the same rows, text by text.
 
 Texts are templates: `{a.b}` is field b of column a, and what is outside of braces is taken as it is. A choice that is
 nothing but `{column}` may name a list of strings, and then is each of them.

@@ -185,7 +185,7 @@ def _fields(text: str, id: str, words: int) -> list[tuple[int, str, str | None]]
 
 def _sentences(text: str, id: str, words: int) -> list[tuple[int, str, str | None]]:
     found: list[tuple[int, str, str | None]] = []
-    for match in re.finditer(r"(?:(?<=\n)|(?<=[.?!] )|\A)[A-Z][^\n.?!]*[.?!](?=\s|\Z)", text):
+    for match in re.finditer(r"(?:(?:(?<=\n)|\A)[^\W\d_]|(?<=[.?!] )[A-Z])[^\n.?!]*[.?!](?=\s|\Z)", text):
         pieces = match[0].split(" ")
         if len(pieces) >= 6 and "" not in pieces:
             start = match.start() + len(pieces[0])

@@ -1,6 +1,6 @@
 """Comparison: what differs, what is within the noise of seeds or items, and which models are siblings."""
 
-from itertools import product
+import math
 from typing import Any
 
 import pytest
@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from pipeline.base.yaml import load_yaml
 from pipeline.formats.families import FAMILIES
 from pipeline.formats.manifests import RecipeParameters
+from pipeline.formats.scores import Score
 from pipeline.release.comparison import (
     PAPERS_ORDER,
-    Score,
+    Column,
     Siblings,
+    answer_columns,
     average,
     column,
     columns,
@@ -42,8 +44,9 @@ def recipe(**changes: Any) -> RecipeParameters:
     return RecipeParameters.from_json(tree | changes, "recipe")
 
 
-def score(model: str, task: str, value: float, metric: str = "acc", error: float = 0.01) -> Score:
-    return Score(model=model, task=task, metric=metric, value=value, standard_error=error, items=100, chance=0.25)
+def score(task: str, value: float, metric: str = "acc", error: float = 0.01) -> Score:
+    said = {"value": value, "standard_error": error, "items": 100, "chance": 0.25}
+    return Score(revision="last", step=1, task=task, metric=metric, too_long=0, within_noise=None, **said)
 
 
 def test_siblings_differ_in_seeds_names_and_what_decides_no_weight_and_in_nothing_else() -> None:
@@ -62,51 +65,62 @@ def test_siblings_differ_in_seeds_names_and_what_decides_no_weight_and_in_nothin
 
 @given(values, values, errors, errors, st.none() | values)
 def test_noise_is_the_same_both_ways_and_grows_with_its_causes(
-    one: float, other: float, error: float, more: float, spread: float | None
+    one: float, other: float, error: float, more: float, deviation: float | None
 ) -> None:
     pair = (one, error), (other, error)
-    assert is_within_noise(*pair, spread) == is_within_noise(*pair[::-1], spread)
-    assert is_within_noise(pair[0], pair[0], spread)
-    if is_within_noise(*pair, spread):
-        assert is_within_noise((one, error + more), (other, error), spread)
-        assert is_within_noise(*pair, (spread or 0) + more)
+    assert is_within_noise(*pair, deviation) == is_within_noise(*pair[::-1], deviation)
+    assert is_within_noise(pair[0], pair[0], deviation)
+    if is_within_noise(*pair, deviation):
+        assert is_within_noise((one, error + more), (other, error), deviation)
+        assert is_within_noise(*pair, (deviation or 0) + more)
+
+
+def of(measured: dict[str, tuple[float, float]], groups: Siblings = ALONE, **more: Any) -> Column:
+    return column("x", "X", "acc", measured, groups, items=10, **more)
 
 
 def test_a_difference_counts_once_neither_seeds_nor_items_explain_it() -> None:
-    measured = {"a": (0.50, 0.001), "b": (0.47, 0.001), "c": (0.44, 0.001), "d": (0.41, 0.001)}
-    by_items = column("x", "acc", measured, ALONE, items=10)
-    assert [cell.leads for cell in by_items.cells.values()] == [True, False, False, False]
-    by_seeds = column("x", "acc", measured, alike(["c", "d"], ["a", "a"]), items=10)
-    assert by_seeds.spread == (pytest.approx(0.03), None, None)
-    assert [cell.leads for cell in by_seeds.cells.values()] == [True, True, False, False]
-    all_alike = column("x", "acc", measured, alike(["a", "d"]), items=10)
-    assert not all_alike.differs and by_seeds.differs
+    measured = {"a": (0.50, 0.001), "b": (0.47, 0.001), "c": (0.445, 0.001), "d": (0.41, 0.001)}
+    assert [cell.leads for cell in of(measured).cells.values()] == [True, False, False, False]
+    by_seeds = of(measured, alike(["c", "d"]))
+    assert by_seeds.deviation == (pytest.approx(0.035 / math.sqrt(2)), None, None)
+    assert [cell.leads for cell in by_seeds.cells.values()] == [True, True, True, False]  # up to 0.07 is noise
+    assert not of(measured, alike(["a", "d"])).differs and by_seeds.differs
+    pooled = of(measured, alike(["a", "b"], ["c", "d"])).deviation.seeds
+    assert pooled == pytest.approx(math.sqrt((0.03**2 + 0.035**2) / 4))
 
 
 def test_small_is_best_where_small_is_better() -> None:
-    losses = column("x", "bits", {"a": (2.5, 0.01), "b": (2.9, 0.01)}, ALONE, items=10, smaller_is_better=True)
+    losses = of({"a": (2.5, 0.01), "b": (2.9, 0.01)}, smaller_is_better=True)
     assert losses.cells["a"].leads and not losses.cells["b"].leads
 
 
 def test_what_guessing_would_do_as_well_is_near_chance() -> None:
-    cells = column("x", "acc", {"a": (0.26, 0.01), "b": (0.28, 0.01)}, ALONE, items=10, chance=0.25).cells
+    cells = of({"a": (0.26, 0.01), "b": (0.28, 0.01)}, chance=0.25).cells
     assert cells["a"].near_chance and not cells["b"].near_chance
-    assert not column("x", "bits", {"a": (0.25, 0.01)}, ALONE, items=10).cells["a"].near_chance
+    assert not of({"a": (0.25, 0.01)}).cells["a"].near_chance
 
 
 def test_columns_are_those_of_the_papers_in_their_order_with_the_normed_metric_where_there_is_one() -> None:
-    scores = [score(model, task, 0.3) for model, task in product("ab", [*reversed(PAPERS_ORDER), "sciq", "mine"])]
-    scores += [score(model, "hellaswag", 0.4, "acc_norm") for model in "ab"]
-    found = columns(scores, ["a", "b"], ALONE)
+    lines = [score(task, 0.3) for task in [*reversed(PAPERS_ORDER), "sciq", "mine"]]
+    lines += [score("hellaswag", 0.4, "acc_norm"), score("sciq", 2.0, "bits_per_byte")]
+    scores = {"a": lines, "b": lines}
+    found = columns(scores, ALONE)
     assert [each.heading for each in found] == [*PAPERS_ORDER.values()]
     assert [each.metric for each in found] == ["acc"] * 5 + ["acc_norm"] + ["acc"] * 2
-    assert [each.heading for each in other_columns(scores, ["a", "b"], ALONE)] == ["SciQ", "mine"]
-    assert columns([each for each in scores if each.model == "a"], ["a", "b"], ALONE) == []
+    assert [each.heading for each in other_columns(scores, ALONE)] == ["SciQ", "mine"]
+    assert [(each.name, each.cells["b"].value) for each in answer_columns(scores, ALONE)] == [("sciq", 2.0)]
+    assert columns({"a": lines, "b": []}, ALONE) == []
+
+
+def test_a_score_that_no_item_gave_makes_no_column() -> None:
+    none = score("boolq", 0.0).model_copy(update={"value": None, "standard_error": None})
+    assert columns({"a": [score("boolq", 0.5)], "b": [none]}, ALONE) == []
 
 
 def test_the_average_is_the_plain_mean_with_the_error_of_a_mean() -> None:
-    scores = [score("a", "arc_easy", 0.2, error=0.03), score("a", "arc_challenge", 0.4, error=0.04)]
-    mean = average(columns(scores, ["a"], ALONE), ALONE)
+    scores = {"a": [score("arc_easy", 0.2, error=0.03), score("arc_challenge", 0.4, error=0.04)]}
+    mean = average(columns(scores, ALONE), ALONE)
     assert mean.cells["a"].value == pytest.approx(0.3) and mean.cells["a"].standard_error == pytest.approx(0.025)
     assert (mean.chance, mean.items) == (0.25, 200)
 

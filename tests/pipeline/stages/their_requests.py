@@ -1,7 +1,8 @@
-"""A program that lets lm-evaluation-harness make requests of local rows: `python harness.py FOLDER`.
+"""A program that lets lm-evaluation-harness make requests of local rows: `python their_requests.py FOLDER FILES`.
 
-FOLDER holds `TASK.jsonl` for each stock task, rows in the form of the data set that its YAML file reads. The program
-writes `requests.json`: task → for each row, [[context, continuation] of each choice, gold].
+FOLDER holds `TASK.jsonl` for each stock task, rows in the form of the data set that its YAML file reads; FILES is JSON,
+task → that YAML file. The program writes `requests.json`: task → for each row, [context, continuation] of each choice
+and the place of the right one.
 """
 
 import json

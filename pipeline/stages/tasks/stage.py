@@ -40,7 +40,7 @@ from pipeline.release.release import Release
 from pipeline.release.row_blocks import first_rows, row_blocks
 from pipeline.stages.tasks.definitions import PACKAGE, STOCK, VERSION
 from pipeline.stages.tasks.items import items_of
-from pipeline.stages.tasks.params import PairsParams, TasksParams
+from pipeline.stages.tasks.params import CountingParams, PairsParams, TasksParams
 from pipeline.stages.upstream import check_fetched
 
 Asked = tuple[list[Item], Task]
@@ -52,7 +52,7 @@ def tasks() -> None:
     _check_sources(params.pairs)
     inputs = [manifest_path(stage) for stage in ("evaluation_sets", "tokenizer", "tokenize")]
     basis = take_basis(inputs, ["tasks"])
-    tokens = read_current(Tokens)
+    read_current(Tokens)
     read_current(TokenizerTrained).check_file(TOKENIZER)
     built = Release(Path(), "", None, promised_by(Path(), manifests=inputs[1:]))
     folder = fresh_folder(TASKS)
@@ -82,7 +82,7 @@ def tasks() -> None:
         harness={"package": PACKAGE, "version": VERSION},
         begin_token="none",  # noqa: S106  # a rule, not a password
         tasks={name: task.to_json() for name, (_, task) in made.items()},
-        counting=_counting(built, tokens, params.counting.rows, params.counting.order, items),
+        counting=counted(built, params.counting, items),
     )
 
 
@@ -109,28 +109,25 @@ def item_rows(items: dict[str, list[Item]]) -> Iterator[dict[str, str]]:
             yield {"task": name, "item": item.id, "sha256": hashlib.sha256(item_line(item)).hexdigest()}
 
 
-def _counting(built: Release, tokens: Tokens, rows: int, order: int, items: dict[str, list[Item]]) -> dict[str, Any]:
+def counted(built: Release, params: CountingParams, items: dict[str, list[Item]]) -> dict[str, Any]:
     """What models that count score on the held-out rows and on the tasks."""
-    counted = first_rows(built, tokens, rows)
-    counts = CountedRuns(counted, tokens.vocabulary, order)
+    tokens = built.manifest(Tokens)
+    rows = first_rows(built, tokens, params.rows)
+    counts = CountedRuns(rows, tokens.vocabulary, params.order)
     held = np.concatenate([*row_blocks(built, tokens, "validation")])
-    num_bytes = int(token_bytes(TOKENIZER)[held[:, 1:]].sum())
-    ids_of = _encoder(TOKENIZER)
+    num_bytes = int(token_bytes(built.file(TOKENIZER))[held[:, 1:]].sum())
+    ids_of = _encoder(built.file(TOKENIZER))
     scored: dict[str, list[dict[str, float]]] = {}
     with progress("tasks: count", len(items), "tasks") as advance:
         for name, asked in items.items():
-            found = accuracies(counts, asked, ids_of)
-            scored[name] = [
-                {"order": n, "accuracy": accuracy, "standard_error": error}
-                for n, (accuracy, error) in enumerate(found, 1)
-            ]
+            found = enumerate(accuracies(counts, asked, ids_of), 1)
+            scored[name] = [{"order": n, "accuracy": share, "standard_error": error} for n, (share, error) in found]
             advance(1, name)
+    bits = enumerate(bits_per_byte(counts, held, num_bytes), 1)
     return {
-        "rows": len(counted),
-        "tokens": counted.size,
-        "held_out": [
-            {"order": n, "bits_per_byte": bits} for n, bits in enumerate(bits_per_byte(counts, held, num_bytes), 1)
-        ],
+        "rows": len(rows),
+        "tokens": rows.size,
+        "held_out": [{"order": n, "bits_per_byte": value} for n, value in bits],
         "tasks": scored,
     }
 

@@ -10,23 +10,36 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.base.files import list_files, sha256_file, write_bytes
-from pipeline.base.paths import SEARCH
-from pipeline.base.yaml import load_yaml
+from pipeline.base.paths import PARAMS, SEARCH, TASKS
+from pipeline.base.yaml import check, load_yaml
+from pipeline.blocks.pairs import Limits, Text, pairs_asked
 from pipeline.formats.current import section_digest
 from pipeline.formats.lines import LineFile
-from pipeline.formats.manifests import Coverage, path_of
+from pipeline.formats.manifests import Coverage, TasksMade, path_of
 from pipeline.formats.order import permute
 from pipeline.formats.release import ROOT, ListedFile, is_listed, kind_of
 from pipeline.formats.rows import read_written_rows, row_shard, write_row_shard
 from pipeline.formats.search_index import write_index_shard
-from pipeline.formats.tables import DOCUMENT_INDEX, REMOVALS, read_table, write_batches, write_table
+from pipeline.formats.tables import (
+    DOCUMENT_INDEX,
+    ITEMS,
+    ITEMS_FILE,
+    REMOVALS,
+    read_table,
+    write_batches,
+    write_table,
+)
+from pipeline.formats.tasks import write_task
 from pipeline.formats.vocabulary import token_texts
 from pipeline.release.coverage import count
+from pipeline.release.held_out import held_out
 from pipeline.release.papers import PAPERS
 from pipeline.release.release import Release
 from pipeline.release.report.data import data_files
 from pipeline.release.rungs import Rung
 from pipeline.stages.search import sorted_suffixes
+from pipeline.stages.tasks.params import TasksParams
+from pipeline.stages.tasks.stage import counted, item_rows
 from tests.releases import evidence_of, read_json, reseal, write_json
 
 Tree = dict[str, Any]
@@ -152,6 +165,21 @@ def write_explorer(release: Path) -> None:
     """Write the data of the explorer from what the release now holds."""
     for path, pieces in data_files(_opened(release)):
         write_bytes(release / path, b"".join(pieces))
+
+
+def asked_again(release: Path) -> None:
+    """Make the minimal pairs again, and count the rows again, as they are now."""
+    opened, path = _opened(release), release / path_of(TasksMade)
+    params = check(TasksParams, load_yaml(release / PARAMS)["tasks"], str(path))
+    tree, items = read_json(path), {}
+    for name, sources in params.pairs.sources.items():
+        limits = Limits(params.pairs.characters, params.pairs.words)
+        texts = [Text(*document) for document in held_out(opened)]
+        items[name], task = pairs_asked(name, sources, texts, limits, params.pairs.items)
+        tree["tasks"][name] = task.to_json()
+        write_task(release / TASKS, name, items[name])
+    write_table(release / TASKS / ITEMS_FILE, item_rows(items), ITEMS, ITEMS_FILE)
+    write_json(path, tree | {"counting": counted(opened, params.counting, items)})
 
 
 def write_index(release: Path, rows: Ids) -> None:

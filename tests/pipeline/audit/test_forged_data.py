@@ -21,15 +21,18 @@ from pipeline.audit.agreement import disagreements
 from pipeline.audit.chain import chain_faults
 from pipeline.audit.recompute.table import recomputed_faults
 from pipeline.base.files import sha256_file, write_bytes
+from pipeline.base.paths import TASKS
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.canonical import parse, pretty
 from pipeline.formats.documents import id_hash
 from pipeline.formats.lines import LineFile, write_lines
 from pipeline.formats.release import ROOT, SUMS
-from pipeline.formats.tables import REPLACED, removal, replacement, write_table
+from pipeline.formats.tables import ITEMS, ITEMS_FILE, REPLACED, read_table, removal, replacement, write_table
+from pipeline.formats.tasks import Item, task_file, write_task
 from pipeline.release.release import Release
 from pipeline.release.report.data import DOCUMENTS, PLACES, losses_file
 from pipeline.release.rungs import Rung
+from pipeline.stages.tasks.stage import item_rows
 from tests.pipeline.audit.forging import (
     TOKENIZER,
     TOKENS,
@@ -37,6 +40,7 @@ from tests.pipeline.audit.forging import (
     Ids,
     Lines,
     Tree,
+    asked_again,
     edit,
     edit_index,
     edit_params,
@@ -672,6 +676,48 @@ def indented(tree: Any) -> bytes:
     return (json.dumps(tree, indent=4, sort_keys=True) + "\n").encode()
 
 
+# Tasks
+
+
+def gold_exchanged(release: Path) -> None:
+    """The changed sentence of a pair is said to be the one of the document."""
+    name = "permuted_words"
+    with LineFile(release / TASKS / task_file(name)) as file:
+        first, *others = [Item.parse(line, name) for line in file]
+    items = [first.model_copy(update={"gold": 1 - first.gold}), *others]
+    write_task(release / TASKS, name, items)
+    write_table(release / TASKS / ITEMS_FILE, item_rows({name: items}), ITEMS, ITEMS_FILE)
+
+
+def item_of_no_task(release: Path) -> None:
+    def change(lines: Lines) -> None:
+        lines[0]["item"] = "letters/none#1"
+
+    path = release / TASKS / ITEMS_FILE
+    lines = read_table(path, ITEMS).to_pylist()
+    change(lines)
+    write_table(path, lines, ITEMS, path.name)
+
+
+def weaker_counting(release: Path) -> None:
+    def score(tree: Tree) -> None:
+        tree["counting"]["tasks"]["permuted_words"][1]["accuracy"] = 0.25
+
+    edit(release, "tasks", score)
+
+
+def counting_needs_more_bits(release: Path) -> None:
+    edit(release, "tasks", lambda tree: tree["counting"]["held_out"][2].update(bits_per_byte=2.9))
+
+
+def fewer_pairs_found(release: Path) -> None:
+    def change(tree: Tree) -> None:
+        task = tree["tasks"]["permuted_words"]
+        task.update(found=task["items"], left_out={})
+
+    edit(release, "tasks", change)
+
+
 FORGERIES = [
     Forgery("two ids exchanged in the index", RECOMPUTED, ids_exchanged, "in the order of the hashes"),
     Forgery("two text digests exchanged in the index", RECOMPUTED, digests_exchanged, "its rows hold another text"),
@@ -690,6 +736,11 @@ FORGERIES = [
     Forgery(
         "a lower loss for the explorer", RECOMPUTED, loss_lowered_for_the_explorer, "mobilellm.losses: is not what"
     ),
+    Forgery("the wrong choice of a minimal pair called right", RECOMPUTED, gold_exchanged, "its pairs are not those"),
+    Forgery("an item that no task has", RECOMPUTED, item_of_no_task, "its items are not those"),
+    Forgery("places of pairs left out", RECOMPUTED, fewer_pairs_found, "is not what the held-out rows give"),
+    Forgery("a lower score of counting", RECOMPUTED, weaker_counting, "counting the rows gives other scores"),
+    Forgery("more bits per byte of counting", RECOMPUTED, counting_needs_more_bits, "counting.held_out"),
     Forgery("another dropped tail", RECOMPUTED, tail_grown, "dropped ids"),
     Forgery("an index that ends before the rows", RECOMPUTED, index_cut, VALIDATION),
     Forgery("another held-out document", RECOMPUTED, other_held_out_document, "puts it into the other split"),
@@ -824,6 +875,7 @@ def test_forged_data_are_caught_on_their_rung_and_not_below(release: Path, forge
 @_cases(REBUILT)
 def test_what_only_the_sources_show_passes_verify_which_says_where_it_stands(release: Path, forgery: Forgery) -> None:
     forgery.forge(release)
+    asked_again(release)
     sealed(release, forgery.forge not in (hidden_from_search, blanks_in_rows), forgery.forge not in OF_THE_EXPLORER)
     done = everystep("verify", release)
     assert done.code == 0, done.said

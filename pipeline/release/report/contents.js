@@ -198,8 +198,15 @@ function textsOf(ids, tokens) {
 }
 
 // What `everystep serve` says of the release: its address, and the stretches that receipts vouch for; null elsewhere.
-async function servedBy() {
+async function readServed() {
   if (!["localhost", "127.0.0.1", "[::1]"].includes(location.hostname)) return null;
   const answer = await fetch(new URL("../served.json", document.baseURI));
   return answer.ok ? answer.json() : null;
+}
+
+let servedRead = null;
+
+function servedBy() {
+  servedRead ??= readServed();
+  return servedRead;
 }

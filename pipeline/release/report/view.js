@@ -193,7 +193,7 @@ function shadeChoice(model, step) {
     readout.replaceChildren(
       element("code", {}, text),
       ` ${nats(here)}, probability ${percent(Math.exp(-here))}. `,
-      element("small", {}, `At each checkpoint: ${all.join(" · ")}`),
+      element("small", {}, `At each checkpoint, step and loss: ${all.join(" · ")}`),
     );
   };
   return { select, label, readout, tell };

@@ -226,6 +226,8 @@ def test_no_text_of_a_release_becomes_markup(browser: Any, folder: Path, tmp_pat
     documents = release / "report/data/documents.jsonl"
     documents.write_text(documents.read_text().replace("CC0-1.0", "<b>C1.0"))
     with web_server(release) as url, shown(browser, url, f"#model={MODEL}&step={STORED}") as page:
+        page.click("text=Show 4 more of 8 rows")
+        page.wait_for_selector(".explorer-row >> nth=7")
         assert HOSTILE in "".join(texts(page))
         assert HOSTILE in page.text_content("#explorer-samples")
         assert pieces(page)[0][3] == "<b>C1.0"

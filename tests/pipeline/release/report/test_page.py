@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.formats.log import Entry
-from pipeline.release.comparison import Score, Siblings
+from pipeline.formats.scores import Score
+from pipeline.release.comparison import Siblings
 from pipeline.release.disclosures.evidence import Evidence
 from pipeline.release.report.markup import Column, Marked, element, markup, outside, table
 from pipeline.release.report.page import policy, write_report

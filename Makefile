@@ -48,7 +48,7 @@ ONCE = $(LOCK); [ -f $@ ] && [ -z "$$(find $^ -newer $@)" ] && exit 0
 	$(INSTALL) --no-deps --no-build-isolation --editable . && touch $@
 
 # Libraries of others, each in a folder of its own: the oldest that something is promised to, and clients of formats.
-APART := oldest/transformers oldest/tokenizers clients/model-signing clients/mlcroissant clients/corpuscard clients/infini-gram clients/lm-eval
+APART := oldest/transformers oldest/tokenizers clients/model-signing clients/mlcroissant clients/corpuscard clients/infini-gram clients/browser clients/lm-eval
 
 .venv/tested: .venv/built requirements-dev.lock $(APART:%=tests/%.txt)
 	@$(ONCE); \

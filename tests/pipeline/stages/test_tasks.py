@@ -238,7 +238,7 @@ def test_a_row_that_is_no_item_is_counted_with_the_reason(
 
 
 def test_two_items_of_one_id_are_one_item_and_a_fault(tmp_path: Path) -> None:
-    first: dict[str, Any] = MULTIPLE[0]["doc"]
+    first: Any = MULTIPLE[0]["doc"]
     other = {"doc": first | {"gold": 1}}
     items, left_out = items_of(artefact(tmp_path / "sets", {"arc_easy": [*MULTIPLE, other]}), STOCK["arc_easy"])
     assert [item.id for item in items] == ["m/1", "m/2", "m/3"]

@@ -30,7 +30,10 @@ EDITED = {
     "pipeline/stages/dedup/minhash.py": {"dedup"},
     "pipeline/blocks/language.py": {"filter"},
     "pipeline/sources/readers/plays.py": {"extract"},
-    "pipeline/executor/processes.py": {"extract", "filter", "evaluation_ngrams", "dedup", "tokenize", "search"},
+    "pipeline/blocks/pairs.py": {"tasks"},
+    "pipeline/executor/processes.py": {
+        *("extract", "filter", "evaluation_ngrams", "dedup", "tokenize", "search", "tasks"),
+    },
     "trainer/loop.py": {"train", "parent"},
     "trainer/model.py": {"train", "evaluate", "parent"},
     "trainer/evaluate.py": {"evaluate"},

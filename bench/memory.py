@@ -105,7 +105,7 @@ def largest_matrix(spec: ModelSpec) -> int:
 def loss_rows() -> int:
     from trainer.operators import LOSS_ROWS
 
-    return LOSS_ROWS
+    return LOSS_ROWS["cpu"]
 
 
 def table(names: list[str]) -> str:

@@ -42,7 +42,9 @@ CAPPED = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ONE
 STEPS = 4096  # never reached
 
 
-def work(folder: Path, model: str, global_batch: int, micro_batch: int, steps: int) -> tuple[Recipe, ModelSpec]:
+def work(
+    folder: Path, model: str, global_batch: int, micro_batch: int, steps: int, precision: str = "float32"
+) -> tuple[Recipe, ModelSpec]:
     """Write into `folder` what a contender reads: `work.json` and rows that can be learned from.
 
     The rows: word frequencies by Zipf's law; and a third of the tokens follow from the one before.
@@ -51,7 +53,7 @@ def work(folder: Path, model: str, global_batch: int, micro_batch: int, steps: i
     if model == "sibling":
         tree["model"] = SIBLING
     spec = build_spec(tree["model"], model)
-    tree |= {"name": "bench", "numerics": "native", "precision": "float32", "compiled": False}
+    tree |= {"name": "bench", "numerics": "native", "precision": precision, "compiled": False}
     tree |= {"checkpoints": f"every {STEPS}", "digest_every": STEPS}
     tree["data"] |= {"width": spec.context + 1, "global_batch": global_batch, "micro_batch": micro_batch}
     tree["schedule"] |= {"shape": "wsd", "start": 0.0, "peak": 1e-3, "peak_batch": None, "warmup_steps": 0}

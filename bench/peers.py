@@ -1,6 +1,6 @@
 """The peers as contenders: transformers' `Trainer` and litgpt, on the model and the rows that `bench/trainer.py` wrote.
 
-PEERS/bin/python -m bench.peers FOLDER transformers|litgpt [--compiled]
+PEERS/bin/python -m bench.peers FOLDER transformers|litgpt [--compiled] [--device cuda]
 
 FOLDER holds the model as `LlamaForCausalLM.from_pretrained` takes it, `rows.npy` in the order of training, and
 `peers.json`. Runs in the peers' environment (bench/peers.txt), so it imports nothing of ours but the turns.
@@ -22,15 +22,21 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("peer", choices=["transformers", "litgpt"])
     parser.add_argument("--compiled", action="store_true")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="cuda: in bfloat16, by autocast")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     settings = json.loads((arguments.folder / "peers.json").read_text())
     rows = np.load(arguments.folder / "rows.npy")
     peer = with_transformers if arguments.peer == "transformers" else with_litgpt
-    peer(arguments.folder, rows, settings, arguments.compiled)
+    peer(arguments.folder, rows, settings, arguments.compiled, arguments.device == "cuda")
 
 
-def with_transformers(folder: Path, rows: Any, settings: dict[str, Any], compiled: bool) -> None:
+def memory() -> float:
+    """Most bytes of the GPU's memory that tensors took so far; 0 without one."""
+    return float(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else 0.0
+
+
+def with_transformers(folder: Path, rows: Any, settings: dict[str, Any], compiled: bool, on_gpu: bool) -> None:
     """Its own loop and its defaults (fused AdamW); what differs between runs of it is only what is asked for here."""
     from transformers import LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
@@ -46,14 +52,15 @@ def with_transformers(folder: Path, rows: Any, settings: dict[str, Any], compile
             control.should_training_stop = not turns.wait()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-            turns.done(float(torch.stack(losses).sum()))
+            turns.done(float(torch.stack(losses).sum()), memory=memory())
             losses.clear()
             control.should_training_stop = not turns.wait()
 
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
     options = TrainingArguments(
         output_dir=str(folder / "transformers"),
-        use_cpu=True,
+        use_cpu=not on_gpu,
+        bf16=on_gpu,
         max_steps=len(rows) // settings["global_batch"],
         per_device_train_batch_size=settings["micro_batch"],
         gradient_accumulation_steps=settings["global_batch"] // settings["micro_batch"],
@@ -65,7 +72,7 @@ def with_transformers(folder: Path, rows: Any, settings: dict[str, Any], compile
         weight_decay=settings["weight_decay"],
         max_grad_norm=settings["clip_norm"],
         torch_compile=compiled,
-        dataloader_pin_memory=False,
+        dataloader_pin_memory=on_gpu,
         remove_unused_columns=False,
         logging_strategy="no",
         save_strategy="no",
@@ -79,7 +86,7 @@ def with_transformers(folder: Path, rows: Any, settings: dict[str, Any], compile
     trainer.train()
 
 
-def with_litgpt(folder: Path, rows: Any, settings: dict[str, Any], compiled: bool) -> None:
+def with_litgpt(folder: Path, rows: Any, settings: dict[str, Any], compiled: bool, on_gpu: bool) -> None:
     """The loop of `litgpt pretrain` (its data loaders apart); AdamW fused, which it asks for only on GPUs."""
     import lightning
     from litgpt import GPT, Config
@@ -104,7 +111,8 @@ def with_litgpt(folder: Path, rows: Any, settings: dict[str, Any], compiled: boo
         norm_class_name="RMSNorm",
         mlp_class_name="LLaMAMLP",
     )
-    fabric = lightning.Fabric(accelerator="cpu", devices=1, precision="32-true")
+    precision: Any = "bf16-mixed" if on_gpu else "32-true"
+    fabric = lightning.Fabric(accelerator="cuda" if on_gpu else "cpu", devices=1, precision=precision)
     model = GPT(config)
     weights: dict[str, torch.Tensor] = {}
     copy_weights_hf_llama(config, {}, weights, load_file(folder / "model.safetensors"))
@@ -127,7 +135,7 @@ def with_litgpt(folder: Path, rows: Any, settings: dict[str, Any], compiled: boo
     def step(number: int) -> float:
         losses = []
         for micro in range(micro_batches):
-            rows_BT = batches[number * micro_batches + micro]
+            rows_BT = fabric.to_device(batches[number * micro_batches + micro])
             with fabric.no_backward_sync(model, enabled=micro + 1 < micro_batches):
                 loss = chunked_cross_entropy(model(rows_BT[:, :-1].contiguous()), rows_BT[:, 1:].contiguous())
                 fabric.backward(loss / micro_batches)
@@ -138,7 +146,9 @@ def with_litgpt(folder: Path, rows: Any, settings: dict[str, Any], compiled: boo
         return float(torch.stack(losses).mean())
 
     numbers = iter(range(len(rows)))
-    Turns(parameters=parameters).serve(lambda: step(next(numbers)))
+    turns = Turns(parameters=parameters)
+    while turns.wait():
+        turns.done(step(next(numbers)), memory=memory())
 
 
 if __name__ == "__main__":

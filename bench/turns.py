@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
 class Turns:
@@ -32,11 +32,11 @@ class Turns:
         self._cpu, self._wall, self._compilers = time.process_time(), time.perf_counter(), _children()
         return due
 
-    def done(self, loss: float = 0.0, cpu_elsewhere: float = 0.0) -> None:
-        """One step was made; `cpu_elsewhere`: seconds that other processes spent on it."""
+    def done(self, loss: float = 0.0, cpu_elsewhere: float = 0.0, **more: float) -> None:
+        """One step was made; `cpu_elsewhere`: seconds that other processes spent on it; `more` is passed on."""
         cpu, wall = time.process_time() - self._cpu, time.perf_counter() - self._wall
         compilers = _children() - self._compilers
-        self._say({"cpu": cpu + cpu_elsewhere, "wall": wall, "compilers": compilers, "loss": loss})
+        self._say({"cpu": cpu + cpu_elsewhere, "wall": wall, "compilers": compilers, "loss": loss} | more)
 
     def serve(self, step: Callable[[], float]) -> None:
         while self.wait():
@@ -55,11 +55,14 @@ def _children() -> float:
 class Contender:
     """The side of the script that compares."""
 
-    def __init__(self, command: list[str], environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, command: list[str], environment: dict[str, str] | None = None, stderr: IO[str] | None = None
+    ) -> None:
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=stderr,
             text=True,
             cwd=Path(__file__).parents[1],
             env=os.environ | (environment or {}),
@@ -77,6 +80,10 @@ class Contender:
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
+
+    def kill(self) -> None:
+        """End it now; whoever waits for its next step is told that it ended."""
+        self._process.kill()
 
     def _hear(self) -> dict[str, Any]:
         assert self._process.stdout is not None

@@ -4,6 +4,7 @@ They look best where the fonts Inter and P052 are installed (Debian: fonts-inter
 """
 
 import io
+import re
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,7 +53,7 @@ def _shot(browser: Any, address: str, view: View) -> bytes:
     context = browser.new_context(viewport=size, color_scheme=view.scheme, device_scale_factor=view.scale)
     page = context.new_page()
     page.goto(address)
-    page.wait_for_function("/ read |Not shown/.test(document.getElementById('explorer-status').textContent)")
+    page.locator("#explorer-status").filter(has_text=re.compile(" read |Not shown")).wait_for()
     page.locator(view.at).first.evaluate("each => scrollTo(0, each.offsetTop - 24)")
     shot: bytes = page.screenshot()
     context.close()

@@ -23,7 +23,10 @@ MOST = 64
 
 
 def default_processes(num_leaves: int) -> int:
-    """Return `EVERYSTEP_PROCESSES`, or the largest power of two that fits the processors and the leaves of the sum."""
+    """Return `EVERYSTEP_PROCESSES`, or the largest power of two that fits the processors and the leaves of the sum.
+
+    Where GPUs compute, `launch` takes at most one process for each, unless the variable asks for more.
+    """
     most = min(num_leaves, MOST)
     asked = os.environ.get("WORLD_SIZE", "") or os.environ.get(PROCESSES, "")
     if asked:
@@ -44,8 +47,10 @@ def launch(job: Callable[..., Any], processes: int, numerics_class: str, *argume
     """
     numerics.enter(numerics_class)
     with Startup() as startup:
-        from trainer.parallel import open_store
+        from trainer.parallel import fitting, open_store
 
+        if PROCESSES not in os.environ:
+            processes = fitting(processes)
         if "RANK" in os.environ:
             return _member(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), None, startup, job, arguments)
         if processes == 1:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pipeline.base.paths import RECIPES
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.digests import tensors_digest
 from pipeline.formats.log import Entry
@@ -32,6 +33,7 @@ class Trainer:
     """One process's share of a training run."""
 
     def __init__(self, world: World, recipe: Recipe, spec: ModelSpec, data: TrainingData) -> None:
+        numerics.require_precision(recipe.precision, f"{RECIPES}/{recipe.name}.yaml")
         self.world = world
         self.recipe = recipe
         self.spec = spec

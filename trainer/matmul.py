@@ -62,6 +62,8 @@ def accumulate(total_XY: Tensor, a_XK: Tensor, b_KY: Tensor) -> None:
     """Add a b to total, in place, without a derivative."""
     if _portable:
         total_XY.add_(_portable_product(a_XK, b_KY))
+    elif total_XY.is_cuda and torch.is_autocast_enabled("cuda"):  # which leaves out what is done in place
+        total_XY.add_(a_XK @ b_KY)
     else:
         total_XY.addmm_(a_XK, b_KY)
 

@@ -25,7 +25,14 @@ from pipeline.formats.initial import initial_tensors
 from pipeline.formats.model import LayerSpec, ModelSpec
 from trainer.exact import rotary_tables
 from trainer.matmul import is_portable, linear, matmul
-from trainer.operators import embed, next_token_loss, next_token_losses, rms_norm
+from trainer.operators import (
+    compiled_loss_block,
+    embed,
+    loss_block,
+    next_token_loss,
+    next_token_losses,
+    rms_norm,
+)
 
 QUERY_BLOCK = 128
 
@@ -56,6 +63,7 @@ class Decoder(nn.Module):
         )
         self.final_norm = norm(spec.final_norm, spec.width, spec.norm_epsilon)
         self.output = None if spec.tied_embedding else Matrix(spec.vocabulary, spec.width)
+        self.loss_block = loss_block
         self._rotary: dict[tuple[int, torch.device], Rotary] = {}
 
     def forward(self, tokens_BT: Tensor, cache: "Cache | None" = None) -> Tensor:
@@ -67,7 +75,8 @@ class Decoder(nn.Module):
         counts as one of loss zero."""
         x_BTM = self.hidden(rows_BT[:, :-1])
         forgotten = None if forgotten_BT is None else forgotten_BT[:, 1:].flatten()
-        return next_token_loss(x_BTM.flatten(0, 1), self.head_VM, rows_BT[:, 1:].flatten(), z_loss, forgotten)
+        targets_N = rows_BT[:, 1:].flatten()
+        return next_token_loss(x_BTM.flatten(0, 1), self.head_VM, targets_N, z_loss, forgotten, self.loss_block)
 
     def losses(self, rows_BT: Tensor) -> Tensor:
         """Compute the cross entropy in nats of each target, losses_BT; without a derivative."""
@@ -109,14 +118,19 @@ class Decoder(nn.Module):
         """Have each layer's operators fused. Layers of one shape share a compiled form: warm-up is that of one.
 
         torch gives up after 8 forms of a function; OpenELM has one for each layer. It would also compile test programs
-        to find out whether the processor can do what it claims: a fifth of the warm-up.
+        to find out whether the processor can do what it claims: a fifth of the warm-up. On a GPU it would choose among
+        kernels that sum in different orders by which was faster just now, so two runs could differ.
         """
+        from torch._dynamo import config as tracing
         from torch._inductor import config
 
         torch.use_deterministic_algorithms(True)  # tells the compiler too
+        config.deterministic = self.embedding.weight.is_cuda
         config.cpp.vec_isa_ok = True
+        tracing.recompile_limit = 8 * len(self.layers)
         for layer in self.layers:
-            layer.compile(fullgraph=True, dynamic=False, recompile_limit=8 * len(self.layers))
+            layer.compile(fullgraph=True, dynamic=False)
+        self.loss_block = compiled_loss_block() if self.embedding.weight.is_cuda else loss_block
 
     def _rotary_between(self, start: int, stop: int, width: int, device: torch.device) -> Rotary:
         """Return rows `start:stop` of the rotary tables, each (T, E); computed once for each width and device."""
@@ -278,6 +292,9 @@ def attend(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, seen_BTT: Tensor | No
     """
     (B, H, T, D), (K, S) = q_BHTD.shape, k_BKSD.shape[1:3]
     if not is_portable():
+        if H != K and q_BHTD.is_cuda and q_BHTD.dtype == torch.float32:  # its fused kernel knows no groups
+            k_BKSD, v_BKSD = (x.unsqueeze(2).expand(B, K, H // K, S, D).flatten(1, 2) for x in (k_BKSD, v_BKSD))
+            K = H
         seen = None if T == S else torch.ones(T, S, dtype=torch.bool, device=q_BHTD.device).tril(S - T)
         seen = seen if seen_BTT is None else seen_BTT.unsqueeze(1)
         return functional.scaled_dot_product_attention(

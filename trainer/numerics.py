@@ -2,8 +2,8 @@
 
 `portable`: the same weights on any x86-64 Linux machine with AVX2 and FMA. Elementwise kernels are capped to
 AVX2, and matrix products are OpenBLAS's with one fixed core type (`trainer.matmul`); docs/decisions.md has the
-trials. `native`: torch's fastest kernels for this processor; bits hold on machines of the same processor model and
-library builds.
+trials. `native`: torch's fastest deterministic kernels for this processor or, where there is one, this GPU; bits hold
+on machines of the same processor or GPU model and library builds.
 
 Threads change bits, so a process computes with exactly one; cores are used by processes. The libraries read
 their settings when they are loaded, so a process that was started with other settings restarts itself.
@@ -12,6 +12,7 @@ their settings when they are loaded, so a process that was started with other se
 import os
 import re
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,9 @@ CLASSES: dict[str, dict[str, str]] = {
     },
     "native": {},
 }
-COMMON = ONE_THREAD | KEEP_MEMORY
+# What cuBLAS needs to give the same bits in every run; without a GPU nothing reads it.
+ONE_WORKSPACE = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+COMMON = ONE_THREAD | KEEP_MEMORY | ONE_WORKSPACE
 STEERED_PREFIXES = (
     "MALLOC_",
     "TORCHINDUCTOR_",
@@ -52,8 +55,15 @@ STEERED_PREFIXES = (
     "GOMP_",
     "GOTO_",
     "OPENBLAS_",
+    "CUBLAS",
+    "CUDNN_",
+    "NVIDIA_TF32_",
+    "TORCH_ALLOW_TF32_",
+    "TORCH_BLAS_",
+    "TORCH_CUDNN_",
 )
 STARTED_AGAIN = "EVERYSTEP_NUMERICS"
+_entered: str | None = None
 
 
 def enter(name: str) -> None:
@@ -62,10 +72,13 @@ def enter(name: str) -> None:
     Call it before any work, because it may restart this program (`prepare`). Raises `EverystepError` when this machine
     cannot provide the class.
     """
+    global _entered
     prepare(name)
     os.environ.pop(STARTED_AGAIN, None)
-    with Startup():  # loading torch takes seconds
-        _settle(name)
+    if name != _entered:
+        with Startup():  # loading torch takes seconds
+            _settle(name)
+    _entered = name
     for key in _steered().keys() - CLASSES[name].keys() - COMMON.keys():  # set by libraries; children start clean
         del os.environ[key]
 
@@ -76,6 +89,8 @@ def prepare(name: str) -> None:
     Every variable with which the caller could steer the libraries is replaced. If one differs, this program restarts
     from its beginning, in the same process, with the right ones.
     """
+    if name == _entered:  # the libraries have read their settings
+        return
     if name not in CLASSES:
         raise EverystepError(f"numerics: {name!r} is not a numerics class; choose {' or '.join(CLASSES)}")
     wanted = COMMON | CLASSES[name]
@@ -93,14 +108,16 @@ def describe(name: str, precision: str = "float32", compiled: bool = False) -> d
     """Describe what decides the bits in this process, for records: in class `portable` the same on every machine."""
     import torch
 
-    capability = torch.backends.cpu.get_cpu_capability()
-    if name == "native":
-        capability = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{capability} of {processor()}"
+    capability, products = torch.backends.cpu.get_cpu_capability(), _openblas()
+    if name == "native" and torch.cuda.is_available():
+        capability, products = torch.cuda.get_device_name(), f"CUDA {torch.version.cuda}"
+    elif name == "native":
+        capability, products = f"{capability} of {processor()}", _mkl_and_onednn(torch.__config__.show())
     return {
         "class": name,
         "capability": capability,
         "torch": torch.__version__,
-        "products": _openblas() if name == "portable" else _mkl_and_onednn(torch.__config__.show()),
+        "products": products,
         "dtype": precision,
         "compiled": compiled,
         "threads": torch.get_num_threads(),
@@ -130,8 +147,8 @@ def _settle(name: str) -> None:
     torch.set_num_threads(1)
     if torch.get_num_interop_threads() != 1:
         torch.set_num_interop_threads(1)
-    if torch.cuda.is_available():  # cuBLAS is deterministic only with this
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if name == "native":
+        _require_driver()
     # What use_deterministic_algorithms(True) sets, without its import of the compiler, which is half of a start.
     torch.set_deterministic_debug_mode("error")
     # Otherwise every new tensor is filled first: 8 % of a step.
@@ -142,6 +159,43 @@ def _settle(name: str) -> None:
         raise EverystepError(
             "numerics: portable needs an x86-64 processor with AVX2 and FMA, and numpy with OpenBLAS; torch reports "
             f"{capability}, numpy {_openblas()}. Train with `numerics: native`; verify and trace need neither"
+        )
+
+
+def require_precision(precision: str, recipe: str) -> None:
+    """Refuse a `precision` for which this machine's GPU has no arithmetic. Without a GPU there is nothing to refuse."""
+    import torch
+
+    if precision != "bfloat16" or is_on_cpu() or torch.cuda.is_bf16_supported(including_emulation=False):
+        return
+    raise EverystepError(
+        f"{recipe}: precision: bfloat16 needs a GPU of compute capability 8.0 or newer; {torch.cuda.get_device_name()} "
+        f"has {'.'.join(map(str, torch.cuda.get_device_capability()))}. Write precision: float32, or train on the "
+        "processor: CUDA_VISIBLE_DEVICES= hides the GPU"
+    )
+
+
+def is_on_cpu() -> bool:
+    """Whether this process computes on the processor: always in the class `portable`."""
+    import torch
+
+    from trainer.matmul import is_portable
+
+    return is_portable() or not torch.cuda.is_available()
+
+
+def _require_driver() -> None:
+    """Refuse a GPU that torch finds and cannot use: training would go on, on the processor, for weeks."""
+    import torch
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        usable = torch.cuda.is_available()
+    faults = [str(warning.message).split("(Triggered")[0].strip() for warning in said]
+    if not usable and faults:
+        raise EverystepError(
+            f"numerics: torch {torch.__version__} cannot use this machine's GPU: {' '.join(faults)} Update the driver "
+            "or install a build of torch for it; CUDA_VISIBLE_DEVICES= hides the GPU, to train on the processor"
         )
 
 

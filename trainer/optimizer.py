@@ -173,7 +173,8 @@ def learning_rate(schedule: ScheduleSection, step: int, global_batch: int) -> fl
 def block_norms(slice_of_gradient: Tensor, block: int) -> list[float]:
     """Return the squared norm of each block of a slice, summed in float64."""
     parts = torch.split(slice_of_gradient, block)
-    return [float(torch.linalg.vector_norm(part, dtype=torch.float64)) ** 2 for part in parts]
+    norms: list[float] = torch.stack([torch.linalg.vector_norm(part, dtype=torch.float64) for part in parts]).tolist()
+    return [norm**2 for norm in norms]
 
 
 def clip_factor(squared_norms: list[float], scale: float, clip_norm: float) -> tuple[float, float]:

@@ -5,8 +5,10 @@ micro-batch number (a leaf is an odd number of them): a process computes a conti
 roots of the subtrees are exchanged piece by piece, and every process sums the pieces it owns in the same tree. So the
 sum is the same for 1, 2, 4 ... processes.
 
-Across hosts the pieces are sent (all-to-all, as many bytes as an all-reduce) and the weights gathered. Processes of one
-host share memory for both: each reads pieces where they were summed, and updates its share of the weights there.
+Across hosts the pieces are sent (all-to-all, as many bytes as an all-reduce) and the weights gathered: by NCCL between
+GPUs, by gloo between processors. Processes of one host share memory for both: each reads pieces where they were summed,
+and updates its share of the weights there. NCCL refuses two processes on one GPU: what these exchange goes through the
+host's memory.
 """
 
 import mmap
@@ -20,7 +22,11 @@ import torch
 from torch import Tensor
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
+from trainer.numerics import is_on_cpu
+
 MINUTES_TO_WAIT = 10
+# Its name from torch 2.12 on, and before.
+all_gather = getattr(torch.distributed, "all_gather_single", None) or torch.distributed.all_gather_into_tensor
 
 
 class World:
@@ -48,9 +54,10 @@ class World:
         """Sum, over processes in tree order, the slice of `subtree` that this process owns."""
         if self.size == 1:
             return subtree
-        received = torch.empty_like(subtree)
-        torch.distributed.all_to_all_single(received, subtree)
-        return tree_sum(list(received.chunk(self.size)))
+        sent = self._sendable(subtree)
+        received = torch.empty_like(sent)
+        torch.distributed.all_to_all_single(received, sent)
+        return tree_sum(list(received.to(self.device).chunk(self.size)))
 
     def complete(self, weights: Tensor) -> None:
         """Wait until every process sees every other's updated part (all-gather)."""
@@ -61,14 +68,28 @@ class World:
         if self.size == 1:
             if owned.data_ptr() != whole.data_ptr():
                 whole.copy_(owned)
-        else:
-            torch.distributed.all_gather_single(whole, owned.clone())
+            return
+        received = self._sendable(whole)
+        all_gather(received, self._sendable(owned.clone()))
+        if received is not whole:
+            whole.copy_(received)
 
     def gather_floats(self, numbers: list[float]) -> list[float]:
         """Gather every process's numbers (the same count from each), by rank."""
         whole = torch.empty(len(numbers) * self.size, dtype=torch.float64, device=self.device)
         self.gather(torch.tensor(numbers, dtype=torch.float64, device=self.device), whole)
         return [float(number) for number in whole]
+
+    def _sendable(self, tensor: Tensor) -> Tensor:
+        """Bring a tensor where the network takes it from."""
+        return tensor
+
+
+class Staged(World):
+    """A world whose processes share a GPU. Sums are computed on it; what is sent goes through the host's memory."""
+
+    def _sendable(self, tensor: Tensor) -> Tensor:
+        return tensor.cpu()
 
 
 class Host(World):
@@ -147,23 +168,36 @@ def open_store() -> TCPStore:
 @contextmanager
 def joined(rank: int, size: int, store: Store | int | None) -> Iterator[World]:
     """Join as rank `rank` of `size` processes that meet at a store or its port; None: as torchrun's variables say."""
-    gpus = torch.cuda.device_count()
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", rank)) % gpus) if gpus else torch.device("cpu")
+    device = device_of(int(os.environ.get("LOCAL_RANK", rank)))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     if size == 1:
         yield World(0, 1, device)
         return
     if isinstance(store, int):
         store = TCPStore("127.0.0.1", store, is_master=False)
+    on_one_host = size if store is not None else int(os.environ.get("LOCAL_WORLD_SIZE", "0"))
+    shares_gpu = device.type == "cuda" and on_one_host > torch.cuda.device_count()
     torch.distributed.init_process_group(
-        "nccl" if gpus else "gloo",
+        "nccl" if device.type == "cuda" and not shares_gpu else "gloo",
         init_method="env://" if store is None else None,
         store=store,
         rank=rank,
         world_size=size,
         timeout=timedelta(minutes=MINUTES_TO_WAIT),
     )
-    one_host = store is not None or os.environ.get("LOCAL_WORLD_SIZE") == str(size)
+    kind = Staged if shares_gpu else Host if device.type == "cpu" and on_one_host == size else World
     try:
-        yield World(rank, size, device) if gpus or not one_host else Host(rank, size)
+        yield kind(rank, size, device)
     finally:
         torch.distributed.destroy_process_group()
+
+
+def device_of(rank: int) -> torch.device:
+    """Choose the device of process `rank` of this host: a GPU if there are any, and the class is not `portable`."""
+    return torch.device("cpu") if is_on_cpu() else torch.device("cuda", rank % torch.cuda.device_count())
+
+
+def fitting(processes: int) -> int:
+    """Return the largest power of two of processes, up to this many, of which each has a device of its own."""
+    return processes if is_on_cpu() else min(processes, 1 << torch.cuda.device_count().bit_length() - 1)

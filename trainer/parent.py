@@ -17,20 +17,20 @@ from pydantic import Field
 
 from pipeline.base.console import progress
 from pipeline.base.errors import Differs, EverystepError
-from pipeline.base.files import atomic_writer, fresh_folder, write_bytes
+from pipeline.base.files import atomic_writer, fresh_folder, sha256_file, write_bytes
 from pipeline.base.params import SECTION_OF_FORGETTING, load_params, load_section
 from pipeline.base.paths import PARAMS, PARENT, TOKENS
 from pipeline.base.yaml import Section
 from pipeline.formats.canonical import pretty
 from pipeline.formats.current import take_basis, write_manifest
-from pipeline.formats.manifests import ForgetParameters, Forgetting, Parent, Tokens, path_of
+from pipeline.formats.manifests import ForgetParameters, Forgetting, Parent, TasksMade, Tokens, path_of
 from pipeline.formats.release import ROOT, content_digest, kind_of, release_root
 from pipeline.release.ancestors import carried_from, files_of, proofs_of, root_sha256
 from pipeline.release.forgetting import certificate, index_of, tokens_without, without
 from pipeline.release.release import Release, Virtual
 from trainer.rebuild import rebuild
 
-ROWS = path_of(Tokens).as_posix()
+ROWS, ASKED = path_of(Tokens).as_posix(), path_of(TasksMade).as_posix()
 
 
 class ParentParams(Section):
@@ -68,8 +68,8 @@ def parent() -> None:
             rebuild(release, [state])  # may restart this program, so it comes before the work
     proofs = sorted({path for state in states for path in proofs_of(state)} | ({ROWS} if forget else set()))
     files = {path: file for state in states for path, file in files_of(state).items()}
-    carried = carried_from(release)
-    manifests = [path for path in carried.manifests if not (forget and path == ROWS)]
+    carried = carried_from(release, forgets=forget is not None)
+    manifests = [path for path in carried.manifests if not (forget and path in (ROWS, ASKED))]
     copies = {Path(path): release.file(path) for path in carried.files}
     copies |= {PARENT / path: release.file(path) for path in proofs} | {PARENT / path: files[path] for path in files}
     for folder in (PARENT, *map(Path, carried.folders)):
@@ -107,9 +107,17 @@ def _forget(release: Release, forget: ForgetParams) -> None:
     index = index_of(release)
     forgotten = without(release, index.spans_of(index.chosen(chosen.documents, chosen.sources)))
     write_bytes(Path(ROWS), pretty(tokens_without(release, forgotten, TOKENS)))
+    _keep_tasks(release)
     basis = take_basis([path_of(Parent), path_of(Tokens)], ["forget"])
     facts = certificate(Release.open(Path()), release, chosen)
     write_manifest(Forgetting, None, basis, parameters=forget.model_dump(), outputs={}, **facts)
+
+
+def _keep_tasks(release: Release) -> None:
+    """The manifest of the parent's tasks beside the new rows: held-out rows, and so all items, are the same."""
+    tree = release.manifest(TasksMade).to_json()
+    tree["inputs"] |= {ROWS: sha256_file(Path(ROWS))}
+    write_bytes(Path(ASKED), pretty(tree))
 
 
 def _address() -> str:

@@ -217,8 +217,8 @@ def _evaluation(release: Release, name: str) -> Iterator[str]:
     """The manifest's results are those of the lines, one for each checkpoint of the model, and each source."""
     manifest = release.manifest(Evaluated, name)
     for file, results in ((EVALUATION, manifest.results), (BY_SOURCE, manifest.by_source)):
-        path, said = RESULTS / name / file, [result.to_json() for result in results]
-        yield from _compared(manifest.path, "result", said, f"{path} gives", _lines(release, path))
+        path, trees = RESULTS / name / file, [result.to_json() for result in results]
+        yield from _compared(manifest.path, "result", trees, f"{path} gives", _lines(release, path))
     revisions = [entry.revision for entry in release.manifest(Trained, name).checkpoints]
     if [result.revision for result in manifest.results] != revisions:
         yield f"{manifest.path}: its results are not those of the model's checkpoints, in their order"

@@ -78,7 +78,7 @@ def successor(
         write_bytes(scratch.folder / LICENSE, release.read(LICENSE))
         about = f"The release `{folder.name}`: {params['release']['title']}. Written by `everystep forget`."
         write_params(scratch.folder / PARAMS, params, about, {SECTION_OF_FORGETTING: "What is forgotten, and why:"})
-        stages = stages_of_fork(root, list(made.states), carried_from(release), forgets=True)
+        stages = stages_of_fork(root, list(made.states), carried_from(release, forgets=True), forgets=True)
         write_bytes(scratch.folder / STAGES, stages.encode())
         for state in states:
             write_bytes(scratch.folder / RECIPES / f"{state.model}.yaml", recipe_of_fork(state).encode())

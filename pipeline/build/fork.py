@@ -19,7 +19,7 @@ from pipeline.base.yaml import check, load_yaml
 from pipeline.build.init import STAGES, copy_code, dumped, new_repository, plots, refuse_taken, round_trip, write_texts
 from pipeline.formats.release import ROOT
 from pipeline.formats.stages import manifest_path
-from pipeline.release.ancestors import Carried, carried_from, files_of, proofs_of, root_sha256
+from pipeline.release.ancestors import MADE_AGAIN, Carried, carried_from, files_of, proofs_of, root_sha256
 from pipeline.release.release import Release, State
 from pipeline.release.rungs import pinned_root
 from pipeline.release.words import ReleaseParams
@@ -139,7 +139,8 @@ def stages_of_fork(root: Path, models: list[str], carried: Carried, forgets: boo
     loader = round_trip()
     tree = loader.load((root / STAGES).read_text("utf-8"))
     stages = tree["stages"]
-    kept = {name: stages[name] for name in ("code", "train", "evaluate", "release")}
+    again = MADE_AGAIN if forgets else ()
+    kept = {name: stages[name] for name in ("code", *again, "train", "evaluate", "release")}
     sections = [SECTION_OF_FORKS, *[SECTION_OF_FORGETTING] * forgets]
     certificate = [manifest_path("forgotten").as_posix()] * forgets
     brought = [manifest_path("parent").as_posix(), PARENT.as_posix()]

@@ -65,7 +65,7 @@ def stored_revisions(path: Path) -> list[str]:
     """List the revisions whose losses a file holds; one with other columns than a record is refused."""
     with open_parquet(path) as file:
         schema = file.schema_arrow
-    revisions = schema.names[len(KEYS) :]
+    revisions: list[str] = schema.names[len(KEYS) :]
     if not schema.equals(losses_schema(revisions)):
         raise EverystepError(f"{path}: not a record of losses: its columns are {', '.join(schema.names)}")
     return revisions

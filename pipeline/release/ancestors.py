@@ -17,11 +17,13 @@ from pipeline.formats import checkpoints as ck
 from pipeline.formats import log
 from pipeline.formats.manifests import BegunFrom, Checkpoint, Parent, Trained, parse_any_manifest, path_of
 from pipeline.formats.release import ROOT, ListedFile, kind_of, release_root
-from pipeline.formats.stages import DATA_STAGES
+from pipeline.formats.stages import BY_NAME, DATA_STAGES
 from pipeline.release.rebuilt import record_of
 from pipeline.release.release import Release, State, Stored, Virtual
 
 BELOW = f"{PARENT}/"
+MADE_AGAIN = ("search",)
+"""Stages of the data that run in a fork that forgets: the parent's index has the forgotten texts."""
 
 
 class Carried(NamedTuple):
@@ -38,12 +40,14 @@ class Carried(NamedTuple):
         return sorted({"/".join(path.split("/")[:2]) for path in self.files})
 
 
-def carried_from(release: Release) -> Carried:
-    """What a fork takes over from `release`, sorted."""
+def carried_from(release: Release, forgets: bool = False) -> Carried:
+    """What a fork takes over from `release`, sorted. One that forgets indexes its own rows."""
     manifests = sorted(path for path in release.files if path.startswith(f"{MANIFESTS}/"))
     stages = {path: parse_any_manifest(release.read(path), release.folder / path).stage for path in manifests}
-    files = [path for path in release.files if path.startswith("data/") and not path.startswith(BELOW)]
-    return Carried([path for path in manifests if stages[path] in DATA_STAGES], sorted(files))
+    taken = [path for path in manifests if stages[path] in DATA_STAGES and not (forgets and stages[path] in MADE_AGAIN)]
+    left = (BELOW, *(f"{BY_NAME[stage].folder}/" for stage in MADE_AGAIN if forgets))
+    files = [path for path in release.files if path.startswith("data/") and not path.startswith(left)]
+    return Carried(taken, sorted(files))
 
 
 def proofs_of(state: State) -> list[str]:

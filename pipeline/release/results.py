@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.formats.canonical import Json
 from pipeline.formats.manifests import Checkpoint, Result, SourceResult, SourceText
 from pipeline.release.targets import Targets
 
@@ -61,21 +62,26 @@ class HeldOut:
     ) -> tuple[list[Result], list[SourceResult]]:
         """Sum the losses of each checkpoint, by its revision, shape (rows, context): over all, and by source."""
         results, by_source = [], []
+        everything = np.ones(self.bytes.shape, dtype=np.bool_)
         for checkpoint in checkpoints:
-            about = {"revision": checkpoint.revision, "step": checkpoint.step, "tokens": checkpoint.tokens}
             column = losses[checkpoint.revision].astype(np.float64)
-            results.append(Result(**about, **self._measured(column, np.ones(column.shape, dtype=np.bool_))._asdict()))
-            by_source += [
-                SourceResult(**about, source=source, **self._measured(column, self.source_of == number)._asdict())
-                for number, source in enumerate(self.sources)
-            ]
+            about: dict[str, Json] = {
+                "revision": checkpoint.revision,
+                "step": checkpoint.step,
+                "tokens": checkpoint.tokens,
+            }
+            about |= self._measured(column, everything)
+            results.append(Result.from_json(about, checkpoint.revision))
+            for number, source in enumerate(self.sources):
+                about |= {"source": source} | self._measured(column, self.source_of == number)
+                by_source.append(SourceResult.from_json(about, checkpoint.revision))
         return results, by_source
 
-    def _measured(self, losses: NDArray[np.float64], chosen: NDArray[np.bool_]) -> "Measured":
+    def _measured(self, losses: NDArray[np.float64], chosen: NDArray[np.bool_]) -> dict[str, Json]:
         rows = chosen.any(axis=1)
         nats = [math.fsum(row[mine].tolist()) for row, mine in zip(losses[rows], chosen[rows], strict=True)]
         num_bytes = [int(row[mine].sum()) for row, mine in zip(self.bytes[rows], chosen[rows], strict=True)]
-        return measured(math.fsum(losses[chosen].tolist()), int(chosen.sum()), nats, num_bytes)
+        return measured(math.fsum(losses[chosen].tolist()), int(chosen.sum()), nats, num_bytes)._asdict()
 
 
 class Measured(NamedTuple):

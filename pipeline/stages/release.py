@@ -72,6 +72,7 @@ from pipeline.formats.release import (
 )
 from pipeline.formats.stages import manifest_path, stages_of_model, stages_per
 from pipeline.formats.suite import require_one_suite
+from pipeline.release.ancestors import MADE_AGAIN
 from pipeline.release.coverage import count
 from pipeline.release.disclosures.evidence import described, gather_evidence
 from pipeline.release.gate import check_model, too_far
@@ -223,7 +224,7 @@ def lock_before_release(sources: list[str], models: list[str], lock: dict[str, J
     names = [f"{stage}@{of}" for stage in PER_SOURCE for of in sources]
     names += [name for name in ONCE if name != "code"]
     if is_fork := "parent" in lock["stages"]:
-        names = ["parent"]
+        names = ["parent", *(name for name in MADE_AGAIN if name in lock["stages"])]
     names += [f"{stage}@{of}" for stage in stages_of_model(is_fork) for of in models]
     return {"schema": "2.0", "stages": {name: lock["stages"][name] for name in sorted(names)}}
 

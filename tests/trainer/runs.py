@@ -50,7 +50,7 @@ def start(folder: Path, processes: int, *command: str, said: str = "said") -> su
             command or (sys.executable, "-m", "pipeline.stages", "train", MODEL),
             cwd=folder,
             env=environment(
-                PYTHONPATH=str(ROOT),
+                PYTHONPATH=os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
                 EVERYSTEP_PROCESSES=str(processes),
                 TORCHINDUCTOR_CACHE_DIR=str(folder / "compiled"),  # every run compiles for itself
             ),

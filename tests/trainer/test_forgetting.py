@@ -72,7 +72,7 @@ def loss_and_gradients(forgotten: torch.Tensor | None, num_targets: int, z_loss:
 
 @pytest.mark.parametrize("z_loss", [0.0, 1e-4])
 def test_a_mask_over_nothing_changes_no_bit(z_loss: float) -> None:
-    num_targets = LOSS_ROWS + 3
+    num_targets = LOSS_ROWS["cpu"] + 3
     none = torch.zeros(num_targets, dtype=torch.bool)
     pairs = zip(
         loss_and_gradients(None, num_targets, z_loss), loss_and_gradients(none, num_targets, z_loss), strict=True
@@ -82,7 +82,7 @@ def test_a_mask_over_nothing_changes_no_bit(z_loss: float) -> None:
 
 @pytest.mark.parametrize("z_loss", [0.0, 1e-2])
 def test_a_forgotten_target_counts_as_one_of_loss_zero(z_loss: float) -> None:
-    num_targets = LOSS_ROWS + 3
+    num_targets = LOSS_ROWS["cpu"] + 3
     forgotten = torch.arange(num_targets) % 3 == 0
     x, weight, targets = operands(num_targets)
     logits = x @ weight.t()

@@ -216,7 +216,7 @@ def gradients_of_autograd(model: Decoder, z_loss: float) -> dict[str, torch.Tens
 @pytest.mark.parametrize("z_loss", [0.0, 0.01])
 @each_spec
 def test_gradients_of_the_loss_are_those_of_autograd(spec: ModelSpec, z_loss: float) -> None:
-    assert ROWS[:, 1:].numel() > 2 * LOSS_ROWS and ROWS[:, 1:].numel() % LOSS_ROWS
+    assert ROWS[:, 1:].numel() > 2 * LOSS_ROWS["cpu"] and ROWS[:, 1:].numel() % LOSS_ROWS["cpu"]
     expected = gradients_of_autograd(build(spec), z_loss)
     assert_equal_to_rounding(gradients_of(build(spec), z_loss), expected)
     halved = gradients_of(build(spec), z_loss, scale=0.5)
@@ -245,7 +245,7 @@ def assert_equal_to_rounding(found: dict[str, torch.Tensor], expected: dict[str,
 def test_the_losss_own_derivatives_are_autograds_in_double_precision(z_loss: float) -> None:
     """Without a model around it, against float64: rows of several blocks, a target that occurs often."""
     generator = torch.Generator().manual_seed(2)
-    x_NM = torch.randn(2 * LOSS_ROWS + 17, 32, generator=generator, requires_grad=True)
+    x_NM = torch.randn(2 * LOSS_ROWS["cpu"] + 17, 32, generator=generator, requires_grad=True)
     weight_VM = torch.randn(96, 32, generator=generator, requires_grad=True)
     targets_N = torch.randint(0, 96, (len(x_NM),), generator=generator)
     targets_N[::3] = 5

@@ -29,7 +29,8 @@ SHOWN = 200
 class Tokenizer(NamedTuple):
     """What is asked of the tokenizer."""
 
-    bytes: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    """Bytes of each token."""
     texts: list[bytes]
     end: int
 
@@ -56,7 +57,7 @@ def _record(release: Release, name: str, checkpoints: Sequence[Checkpoint], toke
     if faults:
         yield from (f"{path}: {fault}" for fault in faults)
         return
-    held_out = HeldOut.of(targets, tokenizer.bytes)
+    held_out = HeldOut.of(targets, tokenizer.sizes)
     results, by_source = held_out.results(checkpoints, _losses(release.file(path), targets, revisions))
     found: dict[str, Json] = {
         "rows": targets.num_held_out,

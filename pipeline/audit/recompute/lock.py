@@ -11,8 +11,9 @@ from typing import Any
 
 from pipeline.base.paths import PARAMS
 from pipeline.formats.canonical import canonical, parse
-from pipeline.formats.manifests import Code
+from pipeline.formats.manifests import Code, Forgetting, path_of
 from pipeline.formats.stages import BY_NAME, stages_of_model, stages_per
+from pipeline.release.ancestors import MADE_AGAIN
 from pipeline.release.release import Release
 
 LOCK = "dvc.lock"
@@ -48,6 +49,7 @@ def _names(release: Release, is_fork: bool) -> Iterator[str]:
     """The stages before `release`; in a fork one takes the place of those that make rows."""
     if is_fork:
         yield "parent"
+        yield from MADE_AGAIN if path_of(Forgetting).as_posix() in release.files else ()
     else:
         yield from (name for name in stages_per("release") if name not in ("code", "release"))
         yield from (f"{name}@{source}" for name in stages_per("source") for source in release.sources())

@@ -76,8 +76,7 @@ def _tasks(evidence: Evidence) -> Iterator[Html]:
         return
     yield element("h3", "Tasks")
     yield paragraph(
-        "Zero-shot, by the last checkpoint of each model that was scored, with the standard error over the items. At "
-        "this size most of these numbers are what guessing gives: ",
+        "Zero-shot, by the last checkpoint of each model that was scored, with the standard error over the items; ",
         element("span", "slanted grey", class_="noise"),
         f" is what is within {WIDE} standard errors of chance. In a minimal pair, a model should find a held-out text "
         "more likely than the same text changed by a rule. How likely the right answers are tells small models apart "

@@ -57,12 +57,10 @@ def _recipes(evidence: Evidence) -> Iterator[Html]:
         [
             "model",
             *map(right, ("steps", "tokens a step", "tokens", "passes", "peak rate")),
-            *(
-                "schedule",
-                right("warm-up"),
-                "numerics",
-                *map(right, ("seed of weights", "seed of order", "operations")),
-            ),
+            "schedule",
+            right("warm-up"),
+            "numerics",
+            *map(right, ("seed of weights", "seed of order", "operations")),
         ],
         (
             _training(design, evidence.context, model.tokens, model.epochs, model.numerics)
@@ -152,8 +150,8 @@ def _results(training: TrainingFacts, names: Sequence[str]) -> Html:
         [right("step"), right("tokens"), right("all"), *map(right, names)],
         (
             [
-                *(each.step, each.tokens),
-                *(with_error(found.bits_per_byte, found.standard_error) for found in (each, *each.sources(names))),
+                *(each.step, each.tokens, with_error(each.bits_per_byte, each.standard_error)),
+                *(with_error(found.bits_per_byte, found.standard_error) for found in each.sources(names)),
             ]
             for each in training.checkpoints
         ),

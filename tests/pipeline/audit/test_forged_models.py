@@ -122,23 +122,17 @@ def sum_up(release: Path) -> None:
     shape = targets.num_held_out, targets.shape[1]
     held_out = {name: columns[name].to_numpy()[: shape[0] * shape[1]].reshape(shape) for name in revisions}
     known = HeldOut.of(targets, token_bytes(release / "data/tokenizer/tokenizer.json"))
-    for name, key, found in zip(
-        ("evaluation", "sources"),
-        ("results", "by_source"),
-        known.results(opened.model(MODEL).checkpoints, held_out),
-        strict=True,
+    results, by_source = known.results(opened.model(MODEL).checkpoints, held_out)
+    last = results[-1]
+    changed: Tree = {"loss": last.loss, "bits_per_byte": last.bits_per_byte}
+    for name, key, lines in (
+        ("evaluation", "results", [result.to_json() for result in results]),
+        ("sources", "by_source", [result.to_json() for result in by_source]),
     ):
-        lines = [result.to_json() for result in found]
         write_bytes(folder / f"{name}.jsonl", b"".join(canonical(line) + b"\n" for line in lines))
         write_bytes(folder / f"{name}.csv", as_csv(lines))
-        edit_manifest(release, "evaluations", lambda tree, key=key, lines=lines: tree.update({key: lines}))
-    last = {key: lines[-1][key] for key in ("loss", "bits_per_byte")} if (lines := _results(release)) else {}
-    edit_manifest(release, "evaluations", lambda tree: tree.update(last))
-
-
-def _results(release: Path) -> list[Tree]:
-    results: list[Tree] = read_json(release / "manifests" / "evaluations" / f"{MODEL}.json")["results"]
-    return results
+        changed[key] = lines
+    edit_manifest(release, "evaluations", lambda tree: tree.update(changed))
 
 
 def edit_samples(release: Path, change: Callable[[Tree], object]) -> None:

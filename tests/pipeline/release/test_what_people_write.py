@@ -75,7 +75,11 @@ def bare(built_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the card of a release is made of, to be written with other words."""
     folder = tmp_path_factory.mktemp("bare")
     shutil.copytree(built_project / "release" / "manifests", folder / "manifests", copy_function=shutil.copyfile)
-    shutil.copyfile(built_project / "release" / "params.yaml", folder / "params.yaml")
+    read = ("params.yaml", "runs/*/log.jsonl", "results/*/samples.jsonl", "scores/*/scores.jsonl")
+    for path in [path for pattern in read for path in (built_project / "release").glob(pattern)]:
+        place = folder / path.relative_to(built_project / "release")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, place)
     return folder
 
 
@@ -129,7 +133,8 @@ def test_every_accepted_text_is_shown_as_it_is_written(bare: Path, words: dict[s
     assert shown(after(tokens, "heading_open")[0]) == f"{release.name} {release.version}"
     publisher = f"{release.title}. Published by {release.publisher}; built by Everystep with "
     assert (after(tokens, "paragraph_open")[0].children or [])[0].content == publisher
-    cells = [shown(cell) for cell in after(tokens, "td_open") if cell.type == "inline"]
+    data = next(i for i, token in enumerate(tokens) if token.type == "inline" and token.content == "Data")
+    cells = [shown(cell) for cell in after(tokens[data:], "td_open") if cell.type == "inline"]
     for source in facts.sources:
         assert cells[cells.index(source.name) + 7] == source.title
         notice = (bare / "NOTICE").read_bytes().decode()

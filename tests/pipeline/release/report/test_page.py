@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.formats.log import Entry
-from pipeline.release.comparison import Score, Siblings
+from pipeline.formats.scores import Score
+from pipeline.release.comparison import Siblings
 from pipeline.release.disclosures.evidence import Evidence
 from pipeline.release.report.markup import Column, Marked, element, markup, outside, table
 from pipeline.release.report.page import policy, write_report
@@ -35,7 +36,7 @@ class Outline(HTMLParser):
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.found.append((tag, dict(attributes)))
-        self.open.append(tag)
+        self.open += [] if tag == "input" else [tag]
 
     def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         assert tag in EMPTY, tag
@@ -78,7 +79,7 @@ def test_the_page_is_whole_and_its_links_lead_somewhere(built_project: Path, evi
 def test_a_browser_may_load_nothing_and_run_only_what_the_page_holds(evidence: Evidence) -> None:
     page = write_report(evidence).decode()
     rules = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]+)"', page)
-    assert len(rules) == 1 and "default-src &#x27;none&#x27;" in rules[0] and "unsafe" not in rules[0]
+    assert len(rules) == 1 and "default-src 'none'" in rules[0] and "unsafe" not in rules[0]
     for tag in ("style", "script"):
         for content in re.findall(rf"<{tag}[^>]*>(.*?)</{tag}>", page, re.S):
             assert base64.b64encode(hashlib.sha256(content.encode()).digest()).decode() in rules[0]

@@ -814,30 +814,6 @@ def sample(
 
 
 @app.command()
-def losses(
-    address: Trained,
-    model: Model,
-    step: Annotated[list[int], typer.Option(help="Step of a checkpoint, stored or virtual; may be repeated.")],
-    out: Annotated[Path, typer.Option(help="File to write.")],
-    follow_links: FollowLinks = False,
-    as_json: Json = False,
-) -> None:
-    """Write the losses of any checkpoints on the targets of a model's learning record, as Parquet."""
-    _require_torch("losses")
-    from trainer.losses import losses as write
-
-    _refuse_folder(out)
-    release = _open(address, follow_links)
-    states = [*_with_bytes(release, release.states_at(model, sorted({*step}))).values()]
-    targets = write(release, model, states, out)
-    revisions = [state.revision for state in states]
-    if as_json:
-        print(json.dumps({"model": model, "revisions": revisions, "targets": targets, "out": str(out)}))
-        return
-    _say(f"{out}: {targets:,} losses of {model} at each of {', '.join(revisions)}")
-
-
-@app.command()
 def evaluate(
     address: Annotated[
         str,
@@ -907,6 +883,30 @@ def _told_score(score: "Score") -> list[str]:
     told = ["" if number is None else f"{number:.4f}" for number in numbers]
     noise = "within noise of chance" if score.within_noise else ""
     return [score.task, score.metric, *told, f"{score.items:,}", f"{score.too_long:,}", noise]
+
+
+@app.command()
+def losses(
+    address: Trained,
+    model: Model,
+    step: Annotated[list[int], typer.Option(help="Step of a checkpoint, stored or virtual; may be repeated.")],
+    out: Annotated[Path, typer.Option(help="File to write.")],
+    follow_links: FollowLinks = False,
+    as_json: Json = False,
+) -> None:
+    """Write the losses of any checkpoints on the targets of a model's learning record, as Parquet."""
+    _require_torch("losses")
+    from trainer.losses import losses as write
+
+    _refuse_folder(out)
+    release = _open(address, follow_links)
+    states = [*_with_bytes(release, release.states_at(model, sorted({*step}))).values()]
+    targets = write(release, model, states, out)
+    revisions = [state.revision for state in states]
+    if as_json:
+        print(json.dumps({"model": model, "revisions": revisions, "targets": targets, "out": str(out)}))
+        return
+    _say(f"{out}: {targets:,} losses of {model} at each of {', '.join(revisions)}")
 
 
 @export.callback()
@@ -1224,7 +1224,7 @@ def replay(
     start: Annotated[int | None, typer.Option("--from", help="Step of a checkpoint to start from.")] = None,
     stop: Annotated[int | None, typer.Option("--to", help="Step to train to.")] = None,
     evaluation: Annotated[
-        bool, typer.Option("--evaluation", help="Compute the losses and samples of every checkpoint instead.")
+        bool, typer.Option("--evaluation", help="Compute losses, samples and scores of checkpoints instead.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -1261,21 +1261,34 @@ def replay(
 
 
 def _replay_evaluation(release: "Release", model: str | None, as_json: bool) -> None:
-    """Compute every learning record and sample again; exits with 1 if something differs."""
+    """Compute every learning record, sample and score again; exits with 1 if something differs."""
+    from pipeline.formats.manifests import Scored
     from pipeline.release.rungs import Rung
     from trainer.probe import probe
+    from trainer.probe_scores import probe_scores
 
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     models = release.models() if model is None else [model]
+    scored = [release.manifest(Scored, name) for name in models if name in release.names(Scored)]
+    steps = {each.of: [checkpoint.step for checkpoint in each.checkpoints] for each in scored}
+    states = {name: [*_with_bytes(release, release.states_at(name, of_it)).values()] for name, of_it in steps.items()}
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     compared = {name: len(release.states(name)) for name in models}
     faults = [fault for name in models for fault in probe(release, name)]
+    probed = [probe_scores(release, each, states[each.of]) for each in scored]
+    faults += [fault for each in probed for fault in each.faults]
+    choices = sum(each.choices for each in probed)
+    if missing := sorted({name for each in probed for name in each.missing}):
+        note(f"note: not computed again, because data/tasks of the project is not here: {', '.join(missing)}")
     if as_json:
-        print(json.dumps({"checkpoints": compared, "differences": faults}))
+        told = {"checkpoints": compared, "choices": choices, "missing_tasks": missing, "differences": faults}
+        print(json.dumps(told))
     else:
         for fault in faults:
             _say(f"differs: {fault}")
         if not faults:
             _say(f"same: losses and samples of {sum(compared.values())} checkpoints of {', '.join(models)}")
+            if choices:
+                _say(f"same: {choices:,} log-likelihoods of their scores")
             note(release.standing(Rung.REPLAYED))
     sys.exit(1 if faults else 0)
 

@@ -36,7 +36,7 @@ class View(NamedTuple):
 VIEWS = {
     "page-light": View(1180, 1000, "light", "body"),
     "page-dark": View(1180, 1000, "dark", "h3:has-text('Curves')"),
-    "page-explorer": View(1180, 1000, "light", "#explorer"),
+    "page-explorer": View(1180, 1000, "light", "#explorer h3:has-text('A step')"),
     "page-phone": View(360, 780, "light", "h3:has-text('What became of the documents')", 1.5),
 }
 

@@ -162,11 +162,12 @@ def _redigest_croissant(release: Path) -> None:
 
 
 def _redigest_card(release: Path, before: Any) -> None:
-    """Let the card have the contents digest of the files as they are."""
-    card = release / "README.md"
-    if card.is_file():
-        old = contents_of({path: ListedFile.from_json(file, path) for path, file in before.items()})
-        card.write_text(card.read_text().replace(old, contents_of(unsealed(release).files)))
+    """Let card and page have the contents digest of the files as they are."""
+    old = contents_of({path: ListedFile.from_json(file, path) for path, file in before.items()})
+    new = contents_of(unsealed(release).files)
+    for paper in (release / "README.md", release / "report" / "index.html"):
+        if paper.is_file():
+            paper.write_text(paper.read_text().replace(old, new))
 
 
 def reseal_file(release: Path, path: str) -> None:

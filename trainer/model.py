@@ -26,6 +26,7 @@ from pipeline.formats.model import LayerSpec, ModelSpec
 from trainer.exact import rotary_tables
 from trainer.matmul import is_portable, linear, matmul
 from trainer.operators import (
+    LossBlock,
     compiled_loss_block,
     embed,
     loss_block,
@@ -63,7 +64,7 @@ class Decoder(nn.Module):
         )
         self.final_norm = norm(spec.final_norm, spec.width, spec.norm_epsilon)
         self.output = None if spec.tied_embedding else Matrix(spec.vocabulary, spec.width)
-        self.loss_block = loss_block
+        self.loss_block: LossBlock = loss_block
         self._rotary: dict[tuple[int, torch.device], Rotary] = {}
 
     def forward(self, tokens_BT: Tensor, cache: "Cache | None" = None) -> Tensor:
@@ -285,8 +286,8 @@ def rotate(x_BTHD: Tensor, rotary: Rotary) -> Tensor:
 
 
 def attend(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, seen_BTT: Tensor | None = None) -> Tensor:
-    """Compute softmax(q k^T / sqrt(D)) v for the last T of S positions, each seeing itself and what came before, or of
-    that what a tree lets it see.
+    """Compute softmax(q k^T / sqrt(D)) v for the last T of S positions, each seeing itself and what came before, and in
+    a tree only what that lets it see.
 
     By torch's fused kernel, or in the `portable` class portable products (its small products take MKL's slow path).
     """
@@ -295,10 +296,10 @@ def attend(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, seen_BTT: Tensor | No
         if H != K and q_BHTD.is_cuda and q_BHTD.dtype == torch.float32:  # its fused kernel knows no groups
             k_BKSD, v_BKSD = (x.unsqueeze(2).expand(B, K, H // K, S, D).flatten(1, 2) for x in (k_BKSD, v_BKSD))
             K = H
-        seen = None if T == S else torch.ones(T, S, dtype=torch.bool, device=q_BHTD.device).tril(S - T)
-        seen = seen if seen_BTT is None else seen_BTT.unsqueeze(1)
+        mask = None if T == S else torch.ones(T, S, dtype=torch.bool, device=q_BHTD.device).tril(S - T)
+        mask = mask if seen_BTT is None else seen_BTT.unsqueeze(1)
         return functional.scaled_dot_product_attention(
-            q_BHTD, k_BKSD, v_BKSD, attn_mask=seen, is_causal=seen is None, enable_gqa=H != K
+            q_BHTD, k_BKSD, v_BKSD, attn_mask=mask, is_causal=mask is None, enable_gqa=H != K
         )
     q_BKGTD = (q_BHTD * D**-0.5).unflatten(1, (K, H // K))
     blocks = []

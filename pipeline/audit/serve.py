@@ -147,7 +147,7 @@ class _Handler(BaseHTTPRequestHandler):
         super().end_headers()
 
     def _names_us(self) -> bool:
-        port = self.server.server_address[1]
+        port = self.connection.getsockname()[1]
         return self.headers.get_all("Host", []) in [[f"{name}:{port}"] for name in NAMES] or (
             port == 80 and self.headers.get_all("Host", []) in [[name] for name in NAMES]
         )

@@ -82,9 +82,13 @@ def told_last(scores: Sequence[Score]) -> dict[str, Any]:
 
 
 def _answers(choices: Sequence[Row]) -> Answers:
-    columns = ("log_likelihood", "greedy", "bytes", "characters")
-    gold = [place for place, choice in enumerate(choices) if choice["gold"]]
-    return Answers(*([choice[name] for choice in choices] for name in columns), gold[0])
+    return Answers(
+        log_likelihoods=[choice["log_likelihood"] for choice in choices],
+        greedy=[choice["greedy"] for choice in choices],
+        bytes=[choice["bytes"] for choice in choices],
+        characters=[choice["characters"] for choice in choices],
+        gold=[choice["gold"] for choice in choices].index(True),
+    )
 
 
 def _is_noise(found: Estimate, chance: float) -> bool | None:

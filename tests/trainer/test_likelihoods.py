@@ -56,9 +56,7 @@ def test_neither_the_batch_nor_the_order_changes_a_bit(name: str, families: list
 
 
 @pytest.mark.parametrize("numbers", [(1, 2), pytest.param((1, 2, 4), marks=pytest.mark.long)], ids=str)
-def test_one_two_and_four_processes_score_the_same(
-    numbers: tuple[int, ...], reference: Path, tmp_path: Path
-) -> None:
+def test_one_two_and_four_processes_score_the_same(numbers: tuple[int, ...], reference: Path, tmp_path: Path) -> None:
     script = tmp_path / "job.py"
     script.write_text(SCORE)
     env = environment(PYTHONPATH=str(ROOT))

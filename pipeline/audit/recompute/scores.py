@@ -93,11 +93,10 @@ def _table(release: Release, scored: Scored, rows: Sequence[Row]) -> Iterator[st
     for own in choices:
         if [row["choice"] for row in own] != [*range(len(own))] or sum(row["gold"] for row in own) != 1:
             yield f"{own[0]['task']}: {own[0]['item']}: its choices are not numbered, or not one of them is right"
-    for start in range(0, len(rows), len(first)):
-        for row in rows[start : start + len(first)]:
-            value = row["log_likelihood"]
-            if (value is None) != (row["greedy"] is None) or not (value is None or -math.inf < value <= 0):
-                yield f"{row['revision']}: {row['task']}: {row['item']}: a log-likelihood is {value}"
+    for row in rows:
+        value = row["log_likelihood"]
+        if (value is None) != (row["greedy"] is None) or not (value is None or -math.inf < value <= 0):
+            yield f"{row['revision']}: {row['task']}: {row['item']}: a log-likelihood is {value}"
     for shard in made.shards("pairs"):
         release.file(TASKS / shard.path)
         name = shard.path.partition(".")[0]
@@ -122,18 +121,24 @@ def _same(row: Row) -> list[Json]:
 
 def _lines(release: Release, scored: Scored, rows: Sequence[Row]) -> Iterator[str]:
     """The metrics, in each of the files that have them."""
-    tasks, folder = release.manifest(TasksMade).tasks, SCORES / scored.of
-    lines = [*scores_of(rows, tasks, {entry.revision: entry.step for entry in scored.checkpoints})]
-    expected = {SCORES_FILE: b"".join(canonical(line.to_json()) + b"\n" for line in lines)}
-    for entry in scored.checkpoints:
-        of_it = [line for line in lines if line.revision == entry.revision]
-        expected[f"{entry.revision}.json"] = pretty(harness.results(_model(release, scored, entry), of_it, tasks))
-    for name, content in expected.items():
+    folder, (files, facts) = SCORES / scored.of, given_by(release, scored, rows)
+    for name, content in files.items():
         if release.read(folder / name) != content:
             yield f"{folder / name}: is not what {folder / ITEMS_FILE} gives"
-    for key, found in told_last(lines).items():
+    for key, found in facts.items():
         if getattr(scored, key) != found:
             yield f"{scored.path}: {key}: is not what {folder / ITEMS_FILE} gives"
+
+
+def given_by(release: Release, scored: Scored, rows: Sequence[Row]) -> tuple[dict[str, bytes], dict[str, Json]]:
+    """The files beside the table that its rows give, by name, and the facts of the manifest."""
+    tasks = release.manifest(TasksMade).tasks
+    lines = [*scores_of(rows, tasks, {entry.revision: entry.step for entry in scored.checkpoints})]
+    files = {SCORES_FILE: b"".join(canonical(line.to_json()) + b"\n" for line in lines)}
+    for entry in scored.checkpoints:
+        of_it = [line for line in lines if line.revision == entry.revision]
+        files[f"{entry.revision}.json"] = pretty(harness.results(_model(release, scored, entry), of_it, tasks))
+    return files, told_last(lines)
 
 
 def _model(release: Release, scored: Scored, entry: ScoredCheckpoint) -> harness.Model:

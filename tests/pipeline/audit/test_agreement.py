@@ -102,8 +102,14 @@ def test_an_evaluation_that_the_manifest_does_not_have_is_found(release: Path) -
 
 def test_an_evaluation_of_a_checkpoint_that_is_not_there_is_found(release: Path) -> None:
     name = checkpoint(release, MODEL, 4).name
-    for file in (EVALUATED, *(f"results/{MODEL}/evaluation.{kind}" for kind in ("jsonl", "csv"))):
-        edit(release / file, name, "step000005-tokens1280")
+
+    def rename(tree: dict[str, Any]) -> None:
+        (result,) = (each for each in tree["results"] if each["revision"] == name)
+        result["revision"] = "step000005-tokens1280"
+
+    in_json(release / EVALUATED, rename)
+    for kind in ("jsonl", "csv"):
+        edit(release / f"results/{MODEL}/evaluation.{kind}", name, "step000005-tokens1280")
     assert found(release) == [f"{EVALUATED}: its results are not those of the model's checkpoints, in their order"]
 
 

@@ -45,7 +45,7 @@ def recipe(**changes: Any) -> RecipeParameters:
 
 
 def score(task: str, value: float, metric: str = "acc", error: float = 0.01) -> Score:
-    said = {"value": value, "standard_error": error, "items": 100, "chance": 0.25}
+    said: dict[str, Any] = {"value": value, "standard_error": error, "items": 100, "chance": 0.25}
     return Score(revision="last", step=1, task=task, metric=metric, too_long=0, within_noise=None, **said)
 
 
@@ -83,7 +83,7 @@ def test_a_difference_counts_once_neither_seeds_nor_items_explain_it() -> None:
     measured = {"a": (0.50, 0.001), "b": (0.47, 0.001), "c": (0.445, 0.001), "d": (0.41, 0.001)}
     assert [cell.leads for cell in of(measured).cells.values()] == [True, False, False, False]
     by_seeds = of(measured, alike(["c", "d"]))
-    assert by_seeds.deviation == (pytest.approx(0.035 / math.sqrt(2)), None, None)
+    assert list(by_seeds.deviation) == [pytest.approx(0.035 / math.sqrt(2)), None, None]
     assert [cell.leads for cell in by_seeds.cells.values()] == [True, True, True, False]  # up to 0.07 is noise
     assert not of(measured, alike(["a", "d"])).differs and by_seeds.differs
     pooled = of(measured, alike(["a", "b"], ["c", "d"])).deviation.seeds

@@ -58,18 +58,20 @@ def wait(page: Any) -> None:
         page.wait_for_selector("#explorer-document h4, #explorer-document p")
 
 
-def pieces(page: Any) -> list[tuple[str, ...]]:
+def pieces(page: Any) -> list[list[str]]:
     """Row, document, source, licence and ids of each piece that the page shows."""
-    return page.eval_on_selector_all(
+    found: list[list[str]] = page.eval_on_selector_all(
         ".explorer-row",
         """rows => rows.flatMap(row => [...row.querySelectorAll(".explorer-piece")].map(piece => [
             row.querySelector("h4").firstChild.textContent.replaceAll(",", ""),
             ...[...piece.children].slice(0, 4).map(child => child.textContent)]))""",
     )
+    return found
 
 
 def texts(page: Any) -> list[str]:
-    return page.eval_on_selector_all(".explorer-tokens", "all => all.map(one => one.textContent)")
+    found: list[str] = page.eval_on_selector_all(".explorer-tokens", "all => all.map(one => one.textContent)")
+    return found
 
 
 def traced(release: Release, step: int) -> list[list[str]]:

@@ -5,10 +5,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.formats import losses
-from pipeline.formats.explorer import in_units
+from pipeline.formats.explorer import DocumentLines, in_units
 from pipeline.formats.manifests import Tokens
 from pipeline.release.release import Release
 from pipeline.release.report.data import DOCUMENTS, PLACES, data_files, data_paths, losses_file
@@ -58,3 +59,10 @@ def test_the_same_files_give_the_same_bytes_and_the_release_lists_them_all(built
         assert path == again and b"".join(made) == b"".join(listed) == release.file(path).read_bytes()
     below = [path for path in release.files if path.startswith("report/data/")]
     assert below == sorted(path.as_posix() for path in data_paths(release.models()))
+
+
+def test_a_line_says_of_a_forgotten_document_that_it_is_one() -> None:
+    row = {"license": "CC0-1.0", "first_row": 0, "num_tokens": 2}
+    index = [row | {"id": "s/b", "offset": 0, "forgotten": True}, row | {"id": "s/a", "offset": 2, "forgotten": False}]
+    lines = b"".join(DocumentLines(pa.Table.from_pylist(index), 4).pieces()).splitlines()
+    assert [json.loads(line) for line in lines] == [index[1], index[0]]

@@ -30,7 +30,7 @@ and a web server: <code>everystep serve RELEASE</code>, or any other that serves
 <h3>A document</h3>
 <form id="explorer-find" role="search">
 <label for="explorer-text">How its id begins, or words of its id
-<input id="explorer-text" type="search" autocomplete="off" spellcheck="false"></label>
+<input id="explorer-text" type="search" autocomplete="off" spellcheck="false"/></label>
 <button type="submit">Find</button>
 </form>
 <p id="explorer-found" role="status"></p>
@@ -39,10 +39,10 @@ and a web server: <code>everystep serve RELEASE</code>, or any other that serves
 <h3>A step</h3>
 <div class="explorer-controls">
 <label for="explorer-model">Model <select id="explorer-model">{models}</select></label>
-<label for="explorer-step">Step <input id="explorer-step" type="number" inputmode="numeric"></label>
+<label for="explorer-step">Step <input id="explorer-step" type="number" inputmode="numeric"/></label>
 <span class="explorer-buttons"><button id="explorer-before" type="button">Step before</button>
 <button id="explorer-after" type="button">Step after</button></span>
-<label for="explorer-slider" class="explorer-wide">Any step <input id="explorer-slider" type="range"></label>
+<label for="explorer-slider" class="explorer-wide">Any step <input id="explorer-slider" type="range"/></label>
 </div>
 <div class="explorer-checkpoints"><span id="explorer-stored">Stored checkpoints:</span>
 <ul id="explorer-checkpoints" aria-labelledby="explorer-stored"></ul></div>

@@ -316,7 +316,8 @@ function shadeRow(text, losses, shade, title) {
 // ---- What the model writes
 
 async function drawnSamples(model, step) {
-  const state = model.states.findLast((other) => other.step <= step) ?? model.states[0];
+  const state = model.states.findLast((other) => other.step <= step);
+  if (!state) return [element("p", {}, `The first samples are those of step ${number(model.states[0].step)}.`)];
   let samples = [];
   try {
     samples = await samplesAt(model, state.step);

@@ -167,12 +167,11 @@ def test_a_step_shows_its_log_its_samples_and_what_vouches_for_it(browser: Any, 
             assert f"No receipt beside the release is about step {step}." in verdict
 
 
-@pytest.mark.parametrize("server", [everystep_serve, python_server])
 def test_a_document_that_is_found_was_read_at_the_steps_that_trace_prints(
-    browser: Any, folder: Path, release: Release, server: Any
+    browser: Any, folder: Path, release: Release
 ) -> None:
     read = [piece["id"] for step in (1, OTHER) for piece in trace_step(release, MODEL, step)]
-    with server(folder) as url, shown(browser, url) as page:
+    with web_server(folder) as url, shown(browser, url) as page:
         for id in (read[0], read[-1]):
             page.fill("#explorer-text", id[:-1])
             page.press("#explorer-text", "Enter")

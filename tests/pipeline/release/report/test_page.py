@@ -21,7 +21,7 @@ from pipeline.release.report.page import policy, write_report
 from pipeline.release.report.trainings import thinned
 from tests.releases import evidence_of
 
-EMPTY = {"meta", "link", "rect", "path", "circle", "polyline"}
+EMPTY = {"meta", "link", "rect", "path", "circle", "input", "polyline"}
 
 
 class Outline(HTMLParser):

@@ -25,7 +25,7 @@ class Model(NamedTuple):
     weights_digest: str
     parameters: int
     context: int
-    end_token: int
+    end_token: int | None
 
 
 def results(model: Model, scores: Iterable[Score], tasks: Mapping[str, Task]) -> Json:

@@ -42,7 +42,8 @@ def ways(family: str) -> dict[str, Any]:
     model, draw = build(spec), random.Random(family)
     items = items_of(draw, spec.vocabulary, spec.context, 24)
     texts = texts_of(items)
-    digests, scores = [], {}
+    digests: list[str] = []
+    scores: dict[int, tuple[float, bool]] = {}
     for tokens in WAYS:
         for batch in batches_of(texts, tokens if can_share(spec) else 1):
             scores |= {number: (value, is_greedy) for number, value, is_greedy in score_batch(model, batch)}

@@ -211,7 +211,7 @@ def personal_data(
 
 
 def _show_facts(facts: "Summary") -> None:
-    from pipeline.release.card import listed, percent
+    from pipeline.release.markdown import listed, percent
 
     rows = facts.rows
     size = "" if facts.bytes is None else f", {facts.bytes / 1e6:,.1f} MB"
@@ -1526,6 +1526,29 @@ def receipts(
     else:
         _say_lines(found.lines(address))
     sys.exit(found.exit_code)
+
+
+@app.command()
+def serve(
+    address: Address,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port on this machine; 0 takes any free one.", show_default=True)
+    ] = 8765,
+    follow_links: FollowLinks = False,
+    as_json: Json = False,
+) -> None:
+    """Serve a release to the browsers of this machine, with its page, until Ctrl-C."""
+    from pipeline.audit.serve import Served, page_of, running
+
+    release = _open_release(address, follow_links)
+    with running(Served(release, address), port) as server:
+        page = page_of(server)
+        print(json.dumps({"page": page}) if as_json else page, flush=True)
+        note("only this machine can see it; Ctrl-C stops")
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            note("stopped")
 
 
 @app.command()

@@ -145,12 +145,12 @@ def repro(folder: Path, *more: str, check: bool = True, **env: str) -> subproces
     return run(folder, "dvc", "repro", *more, check=check, **env)
 
 
-def killed_repro(folder: Path, seconds: float) -> bool:
+def killed_repro(folder: Path, seconds: float, **env: str) -> bool:
     """Start `dvc repro` and kill it with all its children after some time; whether it was still running."""
     process = subprocess.Popen(
         ["dvc", "repro"],
         cwd=folder,
-        env=environment(),
+        env=environment(**env),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,

@@ -26,6 +26,7 @@ from pipeline.formats.model import LayerSpec, ModelSpec
 from trainer.exact import rotary_tables
 from trainer.matmul import is_portable, linear, matmul
 from trainer.operators import (
+    LossBlock,
     compiled_loss_block,
     embed,
     loss_block,
@@ -63,7 +64,7 @@ class Decoder(nn.Module):
         )
         self.final_norm = norm(spec.final_norm, spec.width, spec.norm_epsilon)
         self.output = None if spec.tied_embedding else Matrix(spec.vocabulary, spec.width)
-        self.loss_block = loss_block
+        self.loss_block: LossBlock = loss_block
         self._rotary: dict[tuple[int, torch.device], Rotary] = {}
 
     def forward(self, tokens_BT: Tensor, cache: "Cache | None" = None) -> Tensor:

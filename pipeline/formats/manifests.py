@@ -410,6 +410,8 @@ class Deduplicated(Manifest):
     """Reason → documents removed."""
     removed_by_source: Counts
     """Source → documents removed."""
+    duplicates: dict[str, Counts]
+    """Source of documents removed → source of the documents that were kept in their place → documents removed."""
     compared_in_part: Count = 0
     """Documents that share a band with more others than they were compared with; missing if there are none."""
 

@@ -7,6 +7,7 @@ and `manifests/release.json`. Large files are linked, not copied. Nothing enters
 import hashlib
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.base.console import progress
@@ -64,6 +65,7 @@ from pipeline.formats.release import (
     ListedFile,
     Root,
     content_digest,
+    contents_digest,
     is_listed,
     kind_of,
     revision_line,
@@ -76,6 +78,7 @@ from pipeline.release.disclosures.evidence import described, gather_evidence
 from pipeline.release.gate import check_model, too_far
 from pipeline.release.papers import PAPERS
 from pipeline.release.release import Release
+from pipeline.release.report.data import data_files
 from pipeline.release.words import ReleaseParams, check_words
 
 LOCK = Path("dvc.lock")
@@ -129,10 +132,15 @@ def release() -> None:
     counted = take_basis(inputs, root=folder)
     write_manifest(Coverage, None, counted, parameters={}, outputs={}, root=folder, **read.to_json())
     write_bytes(folder / REVISIONS, b"".join(map(revision_line, records)))
-    evidence = gather_evidence(project, read, {path: sha256_file(folder / path) for path in described(project)})
+    for path, pieces in data_files(project):
+        _write_pieces(folder / path, pieces)
+    files = _listed(folder)
+    sums = {path: sha256_file(folder / path) for path in described(project)}
+    evidence = gather_evidence(project, read, sums, contents_digest(files))
     for name, render in PAPERS.items():
         write_bytes(folder / name, render(evidence))
-    _write_root(folder, params)
+        files[name] = _digested(folder, name)
+    _write_root(folder, params, files)
     told = evidence.to_json()
     write_manifest(
         Released,
@@ -201,6 +209,12 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfileobj(content, file)
 
 
+def _write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
+    with atomic_writer(path) as file:
+        for piece in pieces:
+            file.write(piece)
+
+
 def lock_before_release(sources: list[str], models: list[str], lock: dict[str, Json]) -> Json:
     """The lock's entries of the stages before this one, by name (JSON is YAML, so DVC's tools read it). In a fork one
     stage takes the place of those that make rows.
@@ -215,15 +229,24 @@ def lock_before_release(sources: list[str], models: list[str], lock: dict[str, J
     return {"schema": "2.0", "stages": {name: lock["stages"][name] for name in sorted(names)}}
 
 
-def _write_root(folder: Path, params: ReleaseParams) -> None:
-    """`release.json` by content, then `SHA256SUMS` over the bytes as stored, the root manifest included."""
+def _listed(folder: Path) -> dict[str, ListedFile]:
+    """Each file that the root manifest lists, by content."""
     listed = [path for path in list_files(folder) if is_listed(path)]
     files: dict[str, ListedFile] = {}
     with progress("release: digests", len(listed), "files") as advance:
         for path in listed:
-            kind = kind_of(path)
-            files[path] = ListedFile(kind=kind, digest=content_digest(folder / path, kind))
+            files[path] = _digested(folder, path)
             advance(1)
+    return files
+
+
+def _digested(folder: Path, path: str) -> ListedFile:
+    kind = kind_of(path)
+    return ListedFile(kind=kind, digest=content_digest(folder / path, kind))
+
+
+def _write_root(folder: Path, params: ReleaseParams, files: dict[str, ListedFile]) -> None:
+    """`release.json` by content, then `SHA256SUMS` over the bytes as stored, the root manifest included."""
     root = Root(format=FORMAT, name=params.name, version=params.version, files=files)
     write_bytes(folder / ROOT, pretty(root.to_json()))
     sums = [f"{sha256_file(folder / path)}  {path}\n" for path in list_files(folder)]

@@ -97,8 +97,8 @@ def evaluated(folder: Path, device: str, families: list[str]) -> Figures:
 
     from pipeline.base.paths import RUNS
     from pipeline.formats import checkpoints as ck
-    from trainer.evaluate import sum_nats
     from trainer.launch import launch
+    from trainer.losses import compute_losses
     from trainer.parallel import World
 
     project = folder / "run"
@@ -106,10 +106,11 @@ def evaluated(folder: Path, device: str, families: list[str]) -> Figures:
     folders = [found for _, found in ck.find_checkpoints(project / RUNS / MODEL)]
     rows = np.random.default_rng(3).integers(0, spec.vocabulary, (64, spec.context + 1))
     arguments = (MODEL, spec, folders, rows, 16)
-    here, again = (launch(sum_nats, 1, "native", *arguments) for _ in "ab")
-    there = sum_nats(World(0, 1, torch.device("cpu")), *arguments)
-    assert here == again, "two evaluations differ"
-    distance = max(abs(a - b) / b for a, b in zip(here, there, strict=True))
+    here, again = (launch(compute_losses, 1, "native", *arguments) for _ in "ab")
+    there = compute_losses(World(0, 1, torch.device("cpu")), *arguments)
+    assert np.array_equal(here, again), "two evaluations differ"
+    means = [losses.mean(axis=(1, 2), dtype=np.float64) for losses in (here, there)]
+    distance = float(np.max(np.abs(means[0] - means[1]) / means[1]))
     assert distance < 1e-5, f"the losses are {distance} of themselves from the processor's"
     return {"checkpoints": len(folders), "largest_relative_distance_from_the_processor": distance}
 
@@ -154,7 +155,8 @@ def exported(folder: Path, device: str, families: list[str]) -> Figures:
         (folder / "scratch" / family).mkdir(parents=True)
         write_pulled(model, place, folder / "scratch" / family)
         tokens_BT = torch.from_numpy(np.random.default_rng(3).integers(1, model.spec.vocabulary, (2, 100))).to(device)
-        theirs = AutoModelForCausalLM.from_pretrained(place, trust_remote_code=True).to(device)
+        theirs: Any = AutoModelForCausalLM.from_pretrained(place, trust_remote_code=True)
+        theirs = theirs.to(device)
         with torch.no_grad():
             expected, found = model.to(device)(tokens_BT), theirs(tokens_BT).logits
         assert float(expected.std()) > 0.5

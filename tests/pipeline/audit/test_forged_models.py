@@ -29,7 +29,7 @@ from pipeline.release.release import Release
 from pipeline.release.results import HeldOut
 from pipeline.release.rungs import Rung
 from pipeline.release.targets import targets_of_release
-from tests.pipeline.audit.forging import Forgery
+from tests.pipeline.audit.forging import Forgery, write_explorer
 from tests.project import run
 from tests.releases import (
     checkpoint,
@@ -149,7 +149,8 @@ def edit_samples(release: Path, change: Callable[[Tree], object]) -> None:
 
 
 def write_papers(release: Path) -> None:
-    """Write every paper again from what the release now says."""
+    """Write the data of the explorer and every paper again from what the release now says."""
+    write_explorer(release)
     evidence = evidence_of(release)
     for name, render in PAPERS.items():
         write_bytes(release / name, render(evidence))

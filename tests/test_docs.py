@@ -59,6 +59,7 @@ from trainer.evaluate import EvaluateParams
 from trainer.launch import PROCESSES
 from trainer.parent import ParentParams
 from trainer.recipe import Recipe
+from trainer.score import ScoreParams
 
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text("utf-8") for path in documents()}
 PROGRAM: Any = typer.main.get_command(app)
@@ -221,6 +222,7 @@ SECTION_MODELS: dict[str, list[type[Section]]] = {
     "tokenize": [TokenizeParams],
     "tasks": [TasksParams],
     "evaluate": [EvaluateParams],
+    "score": [ScoreParams],
     "models": [],
     "release": [ReleaseParams],
     "parent": [ParentParams],

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from pipeline.audit.pull import pull
 from pipeline.base.paths import RELEASE, TASKS, TOKENIZER
@@ -44,12 +45,16 @@ launch(score_checkpoints, 1, states[0].record.numerics.name, sys.argv[1], states
 """
 THEIRS = """
 import json, sys
-from lm_eval.api.instance import Instance
+from pathlib import Path
+import lm_eval
 from lm_eval.models.huggingface import HFLM
+from their_scores import config
 
+folder = Path(sys.argv[2])
+tasks = json.loads((folder / "asked.json").read_text())
+configs = [config(folder, name, rows) | {"target_delimiter": ""} for name, rows in tasks.items()]
 lm = HFLM(pretrained=sys.argv[1], device="cpu", batch_size=16, dtype="float32")
-pairs = json.load(open(sys.argv[2]))
-lm.loglikelihood([Instance("loglikelihood", {}, tuple(pair), n) for n, pair in enumerate(pairs)], disable_tqdm=True)
+lm_eval.simple_evaluate(lm, tasks=configs, log_samples=False)
 """
 ALONE = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1") | {"HF_HUB_OFFLINE": "1"}
 
@@ -69,19 +74,23 @@ def main(project: Path, model: str, number: int) -> None:
     made = release.manifest(TasksMade)
     items = {name: list(read_task(TASKS, made.shard_of(name))) for name in made.tasks}
     asked_of_us = ask(items, encoder(release.file(TOKENIZER)), states[0].spec.context)
-    pairs = [
-        (choice.context, choice.continuation) for each in asked_of_us if each.is_short for choice in each.item.choices
-    ]
+    tasks: dict[str, list[dict[str, Any]]] = {}
+    for each in asked_of_us:
+        if each.is_short:
+            choices = [choice.continuation for choice in each.item.choices]
+            row = {"context": each.item.choices[0].context, "choices": choices, "gold": each.item.gold}
+            tasks.setdefault(each.task, []).append(row)
     code = {"PYTHONPATH": str(Path(__file__).parents[1])}
     with tempfile.TemporaryDirectory() as scratch:
-        asked = Path(scratch) / "asked.json"
-        asked.write_text(json.dumps(pairs))
+        (Path(scratch) / "asked.json").write_text(json.dumps(tasks))
         pull(release, {states[-1].revision: states[-1]}, Path(scratch) / "pulled")
         folder = Path(scratch) / "pulled" / states[-1].revision
         steps = [str(state.step) for state in states]
         ours = cpu_seconds(sys.executable, "-c", OURS, model, *steps, **code) / len(states)
-        theirs = cpu_seconds(sys.executable, "-c", THEIRS, folder, asked, PYTHONPATH=str(CLIENT))
-    print(f"load {os.getloadavg()[0]:.1f}; {len(pairs):,} choices, {len(states)} checkpoints of {model}")
+        paths = os.pathsep.join(map(str, (CLIENT, Path(__file__).parents[1] / "tests" / "trainer")))
+        theirs = cpu_seconds(sys.executable, "-c", THEIRS, folder, scratch, PYTHONPATH=paths)
+    number_of_items = sum(map(len, tasks.values()))
+    print(f"load {os.getloadavg()[0]:.1f}; {number_of_items:,} items, {len(states)} checkpoints of {model}")
     print(f"CPU seconds for each checkpoint: ours {ours:.1f}, the harness {theirs:.1f}, {theirs / ours:.1f} times")
 
 

@@ -245,7 +245,7 @@ def _relock(release: Path) -> None:
             sections.update({key: _section(params, key) for key in sections})
         for about in (*entry.get("deps", []), *entry["outs"]):
             place = release / about["path"]
-            if place.is_file() or about["path"].startswith(("data/tokens", "data/tokenizer", "results/")):
+            if place.is_file() or about["path"].startswith(("data/tokens", "data/tokenizer", "results/", "scores/")):
                 about["md5"], about["size"] = _md5(place)
     write_json(path, tree)
 

@@ -94,13 +94,15 @@ class Decoder(nn.Module):
         if length > self.spec.context:
             raise EverystepError(f"{length} positions do not fit the model's context of {self.spec.context}")
         x_BTM = embed(tokens_BT, self.embedding.weight)
-        seen_BTT = None if tree is None else tree.seen_BTT
+        mask_BTT = (
+            None if tree is None else x_BTM.new_zeros(tree.seen_BTT.shape).masked_fill(~tree.seen_BTT, -torch.inf)
+        )
         for slot, index in enumerate(self.spec.applications):
             layer, owner = self.layers[index], self.layers[self.spec.ffn_owner[index]]
             rotary = self._rotary_between(past, length, self.spec.layers[index].rotary_width, x_BTM.device)
             if tree is not None:
                 rotary = rotary[0][tree.positions_BT], rotary[1][tree.positions_BT]
-            arguments = (x_BTM, owner.ffn, rotary, cache, slot, seen_BTT)
+            arguments = (x_BTM, owner.ffn, rotary, cache, slot, mask_BTT)
             if self.recompute and torch.is_grad_enabled():
                 x_BTM = checkpoint(layer, *arguments, use_reentrant=False, preserve_rng_state=False)
             else:
@@ -160,9 +162,9 @@ class Layer(nn.Module):
         rotary: Rotary,
         cache: "Cache | None",
         slot: int,
-        seen_BTT: Tensor | None = None,
+        mask_BTT: Tensor | None = None,
     ) -> Tensor:
-        y_BTM: Tensor = x_BTM + self.attention(self.attention_norm(x_BTM), rotary, cache, slot, seen_BTT)
+        y_BTM: Tensor = x_BTM + self.attention(self.attention_norm(x_BTM), rotary, cache, slot, mask_BTT)
         z_BTM: Tensor = ffn(self.ffn_norm(x_BTM if self.parallel else y_BTM))
         return y_BTM + z_BTM
 
@@ -180,7 +182,7 @@ class Attention(nn.Module):
         self.key_norm = norm(spec.norm, spec.head_width, epsilon) if spec.qk_norm else None
 
     def forward(
-        self, x_BTM: Tensor, rotary: Rotary, cache: "Cache | None", slot: int, seen_BTT: Tensor | None
+        self, x_BTM: Tensor, rotary: Rotary, cache: "Cache | None", slot: int, mask_BTT: Tensor | None
     ) -> Tensor:
         heads_BTCD = self.query_key_value(x_BTM).unflatten(-1, (-1, self.head_width))
         q_BTHD, k_BTKD, v_BTKD = heads_BTCD.split(self.heads, dim=2)
@@ -190,7 +192,7 @@ class Attention(nn.Module):
         v_BKSD = v_BTKD.transpose(1, 2)
         if cache is not None:
             k_BKSD, v_BKSD = cache.extend(slot, k_BKSD, v_BKSD)
-        y_BTM: Tensor = self.output(attend(q_BHTD, k_BKSD, v_BKSD, seen_BTT).transpose(1, 2).flatten(2))
+        y_BTM: Tensor = self.output(attend(q_BHTD, k_BKSD, v_BKSD, mask_BTT).transpose(1, 2).flatten(2))
         return y_BTM
 
 
@@ -285,9 +287,9 @@ def rotate(x_BTHD: Tensor, rotary: Rotary) -> Tensor:
     return torch.cat((a * cosine_T1E - b * sine_T1E, b * cosine_T1E + a * sine_T1E, rest), dim=-1)
 
 
-def attend(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, seen_BTT: Tensor | None = None) -> Tensor:
+def attend(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask_BTT: Tensor | None = None) -> Tensor:
     """Compute softmax(q k^T / sqrt(D)) v for the last T of S positions, each seeing itself and what came before, and in
-    a tree only what that lets it see.
+    a tree only where the mask adds no minus infinity.
 
     By torch's fused kernel, or in the `portable` class portable products (its small products take MKL's slow path).
     """
@@ -297,7 +299,7 @@ def attend(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, seen_BTT: Tensor | No
             k_BKSD, v_BKSD = (x.unsqueeze(2).expand(B, K, H // K, S, D).flatten(1, 2) for x in (k_BKSD, v_BKSD))
             K = H
         mask = None if T == S else torch.ones(T, S, dtype=torch.bool, device=q_BHTD.device).tril(S - T)
-        mask = mask if seen_BTT is None else seen_BTT.unsqueeze(1)
+        mask = mask if mask_BTT is None else mask_BTT.unsqueeze(1)
         return functional.scaled_dot_product_attention(
             q_BHTD, k_BKSD, v_BKSD, attn_mask=mask, is_causal=mask is None, enable_gqa=H != K
         )
@@ -309,9 +311,10 @@ def attend(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, seen_BTT: Tensor | No
         q_BKXD = q_BKGTD[:, :, :, start:stop].reshape(B, K, -1, D)  # X = G * (stop - start)
         scores_BKXS = matmul(q_BKXD, k_BKSD[:, :, :seen].transpose(-1, -2))
         scores_BKGTS = scores_BKXS.view(B, K, H // K, stop - start, seen)
-        if seen_BTT is not None:
-            scores_BKGTS = scores_BKGTS.masked_fill(~seen_BTT[:, None, None, start:stop, :seen], float("-inf"))
-        weights_BKXS = softmax_below(scores_BKGTS, S - T + start)
+        if mask_BTT is None:
+            weights_BKXS = softmax_below(scores_BKGTS, S - T + start)
+        else:
+            weights_BKXS = (scores_BKGTS + mask_BTT[:, None, None, start:stop, :seen]).softmax(-1)
         y_BKXD = matmul(weights_BKXS.view(B, K, -1, seen), v_BKSD[:, :, :seen])
         blocks.append(y_BKXD.view(B, H, stop - start, D))
     return torch.cat(blocks, dim=2)

@@ -63,6 +63,7 @@ def score_folder(folder: Path, made: Made) -> Scored:
         raise EverystepError(f"{folder / 'config.json'}: max_position_embeddings: missing; it says what is too long")
     asked = _asked(made, folder / "tokenizer.json", context)
     short = [each.prompts for each in asked if each.is_short]
+    end = config.get("eos_token_id")
     found, parameters = launch(_score_folder, 1, "native", folder, short)
     about = harness.Model(
         name=folder.resolve().name,
@@ -70,7 +71,7 @@ def score_folder(folder: Path, made: Made) -> Scored:
         weights_digest="",
         parameters=parameters,
         context=context,
-        end_token=config.get("eos_token_id"),
+        end_token=end if isinstance(end, int) else None,
     )
     return _scored(asked, made, found, about, 0)
 

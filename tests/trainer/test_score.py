@@ -55,7 +55,7 @@ def test_a_reader_gets_the_bits_of_the_stage(built_project: Path, tmp_path: Path
         (("--model", "mobilelm"), "did you mean mobilellm?"),
         (("--step", "99"), "step 99: no checkpoint of mobilellm there"),
         (("--out", "."), "already exists"),
-        (("--items", "0"), "0"),
+        (("--items", "0"), "greater than or equal to 1"),
     ],
 )
 def test_what_is_not_there_is_refused_and_the_nearest_named(

@@ -97,8 +97,8 @@ def evaluated(folder: Path, device: str, families: list[str]) -> Figures:
 
     from pipeline.base.paths import RUNS
     from pipeline.formats import checkpoints as ck
-    from trainer.evaluate import sum_nats
     from trainer.launch import launch
+    from trainer.losses import compute_losses
     from trainer.parallel import World
 
     project = folder / "run"
@@ -106,12 +106,12 @@ def evaluated(folder: Path, device: str, families: list[str]) -> Figures:
     folders = [found for _, found in ck.find_checkpoints(project / RUNS / MODEL)]
     rows = np.random.default_rng(3).integers(0, spec.vocabulary, (64, spec.context + 1))
     arguments = (MODEL, spec, folders, rows, 16)
-    here, again = (launch(sum_nats, 1, "native", *arguments) for _ in "ab")
-    there = sum_nats(World(0, 1, torch.device("cpu")), *arguments)
-    assert here == again, "two evaluations differ"
-    distance = max(abs(a - b) / b for a, b in zip(here, there, strict=True))
-    assert distance < 1e-5, f"the losses are {distance} of themselves from the processor's"
-    return {"checkpoints": len(folders), "largest_relative_distance_from_the_processor": distance}
+    here, again = (launch(compute_losses, 1, "native", *arguments) for _ in "ab")
+    there = compute_losses(World(0, 1, torch.device("cpu")), *arguments)
+    assert np.array_equal(here, again), "two evaluations differ"
+    distance = float(np.abs(here - there).max())
+    assert distance < 1e-4, f"a loss differs from the processor's by {distance}"
+    return {"checkpoints": len(folders), "losses": here.size, "largest_difference_from_the_processor": distance}
 
 
 def sampled(folder: Path, device: str, families: list[str]) -> Figures:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from subprocess import Popen, TimeoutExpired
+from typing import Any
 
 from pipeline.base.paths import RUNS, WORK
 from pipeline.formats import checkpoints as ck
@@ -19,7 +20,7 @@ from tests.project import ROOT
 from tests.trainer.runs import MODEL, end, killed, make_run, result, start, train
 from trainer.launch import PROCESSES
 
-NATIVE = {"numerics": "native", "precision": "bfloat16"}
+NATIVE: dict[str, Any] = {"numerics": "native", "precision": "bfloat16"}
 
 
 def trained(setting: Setting) -> Figures:

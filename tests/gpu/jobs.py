@@ -154,7 +154,8 @@ def exported(folder: Path, device: str, families: list[str]) -> Figures:
         (folder / "scratch" / family).mkdir(parents=True)
         write_pulled(model, place, folder / "scratch" / family)
         tokens_BT = torch.from_numpy(np.random.default_rng(3).integers(1, model.spec.vocabulary, (2, 100))).to(device)
-        theirs = AutoModelForCausalLM.from_pretrained(place, trust_remote_code=True).to(device)
+        theirs: Any = AutoModelForCausalLM.from_pretrained(place, trust_remote_code=True)
+        theirs = theirs.to(device)
         with torch.no_grad():
             expected, found = model.to(device)(tokens_BT), theirs(tokens_BT).logits
         assert float(expected.std()) > 0.5

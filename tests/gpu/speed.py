@@ -77,7 +77,7 @@ class Crew:
 
     def __exit__(self, *error: Any) -> None:
         for loading in self._loading.values():
-            loading.add_done_callback(lambda done: done.exception() or done.result().kill())
+            loading.add_done_callback(_end)
         self._threads.shutdown(wait=False)
 
     def prepare(self) -> None:
@@ -191,6 +191,12 @@ class Crew:
 
     def _key(self, entry: Entry) -> str:
         return f"{entry.name.replace(' ', '-').replace(',', '')}-{entry.share}"
+
+
+def _end(loading: "Future[Contender]") -> None:
+    """End a contender that nobody waits for any more."""
+    if not loading.cancelled() and loading.exception() is None:
+        loading.result().kill()
 
 
 class OutOfMemoryError(Exception):

@@ -17,10 +17,11 @@ release: .venv/built
 	@$(RUN) python -m pipeline.build.release
 
 test: .venv/tested check
-	$(RUN) python -m pytest -n auto --dist worksteal --cov
+	$(RUN) python -m pytest -n auto --dist worksteal
 
 test-long: .venv/tested
 	$(RUN) python -m tests.proofs
+	$(RUN) python -m pytest -n auto --dist worksteal --cov
 
 test-gpu: .venv/tested
 	$(RUN) python -m tests.gpu
@@ -51,16 +52,17 @@ ONCE = $(LOCK); [ -f $@ ] && [ -z "$$(find $^ -newer $@)" ] && exit 0
 	$(INSTALL) --no-deps --no-build-isolation --editable . && touch $@
 
 # Libraries of others, each in a folder of its own: the oldest that something is promised to, and clients of formats.
-APART := oldest/transformers oldest/tokenizers clients/model-signing clients/mlcroissant clients/corpuscard clients/infini-gram clients/lm-eval
+APART := oldest/transformers oldest/tokenizers clients/model-signing clients/mlcroissant clients/corpuscard clients/infini-gram clients/browser clients/lm-eval
 
 .venv/tested: .venv/built requirements-dev.lock $(APART:%=tests/%.txt)
 	@$(ONCE); \
 	echo "installing what tests into .venv"; \
-	$(INSTALL) --no-deps --require-hashes --requirement requirements-dev.lock && \
-	for name in $(APART); do \
+	(for name in $(APART); do \
 	  rm -rf .venv/$$name && \
-	  $(INSTALL) --no-deps --require-hashes --target .venv/$$name --requirement tests/$$name.txt || exit; \
-	done && touch $@
+	  $(INSTALL) --no-compile --no-deps --require-hashes --target .venv/$$name --requirement tests/$$name.txt || exit; \
+	done) & \
+	$(INSTALL) --no-deps --require-hashes --requirement requirements-dev.lock; code=$$?; \
+	wait $$! && [ $$code = 0 ] && touch $@
 
 # Hashes of what constraints.txt and constraints-dev.txt pin, from the index; needs uv on PATH.
 lock:
@@ -70,4 +72,4 @@ lock:
 	  --constraint constraints.txt --constraint constraints-dev.txt --output-file requirements-dev.lock
 
 clean:
-	rm -rf .work release runs results data
+	rm -rf .work release runs results scores data

@@ -8,6 +8,7 @@ goes through `printable` before it reaches a terminal.
 
 import io
 import json
+import os
 import shlex
 import shutil
 import signal
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from pipeline.audit.report import Report
     from pipeline.audit.show import Summary
     from pipeline.audit.verify_metadata import MetadataReport
+    from pipeline.formats.scores import Score
     from pipeline.release.facts import SourceFacts
     from pipeline.release.release import Release, State
     from pipeline.search.told import Told
@@ -209,7 +211,7 @@ def personal_data(
 
 
 def _show_facts(facts: "Summary") -> None:
-    from pipeline.release.card import listed, percent
+    from pipeline.release.markdown import listed, percent
 
     rows = facts.rows
     size = "" if facts.bytes is None else f", {facts.bytes / 1e6:,.1f} MB"
@@ -812,6 +814,78 @@ def sample(
 
 
 @app.command()
+def evaluate(
+    address: Annotated[
+        str,
+        typer.Argument(
+            help="Folder or address of a release, or a folder with a model of Hugging Face.", callback=_require_address
+        ),
+    ],
+    tasks: Annotated[
+        str, typer.Option(help="Names of tasks, such as arc_easy,piqa, or all.", callback=_require_utf8)
+    ] = "all",
+    model: OnlyModel = None,
+    step: Annotated[int | None, typer.Option(help="Step, stored or virtual (default: the last stored).")] = None,
+    items: Annotated[
+        int | None, typer.Option(min=1, help="Most items of a task (default: those of the release, or of params.yaml).")
+    ] = None,
+    artefact: Annotated[
+        Path | None, typer.Option(help="Folder with the artefact of the items (default: fetch what is pinned).")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to create for the scores.")] = None,
+    follow_links: FollowLinks = False,
+    as_json: Json = False,
+) -> None:
+    """Score one checkpoint on tasks, as the stage score does, with standard errors."""
+    _require_torch("evaluate")
+    from pipeline.base.params import load_params
+    from pipeline.formats.manifests import TasksMade, path_of
+    from pipeline.release.metrics import PAPERS_ORDER
+    from pipeline.stages.tasks.again import items_again
+    from pipeline.stages.tasks.definitions import STOCK
+
+    if out is not None and os.path.lexists(out):
+        raise EverystepError(f"--out {out}: already exists; name a new folder")
+    is_folder = Path(address, "config.json").is_file()
+    if is_folder and (model is not None or step is not None):
+        raise EverystepError(f"evaluate: {address} holds one model; --model and --step choose one of a release")
+    release = None if is_folder else _open_release(address, follow_links)
+    known = [*STOCK]
+    if release is not None and path_of(TasksMade).as_posix() in release.files:
+        known = [*release.manifest(TasksMade).tasks]
+    known.sort(key=lambda name: PAPERS_ORDER.index(name) if name in PAPERS_ORDER else len(PAPERS_ORDER))
+    names = known if tasks == "all" else list(dict.fromkeys(tasks.split(",")))
+    params = load_params() if release is None else release.params()
+    made = items_again(names, items, params, release, artefact)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # processes talk over sockets
+    from trainer.scored import score_folder, score_state, write_scored
+
+    if release is None:
+        scored = score_folder(Path(address), made)
+    else:
+        model = model or _only_model(release)
+        wanted = max(release.states(model)) if step is None else step
+        scored = score_state(_with_bytes(release, release.states_at(model, [wanted]))[wanted], made)
+    if out is not None:
+        write_scored(scored, out)
+    if as_json:
+        scores = [score.to_json() for score in scored.scores]
+        print(json.dumps({"model": model or address, "revision": scored.revision, "scores": scores}))
+        return
+    _say(f"{model or address} {scored.revision}\n")
+    header = ["task", "metric", "value", "standard error", "chance", "items", "too long", ""]
+    _table(header, [_told_score(score) for score in scored.scores])
+
+
+def _told_score(score: "Score") -> list[str]:
+    """The cells of a metric."""
+    numbers = [score.value, score.standard_error, score.chance]
+    told = ["" if number is None else f"{number:.4f}" for number in numbers]
+    noise = "within noise of chance" if score.within_noise else ""
+    return [score.task, score.metric, *told, f"{score.items:,}", f"{score.too_long:,}", noise]
+
+
+@app.command()
 def losses(
     address: Trained,
     model: Model,
@@ -1150,7 +1224,7 @@ def replay(
     start: Annotated[int | None, typer.Option("--from", help="Step of a checkpoint to start from.")] = None,
     stop: Annotated[int | None, typer.Option("--to", help="Step to train to.")] = None,
     evaluation: Annotated[
-        bool, typer.Option("--evaluation", help="Compute the losses and samples of every checkpoint instead.")
+        bool, typer.Option("--evaluation", help="Compute losses, samples and scores of checkpoints instead.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -1187,21 +1261,34 @@ def replay(
 
 
 def _replay_evaluation(release: "Release", model: str | None, as_json: bool) -> None:
-    """Compute every learning record and sample again; exits with 1 if something differs."""
+    """Compute every learning record, sample and score again; exits with 1 if something differs."""
+    from pipeline.formats.manifests import Scored
     from pipeline.release.rungs import Rung
     from trainer.probe import probe
+    from trainer.probe_scores import probe_scores
 
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     models = release.models() if model is None else [model]
+    scored = [release.manifest(Scored, name) for name in models if name in release.names(Scored)]
+    steps = {each.of: [checkpoint.step for checkpoint in each.checkpoints] for each in scored}
+    states = {name: [*_with_bytes(release, release.states_at(name, of_it)).values()] for name, of_it in steps.items()}
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     compared = {name: len(release.states(name)) for name in models}
     faults = [fault for name in models for fault in probe(release, name)]
+    probed = [probe_scores(release, each, states[each.of]) for each in scored]
+    faults += [fault for each in probed for fault in each.faults]
+    choices = sum(each.choices for each in probed)
+    if missing := sorted({name for each in probed for name in each.missing}):
+        note(f"note: not computed again, because data/tasks of the project is not here: {', '.join(missing)}")
     if as_json:
-        print(json.dumps({"checkpoints": compared, "differences": faults}))
+        told = {"checkpoints": compared, "choices": choices, "missing_tasks": missing, "differences": faults}
+        print(json.dumps(told))
     else:
         for fault in faults:
             _say(f"differs: {fault}")
         if not faults:
             _say(f"same: losses and samples of {sum(compared.values())} checkpoints of {', '.join(models)}")
+            if choices:
+                _say(f"same: {choices:,} log-likelihoods of their scores")
             note(release.standing(Rung.REPLAYED))
     sys.exit(1 if faults else 0)
 
@@ -1439,6 +1526,29 @@ def receipts(
     else:
         _say_lines(found.lines(address))
     sys.exit(found.exit_code)
+
+
+@app.command()
+def serve(
+    address: Address,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port on this machine; 0 takes any free one.", show_default=True)
+    ] = 8765,
+    follow_links: FollowLinks = False,
+    as_json: Json = False,
+) -> None:
+    """Serve a release to the browsers of this machine, with its page, until Ctrl-C."""
+    from pipeline.audit.serve import Served, page_of, running
+
+    release = _open_release(address, follow_links)
+    with running(Served(release, address), port) as server:
+        page = page_of(server)
+        print(json.dumps({"page": page}) if as_json else page, flush=True)
+        note("only this machine can see it; Ctrl-C stops")
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            note("stopped")
 
 
 @app.command()

@@ -47,11 +47,11 @@ def corpora(once: Once) -> Path:
 
 @pytest.fixture(scope="session")
 def built_project(once: Once, corpora: Path) -> Path:
-    """The small project after `dvc repro`, with its lock and manifests committed."""
+    """The small project after `dvc repro` with one worker and one process, its lock and manifests committed."""
 
     def build(folder: Path) -> None:
         make_project(folder, corpora)
-        repro(folder)
+        repro(folder, EVERYSTEP_WORKERS="1", EVERYSTEP_PROCESSES="1")
         commit(folder, "built")
 
     return once("project", build)

@@ -14,9 +14,3 @@ def first_party_files() -> list[Path]:
 def imported_files(path: Path) -> set[Path]:
     """First-party files that `path` imports, package `__init__` files on the way included."""
     return {ROOT / file for file in imports.imports_of(ROOT, path.relative_to(ROOT))}
-
-
-def closure(path: Path) -> set[Path]:
-    """`path` and every first-party file that is loaded with it."""
-    module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-    return {ROOT / file for file in imports.closure(ROOT, [module])}

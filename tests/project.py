@@ -101,6 +101,7 @@ def params(corpora: Path) -> dict[str, Any]:
             "pairs": {"items": 20, "characters": 16, "words": 5, "sources": {"permuted_words": ["letters", "tales"]}},
             "counting": {"order": 3, "rows": 200},
         },
+        "score": {"checkpoints": ["first", 3, "last"]},
     }
 
 
@@ -144,12 +145,12 @@ def repro(folder: Path, *more: str, check: bool = True, **env: str) -> subproces
     return run(folder, "dvc", "repro", *more, check=check, **env)
 
 
-def killed_repro(folder: Path, seconds: float) -> bool:
+def killed_repro(folder: Path, seconds: float, **env: str) -> bool:
     """Start `dvc repro` and kill it with all its children after some time; whether it was still running."""
     process = subprocess.Popen(
         ["dvc", "repro"],
         cwd=folder,
-        env=environment(),
+        env=environment(**env),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,

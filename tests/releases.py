@@ -7,6 +7,7 @@ import json
 import shutil
 import signal
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,21 @@ from pipeline.formats.digests import tensors_digest
 from pipeline.formats.lines import LineFile, Shard
 from pipeline.formats.log import as_csv
 from pipeline.formats.manifests import KINDS, Coverage
-from pipeline.formats.release import REVISIONS, ROOT, SUMS, ListedFile, content_digest, is_listed, kind_of
+from pipeline.formats.release import (
+    REVISIONS,
+    ROOT,
+    SUMS,
+    ListedFile,
+    content_digest,
+    contents_digest,
+    is_listed,
+    kind_of,
+)
 from pipeline.formats.stages import COUNTED, OF_FORKS, STAGES, output_folder
 from pipeline.formats.tables import DOCUMENT_INDEX, digest_table, group_digests
 from pipeline.release.disclosures.evidence import Evidence, described, gather_evidence
 from pipeline.release.facts import Facts, gather
+from pipeline.release.papers import PAPERS
 from pipeline.release.release import Release
 
 ORDER = [stage.manifest for stage in (*OF_FORKS, *STAGES, *COUNTED)]
@@ -88,7 +99,12 @@ def evidence_of(folder: Path) -> Evidence:
     """The evidence of a folder as it is, whatever its lists promise."""
     release = unsealed(folder)
     sums = {path: sha256_file(folder / path) for path in described(release)}
-    return gather_evidence(release, release.manifest(Coverage), sums)
+    return gather_evidence(release, release.manifest(Coverage), sums, contents_of(release.files))
+
+
+def contents_of(files: Mapping[str, ListedFile]) -> str:
+    """The contents digest of a release with these files."""
+    return contents_digest({path: file for path, file in files.items() if path not in PAPERS})
 
 
 def shards_of(tree: Any, output: str) -> list[Shard]:
@@ -124,6 +140,7 @@ def reseal(release: Path) -> None:
     _relock(release)
     _redigest_croissant(release)
     root = read_json(release / ROOT)
+    _redigest_card(release, root["files"])
     listed = [path for path in list_files(release) if is_listed(path) and not (release / path).is_symlink()]
     root["files"] = {
         path: {"digest": content_digest(release / path, kind_of(path)), "kind": kind_of(path)} for path in listed
@@ -142,6 +159,15 @@ def _redigest_croissant(release: Path) -> None:
             if "sha256" in file and place.is_file():
                 text = text.replace(file["sha256"], sha256_file(place))
         path.write_text(text)
+
+
+def _redigest_card(release: Path, before: Any) -> None:
+    """Let card and page have the contents digest of the files as they are."""
+    old = contents_of({path: ListedFile.from_json(file, path) for path, file in before.items()})
+    new = contents_of(unsealed(release).files)
+    for paper in (release / "README.md", release / "report" / "index.html"):
+        if paper.is_file():
+            paper.write_text(paper.read_text().replace(old, new))
 
 
 def reseal_file(release: Path, path: str) -> None:

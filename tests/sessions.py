@@ -21,7 +21,7 @@ import duckdb
 from pipeline.base.columns import table
 from pipeline.base.files import write_bytes
 from pipeline.formats.manifests import Released, path_of, read_manifest
-from pipeline.release.card import models_table
+from pipeline.release.card_models import models_table
 from tests.project import environment
 
 ROOT = Path(__file__).parent.parent

@@ -93,11 +93,19 @@ def reader(tmp_path: Path, built_project: Path) -> Path:
     return tmp_path
 
 
-def run_python(code: str, folder: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, env=environment(HF_HUB_OFFLINE="1"), capture_output=True, text=True
-    )
-    assert done.returncode == 0, f"{code}\n{done.stdout}{done.stderr}"
+EACH = """
+import sys
+for code in sys.argv[1:]:
+    print(code)
+    exec(compile(code, "a block", "exec"), {"__name__": "__main__"})
+"""
+
+
+def run_python(blocks: list[str], folder: Path) -> None:
+    """Run blocks of code in one process, which loads libraries once; no block sees a name of another."""
+    env = environment(HF_HUB_OFFLINE="1")
+    done = subprocess.run([sys.executable, "-c", EACH, *blocks], cwd=folder, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}"
 
 
 @pytest.mark.parametrize("name", PROGRAM.commands)
@@ -124,13 +132,17 @@ def test_commands_in_a_document_are_ones_that_the_program_takes(path: str) -> No
                 PROGRAM.commands[words[1]].make_context(words[1], words[2:])
 
 
-@pytest.mark.parametrize("path", [path for path, text in TEXTS.items() if blocks(text, "console")])
-def test_sessions_run_on_a_small_release_and_print_what_is_shown(path: str, reader: Path) -> None:
+@pytest.mark.parametrize("path", [path for path, text in TEXTS.items() if blocks(text, "console", "python")])
+def test_sessions_run_on_a_small_release_and_print_what_is_shown_and_python_runs_after_them(
+    path: str, reader: Path
+) -> None:
     for block in blocks(TEXTS[path], "console"):
         session = Block(block.kind, small(block.text))
         for (command, printed), (_, output) in zip(run_session(session, reader), shown(session), strict=True):
             assert output, f"{path}: no output under `{command}`; run `python -m tests.sessions` after `make release`"
             assert first_line(output) == first_line(printed), f"{path}: {command}"
+    if code := [small(block.text) for block in blocks(TEXTS[path], "python")]:
+        run_python(code, reader)
 
 
 @pytest.mark.parametrize("path", [path for path, text in TEXTS.items() if blocks(text, "sql")])
@@ -147,15 +159,6 @@ def first_line(output: str) -> str:
     words = " ".join(output.partition("\n")[0].split())
     words = re.sub(r"step\d+-tokens\d+", "step#-tokens#", words)
     return re.sub(r"#(, #)*", "#", re.sub(r"\b\d[\d.,]*\d\b|\b\d\b", "#", words))
-
-
-@pytest.mark.parametrize("path", [path for path, text in TEXTS.items() if blocks(text, "python")])
-def test_python_in_a_document_runs(path: str, reader: Path) -> None:
-    for block in blocks(TEXTS[path], "console", "python"):
-        if block.kind == "python":
-            run_python(small(block.text), reader)
-        elif "pull" in block.text:
-            list(run_session(Block("console", small(block.text)), reader))
 
 
 @pytest.mark.parametrize("path", TEXTS)

@@ -19,6 +19,7 @@ from pipeline.sources.declaration import HuggingfaceSource, TokenizedSource, loa
 from pipeline.stages.dedup.stage import DedupParams
 from pipeline.stages.evaluation_sets import EvaluationParams
 from pipeline.stages.filter import FilterParams
+from pipeline.stages.tasks.params import TasksParams
 from pipeline.stages.tokenize.params import TokenizeParams
 from pipeline.stages.tokenizer import TokenizerParams
 from tests.examples import ON_ROWS, stages_on_rows
@@ -34,6 +35,7 @@ SECTIONS: dict[str, type[Section]] = {
     "dedup": DedupParams,
     "tokenizer": TokenizerParams,
     "tokenize": TokenizeParams,
+    "tasks": TasksParams,
     "evaluate": EvaluateParams,
     "release": ReleaseParams,
 }

@@ -11,6 +11,7 @@ C columns of any matrix. Matrices are (outputs, inputs).
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ from pipeline.formats.model import LayerSpec, ModelSpec
 from trainer.exact import rotary_tables
 from trainer.matmul import is_portable, linear, matmul
 from trainer.operators import (
+    LossBlock,
     compiled_loss_block,
     embed,
     loss_block,
@@ -36,6 +38,15 @@ from trainer.operators import (
 QUERY_BLOCK = 128
 
 Rotary = tuple[Tensor, Tensor]
+
+
+class Tree(NamedTuple):
+    """What takes the place of a row's plain order, where a row holds several continuations of one context."""
+
+    positions_BT: Tensor  # noqa: N815
+    """Position of each token in its own text."""
+    seen_BTT: Tensor  # noqa: N815
+    """Whether a token sees another one; none sees a later one."""
 
 
 class Decoder(nn.Module):
@@ -53,7 +64,7 @@ class Decoder(nn.Module):
         )
         self.final_norm = norm(spec.final_norm, spec.width, spec.norm_epsilon)
         self.output = None if spec.tied_embedding else Matrix(spec.vocabulary, spec.width)
-        self.loss_block = loss_block
+        self.loss_block: LossBlock = loss_block
         self._rotary: dict[tuple[int, torch.device], Rotary] = {}
 
     def forward(self, tokens_BT: Tensor, cache: "Cache | None" = None) -> Tensor:
@@ -76,17 +87,20 @@ class Decoder(nn.Module):
             losses_N = next_token_losses(x_BTM.flatten(0, 1), self.head_VM, targets_BT.flatten())
             return losses_N.view(targets_BT.shape)
 
-    def hidden(self, tokens_BT: Tensor, cache: "Cache | None" = None) -> Tensor:
-        """Compute the last hidden states x_BTM, from which the logits are one product away."""
+    def hidden(self, tokens_BT: Tensor, cache: "Cache | None" = None, tree: Tree | None = None) -> Tensor:
+        """Compute the last hidden states x_BTM, from which the logits are one product away. A tree has no cache."""
         past = 0 if cache is None else cache.length
-        length = past + tokens_BT.shape[1]
+        length = past + tokens_BT.shape[1] if tree is None else 1 + int(tree.positions_BT.max())
         if length > self.spec.context:
             raise EverystepError(f"{length} positions do not fit the model's context of {self.spec.context}")
         x_BTM = embed(tokens_BT, self.embedding.weight)
+        seen_BTT = None if tree is None else tree.seen_BTT
         for slot, index in enumerate(self.spec.applications):
             layer, owner = self.layers[index], self.layers[self.spec.ffn_owner[index]]
             rotary = self._rotary_between(past, length, self.spec.layers[index].rotary_width, x_BTM.device)
-            arguments = (x_BTM, owner.ffn, rotary, cache, slot)
+            if tree is not None:
+                rotary = rotary[0][tree.positions_BT], rotary[1][tree.positions_BT]
+            arguments = (x_BTM, owner.ffn, rotary, cache, slot, seen_BTT)
             if self.recompute and torch.is_grad_enabled():
                 x_BTM = checkpoint(layer, *arguments, use_reentrant=False, preserve_rng_state=False)
             else:
@@ -139,8 +153,16 @@ class Layer(nn.Module):
         self.ffn_norm = norm(spec.norm, width, epsilon)
         self.ffn = FFN(width, spec) if owns_ffn else None
 
-    def forward(self, x_BTM: Tensor, ffn: nn.Module, rotary: Rotary, cache: "Cache | None", slot: int) -> Tensor:
-        y_BTM: Tensor = x_BTM + self.attention(self.attention_norm(x_BTM), rotary, cache, slot)
+    def forward(
+        self,
+        x_BTM: Tensor,
+        ffn: nn.Module,
+        rotary: Rotary,
+        cache: "Cache | None",
+        slot: int,
+        seen_BTT: Tensor | None = None,
+    ) -> Tensor:
+        y_BTM: Tensor = x_BTM + self.attention(self.attention_norm(x_BTM), rotary, cache, slot, seen_BTT)
         z_BTM: Tensor = ffn(self.ffn_norm(x_BTM if self.parallel else y_BTM))
         return y_BTM + z_BTM
 
@@ -157,7 +179,9 @@ class Attention(nn.Module):
         self.query_norm = norm(spec.norm, spec.head_width, epsilon) if spec.qk_norm else None
         self.key_norm = norm(spec.norm, spec.head_width, epsilon) if spec.qk_norm else None
 
-    def forward(self, x_BTM: Tensor, rotary: Rotary, cache: "Cache | None", slot: int) -> Tensor:
+    def forward(
+        self, x_BTM: Tensor, rotary: Rotary, cache: "Cache | None", slot: int, seen_BTT: Tensor | None
+    ) -> Tensor:
         heads_BTCD = self.query_key_value(x_BTM).unflatten(-1, (-1, self.head_width))
         q_BTHD, k_BTKD, v_BTKD = heads_BTCD.split(self.heads, dim=2)
         if self.query_norm is not None and self.key_norm is not None:  # before the rotation: OpenELM, section 2.1
@@ -166,7 +190,7 @@ class Attention(nn.Module):
         v_BKSD = v_BTKD.transpose(1, 2)
         if cache is not None:
             k_BKSD, v_BKSD = cache.extend(slot, k_BKSD, v_BKSD)
-        y_BTM: Tensor = self.output(attend(q_BHTD, k_BKSD, v_BKSD).transpose(1, 2).flatten(2))
+        y_BTM: Tensor = self.output(attend(q_BHTD, k_BKSD, v_BKSD, seen_BTT).transpose(1, 2).flatten(2))
         return y_BTM
 
 
@@ -253,16 +277,17 @@ class Cache:
 def rotate(x_BTHD: Tensor, rotary: Rotary) -> Tensor:
     """Turn the pair (x_e, x_{e + E}) at position t by its angle (Su et al., 2021, equation 34; halves as Llama).
 
-    Dimensions from 2 E on pass unturned, as in GPT-NeoX.
+    Dimensions from 2 E on pass unturned, as in GPT-NeoX. The tables are (T, E), or (B, T, E) of a tree.
     """
-    cosine_T1E, sine_T1E = (table_TE.unsqueeze(1).to(x_BTHD.dtype) for table_TE in rotary)
+    cosine_T1E, sine_T1E = (table_TE.unsqueeze(-2).to(x_BTHD.dtype) for table_TE in rotary)
     E = cosine_T1E.shape[-1]
     a, b, rest = torch.split(x_BTHD, [E, E, x_BTHD.shape[-1] - 2 * E], dim=-1)
     return torch.cat((a * cosine_T1E - b * sine_T1E, b * cosine_T1E + a * sine_T1E, rest), dim=-1)
 
 
-def attend(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor) -> Tensor:
-    """Compute softmax(q k^T / sqrt(D)) v for the last T of S positions, each seeing itself and what came before.
+def attend(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, seen_BTT: Tensor | None = None) -> Tensor:
+    """Compute softmax(q k^T / sqrt(D)) v for the last T of S positions, each seeing itself and what came before, and in
+    a tree only what that lets it see.
 
     By torch's fused kernel, or in the `portable` class portable products (its small products take MKL's slow path).
     """
@@ -271,9 +296,10 @@ def attend(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor) -> Tensor:
         if H != K and q_BHTD.is_cuda and q_BHTD.dtype == torch.float32:  # its fused kernel knows no groups
             k_BKSD, v_BKSD = (x.unsqueeze(2).expand(B, K, H // K, S, D).flatten(1, 2) for x in (k_BKSD, v_BKSD))
             K = H
-        seen_TS = None if T == S else torch.ones(T, S, dtype=torch.bool, device=q_BHTD.device).tril(S - T)
+        mask = None if T == S else torch.ones(T, S, dtype=torch.bool, device=q_BHTD.device).tril(S - T)
+        mask = mask if seen_BTT is None else seen_BTT.unsqueeze(1)
         return functional.scaled_dot_product_attention(
-            q_BHTD, k_BKSD, v_BKSD, attn_mask=seen_TS, is_causal=T == S, enable_gqa=H != K
+            q_BHTD, k_BKSD, v_BKSD, attn_mask=mask, is_causal=mask is None, enable_gqa=H != K
         )
     q_BKGTD = (q_BHTD * D**-0.5).unflatten(1, (K, H // K))
     blocks = []
@@ -282,7 +308,10 @@ def attend(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor) -> Tensor:
         seen = S - T + stop
         q_BKXD = q_BKGTD[:, :, :, start:stop].reshape(B, K, -1, D)  # X = G * (stop - start)
         scores_BKXS = matmul(q_BKXD, k_BKSD[:, :, :seen].transpose(-1, -2))
-        weights_BKXS = softmax_below(scores_BKXS.view(B, K, H // K, stop - start, seen), S - T + start)
+        scores_BKGTS = scores_BKXS.view(B, K, H // K, stop - start, seen)
+        if seen_BTT is not None:
+            scores_BKGTS = scores_BKGTS.masked_fill(~seen_BTT[:, None, None, start:stop, :seen], float("-inf"))
+        weights_BKXS = softmax_below(scores_BKGTS, S - T + start)
         y_BKXD = matmul(weights_BKXS.view(B, K, -1, seen), v_BKSD[:, :, :seen])
         blocks.append(y_BKXD.view(B, H, stop - start, D))
     return torch.cat(blocks, dim=2)

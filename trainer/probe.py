@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.base.paths import RESULTS, TOKENIZER
+from pipeline.base.paths import RESULTS, RUNS, TOKENIZER
 from pipeline.formats import checkpoints as ck
 from pipeline.formats import losses as record
 from pipeline.formats import samples
@@ -21,7 +21,9 @@ from pipeline.formats.canonical import parse
 from pipeline.formats.lines import encode_line
 from pipeline.formats.manifests import Checkpoint, Evaluated
 from pipeline.formats.samples import Written
+from pipeline.formats.vocabulary import token_bytes
 from pipeline.release.release import Release
+from pipeline.release.results import HeldOut
 from pipeline.release.targets import Targets, targets_of_release
 from trainer.evaluate import Measured, measure, prompts_of, samples_of
 from trainer.launch import default_processes, launch
@@ -45,9 +47,30 @@ def probe(release: Release, model: str) -> Iterator[str]:
     measured: Measured = launch(measure, processes, recipe.numerics, *asked)
     exact = recipe.numerics == "portable"
     entries = [state.entry for state in states]
+    yield from _sums(release, model, targets, entries, measured, 0.0 if exact else TOLERANCE)
     yield from _losses(release, model, targets, entries, measured, 0.0 if exact else TOLERANCE)
     if exact:
         yield from _samples(release, model, samples_of(entries, parameters, tokenizer, measured.written))
+
+
+def _sums(
+    release: Release, model: str, targets: Targets, entries: Sequence[Checkpoint], measured: Measured, allowed: float
+) -> Iterator[str]:
+    """What the manifest says of the checkpoints, over all held-out rows and by source."""
+    evaluated, held_out = release.manifest(Evaluated, model), HeldOut.of(targets, token_bytes(release.file(TOKENIZER)))
+    losses = zip(entries, measured.losses[:, : targets.num_held_out], strict=True)
+    results, by_source = held_out.results(entries, {entry.revision: of_rows for entry, of_rows in losses})
+    pairs = [
+        *zip(results, evaluated.results, strict=False),
+        *zip(by_source, evaluated.by_source, strict=False),
+    ]
+    for found, said in pairs:
+        near = found.revision == said.revision and abs(found.loss - said.loss) <= allowed * abs(said.loss)
+        if not (near if allowed else found == said):
+            yield (
+                f"{RUNS / model / found.revision}: the validation loss of its weights is {found.loss}, "
+                f"{evaluated.path} says {said.loss} for {said.revision}"
+            )
 
 
 def _losses(

@@ -48,7 +48,7 @@ from pipeline.formats.manifests import (
 )
 from pipeline.formats.model import num_parameters_if_repeated
 from pipeline.formats.order import permute
-from pipeline.formats.release import ROOT
+from pipeline.formats.release import ROOT, contents_digest
 from pipeline.formats.stages import output_folder
 from pipeline.formats.tables import DOCUMENT_INDEX, PERSONAL_DATA, REMOVALS, REPLACED, column_batches, group_digests
 from pipeline.formats.tensors import TensorFile
@@ -93,7 +93,8 @@ def told_twice(release: Release, sums: Mapping[str, str]) -> Iterator[str]:
             yield from _csv(release, RUNS / name / log.JSONL)
             yield from _csv(release, RESULTS / name / EVALUATION)
             yield from _csv(release, RESULTS / name / BY_SOURCE)
-        evidence = gather_evidence(release, release.manifest(Coverage), sums)
+        contents = contents_digest({path: file for path, file in release.files.items() if path not in PAPERS})
+        evidence = gather_evidence(release, release.manifest(Coverage), sums, contents)
         yield from _words(release, evidence)
         yield from _papers(release, evidence)
 

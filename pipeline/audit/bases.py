@@ -21,6 +21,7 @@ SECTIONS = {
     "tokenize": ("mixture", "tokenize"),
     "tasks": ("tasks",),
     "evaluate": ("evaluate",),
+    "score": ("score",),
     "parent": ("parent",),
 }
 """Sections of `params.yaml` that each stage reads."""
@@ -50,6 +51,7 @@ def _inputs(release: Release, manifest: Manifest) -> list[str]:
         "tasks": [("evaluation_sets", None), ("tokenizer", None), ("tokenize", None)],
         "train": [("tokenize", None), *[("parent", None)] * (path_of(Parent).as_posix() in release.files)],
         "evaluate": [("train", of), ("tokenize", None), ("tokenizer", None)],
+        "score": [("train", of), ("tokenize", None), ("tokenizer", None), ("tasks", None)],
         "coverage": [("tokenize", None), *(("train", model) for model in release.models())],
     }
     read = [manifest_path(*stage) for stage in before.get(manifest.stage, [])]

@@ -18,7 +18,7 @@ from pipeline.release.ancestors import ancestors, foreign_manifests
 from pipeline.release.gate import check_model
 from pipeline.release.release import Release
 
-PROMISED_BELOW = ("data/", "runs/", "results/")
+PROMISED_BELOW = ("data/", "runs/", "results/", "scores/")
 CHECKPOINT_FILES = (ck.WEIGHTS, ck.OPTIMIZER, ck.CONFIG, ck.RECORD)
 
 

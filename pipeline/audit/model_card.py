@@ -3,7 +3,7 @@
 import json
 
 from pipeline.formats.canonical import Json
-from pipeline.release.card import base_model
+from pipeline.release.front_matter import base_model
 
 CARD = """---
 license: {license_tag}

@@ -11,6 +11,7 @@ from importlib.util import resolve_name
 from pathlib import Path
 
 PACKAGES = ("pipeline", "trainer")
+SCRIPTS = ("*.css", "*.js")
 
 
 def closure(root: Path, modules: Iterable[str]) -> list[str]:
@@ -22,6 +23,14 @@ def closure(root: Path, modules: Iterable[str]) -> list[str]:
         loaded.add(file)
         todo |= imports_of(root, file) - loaded
     return sorted(file.as_posix() for file in loaded)
+
+
+def closure_with_scripts(root: Path, modules: Iterable[str]) -> list[str]:
+    """The `closure`, and the scripts and styles for browsers that are in the folders of its files."""
+    loaded = closure(root, modules)
+    folders = {(root / file).parent for file in loaded}
+    beside = {path.relative_to(root).as_posix() for folder in folders for kind in SCRIPTS for path in folder.glob(kind)}
+    return sorted({*loaded, *beside})
 
 
 def imports_of(root: Path, file: Path) -> set[Path]:

@@ -21,6 +21,7 @@ SECTIONS = (
     "tokenize",
     "tasks",
     "evaluate",
+    "score",
     "release",
     "models",
 )

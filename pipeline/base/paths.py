@@ -22,6 +22,7 @@ PARENT = Path("data/parent")
 """A sparse copy of the release that this one goes on from: what proves the state that its training began with."""
 RUNS = Path("runs")
 RESULTS = Path("results")
+SCORES = Path("scores")
 RELEASE = Path("release")
 WORK = Path(".work")
 """Scratch files that survive a kill; never part of a release, never hashed."""

@@ -15,7 +15,7 @@ Probabilities are sums, products and quotients of IEEE 754, the same bits on eve
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -114,12 +114,19 @@ class CountedRuns:
         return np.where(level.keys[places] == keys, places, NO_RUN)
 
 
-def bits_per_byte(counts: CountedRuns, rows: NDArray[np.unsignedinteger], num_bytes: int) -> list[float]:
-    """The bits that the targets of rows, all ids but the first of each, take for each of their bytes of text; by the
-    tokens of the longest run."""
-    histories = [_histories(row.tolist(), 1, counts.order) for row in rows]
-    found = counts.probabilities(np.concatenate(histories), rows[:, 1:].astype(np.int64).ravel())
-    return [round(-math.fsum(map(math.log2, each)) / num_bytes, DIGITS) for each in found.tolist()]
+def bits_per_byte(
+    counts: CountedRuns, blocks: Iterable[NDArray[np.unsignedinteger]], num_bytes: Integers
+) -> list[float]:
+    """The bits that the targets of rows, all ids but the first of each, take for each byte of their text, by the tokens
+    of the longest run. The rows come in blocks, shape (some, width); `num_bytes` has the bytes of each id."""
+    bits: list[list[float]] = []
+    all_bytes = 0
+    for rows in blocks:
+        histories = [_histories(row.tolist(), 1, counts.order) for row in rows]
+        found = counts.probabilities(np.concatenate(histories), rows[:, 1:].astype(np.int64).ravel())
+        bits.append([-math.fsum(map(math.log2, each)) for each in found.tolist()])
+        all_bytes += int(num_bytes[rows[:, 1:]].sum())
+    return [round(math.fsum(each) / all_bytes, DIGITS) for each in zip(*bits, strict=True)]
 
 
 def accuracies(counts: CountedRuns, items: Sequence[Item], ids_of: TextIds) -> list[tuple[float, float]]:

@@ -145,6 +145,7 @@ def stages_of_fork(root: Path, models: list[str], carried: Carried, forgets: boo
     certificate = [manifest_path("forgotten").as_posix()] * forgets
     brought = [manifest_path("parent").as_posix(), PARENT.as_posix()]
     kept["train"]["do"]["deps"] += brought
+    kept["release"]["deps"].remove(manifest_path("score", "any").parent.as_posix())  # it has no items of tasks
     kept["release"]["deps"] += brought + certificate
     kept["release"]["params"] += sections
     parent = {

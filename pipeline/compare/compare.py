@@ -35,8 +35,9 @@ from pipeline.formats.release import REVISIONS
 from pipeline.formats.stages import BY_NAME, manifest_path
 from pipeline.release.papers import PAPERS
 from pipeline.release.release import Stored
+from pipeline.release.report.data import FOLDER as REPORT_DATA
 
-EXPLAINED = (LOCK, REVISIONS, PARAMS.as_posix(), PINS, *PAPERS)
+EXPLAINED = (LOCK, REVISIONS, PARAMS.as_posix(), PINS, *PAPERS, REPORT_DATA.as_posix())
 """Files of a release that follow from what is compared in other ways."""
 
 
@@ -268,8 +269,11 @@ def _add_files(a: Build, b: Build, found: BuildComparison) -> None:
 
 
 def maker_of(path: str) -> str:
-    """The stage that writes a file of a release, as `dvc.lock` names it; of a file that nothing writes, itself."""
+    """The stage that writes a file of a release, as `dvc.lock` names it; of the data of the explorer their folder, and
+    of a file that nothing writes, itself."""
     parts = path.split("/")
+    if path.startswith(f"{REPORT_DATA}/"):
+        return REPORT_DATA.as_posix()
     if parts[0] == MANIFESTS.name:
         return stage_of(path) or path
     if parts[0] == RECIPES.name:

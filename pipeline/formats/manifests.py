@@ -410,6 +410,8 @@ class Deduplicated(Manifest):
     """Reason → documents removed."""
     removed_by_source: Counts
     """Source → documents removed."""
+    duplicates: dict[str, Counts]
+    """Source of documents removed → source of the documents that were kept in their place → documents removed."""
     compared_in_part: Count = 0
     """Documents that share a band with more others than they were compared with; missing if there are none."""
 
@@ -873,6 +875,48 @@ class Evaluated(Manifest):
     """Bits per byte of the last, again."""
 
 
+class ScoreParameters(Declared):
+    """The section `score` of `params.yaml`."""
+
+    checkpoints: Annotated[
+        list[Annotated[int, Field(ge=0, le=MAX_STEPS)] | Literal["first", "last"]], Field(min_length=1)
+    ]
+    """Steps of the checkpoints that are scored; `first` and `last` are the stored ones."""
+
+
+class ScoredCheckpoint(Typed):
+    """A checkpoint that was scored."""
+
+    revision: str
+    """Its name."""
+    step: Annotated[int, Field(ge=0, le=MAX_STEPS)]
+    """Its step."""
+    weights_digest: TensorsDigest
+    """Digest of the weights."""
+    storage: Literal["stored", "virtual"]
+    """`virtual`: it was made by replay."""
+
+
+class Scored(Manifest):
+    """Scores of some checkpoints of a model on the tasks."""
+
+    shipped = ("items", "scores", "results")
+
+    stage: Literal["score"]
+    of: str
+    parameters: ScoreParameters
+    tokenizer_sha256: Sha256
+    """SHA-256 of the tokenizer."""
+    context: Annotated[int, Field(ge=1, le=MAX_CONTEXT)]
+    """Tokens that the model reads at once; a longer item is not scored."""
+    checkpoints: Annotated[list[ScoredCheckpoint], Field(min_length=1)]
+    """The checkpoints, ascending."""
+    too_long: Counts
+    """Task → items that are longer."""
+    last: dict[str, dict[str, float | None]]
+    """Task → metric → its value at the last of them, again, where `dvc metrics` finds it."""
+
+
 class RowsRead(Typed):
     """What one model read."""
 
@@ -1013,6 +1057,7 @@ KINDS: dict[str, type[Manifest]] = {
     "tasks": TasksMade,
     "train": Trained,
     "evaluate": Evaluated,
+    "score": Scored,
     "coverage": Coverage,
     "forgotten": Forgetting,
     "release": Released,

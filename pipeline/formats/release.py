@@ -12,6 +12,8 @@ manifest `release.json` lists every file but itself, `SHA256SUMS` and what other
 `SHA256SUMS` lists these files and `release.json` with the SHA-256 of their bytes, for coreutils.
 """
 
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -80,6 +82,16 @@ class Root(Typed):
     """Version of the release."""
     files: dict[str, ListedFile]
     """Path of every file but this, `SHA256SUMS` and what is below `signatures/` and `receipts/` → kind and digest."""
+
+
+def contents_digest(files: Mapping[str, ListedFile]) -> str:
+    """One digest of files, from the digest of each: SHA-256 of a line `DIGEST  PATH` for each, sorted by path.
+
+    Of all files of a release but its papers it is the *contents digest*, which the card names: it says of everything
+    that the papers are made from what `release.json` says, and, unlike that, can be in a paper.
+    """
+    lines = [f"{file.digest}  {path}\n" for path, file in sorted(files.items())]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 class Revision(Typed):

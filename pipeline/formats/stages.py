@@ -22,6 +22,7 @@ from pipeline.base.paths import (
     RELEASE,
     RESULTS,
     RUNS,
+    SCORES,
     SEARCH,
     TASKS,
     TOKENIZER,
@@ -57,6 +58,7 @@ STAGES = (
     Stage("tasks", "release", "tasks", TASKS),
     Stage("train", "model", "models", RUNS),
     Stage("evaluate", "model", "evaluations", RESULTS),
+    Stage("score", "model", "scores", SCORES),
     Stage("release", "release", "release", RELEASE),
 )
 ON_ROWS = (Stage("rows", "release", "rows", PUBLISHED_ROWS),)
@@ -72,6 +74,11 @@ DATA_STAGES = tuple(stage.name for stage in STAGES[1 : [stage.name for stage in 
 def stages_per(per: Per) -> list[str]:
     """The names of the stages that run once for each `per`, in the order of the data."""
     return [stage.name for stage in STAGES if stage.per == per]
+
+
+def stages_of_model(is_fork: bool) -> list[str]:
+    """The stages that run for each model. A fork has no items of stock tasks, so no stage scores its models."""
+    return [name for name in stages_per("model") if not (is_fork and name == "score")]
 
 
 def manifest_path(name: str, of: str | None = None) -> Path:

@@ -253,7 +253,7 @@ class _Digest:
 
     def update(self, rows: pa.RecordBatch) -> bytes:
         """Add rows; return their lines."""
-        content = _json_lines(rows)
+        content = json_lines(rows)
         self._sha256.update(content)
         self._rows += rows.num_rows
         self._bytes += len(content)
@@ -263,7 +263,7 @@ class _Digest:
         return self._rows, self._bytes, self._sha256.hexdigest()
 
 
-def _json_lines(rows: pa.RecordBatch) -> bytes:
+def json_lines(rows: pa.RecordBatch) -> bytes:
     """Encode each row as a canonical JSON line; a column whose values need no escaping is 20 times as fast."""
     if not rows.num_rows or not all(map(PLAIN.fullmatch, rows.schema.names)):
         return b"".join(map(encode_line, rows.to_pylist()))

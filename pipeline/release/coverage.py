@@ -28,7 +28,8 @@ def count(release: Release) -> ReadCounts:
     """What the models read of the training rows: the rows of each; documents and tokens in the rows of all together.
 
     Models that follow one order read its first samples, each as many as it was trained on, so of these the longest
-    training has read whatever any of them has; siblings by seed may follow an order of their own. To a training that goes on where its parent stopped, this counts the parent's samples too.
+    training has read whatever any of them has; siblings by seed may follow an order of their own. To a training that
+    goes on where its parent stopped, this counts the parent's samples too.
     A document that was forgotten counts as not read: in its place is filler.
     """
     tokens = release.manifest(Tokens)

@@ -14,11 +14,13 @@ from pipeline.release.disclosures.openness import write_openness
 from pipeline.release.disclosures.pages import write_ab2013, write_training_content
 from pipeline.release.disclosures.summary import write_summary
 from pipeline.release.plot import draw_losses
+from pipeline.release.report.page import write_report
 
 PAPERS: dict[str, Callable[[Evidence], bytes]] = {
     "README.md": write_card,
     "NOTICE": write_notice,
     "loss.svg": draw_losses,
+    "report/index.html": write_report,
     "croissant.json": write_croissant,
     "mof.yml": write_openness,
     "disclosures/training-content.md": write_training_content,

@@ -162,9 +162,9 @@ class Release:
 
     def names(self, kind: type[M]) -> list[str]:
         """The sources or models that have a manifest of this kind, sorted."""
-        folder = path_of(kind, "any").parent
-        listed = [Path(path) for path in self.files]
-        return sorted(path.stem for path in listed if path.parent == folder and path.suffix == ".json")
+        folder = f"{path_of(kind, 'any').parent.as_posix()}/"
+        inside = [path.removeprefix(folder) for path in self.files if path.startswith(folder)]
+        return sorted(path.removesuffix(".json") for path in inside if path.endswith(".json") and "/" not in path)
 
     def sources(self) -> list[str]:
         """Its sources, sorted."""

@@ -195,6 +195,8 @@ class ReleaseParams(Section):
     """SPDX expression of the licence of the models and of the compilation; each document keeps its own."""
     base_model: Annotated[str, Field(pattern=r"\A[\w.-]+/[\w.-]+\z")] | None = None
     """Of a fork: repository on the Hub of the model that it goes on from, such as OWNER/NAME, if it is there."""
+    repository: Line | None = None
+    """Address of the repository of the program that built the release."""
     limits: Text
     """What the models cannot do and what is known to be wrong with them, in the publisher's words."""
     disclosures: Disclosures | None = None

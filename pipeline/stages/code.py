@@ -5,7 +5,7 @@ alone. The other stages depend on their own digest there, so a change of code ru
 """
 
 from pipeline.base.files import sha256_file
-from pipeline.base.imports import closure
+from pipeline.base.imports import closure_with_scripts
 from pipeline.base.swhid import swhid
 from pipeline.formats.current import take_basis, write_manifest
 from pipeline.formats.manifests import Code, digest_of_code
@@ -16,7 +16,7 @@ PINS = "constraints.txt"
 
 def code() -> None:
     """Write the manifest of the code."""
-    loaded = {stage: [PINS, *closure(ROOT, [ENTRY_POINT, module_of(stage)])] for stage in NAMES}
+    loaded = {stage: [PINS, *closure_with_scripts(ROOT, [ENTRY_POINT, module_of(stage)])] for stage in NAMES}
     files = {name: sha256_file(ROOT / name) for name in sorted(set().union(*loaded.values()))}
     stages = {
         stage: {"digest": digest_of_code({name: files[name] for name in names}), "files": names}

@@ -24,6 +24,7 @@ ELSEWHERE = {
     "parent": "trainer.parent",
     "train": "trainer.train",
     "evaluate": "trainer.evaluate",
+    "score": "trainer.score",
 }
 """The modules of stages that are not `pipeline.stages.NAME`."""
 

@@ -7,6 +7,7 @@ and `manifests/release.json`. Large files are linked, not copied. Nothing enters
 import hashlib
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.base.console import progress
@@ -32,6 +33,7 @@ from pipeline.base.paths import (
     REPLACED_FILE,
     RESULTS,
     RUNS,
+    SCORES,
     SEARCH,
     TOKENIZER,
     TOKENS,
@@ -48,6 +50,7 @@ from pipeline.formats.manifests import (
     Manifest,
     Parent,
     Released,
+    Scored,
     Searchable,
     TasksMade,
     Tokens,
@@ -62,11 +65,12 @@ from pipeline.formats.release import (
     ListedFile,
     Root,
     content_digest,
+    contents_digest,
     is_listed,
     kind_of,
     revision_line,
 )
-from pipeline.formats.stages import manifest_path, stages_per
+from pipeline.formats.stages import manifest_path, stages_of_model, stages_per
 from pipeline.formats.suite import require_one_suite
 from pipeline.release.ancestors import MADE_AGAIN
 from pipeline.release.coverage import count
@@ -74,16 +78,17 @@ from pipeline.release.disclosures.evidence import described, gather_evidence
 from pipeline.release.gate import check_model, too_far
 from pipeline.release.papers import PAPERS
 from pipeline.release.release import Release
+from pipeline.release.report.data import data_files
 from pipeline.release.words import ReleaseParams, check_words
 
 LOCK = Path("dvc.lock")
 REMOTE_CODE = Path("trainer/remote/modeling_everystep_openelm.py")
 COPIED = [Path("constraints.txt"), Path("LICENSE"), REMOTE_CODE]
-PER_SOURCE, PER_MODEL = stages_per("source"), stages_per("model")
+PER_SOURCE = stages_per("source")
 ONCE = [name for name in stages_per("release") if name != "release"]
 OF_SECTION: dict[str, type[Manifest]] = {SECTION_OF_FORKS: Parent, SECTION_OF_FORGETTING: Forgetting}
 """The manifest that goes with a section that only some projects have."""
-BUILT = ("data", "runs", "results")
+BUILT = ("data", "runs", "results", "scores")
 COPY_SUFFIXES = (".jsonl", ".csv", ".json", ".yaml", ".md")
 
 
@@ -93,12 +98,14 @@ def release() -> None:
     params = check_words(load_params(), sources, str(PARAMS)).release
     own = [name for name in (SECTION_OF_FORKS, SECTION_OF_FORGETTING) if name in load_params()]
     is_fork = SECTION_OF_FORKS in own
-    manifests = _manifests(sources, models) + [path_of(OF_SECTION[name]) for name in own]
+    manifests = _manifests(sources, models, is_fork) + [path_of(OF_SECTION[name]) for name in own]
     basis = take_basis(manifests, [*SECTIONS, *own])
     trained = read_all_current(Trained, models)
     require_one_suite({name: manifest.parameters.to_json() for name, manifest in trained.items()})
     _require_own_rows(trained)
     read_all_current(Evaluated, models)
+    if not is_fork:
+        read_all_current(Scored, models)
     read_current(Searchable)
     for stage in PER_SOURCE:
         read_all_current(KINDS[stage], sources)
@@ -112,7 +119,7 @@ def release() -> None:
             advance(1)
     folder = fresh_folder(RELEASE)
     kept = [Path(path) for path in read_current(Parent).promises()] if is_fork else []
-    for path in [*COPIED, *manifests, *kept, *_data_files(sources), *_model_files(models)]:
+    for path in [*COPIED, *manifests, *kept, *_data_files(sources), *_model_files(models, is_fork)]:
         _place(path, folder / path)
     # As data: a comment is no parameter, so DVC would not build the release again for a changed one.
     # How it was run is no part of it.
@@ -125,10 +132,15 @@ def release() -> None:
     counted = take_basis(inputs, root=folder)
     write_manifest(Coverage, None, counted, parameters={}, outputs={}, root=folder, **read.to_json())
     write_bytes(folder / REVISIONS, b"".join(map(revision_line, records)))
-    evidence = gather_evidence(project, read, {path: sha256_file(folder / path) for path in described(project)})
+    for path, pieces in data_files(project):
+        _write_pieces(folder / path, pieces)
+    files = _listed(folder)
+    sums = {path: sha256_file(folder / path) for path in described(project)}
+    evidence = gather_evidence(project, read, sums, contents_digest(files))
     for name, render in PAPERS.items():
         write_bytes(folder / name, render(evidence))
-    _write_root(folder, params)
+        files[name] = _digested(folder, name)
+    _write_root(folder, params, files)
     told = evidence.to_json()
     write_manifest(
         Released,
@@ -154,9 +166,9 @@ def _require_own_rows(trained: dict[str, Trained]) -> None:
             )
 
 
-def _manifests(sources: list[str], models: list[str]) -> list[Path]:
+def _manifests(sources: list[str], models: list[str], is_fork: bool) -> list[Path]:
     per_source = [manifest_path(stage, name) for stage in PER_SOURCE for name in sources]
-    per_model = [manifest_path(stage, name) for stage in PER_MODEL for name in models]
+    per_model = [manifest_path(stage, name) for stage in stages_of_model(is_fork) for name in models]
     return [*per_source, *map(manifest_path, ONCE), *per_model]
 
 
@@ -171,8 +183,8 @@ def _data_files(sources: list[str]) -> list[Path]:
     return [*files, *removals, DEDUPLICATED / REMOVALS_FILE, *replaced, *asked]
 
 
-def _model_files(models: list[str]) -> list[Path]:
-    folders = [kind / name for name in models for kind in (RUNS, RESULTS)]
+def _model_files(models: list[str], is_fork: bool) -> list[Path]:
+    folders = [kind / name for name in models for kind in (RUNS, RESULTS, *[SCORES] * (not is_fork))]
     recipes = [RECIPES / f"{name}.yaml" for name in models]
     return [*recipes, *(folder / file for folder in folders for file in list_files(folder))]
 
@@ -197,6 +209,12 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfileobj(content, file)
 
 
+def _write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
+    with atomic_writer(path) as file:
+        for piece in pieces:
+            file.write(piece)
+
+
 def lock_before_release(sources: list[str], models: list[str], lock: dict[str, Json]) -> Json:
     """The lock's entries of the stages before this one, by name (JSON is YAML, so DVC's tools read it). In a fork one
     stage takes the place of those that make rows.
@@ -205,21 +223,30 @@ def lock_before_release(sources: list[str], models: list[str], lock: dict[str, J
     """
     names = [f"{stage}@{of}" for stage in PER_SOURCE for of in sources]
     names += [name for name in ONCE if name != "code"]
-    if "parent" in lock["stages"]:
+    if is_fork := "parent" in lock["stages"]:
         names = ["parent", *(name for name in MADE_AGAIN if name in lock["stages"])]
-    names += [f"{stage}@{of}" for stage in PER_MODEL for of in models]
+    names += [f"{stage}@{of}" for stage in stages_of_model(is_fork) for of in models]
     return {"schema": "2.0", "stages": {name: lock["stages"][name] for name in sorted(names)}}
 
 
-def _write_root(folder: Path, params: ReleaseParams) -> None:
-    """`release.json` by content, then `SHA256SUMS` over the bytes as stored, the root manifest included."""
+def _listed(folder: Path) -> dict[str, ListedFile]:
+    """Each file that the root manifest lists, by content."""
     listed = [path for path in list_files(folder) if is_listed(path)]
     files: dict[str, ListedFile] = {}
     with progress("release: digests", len(listed), "files") as advance:
         for path in listed:
-            kind = kind_of(path)
-            files[path] = ListedFile(kind=kind, digest=content_digest(folder / path, kind))
+            files[path] = _digested(folder, path)
             advance(1)
+    return files
+
+
+def _digested(folder: Path, path: str) -> ListedFile:
+    kind = kind_of(path)
+    return ListedFile(kind=kind, digest=content_digest(folder / path, kind))
+
+
+def _write_root(folder: Path, params: ReleaseParams, files: dict[str, ListedFile]) -> None:
+    """`release.json` by content, then `SHA256SUMS` over the bytes as stored, the root manifest included."""
     root = Root(format=FORMAT, name=params.name, version=params.version, files=files)
     write_bytes(folder / ROOT, pretty(root.to_json()))
     sums = [f"{sha256_file(folder / path)}  {path}\n" for path in list_files(folder)]

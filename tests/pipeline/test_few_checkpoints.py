@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.formats.checkpoints import schedule
 from pipeline.release.card import write_card
-from tests.releases import facts_of
+from tests.releases import evidence_of
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from tests.releases import facts_of
 def test_a_card_names_a_stretch_between_two_checkpoints(
     built_project: Path, rule: str, steps: int, stretch: tuple[int, int]
 ) -> None:
-    facts = facts_of(built_project / "release")
+    facts = evidence_of(built_project / "release")
     first = facts.models[0].model_copy(update={"steps": schedule(rule, steps)})
     card = write_card(facts.model_copy(update={"models": [first, *facts.models[1:]]})).decode()
     found = re.search(r"everystep replay release --model \S+ --from (\d+) --to (\d+)", card)

@@ -44,21 +44,15 @@ def board(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("board")
-def test_a_board_shows_the_log_and_changes_no_byte_of_the_run(tmp_path: Path, reference: Path) -> None:
+def test_a_board_changes_no_byte_of_the_run_and_misses_and_repeats_no_step_after_a_kill(
+    tmp_path: Path, reference: Path
+) -> None:
+    """The board's writer holds two minutes in its buffers: the kill takes all of them."""
     folder = make_run(tmp_path / "run")
-    train(folder)
+    assert killed(folder, 1, lambda: num_logged(folder) >= 5)
+    assert "goes on from step" in train(folder)
     board_agrees_with_log(folder)
     assert result(folder) == result(reference)
-
-
-@pytest.mark.usefixtures("board")
-def test_after_a_kill_the_board_misses_no_step_and_repeats_none(tmp_path: Path) -> None:
-    """The board's writer holds two minutes in its buffers: the kill takes all of them."""
-    folder = make_run(tmp_path / "run", checkpoints="every 2")
-    assert killed(folder, 1, lambda: num_logged(folder) >= 5)
-    said = train(folder)
-    assert "goes on from step" in said
-    board_agrees_with_log(folder)
 
 
 @pytest.mark.usefixtures("board")

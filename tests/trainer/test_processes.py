@@ -53,6 +53,7 @@ def test_one_two_and_four_processes_write_the_same(tmp_path: Path, micro_batches
     assert results[0] == results[1] == results[2]
 
 
+@pytest.mark.long
 def test_four_ranks_of_ddp_give_other_bits_than_one_process_and_four_of_ours_do_not(tmp_path: Path) -> None:
     """The same model and micro-batches; torch divides by a power of two, so only the order of additions differs."""
     script = tmp_path / "job.py"

@@ -53,6 +53,7 @@ def test_replay_needs_the_release_alone_and_changes_nothing_in_it(built_project:
     assert [path.name for path in tmp_path.iterdir()] == ["release"]
 
 
+@pytest.mark.long
 def test_a_log_changed_by_an_attacker_who_recomputed_every_digest_is_found(built_project: Path, tmp_path: Path) -> None:
     release = copied(built_project / "release", tmp_path / "release")
 
@@ -67,6 +68,7 @@ def test_a_log_changed_by_an_attacker_who_recomputed_every_digest_is_found(built
     assert "first at step 7: gradient_norm" in done.stdout
 
 
+@pytest.mark.long
 def test_a_weight_that_is_a_little_off_in_the_log_too_is_found(built_project: Path, tmp_path: Path) -> None:
     """An edit within the reach of the optimizer, with which the log agrees, passes `verify`; only training again can
     tell."""

@@ -122,6 +122,8 @@ def _plain(value: pa.Scalar, zero: str) -> bytes | None:
         return str(value.as_py()).encode()
     if pa.types.is_floating(value.type):
         return struct.pack("<d" if pa.types.is_float64(value.type) else "<f", value.as_py() or float(f"{zero}0"))
+    if pa.types.is_boolean(value.type):
+        return bytes([value.as_py()])
     return int(value.as_py()).to_bytes(value.type.bit_width // 8, "little", signed=True)
 
 

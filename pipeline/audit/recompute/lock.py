@@ -12,12 +12,12 @@ from typing import Any
 from pipeline.base.paths import PARAMS
 from pipeline.formats.canonical import canonical, parse
 from pipeline.formats.manifests import Code, Forgetting, path_of
-from pipeline.formats.stages import BY_NAME, stages_per
+from pipeline.formats.stages import BY_NAME, stages_of_model, stages_per
 from pipeline.release.ancestors import MADE_AGAIN
 from pipeline.release.release import Release
 
 LOCK = "dvc.lock"
-WHOLE = (*(BY_NAME[name].folder for name in ("tokenizer", "tokenize")), BY_NAME["evaluate"].folder)
+WHOLE = [BY_NAME[name].folder for name in ("tokenizer", "tokenize", "evaluate", "score")]
 
 
 def lock_faults(release: Release) -> Iterator[str]:
@@ -53,7 +53,7 @@ def _names(release: Release, is_fork: bool) -> Iterator[str]:
     else:
         yield from (name for name in stages_per("release") if name not in ("code", "release"))
         yield from (f"{name}@{source}" for name in stages_per("source") for source in release.sources())
-    yield from (f"{name}@{model}" for name in stages_per("model") for model in release.models())
+    yield from (f"{name}@{model}" for name in stages_of_model(is_fork) for model in release.models())
 
 
 def _section(params: Mapping[str, Any], key: str) -> Any:

@@ -10,9 +10,10 @@ from pipeline.formats.stages import COUNTED, OF_FORKS, STAGES
 from pipeline.release.code import is_code
 from pipeline.release.papers import PAPERS
 from pipeline.release.release import Release
+from pipeline.release.report.data import data_paths
 
 ALONE = {"LICENSE", "constraints.txt", "dvc.lock", PARAMS.as_posix(), REVISIONS, *PAPERS}
-BELOW = ("data/", "runs/", "results/")
+BELOW = ("data/", "runs/", "results/", "scores/")
 """Folders whose files manifests promise (`pipeline.audit.chain`)."""
 
 
@@ -22,6 +23,7 @@ def name_faults(release: Release) -> Iterator[str]:
     folders = {f"{MANIFESTS}/{stage.manifest}" for stage in stages if stage.per != "release"}
     known = ALONE | {f"{MANIFESTS}/{stage.manifest}.json" for stage in stages if stage.per == "release"}
     known |= {f"{RECIPES}/{model}.yaml" for model in release.models()}
+    known |= {path.as_posix() for path in data_paths(release.models())}
     for path in sorted(release.files):
         if not (path in known or path.startswith(BELOW) or is_code(path) or str(PurePosixPath(path).parent) in folders):
             yield f"{path}: a release has no such file"

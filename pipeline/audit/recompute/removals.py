@@ -57,7 +57,7 @@ def _table(release: Release, removed: Removed, gone: list[Keys], kept: list[Keys
     parameters = manifest.parameters.to_json()
     examples: dict[str, list[str]] = {}
     licenses: Counter[str] = Counter()
-    by_source: Counter[str] = Counter()
+    pairs: dict[str, Counter[str]] = {}
     places: list[tuple[int, str]] = [(-(2**63), "")]
     keys: list[Keys] = []
     for batch in removed.batches(release, COLUMNS):
@@ -72,7 +72,8 @@ def _table(release: Release, removed: Removed, gone: list[Keys], kept: list[Keys
             wrong = _wrong(row, parameters, priorities)
             if wrong:
                 yield f"{where}: {id}: {reason}: {wrong}"
-            by_source[source] += 1
+            if row["kept"]:
+                pairs.setdefault(source, Counter())[row["kept"].partition("/")[0]] += 1
             if len(examples.setdefault(reason, [])) < EXAMPLES:
                 examples[reason].append(id)
             if reason in OF_LICENSES:
@@ -83,18 +84,23 @@ def _table(release: Release, removed: Removed, gone: list[Keys], kept: list[Keys
             if not is_ascending(places):
                 yield f"{where}: its rows are not in the order of priority and id"
     gone += keys or [np.empty(0, dtype=np.uint64)]
-    counted = _summary(manifest, examples, licenses, by_source)
+    counted = _summary(manifest, examples, licenses, pairs)
     for key, (said, found) in counted.items():
         if said != found:
             yield f"{manifest.path}: {key} is {said}, {where} gives {found}"
 
 
 def _summary(
-    manifest: Any, examples: dict[str, list[str]], licenses: Counter[str], by_source: Counter[str]
+    manifest: Any, examples: dict[str, list[str]], licenses: Counter[str], pairs: dict[str, Counter[str]]
 ) -> dict[str, tuple[Any, Any]]:
     """What a manifest says of removals, and what they give."""
     if isinstance(manifest, Deduplicated):
-        return {"removed_by_source": (manifest.removed_by_source, dict(by_source))}
+        found = {source: dict(kept) for source, kept in pairs.items()}
+        by_source = {source: sum(kept.values()) for source, kept in found.items()}
+        return {
+            "removed_by_source": (manifest.removed_by_source, by_source),
+            "duplicates": (manifest.duplicates, found),
+        }
     if isinstance(manifest, Extracted | Filtered):
         return {
             "examples": (manifest.examples, examples),

@@ -18,7 +18,9 @@ from pipeline.audit.recompute.order import order_faults
 from pipeline.audit.recompute.places import place_faults
 from pipeline.audit.recompute.removals import contamination_faults, removal_faults
 from pipeline.audit.recompute.replaced import replaced_faults
+from pipeline.audit.recompute.report import report_faults
 from pipeline.audit.recompute.rights import right_faults
+from pipeline.audit.recompute.scores import score_faults
 from pipeline.audit.recompute.shards import shard_faults
 from pipeline.audit.recompute.states import first_state_faults, movement_faults
 from pipeline.audit.recompute.suite import suite_faults
@@ -55,10 +57,12 @@ CHECKS: dict[str, Callable[[Release], Iterator[str]]] = {
     "tokenizer": tokenizer_faults,
     "texts of documents": text_faults,
     "search index": search_faults,
+    "data of the explorer": report_faults,
     "tasks": task_faults,
     "first states": first_state_faults,
     "movements of the weights": movement_faults,
     "evaluations": evaluation_faults,
+    "scores": score_faults,
 }
 """What is computed again, in this order: first what is quick."""
 

@@ -76,8 +76,7 @@ def _counting(release: Release, manifest: TasksMade, again: dict[str, list[Item]
         if number != found:
             yield f"{manifest.path}: counting.{key} is {number}, the rows give {found}"
     counts = CountedRuns(counted, tokens.vocabulary, declared["order"])
-    held = np.concatenate([*row_blocks(release, tokens, "validation")])
-    bits = bits_per_byte(counts, held, int(token_bytes(release.file(TOKENIZER))[held[:, 1:]].sum()))
+    bits = bits_per_byte(counts, row_blocks(release, tokens, "validation"), token_bytes(release.file(TOKENIZER)))
     if [(loss.order, loss.bits_per_byte) for loss in said.held_out] != [*enumerate(bits, 1)]:
         yield f"{manifest.path}: counting.held_out: the held-out rows take {bits} bits per byte"
     if {*said.tasks} != {*manifest.tasks}:

@@ -12,10 +12,10 @@ import pyarrow as pa
 from pipeline.formats.canonical import pretty
 from pipeline.formats.release import REVISIONS
 from pipeline.formats.tables import DOCUMENT_INDEX, REMOVALS, REPLACED
-from pipeline.release.card import percent
 from pipeline.release.disclosures.evidence import ArtefactFacts, Evidence, TableFacts
 from pipeline.release.disclosures.sentences import cleaning, personal_data
 from pipeline.release.disclosures.word import NOT_DECLARED
+from pipeline.release.markdown import percent
 from pipeline.release.words import Disclosures
 
 Tree = dict[str, Any]

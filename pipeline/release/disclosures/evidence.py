@@ -6,11 +6,13 @@ people's tools compare those.
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.base.errors import Differs
-from pipeline.base.paths import DEDUPLICATED, REMOVALS_FILE, REPLACED_FILE, TOKENIZER, TOKENS
+from pipeline.base.files import plain_lines
+from pipeline.base.paths import DEDUPLICATED, REMOVALS_FILE, REPLACED_FILE, RESULTS, SCORES, TOKENIZER, TOKENS
 from pipeline.formats.manifests import (
+    Counting,
     Deduplicated,
     Evaluated,
     EvaluationNgrams,
@@ -18,17 +20,26 @@ from pipeline.formats.manifests import (
     Fetched,
     Filtered,
     ReadCounts,
+    Scored,
     StoredFile,
+    TasksMade,
     Tokens,
     Trained,
+    path_of,
 )
 from pipeline.formats.model import ModelSpec
 from pipeline.formats.release import REVISIONS, SUMS
+from pipeline.formats.samples import NAME as SAMPLES
+from pipeline.formats.samples import Written
+from pipeline.formats.scores import SCORES_FILE, Score
 from pipeline.formats.stages import output_folder
 from pipeline.formats.typed import Count, Counts, Sha256, TensorsDigest, Typed
+from pipeline.release.comparison import Siblings, siblings
 from pipeline.release.facts import Facts, gather, read_words
 from pipeline.release.release import Release
+from pipeline.release.report.trainings import TrainingFacts, gather_trainings
 
+T = TypeVar("T", bound=Typed)
 PASSES = 3
 """Forward, and backward with respect to activations and to weights."""
 
@@ -74,6 +85,8 @@ class DesignFacts(Typed):
 
     name: str
     """Name of the model."""
+    family: str
+    """Family of its recipe."""
     layers: Count
     """Layers in depth; a stored layer that acts twice counts twice."""
     stored_layers: Count
@@ -82,6 +95,8 @@ class DesignFacts(Typed):
     """Width of the residual stream."""
     query_heads: list[Count]
     """Different numbers of query heads of a layer, ascending."""
+    kv_heads: list[Count]
+    """Different numbers of key and value heads of a layer, ascending."""
     ffn_widths: list[Count]
     """Different widths of the FFN of a layer, ascending."""
     activations: list[str]
@@ -96,6 +111,16 @@ class DesignFacts(Typed):
     """Shape of the learning rate."""
     peak: float
     """Highest learning rate."""
+    floor: float
+    """Lowest learning rate after the warm-up, as a share of the peak."""
+    warmup_steps: Count
+    """Updates until the peak."""
+    global_batch: Count
+    """Rows that a step reads."""
+    seed: Count
+    """Seed of the first weights."""
+    order_seed: Count
+    """Seed of the order of the rows."""
     optimizer: dict[str, Any]
     """The section `optimizer` of its recipe."""
     training_flops: Count
@@ -110,6 +135,21 @@ class DesignFacts(Typed):
     """Name of its last checkpoint."""
     weights_digest: TensorsDigest
     """Digest of the weights of its last checkpoint."""
+
+
+class LossFacts(Typed):
+    """The last checkpoint of a model on the held-out tokens of one source, or of all."""
+
+    model: str
+    """Name of the model."""
+    source: str | None
+    """Name of the source; null for all of them."""
+    bits_per_byte: float
+    """Bits per byte of text."""
+    standard_error: float | None
+    """Its standard error over rows; null for fewer than two."""
+    targets: Count
+    """Tokens that were predicted."""
 
 
 class Evidence(Facts):
@@ -137,10 +177,26 @@ class Evidence(Facts):
     """Languages that a source declares, joined by commas → tokens of such sources in the training rows."""
     evaluation_sets: list[str]
     """Names of the evaluation sets whose items training must not contain."""
+    duplicates: dict[str, Counts]
+    """Source of documents removed as duplicates → source of those that were kept in their place → documents."""
+    trainings: list[TrainingFacts]
+    """How the models were trained."""
+    losses: list[LossFacts]
+    """What the last checkpoints reach on the held-out rows."""
+    scores: dict[str, list[Score]]
+    """Model → what its last scored checkpoint scores in the tasks."""
+    counting: Counting
+    """What models that count runs of tokens reach and score."""
+    samples: dict[str, list[Written]]
+    """Model → what its last checkpoint writes."""
+    siblings: Siblings
+    """Which models differ only in a seed."""
+    contents: Sha256
+    """Digest of all files but the papers (`docs/formats.md`, section 12)."""
 
 
-def gather_evidence(release: Release, read: ReadCounts, sums: Mapping[str, str]) -> Evidence:
-    """The evidence of a release; `sums` has the SHA-256 of its files as stored."""
+def gather_evidence(release: Release, read: ReadCounts, sums: Mapping[str, str], contents: str) -> Evidence:
+    """The evidence of a release; `sums` has the SHA-256 of its files as stored, `contents` is its contents digest."""
     facts, tokens = gather(release, read), release.manifest(Tokens)
     train = tokens.splits.train
     artefacts = [_artefact(release, name, tokens) for name in release.sources()]
@@ -161,6 +217,14 @@ def gather_evidence(release: Release, read: ReadCounts, sums: Mapping[str, str])
         vocabulary=tokens.vocabulary,
         tokens_by_languages=dict(sorted(by_languages.items())),
         evaluation_sets=sorted(release.manifest(EvaluationNgrams).sets),
+        duplicates=release.manifest(Deduplicated).duplicates,
+        trainings=gather_trainings(release, [model.name for model in facts.models]),
+        losses=[loss for model in facts.models for loss in _losses(release, model.name)],
+        scores={model.name: list(_scores(release, model.name)) for model in facts.models},
+        counting=release.manifest(TasksMade).counting,
+        samples={model.name: list(_samples(release, model.name)) for model in facts.models},
+        siblings=siblings({model.name: release.manifest(Trained, model.name).parameters for model in facts.models}),
+        contents=contents,
     )
 
 
@@ -215,6 +279,40 @@ def _artefact(release: Release, name: str, tokens: Tokens) -> ArtefactFacts:
     )
 
 
+def _losses(release: Release, name: str) -> Iterator[LossFacts]:
+    """Of each source, then of all."""
+    evaluated = release.manifest(Evaluated, name)
+    last = evaluated.results[-1]
+    sources = [result for result in evaluated.by_source if result.revision == last.revision]
+    for source, result in [*((result.source, result) for result in sources), (None, last)]:
+        yield LossFacts(
+            model=name,
+            source=source,
+            bits_per_byte=result.bits_per_byte,
+            standard_error=result.standard_error,
+            targets=evaluated.sources[source].targets if source else evaluated.targets,
+        )
+
+
+def _scores(release: Release, name: str) -> Iterator[Score]:
+    """None in a fork, which is not scored."""
+    if path_of(Scored, name).as_posix() not in release.files:
+        return
+    last = release.manifest(Scored, name).checkpoints[-1].revision
+    yield from (score for score in _lines(release, SCORES / name / SCORES_FILE, Score) if score.revision == last)
+
+
+def _samples(release: Release, name: str) -> Iterator[Written]:
+    last = release.manifest(Evaluated, name).results[-1].revision
+    yield from (line for line in _lines(release, RESULTS / name / SAMPLES, Written) if line.revision == last)
+
+
+def _lines(release: Release, path: Path, kind: type[T]) -> Iterator[T]:
+    """The lines of a file, each of which is of a kind."""
+    for number, line in enumerate(plain_lines(release.file(path)), 1):
+        yield kind.parse(line, f"{path}:{number}")
+
+
 def _pinned(declared: Mapping[str, Any]) -> tuple[str, str]:
     """Name with version, and address, of an artefact as it was declared."""
     if declared.get("kind") == "package":
@@ -234,10 +332,12 @@ def _design(release: Release, name: str) -> DesignFacts:
     forward = forward_flops(spec)
     return DesignFacts(
         name=name,
+        family=str(recipe.model["family"]),
         layers=len(spec.applications),
         stored_layers=len(spec.layers),
         width=spec.width,
         query_heads=sorted({layer.query_heads for layer in spec.layers}),
+        kv_heads=sorted({layer.kv_heads for layer in spec.layers}),
         ffn_widths=sorted({layer.ffn_width for layer in spec.layers}),
         activations=sorted({layer.activation for layer in spec.layers}),
         norms=sorted({layer.norm for layer in spec.layers}),
@@ -245,6 +345,11 @@ def _design(release: Release, name: str) -> DesignFacts:
         steps=recipe.schedule.steps,
         schedule=recipe.schedule.shape,
         peak=recipe.schedule.peak,
+        floor=recipe.schedule.floor,
+        warmup_steps=recipe.schedule.warmup_steps,
+        global_batch=recipe.data.global_batch,
+        seed=recipe.seed,
+        order_seed=recipe.data.seed,
         optimizer=recipe.optimizer.to_json(),
         training_flops=PASSES * forward * trained.tokens,
         inference_flops=forward,

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from pipeline.formats.manifests import Trained, path_of
-from pipeline.release.card import escaped
 from pipeline.release.disclosures.evidence import DesignFacts, Evidence
 from pipeline.release.disclosures.pages import PREFACE
 from pipeline.release.disclosures.sentences import cleaning, personal_data
 from pipeline.release.disclosures.word import Word, mark, told
+from pipeline.release.markdown import escaped
 from pipeline.release.words import Disclosures
 
 Answer = Any

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline.release.card import escaped
 from pipeline.release.disclosures.evidence import Evidence
 from pipeline.release.disclosures.forms import CALIFORNIA, DATASET, EU, Part
 from pipeline.release.disclosures.summary import SIZES, Tree, summary
 from pipeline.release.disclosures.word import Markdown, Word, mark, told
+from pipeline.release.markdown import escaped
 
 PREFACE = """`release.json` has the digest of every file but itself and `SHA256SUMS`, this one included.
 `everystep verify` renders this text again from the manifests and compares it. **What is marked {mark} is declared in

@@ -1,8 +1,8 @@
 """Sentences of the disclosures that are computed: what was selected, removed, replaced and read, in numbers."""
 
-from pipeline.release.card import percent
 from pipeline.release.disclosures.evidence import ArtefactFacts, Evidence
 from pipeline.release.facts import SourceFacts
+from pipeline.release.markdown import percent
 
 UNION = {
     "bg": "Bulgarian", "hr": "Croatian", "cs": "Czech", "da": "Danish", "nl": "Dutch", "en": "English",

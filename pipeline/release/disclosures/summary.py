@@ -9,11 +9,11 @@ to people.
 from typing import Any
 
 from pipeline.formats.canonical import pretty
-from pipeline.release.card import percent
 from pipeline.release.disclosures.evidence import ArtefactFacts, Evidence
 from pipeline.release.disclosures.sentences import cleaning, dependencies, languages, personal_data, selection
 from pipeline.release.disclosures.word import NOT_DECLARED, Word, plain, pointers
 from pipeline.release.facts import SourceFacts
+from pipeline.release.markdown import percent
 from pipeline.release.words import Disclosures
 
 Tree = dict[str, Any]

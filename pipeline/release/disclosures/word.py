@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.formats.canonical import Json
-from pipeline.release.card import escaped
+from pipeline.release.markdown import escaped
 
 NOT_DECLARED = "not declared"
 

@@ -135,6 +135,7 @@ def dedup() -> None:
         documents_by_split={name: split.documents for name, split in splits.items()},
         removed={reason: number for reason, number in removed.items() if number},
         removed_by_source=lost,
+        duplicates=_pairs(sketches, candidates, duplicates),
         **partly,
     )
 
@@ -256,6 +257,18 @@ def _count_by_source(sketches: list[Sketch], chosen: Flags) -> dict[str, int]:
     for sketch in sketches:
         counts[sketch.source] += int(chosen[sketch.first : sketch.stop].sum())
     return dict(+counts)
+
+
+def _pairs(sketches: list[Sketch], candidates: Candidates, duplicates: Duplicates) -> dict[str, dict[str, int]]:
+    """Count duplicates by the source of what is removed, then by that of what is kept in its place."""
+    stops = np.array([sketch.stop for sketch in sketches], dtype=np.int64)
+    ranks = np.stack([duplicates.removed, duplicates.kept])
+    places = np.searchsorted(stops, candidates.numbers[ranks], side="right")
+    counts = Counter((sketches[removed].source, sketches[kept].source) for removed, kept in places.T.tolist())
+    found: dict[str, dict[str, int]] = {}
+    for (removed, kept), number in sorted(counts.items()):
+        found.setdefault(removed, {})[kept] = number
+    return found
 
 
 def _raise_alarm(totals: dict[str, int], lost: dict[str, int], max_share: float) -> None:

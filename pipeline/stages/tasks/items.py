@@ -112,5 +112,5 @@ def _cleaned(text: str, definition: Definition) -> str:
         return text
     text = text.strip()
     for pattern, replacement in definition.cleaned:
-        text = re.sub(pattern, lambda _, to=replacement: to, text)
+        text = replacement.join(re.split(pattern, text))
     return text

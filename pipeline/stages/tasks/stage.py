@@ -16,8 +16,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pipeline.base.console import progress
 from pipeline.base.errors import EverystepError
 from pipeline.base.files import fresh_folder
@@ -114,8 +112,6 @@ def counted(built: Release, params: CountingParams, items: dict[str, list[Item]]
     tokens = built.manifest(Tokens)
     rows = first_rows(built, tokens, params.rows)
     counts = CountedRuns(rows, tokens.vocabulary, params.order)
-    held = np.concatenate([*row_blocks(built, tokens, "validation")])
-    num_bytes = int(token_bytes(built.file(TOKENIZER))[held[:, 1:]].sum())
     ids_of = _encoder(built.file(TOKENIZER))
     scored: dict[str, list[dict[str, float]]] = {}
     with progress("tasks: count", len(items), "tasks") as advance:
@@ -123,7 +119,9 @@ def counted(built: Release, params: CountingParams, items: dict[str, list[Item]]
             found = enumerate(accuracies(counts, asked, ids_of), 1)
             scored[name] = [{"order": n, "accuracy": share, "standard_error": error} for n, (share, error) in found]
             advance(1, name)
-    bits = enumerate(bits_per_byte(counts, held, num_bytes), 1)
+    bits = enumerate(
+        bits_per_byte(counts, row_blocks(built, tokens, "validation"), token_bytes(built.file(TOKENIZER))), 1
+    )
     return {
         "rows": len(rows),
         "tokens": rows.size,

@@ -35,6 +35,7 @@ from pipeline.release.coverage import count
 from pipeline.release.held_out import held_out
 from pipeline.release.papers import PAPERS
 from pipeline.release.release import Release
+from pipeline.release.report.data import data_files
 from pipeline.release.rungs import Rung
 from pipeline.stages.search import sorted_suffixes
 from pipeline.stages.tasks.params import TasksParams
@@ -144,18 +145,26 @@ def texts(release: Path) -> list[bytes]:
     return token_texts(release / TOKENIZER)
 
 
-def sealed(release: Path, index: bool = True) -> None:
-    """Recompute everything that follows: what was read of the rows, the search index if `index`, the papers, and every
-    digest."""
+def sealed(release: Path, index: bool = True, explorer: bool = True) -> None:
+    """Recompute everything that follows: what was read of the rows, the search index if `index`, the data of the
+    explorer if `explorer`, the papers, and every digest."""
     path = release / path_of(Coverage)
     write_json(path, read_json(path) | count(_opened(release)).to_json())
     if index:
         write_index(release, rows_of(release))
+    if explorer:
+        write_explorer(release)
     reseal(release)
     evidence = evidence_of(release)
     for name, render in PAPERS.items():
         write_bytes(release / name, render(evidence))
     reseal(release)
+
+
+def write_explorer(release: Path) -> None:
+    """Write the data of the explorer from what the release now holds."""
+    for path, pieces in data_files(_opened(release)):
+        write_bytes(release / path, b"".join(pieces))
 
 
 def asked_again(release: Path) -> None:

@@ -12,20 +12,24 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from pipeline.audit.recompute.scores import given_by
 from pipeline.base.files import sha256_file, write_bytes
+from pipeline.base.paths import SCORES
 from pipeline.formats import checkpoints as ck
 from pipeline.formats import losses
 from pipeline.formats.canonical import canonical, parse, pretty
 from pipeline.formats.log import as_csv
+from pipeline.formats.manifests import Scored
 from pipeline.formats.release import ROOT
-from pipeline.formats.tables import read_table
+from pipeline.formats.scores import ITEMS_FILE, SCORED_ITEMS, SCORES_FILE
+from pipeline.formats.tables import read_table, write_table
 from pipeline.formats.vocabulary import token_bytes, token_texts
 from pipeline.release.papers import PAPERS
 from pipeline.release.release import Release
 from pipeline.release.results import HeldOut
 from pipeline.release.rungs import Rung
 from pipeline.release.targets import targets_of_release
-from tests.pipeline.audit.forging import Forgery
+from tests.pipeline.audit.forging import Forgery, write_explorer
 from tests.project import run
 from tests.releases import (
     checkpoint,
@@ -37,6 +41,7 @@ from tests.releases import (
     reseal,
     reseal_model,
     swap,
+    unsealed,
     write_json,
 )
 
@@ -144,7 +149,8 @@ def edit_samples(release: Path, change: Callable[[Tree], object]) -> None:
 
 
 def write_papers(release: Path) -> None:
-    """Write every paper again from what the release now says."""
+    """Write the data of the explorer and every paper again from what the release now says."""
+    write_explorer(release)
     evidence = evidence_of(release)
     for name, render in PAPERS.items():
         write_bytes(release / name, render(evidence))
@@ -311,6 +317,39 @@ def better_loss_alone(release: Path) -> None:
     edit_results(release, lambda line: line.update(loss=line["loss"] * 0.9))
 
 
+def edit_scores(release: Path, change: Callable[[list[Tree]], object]) -> None:
+    """Change the table of scores, and what follows from it."""
+    table = release / SCORES / MODEL / ITEMS_FILE
+    rows = read_table(table, SCORED_ITEMS).to_pylist()
+    change(rows)
+    write_table(table, rows, SCORED_ITEMS, ITEMS_FILE)
+    opened = unsealed(release)
+    files, facts = given_by(opened, opened.manifest(Scored, MODEL), rows)
+    for name, content in files.items():
+        write_bytes(table.parent / name, content)
+    edit_manifest(release, "scores", lambda tree: tree.update(facts))
+
+
+def better_scores(release: Path) -> None:
+    edit_scores(release, lambda rows: [row.update(log_likelihood=-0.5) for row in rows if row["gold"]])
+
+
+def shorter_answers(release: Path) -> None:
+    edit_scores(release, lambda rows: [row.update(bytes=2 * row["bytes"]) for row in rows])
+
+
+def better_metrics_alone(release: Path) -> None:
+    path = release / SCORES / MODEL / SCORES_FILE
+    lines = [parse(line, path) for line in path.read_bytes().splitlines()]
+    for line in lines:
+        line["value"] = 0.875
+    write_bytes(path, b"".join(canonical(line) + b"\n" for line in lines))
+
+
+def unlike_items_of_checkpoints(release: Path) -> None:
+    edit_scores(release, lambda rows: rows[-1].update(tokens=rows[-1]["tokens"] + 1))
+
+
 def more_bytes(release: Path) -> None:
     path = release / "manifests" / "evaluations" / f"{MODEL}.json"
     num_bytes = read_json(path)["bytes"]
@@ -406,6 +445,10 @@ FORGERIES = [
     Forgery(
         "other tokens in a sample", REPLAYED, other_tokens_written, "not what these weights", "replay --evaluation"
     ),
+    Forgery("better scores, everywhere", REPLAYED, better_scores, "computed again", "replay --evaluation"),
+    Forgery("longer answers in the scores", RECOMPUTED, shorter_answers, "its choices are not those of"),
+    Forgery("better metrics than the scores of the items", RECOMPUTED, better_metrics_alone, "scores.jsonl"),
+    Forgery("other tokens at one checkpoint", RECOMPUTED, unlike_items_of_checkpoints, "not those of the first"),
     Forgery("better losses with the old bits per byte", CONSISTENT, better_loss_alone, "bits per byte, not"),
     Forgery("more bytes of held-out text", RECOMPUTED, more_bytes, "bytes is"),
     Forgery("fewer targets", RECOMPUTED, fewer_targets, "targets is"),

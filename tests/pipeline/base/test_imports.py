@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.base.imports import closure
+from pipeline.base.imports import closure, closure_with_scripts
 from tests.imports import ROOT
 
 LOADED = """
@@ -40,6 +40,14 @@ def test_a_relative_import_is_seen_from_its_package(tmp_path: Path) -> None:
 def test_a_circle_ends(tmp_path: Path) -> None:
     files(tmp_path, a="import pipeline.b", b="import pipeline.a")
     assert closure(tmp_path, ["pipeline.a"]) == ["pipeline/a.py", "pipeline/b.py"]
+
+
+def test_a_script_and_a_style_are_loaded_with_the_modules_of_their_folder(tmp_path: Path) -> None:
+    files(tmp_path, a="import pipeline.page.b", page__in__b="", other__in__c="")
+    for name in ("page/b.js", "page/look.css", "page/notes.txt", "other/c.js"):
+        (tmp_path / "pipeline" / name).write_text("")
+    loaded = closure_with_scripts(tmp_path, ["pipeline.a"])
+    assert loaded == ["pipeline/a.py", "pipeline/page/b.js", "pipeline/page/b.py", "pipeline/page/look.css"]
 
 
 @pytest.mark.parametrize("module", ["pipeline.stages.filter", "pipeline.stages.release", "trainer.train"])

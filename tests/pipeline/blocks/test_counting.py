@@ -61,4 +61,5 @@ def test_an_item_of_one_choice_is_right_if_every_token_is_the_likeliest() -> Non
 
 def test_bits_per_byte_are_those_of_all_tokens_but_the_first() -> None:
     counts = CountedRuns(np.zeros((0, 3), dtype=np.uint32), VOCABULARY, 2)
-    assert bits_per_byte(counts, np.array([[0, 1, 2], [3, 3, 3]], dtype=np.uint32), 16) == [0.5, 0.5]
+    blocks = [np.array([[0, 1, 2]], dtype=np.uint32), np.array([[3, 3, 3]], dtype=np.uint32)]
+    assert bits_per_byte(counts, blocks, np.array([9, 5, 5, 3])) == [0.5, 0.5]

@@ -1,28 +1,42 @@
-"""The same bytes again: in a second folder, with other numbers of workers and processes, after kills."""
+"""The same bytes again, and again after kills, in a second folder with other numbers of workers and processes.
+
+`built_project` was built undisturbed by one worker and one process.
+"""
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.imports import ROOT
 from tests.project import built, killed_repro, make_project, repro, run
 
+OTHERWISE: dict[str, Any] = {"OMP_NUM_THREADS": "4", "MKL_CBWR": "AVX512"}
+"""What a caller may set that would change bits, if the stages did not set it themselves."""
 
-def test_another_folder_with_other_numbers_of_workers_and_processes_builds_the_same_bytes(
+
+def test_two_workers_and_processes_in_another_folder_build_the_same_bytes_though_killed(
     tmp_path: Path, corpora: Path, built_project: Path
 ) -> None:
     other = make_project(tmp_path / "elsewhere", corpora)
-    repro(other, EVERYSTEP_WORKERS="3", EVERYSTEP_PROCESSES="4")
+    two: dict[str, Any] = {"EVERYSTEP_WORKERS": "2", "EVERYSTEP_PROCESSES": "2"} | OTHERWISE
+    draw = random.Random(5)
+    assert all(killed_repro(other, draw.uniform(1, 12), **two) for _ in range(2))
+    repro(other, **two)
     assert built(other) == built(built_project)
 
 
-def test_one_worker_and_one_process_build_the_same_bytes(tmp_path: Path, corpora: Path, built_project: Path) -> None:
-    other = make_project(tmp_path / "alone", corpora)
-    repro(other, EVERYSTEP_WORKERS="1", EVERYSTEP_PROCESSES="1", OMP_NUM_THREADS="4", MKL_CBWR="AVX512")
+@pytest.mark.long
+def test_three_workers_and_four_processes_build_the_same_bytes(
+    tmp_path: Path, corpora: Path, built_project: Path
+) -> None:
+    other = make_project(tmp_path / "elsewhere", corpora)
+    repro(other, EVERYSTEP_WORKERS="3", EVERYSTEP_PROCESSES="4", **OTHERWISE)
     assert built(other) == built(built_project)
 
 
+@pytest.mark.long
 def test_kills_at_random_instants_change_nothing(tmp_path: Path, corpora: Path, built_project: Path) -> None:
     project = make_project(tmp_path / "killed", corpora)
     draw = random.Random(3)

@@ -258,6 +258,24 @@ def _alike(left: list[int], right: list[int]) -> int:
     return next((i for i, (a, b) in pairs if a != b), min(len(left), len(right)))
 
 
+def explorer_documents(index: list[dict[str, Any]], width: int) -> tuple[str, bytes]:
+    """The lines of documents for the explorer, and their places."""
+    keys = ("first_row", "id", "license", "num_tokens", "offset")
+    order = sorted(index, key=lambda one: (one["id"], one["first_row"], one["offset"]))
+    text, begins = "", {}
+    for one in order:
+        begins[id(one)] = len(text.encode())
+        text += canonical({key: one[key] for key in keys}) + "\n"
+    places = (struct.pack("<QQ", one["first_row"] * width + one["offset"], begins[id(one)]) for one in index)
+    return text, b"".join(places)
+
+
+def explorer_losses(row: int, losses: list[list[float]]) -> bytes:
+    """A record of losses for the explorer. Python rounds half to even too."""
+    units = [min(round(loss * 1000), 65535) for values in losses for loss in values]
+    return struct.pack(f"<Q{len(units)}H", row, *units)
+
+
 def pack(documents: list[list[int]], end_token: int, width: int) -> tuple[list[list[int]], list[dict[str, int]], int]:
     """(rows, places in the document index, dropped tokens)."""
     stream: list[int] = []

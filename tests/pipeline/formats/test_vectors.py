@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -18,6 +19,7 @@ from pipeline.formats import (
     checkpoints,
     digests,
     documents,
+    explorer,
     forgotten,
     lines,
     manifests,
@@ -238,6 +240,21 @@ def _(case: Case, folder: Path) -> None:
     found = (suffixes.tolist(), (folder / "x.ids").read_bytes(), (folder / "x.nodes").read_bytes(), table)
     assert found == second.search_index(case["rows"], case["vocabulary"])
     assert (found[1].hex(), found[2].hex(), table) == (case["ids"], case["nodes"], case["table"])
+
+
+@checks("explorer-documents")
+def _(case: Case, _: Path) -> None:
+    shown = explorer.DocumentLines(pa.Table.from_pylist(case["index"]), case["width"])
+    found = (b"".join(shown.pieces()).decode(), shown.places())
+    assert found == second.explorer_documents(case["index"], case["width"])
+    assert (found[0], found[1].hex()) == (case["text"], case["places"])
+
+
+@checks("explorer-losses")
+def _(case: Case, _: Path) -> None:
+    found = explorer.loss_record(case["row"], (np.array(values, np.float32) for values in case["losses"]))
+    assert found == second.explorer_losses(case["row"], case["losses"])
+    assert found.hex() == case["hex"]
 
 
 @checks("asked")

@@ -6,7 +6,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pipeline.release.plot import _ticks, draw_losses
+from pipeline.release.plot import draw_losses
+from pipeline.release.report.charts import ticks
 from tests.releases import facts_of
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -38,7 +39,7 @@ def test_any_losses_and_names_give_a_picture_inside_its_frame(built_project: Pat
 
 @pytest.mark.parametrize(("low", "high"), [(0, 0), (3, 3), (5.94, 8.1), (0, 131.072), (1e-9, 1e9), (-2, 2)])
 def test_ticks_are_round_evenly_spaced_and_around_the_numbers(low: float, high: float) -> None:
-    ticks = _ticks(low, high)
-    assert ticks[0] <= low <= high <= ticks[-1]
-    assert 2 <= len(ticks) <= 14
-    assert len({round((b - a) / (ticks[1] - ticks[0]), 9) for a, b in pairwise(ticks)}) == 1
+    found = ticks(low, high)
+    assert found[0] <= low <= high <= found[-1]
+    assert 2 <= len(found) <= 14
+    assert len({round((b - a) / (found[1] - found[0]), 9) for a, b in pairwise(found)}) == 1

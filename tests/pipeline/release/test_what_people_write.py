@@ -21,11 +21,14 @@ from pipeline.base.errors import EverystepError
 from pipeline.base.yaml import load_yaml
 from pipeline.formats.canonical import pretty
 from pipeline.formats.manifests import Coverage
-from pipeline.release.card import front_matter, percent, write_card, write_notice
-from pipeline.release.facts import AncestorFacts, Facts, gather
+from pipeline.release.card import write_card, write_notice
+from pipeline.release.disclosures.evidence import Evidence, described, gather_evidence
+from pipeline.release.facts import AncestorFacts
+from pipeline.release.front_matter import front_matter
+from pipeline.release.markdown import percent
 from pipeline.release.words import MAX_LINE, MAX_TEXT, check_words, check_words_on_rows
 from tests.project import SOURCES, params, repro, run
-from tests.releases import copied, everystep, read_json, unsealed
+from tests.releases import contents_of, copied, everystep, read_json, unsealed
 
 LINES = (
     *("descriptions.letters.title", "descriptions.tales.issuer", "descriptions.notes.evidence"),
@@ -72,12 +75,16 @@ def bare(built_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the card of a release is made of, to be written with other words."""
     folder = tmp_path_factory.mktemp("bare")
     shutil.copytree(built_project / "release" / "manifests", folder / "manifests", copy_function=shutil.copyfile)
-    shutil.copyfile(built_project / "release" / "params.yaml", folder / "params.yaml")
+    read = ("params.yaml", "runs/*/log.jsonl", "results/*/samples.jsonl", "scores/*/scores.jsonl")
+    for path in [path for pattern in read for path in (built_project / "release").glob(pattern)]:
+        place = folder / path.relative_to(built_project / "release")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, place)
     return folder
 
 
-def with_words(bare: Path, words: dict[str, str]) -> Facts:
-    """The facts of a release with those of these words that `params.yaml` accepts; card and notice are written."""
+def with_words(bare: Path, words: dict[str, str]) -> Evidence:
+    """The evidence of a release with those of these words that `params.yaml` accepts; card and notice are written."""
     tree = read_json(bare / "params.yaml")
     for key, value in words.items():
         if not is_accepted(json.loads(json.dumps(tree)), key, value):
@@ -90,10 +97,11 @@ def with_words(bare: Path, words: dict[str, str]) -> Facts:
     return facts
 
 
-def facts_about(bare: Path) -> Facts:
-    """The facts of a folder without a root manifest."""
+def facts_about(bare: Path) -> Evidence:
+    """The evidence of a folder without a root manifest."""
     release = unsealed(bare)
-    return gather(release, release.manifest(Coverage))
+    sums = dict.fromkeys(described(release), "0" * 64)
+    return gather_evidence(release, release.manifest(Coverage), sums, contents_of(release.files))
 
 
 # Shown letter by letter
@@ -125,9 +133,10 @@ def test_every_accepted_text_is_shown_as_it_is_written(bare: Path, words: dict[s
     assert shown(after(tokens, "heading_open")[0]) == f"{release.name} {release.version}"
     publisher = f"{release.title}. Published by {release.publisher}; built by Everystep with "
     assert (after(tokens, "paragraph_open")[0].children or [])[0].content == publisher
-    cells = [shown(cell) for cell in after(tokens, "td_open") if cell.type == "inline"]
+    data = next(i for i, token in enumerate(tokens) if token.type == "inline" and token.content == "Data")
+    cells = [shown(cell) for cell in after(tokens[data:], "td_open") if cell.type == "inline"]
     for source in facts.sources:
-        assert cells[cells.index(source.name) + 6] == source.title
+        assert cells[cells.index(source.name) + 7] == source.title
         notice = (bare / "NOTICE").read_bytes().decode()
         assert f"{source.name}: {source.title}. {source.issuer}. {source.license}.\n" in notice
         for line in (source.attribution or "").split("\n"):

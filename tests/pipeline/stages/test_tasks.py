@@ -193,7 +193,9 @@ def test_the_items_of_the_pinned_artefact_are_those_of_the_harness(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
     evaluation_sets()
-    rows = {name: documents(rows_of(EVALUATION_SETS, STOCK[name].members))[::10] for name in STOCK}
+    rows: dict[str, Iterable[Any]] = {
+        name: documents(rows_of(EVALUATION_SETS, STOCK[name].members))[::10] for name in STOCK
+    }
     theirs = their_requests(tmp_path, rows)
     for name in STOCK:
         assert our_requests(EVALUATION_SETS, name)[::10] == theirs[name], name
@@ -225,7 +227,7 @@ def test_a_row_that_is_no_item_is_counted_with_the_reason(
     name: str, row: dict[str, Any], reason: str, tmp_path: Path
 ) -> None:
     good = DATA[name]
-    rows = [*good, row] if name not in ("piqa",) else [*good, {"sol2": None, "label": None} | row]
+    rows = [*good, row] if name not in ("piqa",) else [*good, {"sol2": None, "label": None, **row}]
     if reason == "no_text" and row.get("sol2") == 7:
         with pytest.raises(Exception, match="no_text"):
             item_of(row, 0, STOCK[name])
@@ -236,7 +238,8 @@ def test_a_row_that_is_no_item_is_counted_with_the_reason(
 
 
 def test_two_items_of_one_id_are_one_item_and_a_fault(tmp_path: Path) -> None:
-    other = {"doc": MULTIPLE[0]["doc"] | {"gold": 1}}
+    first: Any = MULTIPLE[0]["doc"]
+    other = {"doc": first | {"gold": 1}}
     items, left_out = items_of(artefact(tmp_path / "sets", {"arc_easy": [*MULTIPLE, other]}), STOCK["arc_easy"])
     assert [item.id for item in items] == ["m/1", "m/2", "m/3"]
     assert left_out == {"repeated_id": 1}

@@ -175,7 +175,7 @@ def test_digests_of_croissant_are_those_of_the_files(released: Path) -> None:
 def test_a_file_that_sums_do_not_list_is_named(released: Path) -> None:
     release = unsealed(released)
     with pytest.raises(Differs, match=r"data/deduplicated/removals\.parquet: SHA256SUMS does not list it"):
-        gather_evidence(release, release.manifest(Coverage), {})
+        gather_evidence(release, release.manifest(Coverage), {}, "0" * 64)
 
 
 def test_operations_are_counted_from_the_shapes() -> None:

@@ -173,12 +173,13 @@ class Crew:
         """The work for a contender, written when it is first asked for."""
         setting = self.setting
         micro_batch = max(1, setting.micro_batch // entry.share)
-        folder = setting.scratch / f"{entry.precision}-{micro_batch}"
+        precision = entry.precision if setting.on_gpu else "float32"  # bfloat16 takes a CPU ten times as long
+        folder = setting.scratch / f"{precision}-{micro_batch}"
         steps = setting.warm_up + setting.turns + 1
         with self._writing:
             if not (folder / "work.json").exists():
                 folder.mkdir(parents=True)
-                work(folder, setting.model, setting.global_batch, micro_batch, steps, entry.precision)
+                work(folder, setting.model, setting.global_batch, micro_batch, steps, precision)
             if entry.peer and not (folder / "peers.json").exists():
                 write_for_peers(folder, steps)
         return folder

@@ -1,5 +1,6 @@
 # make release    download the corpora, build the suite, write release/
 # make test       everything that must hold
+# make test-gpu   what needs a GPU, on one (docs/gpu.md)
 # make reproduce  clone, rebuild without any cache, compare with what is committed
 #
 # Each sets up .venv by itself. TORCH_INDEX: an index that serves the CPU build of torch, where the
@@ -10,7 +11,7 @@ TORCH_INDEX ?=
 INSTALL := .venv/bin/python -m pipeline.build.install
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
 
-.PHONY: release test test-long reproduce setup check lock clean
+.PHONY: release test test-long test-gpu reproduce setup check lock clean
 
 release: .venv/built
 	@$(RUN) python -m pipeline.build.release
@@ -21,6 +22,9 @@ test: .venv/tested check
 test-long: .venv/tested
 	$(RUN) python -m tests.proofs
 	$(RUN) python -m pytest -n auto --dist worksteal --cov
+
+test-gpu: .venv/tested
+	$(RUN) python -m tests.gpu
 
 check: .venv/tested
 	$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) mypy

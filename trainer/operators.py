@@ -85,12 +85,13 @@ def loss_block(logits_NV: Tensor, targets_N1: Tensor, z_loss: float, scale: floa
 @cache
 def compiled_loss_block() -> LossBlock:
     """Have a GPU compute `loss_block` in two passes through the logits instead of ten."""
-    return torch.compile(_fusible_loss_block, fullgraph=True, dynamic=False)
+    return torch.compile(fusible_loss_block, fullgraph=True, dynamic=False)
 
 
-def _fusible_loss_block(
+def fusible_loss_block(
     logits_NV: Tensor, targets_N1: Tensor, z_loss: float, scale: float | None
 ) -> tuple[Tensor, Tensor]:
+    """Compute `loss_block` without operators that a compiler leaves alone, up to rounding."""
     logits = logits_NV.float()
     log_z = torch.logsumexp(logits, -1, keepdim=True)
     losses = (z_loss * log_z.square() + log_z - logits.gather(1, targets_N1))[:, 0]

@@ -77,7 +77,7 @@ class Crew:
 
     def __exit__(self, *error: Any) -> None:
         for loading in self._loading.values():
-            loading.add_done_callback(_kill)
+            loading.add_done_callback(_end)
         self._threads.shutdown(wait=False)
 
     def prepare(self) -> None:
@@ -173,12 +173,13 @@ class Crew:
         """The work for a contender, written when it is first asked for."""
         setting = self.setting
         micro_batch = max(1, setting.micro_batch // entry.share)
-        folder = setting.scratch / f"{entry.precision}-{micro_batch}"
+        precision = entry.precision if setting.on_gpu else "float32"  # bfloat16 takes a CPU ten times as long
+        folder = setting.scratch / f"{precision}-{micro_batch}"
         steps = setting.warm_up + setting.turns + 1
         with self._writing:
             if not (folder / "work.json").exists():
                 folder.mkdir(parents=True)
-                work(folder, setting.model, setting.global_batch, micro_batch, steps, entry.precision)
+                work(folder, setting.model, setting.global_batch, micro_batch, steps, precision)
             if entry.peer and not (folder / "peers.json").exists():
                 write_for_peers(folder, steps)
         return folder
@@ -193,9 +194,9 @@ class Crew:
         return f"{entry.name.replace(' ', '-').replace(',', '')}-{entry.share}"
 
 
-def _kill(loading: "Future[Contender]") -> None:
-    """Kill a contender that was being loaded, if it came to be."""
-    if not loading.exception():
+def _end(loading: "Future[Contender]") -> None:
+    """End a contender that nobody waits for any more."""
+    if not loading.cancelled() and loading.exception() is None:
         loading.result().kill()
 
 

@@ -24,7 +24,7 @@ from pipeline.formats.model import (
 )
 from trainer.exact import cosine_and_sine, logarithm, rotary_tables
 from trainer.model import Cache, Decoder, Layer, attend, dump_tensors, initialize, load_tensors
-from trainer.operators import LOSS_ROWS, embed, next_token_loss
+from trainer.operators import LOSS_ROWS, LossBlock, embed, fusible_loss_block, loss_block, next_token_loss
 
 torch.set_num_threads(1)
 
@@ -241,8 +241,9 @@ def assert_equal_to_rounding(found: dict[str, torch.Tensor], expected: dict[str,
         torch.testing.assert_close(found[name], gradient, rtol=0, atol=5e-6 * float(gradient.abs().max()), msg=name)
 
 
+@pytest.mark.parametrize("block", [loss_block, fusible_loss_block])  # the second is compiled on GPUs
 @pytest.mark.parametrize("z_loss", [0.0, 0.3])
-def test_the_losss_own_derivatives_are_autograds_in_double_precision(z_loss: float) -> None:
+def test_the_losss_own_derivatives_are_autograds_in_double_precision(z_loss: float, block: LossBlock) -> None:
     """Without a model around it, against float64: rows of several blocks, a target that occurs often."""
     generator = torch.Generator().manual_seed(2)
     x_NM = torch.randn(2 * LOSS_ROWS["cpu"] + 17, 32, generator=generator, requires_grad=True)
@@ -255,7 +256,7 @@ def test_the_losss_own_derivatives_are_autograds_in_double_precision(z_loss: flo
         torch.nn.functional.cross_entropy(logits_NV, targets_N) + z_loss * logits_NV.logsumexp(-1).square().mean()
     )
     expected.backward()
-    found = next_token_loss(x_NM, weight_VM, targets_N, z_loss)
+    found = next_token_loss(x_NM, weight_VM, targets_N, z_loss, block=block)
     found.backward()
     torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=0)
     for ours, theirs in ((x_NM.grad, x_64.grad), (weight_VM.grad, weight_64.grad)):

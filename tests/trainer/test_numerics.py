@@ -5,9 +5,14 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
+import torch
+
+from pipeline.base.errors import EverystepError
+from trainer import numerics
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
@@ -87,8 +92,52 @@ def test_a_record_of_native_names_the_processor_and_one_of_portable_does_not(
 
 
 def test_unknown_class_is_refused() -> None:
-    from pipeline.base.errors import EverystepError
-    from trainer.numerics import enter
-
     with pytest.raises(EverystepError, match="'fast' is not a numerics class; choose portable or native"):
-        enter("fast")
+        numerics.enter("fast")
+
+
+LATE = """
+import os
+from trainer import numerics
+numerics.enter("native")
+os.environ["KMP_DUPLICATE_LIB_OK"] = "True"  # as torch's compiler does
+numerics.enter("native")
+print("KMP_DUPLICATE_LIB_OK" in os.environ)
+"""
+
+
+def test_a_variable_that_a_library_sets_after_the_start_does_not_restart_the_program(tmp_path: Path) -> None:
+    """It did, without an end, each time from its beginning."""
+    script = tmp_path / "late.py"
+    script.write_text(LATE)
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=env, timeout=300)
+    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr[-3000:]
+
+
+# What torch would say on a machine with a GPU, which is not here.
+
+
+def test_a_gpu_that_torch_cannot_use_is_refused_instead_of_training_on_the_processor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def too_old() -> bool:
+        warnings.warn("CUDA initialization: The NVIDIA driver on your system is too old (found 11040).", stacklevel=1)
+        return False
+
+    monkeypatch.setattr(torch.cuda, "is_available", too_old)
+    with pytest.raises(EverystepError, match=r"driver on your system is too old .* Update the driver"):
+        numerics._require_driver()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    numerics._require_driver()  # no GPU: nothing to refuse
+
+
+def test_bfloat16_is_refused_on_a_gpu_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    numerics.require_precision("bfloat16", "recipes/a.yaml")  # on a processor
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    numerics.require_precision("float32", "recipes/a.yaml")
+    with pytest.raises(EverystepError, match=r"recipes/a.yaml: precision: bfloat16 .* Tesla T4 has 7\.5\. Write"):
+        numerics.require_precision("bfloat16", "recipes/a.yaml")

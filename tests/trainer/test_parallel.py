@@ -51,7 +51,9 @@ def run_job(folder: Path, name: str, processes: int) -> Any:
 
 
 def test_one_and_four_processes_sum_to_the_same_bits(tmp_path: Path) -> None:
-    assert run_job(tmp_path, "exchange", 1) == run_job(tmp_path, "exchange", 4)
+    alone = run_job(tmp_path, "exchange", 1)
+    assert alone == run_job(tmp_path, "exchange", 4)
+    assert alone == run_job(tmp_path, "staged_exchange", 4)
 
 
 def test_processes_of_one_host_have_their_weights_in_one_memory_that_no_kill_leaves_behind(tmp_path: Path) -> None:

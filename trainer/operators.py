@@ -166,20 +166,27 @@ class _RMSNorm(Function):
 
     @staticmethod
     def forward(ctx: Any, x_BTM: Tensor, weight_M: Tensor, epsilon: float) -> Tensor:
-        x = x_BTM.float()
+        x = _in_float32(x_BTM)
         scale = torch.rsqrt((x * x).mean(-1, keepdim=True) + epsilon)
         ctx.save_for_backward(x_BTM, weight_M, scale)
-        return (x * scale).mul_(weight_M).to(x_BTM.dtype)
+        # Neither in place nor by a conversion that converts nothing: compiled by torch 2.11, such a result has no
+        # derivative, and nothing says so.
+        y = x * scale * weight_M
+        return y if y.dtype == x_BTM.dtype else y.to(x_BTM.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         x_BTM, weight_M, scale = ctx.saved_tensors
-        n, g = x_BTM * scale, gradients[0].float()
+        n, g = x_BTM * scale, _in_float32(gradients[0])
         g_n = g * n
         g_weight_M = g_n.flatten(0, -2).sum(0)
         share = g_n.mul_(weight_M).mean(-1, keepdim=True)
         g_x = (g * weight_M).addcmul_(n, share, value=-1).mul_(scale)
-        return g_x.to(x_BTM.dtype), g_weight_M, None
+        return (g_x if g_x.dtype == x_BTM.dtype else g_x.to(x_BTM.dtype)), g_weight_M, None
+
+
+def _in_float32(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float32 else x.float()
 
 
 @torch.library.impl("everystep::logarithm", "CPU")

@@ -42,7 +42,7 @@ def main() -> None:
         require(arguments.device)
         os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         with TemporaryDirectory(prefix="everystep-gpu-") as scratch:
-            failed = run(arguments.device, Path(scratch), arguments.out, arguments.minutes, arguments.only)
+            failed = run(arguments.device, Path(scratch), arguments.out.resolve(), arguments.minutes, arguments.only)
     sys.exit(1 if failed else 0)
 
 

@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from subprocess import Popen, TimeoutExpired
+from threading import Lock
 from typing import Any
 
 from pipeline.base.paths import RUNS, WORK
@@ -21,11 +22,12 @@ from tests.trainer.runs import MODEL, end, killed, make_run, result, start, trai
 from trainer.launch import PROCESSES
 
 NATIVE: dict[str, Any] = {"numerics": "native", "precision": "bfloat16"}
+_making = Lock()
 
 
 def trained(setting: Setting) -> Figures:
     """One training by the stage, of which the checks below read the checkpoints."""
-    folder = make_run(setting.scratch / "run", **NATIVE)
+    folder = _made(setting.scratch / "run", **NATIVE)
     _finished(setting, {folder: start(folder, 1)})
     record = ck.read_record(ck.find_checkpoints(folder / RUNS / MODEL)[-1][1])
     assert setting.on_gpu == record.numerics.products.startswith("CUDA"), f"it ran on {record.numerics.capability}"
@@ -36,7 +38,7 @@ def again(setting: Setting) -> Figures:
     """A second time, killed and resumed, and in two processes on one device: every file the same."""
     folders = {name: setting.scratch / name for name in ("again", "resumed", "processes")}
     for folder in folders.values():
-        make_run(folder, **NATIVE)
+        _made(folder, **NATIVE)
     running = {folders["again"]: start(folders["again"], 1), folders["processes"]: start(folders["processes"], 2)}
     found = folders["resumed"] / WORK / "train" / MODEL
     was_killed = killed(folders["resumed"], 1, lambda: any(found.glob("*/step000004-*")))
@@ -46,14 +48,14 @@ def again(setting: Setting) -> Figures:
 
 def compiled(setting: Setting) -> Figures:
     """A compiled training twice, each with a compiler's cache of its own."""
-    folders = {name: make_run(setting.scratch / name, **NATIVE, compiled=True) for name in ("compiled", "recompiled")}
+    folders = {name: _made(setting.scratch / name, **NATIVE, compiled=True) for name in ("compiled", "recompiled")}
     _finished(setting, {folder: start(folder, 1) for folder in folders.values()})
     return _same(folders["compiled"], {"recompiled": folders["recompiled"]})
 
 
 def portable(setting: Setting) -> Figures:
     """The class `portable` computes on the processor, whatever else the machine has."""
-    folder = make_run(setting.scratch / "portable")
+    folder = _made(setting.scratch / "portable")
     train(folder)
     record = ck.read_record(ck.find_checkpoints(folder / RUNS / MODEL)[-1][1])
     assert record.numerics.capability == "AVX2"
@@ -84,6 +86,13 @@ def in_one_process(setting: Setting, name: str, names: list[str]) -> Figures:
             figures: Figures = line["figures"]
             return figures
     raise AssertionError(f"the process of the checks ended before this one: {said.read_text()[-2500:]}")
+
+
+def _made(folder: Path, **more: Any) -> Path:
+    """Make the folder of a training. One at a time: the writers of rows work in the current folder, of which there is
+    one."""
+    with _making:
+        return make_run(folder, **more)
 
 
 def _finished(setting: Setting, running: dict[Path, "Popen[str]"]) -> None:

@@ -27,7 +27,7 @@ from tests.servers.web import serve_folder
 from tests.sessions import blocks
 
 STAGES: dict[str, Any] = load_yaml(ROOT / "dvc.yaml")["stages"]
-PER_SOURCE, PER_MODEL = ("fetch", "extract", "filter"), ("train", "evaluate")
+PER_SOURCE, PER_MODEL = ("fetch", "extract", "filter"), ("train", "evaluate", "score")
 CODE = manifest_path("code").as_posix()
 PLACEHOLDER = re.compile(r"\$\{(key|item)\}")
 
@@ -104,9 +104,7 @@ def test_the_plots_draw_every_model() -> None:
 def test_a_manifest_names_the_sections_that_dvc_is_told_of(stage: str) -> None:
     """The digests of sections in a manifest say what DVC's `params` say."""
     params = load_yaml(ROOT / "params.yaml")
-    of = {"train": params["models"], "evaluate": params["models"]}.get(
-        stage, list(params["sources"]) if stage in PER_SOURCE else [None]
-    )[0]
+    of = (list(params["sources"]) if stage in PER_SOURCE else params["models"] if stage in PER_MODEL else [None])[0]
     manifest = parse((ROOT / manifest_path(stage, of)).read_bytes())
     declared = [PLACEHOLDER.sub(str(of), name) for name in sections(stage)]
     assert manifest["params"] == {name: section_digest(params, name) for name in declared}

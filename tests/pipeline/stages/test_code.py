@@ -34,14 +34,14 @@ EDITED = {
     "pipeline/executor/processes.py": {
         *("extract", "filter", "evaluation_ngrams", "dedup", "tokenize", "search", "tasks"),
     },
-    "trainer/loop.py": {"train", "parent"},
-    "trainer/model.py": {"train", "evaluate", "parent"},
+    "trainer/loop.py": {"train", "score", "parent"},
+    "trainer/model.py": {"train", "evaluate", "score", "parent"},
     "trainer/evaluate.py": {"evaluate"},
     "pipeline/release/card.py": {"release"},
     "pipeline/stages/__main__.py": set(NAMES) - {"code", "rows"},
     "constraints.txt": set(NAMES) - {"code", "rows"},
     AUDIT: set(),
-    "trainer/replay.py": {"parent"},
+    "trainer/replay.py": {"score", "parent"},
     UNUSED: set(),
 }
 """A file, and the stages that load it. Each of their manifests changes that of the code, which `release` holds."""

@@ -260,7 +260,7 @@ def test_runs_that_need_not_be_equal_are_refused_by_key(sides: Path, tmp_path: P
     write_json(path, manifest)
     done = here(sides, "dispute", "a", str(tmp_path / "other"))
     assert done.code == 2
-    assert "not two runs that should be equal: recipe: schedule.peak: A has 0.003, B has 0.5" in done.err
+    assert "not two runs that should be equal: recipe: schedule.peak: A has 0.008, B has 0.5" in done.err
 
 
 @pytest.mark.parametrize(

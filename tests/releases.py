@@ -149,6 +149,14 @@ def reseal(release: Path) -> None:
     reseal_sums(release)
 
 
+def reseal_with_page(release: Path) -> None:
+    """Reseal, and let the page of the report say what the manifests say now."""
+    reseal(release)
+    name = "report/index.html"
+    (release / name).write_bytes(PAPERS[name](evidence_of(release)))
+    reseal(release)
+
+
 def _redigest_croissant(release: Path) -> None:
     """Let `croissant.json` have the digests of the files as they are."""
     path = release / "croissant.json"

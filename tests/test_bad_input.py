@@ -308,7 +308,8 @@ def test_recipes_of_a_suite_that_disagree_are_refused(project: Path, key: str) -
 def test_recipes_of_a_suite_that_disagree_are_refused_before_training(trainable: Path) -> None:
     tree = load_yaml(trainable / "recipes" / "openelm.yaml")
     tree["schedule"]["steps"] = 9
-    (trainable / "params.yaml").write_bytes(pretty({"models": ["mobilellm", "openelm"]}))
+    params = load_yaml(trainable / PARAMS)
+    (trainable / PARAMS).write_bytes(pretty(params | {"models": ["mobilellm", "openelm"]}))
     (trainable / "recipes" / "openelm.yaml").write_bytes(pretty(tree))
     expect_refusal(stage(trainable, "train", "mobilellm"), "recipes/openelm.yaml: schedule.steps: 9 differs")
     assert not (trainable / "runs").exists()

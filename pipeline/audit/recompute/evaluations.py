@@ -6,21 +6,24 @@ The losses and the tokens themselves take the models; `everystep replay --evalua
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from shutil import copyfile
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.base.paths import RESULTS, TOKENIZER
+from pipeline.base.files import safe_join
+from pipeline.base.paths import RESULTS, TOKENIZER, TOKENS
 from pipeline.formats import losses as record
 from pipeline.formats import samples
 from pipeline.formats.canonical import Json
-from pipeline.formats.manifests import Checkpoint, Evaluated
+from pipeline.formats.manifests import Checkpoint, Evaluated, Tokens
 from pipeline.formats.vocabulary import end_token, token_bytes, token_texts
 from pipeline.release.release import Release
 from pipeline.release.results import HeldOut
-from pipeline.release.targets import Targets, targets_of_release
+from pipeline.release.targets import Targets, targets_of, targets_of_release
 
 SHOWN = 200
 """Characters of a value that a fault shows."""
@@ -45,6 +48,21 @@ def evaluation_faults(release: Release) -> Iterator[str]:
         yield from _samples(release, name, checkpoints, tokenizer)
 
 
+def _targets(release: Release, name: str) -> Targets:
+    """The targets of a record. The readers of rows take plain files, so links that may be followed are copied first."""
+    if not release.follow_links:
+        return targets_of_release(release, name)
+    tokens = release.manifest(Tokens)
+    with TemporaryDirectory(prefix="everystep-") as folder:
+        for split in ("validation", "train"):
+            for shard in (*tokens.shards(split), tokens.shard(f"{split}_index")):
+                place = safe_join(Path(folder) / TOKENS, shard.path)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                copyfile(release.file(TOKENS / shard.path), place)
+        parameters = release.manifest(Evaluated, name).parameters
+        return targets_of(Path(folder), tokens, release.model(name), parameters)
+
+
 def _record(release: Release, name: str, checkpoints: Sequence[Checkpoint], tokenizer: Tokenizer) -> Iterator[str]:
     """The lines of the record, and what the manifest says that they sum up to."""
     path, evaluated = RESULTS / name / record.NAME, release.manifest(Evaluated, name)
@@ -52,7 +70,7 @@ def _record(release: Release, name: str, checkpoints: Sequence[Checkpoint], toke
     if record.stored_revisions(release.file(path)) != revisions:
         yield f"{path}: its losses are not those of the model's checkpoints, in their order"
         return
-    targets = targets_of_release(release, name)
+    targets = _targets(release, name)
     faults = list(_keys(release.file(path), targets, revisions))
     if faults:
         yield from (f"{path}: {fault}" for fault in faults)

@@ -81,7 +81,7 @@ def test_the_hubs_cache_of_links_is_not_followed_unasked_and_each_link_is_told_o
 
 def test_the_hubs_cache_of_links_is_the_release_if_they_are_followed(cache: Path) -> None:
     code, report = found(cache, "--follow-links")
-    assert (code, report["verified"], report["links"]) == (0, True, [])
+    assert (code, report["verified"], report["links"], report["faults"]) == (0, True, [], [])
     assert report["files"] == len(list_files(cache)) - len(report["left_by_tools"])
     assert report["left_by_tools"] == [".gitattributes"]
 

@@ -97,6 +97,7 @@ def test_what_cannot_be_shown_is_said(release: Path, tmp_path: Path) -> None:
 def test_a_table_that_does_not_sum_up_to_what_the_step_counted_is_found(release: Path) -> None:
     reseal(release)
     *faults, croissant = json.loads(everystep("verify", release, "--json").out)["faults"]
+    faults = [fault for fault in faults if not fault.startswith(("README.md: ", "report/"))]  # have a digest of all
     assert croissant.startswith("croissant.json: line ")  # has the digest of each table as it was
     assert faults == [
         "manifests/filtered/letters.json: personal_data counts {}, data/filtered/letters/replaced.parquet holds "

@@ -31,6 +31,7 @@ from tests.releases import (
     reseal_file,
     reseal_model,
     reseal_sums,
+    reseal_with_page,
     swap,
     write_json,
 )
@@ -277,7 +278,7 @@ def test_weights_that_no_optimizer_reaches_are_found_though_the_log_agrees(relea
 
     edit_log(release, MODEL, exchange)
     reseal_model(release, MODEL)
-    reseal(release)
+    reseal_with_page(release)
     pair = f"runs/{MODEL}: from step000001-tokens256 to step000002-tokens512"
     expect_fault(release, f"{pair}, the weight of embedding.weight[", "it cannot move farther than ")
 
@@ -287,7 +288,7 @@ def test_moments_that_do_not_belong_together_are_found(release: Path) -> None:
     tensors = ck.read_tensors(path)
     ck.write_tensors(path, tensors | {name: 9 * tensors[name] for name in tensors if name.startswith("first.")})
     reseal_model(release, MODEL)
-    reseal(release)
+    reseal_with_page(release)
     expect_fault(release, "from step000004-tokens1024 to step000008-tokens2048, the first moment of ")
 
 
@@ -303,7 +304,7 @@ def test_a_state_without_its_moments_is_found(release: Path) -> None:
     tensors = ck.read_tensors(path)
     ck.write_tensors(path, {name: tensors[name] for name in tensors if name != "first.embedding.weight"})
     reseal_model(release, MODEL)
-    reseal(release)
+    reseal_with_page(release)
     expect_fault(release, "optimizer.safetensors: does not hold two moments of each weight")
 
 

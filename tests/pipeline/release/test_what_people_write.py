@@ -256,6 +256,7 @@ def test_a_corrected_title_builds_the_release_again_and_nothing_else(built_proje
         "disclosures/training-content.json",
         "disclosures/training-content.md",
         "params.yaml",
+        "report/index.html",
     }
     done = everystep("verify", project / "release")
     assert done.code == 0, done.said

@@ -212,7 +212,7 @@ def test_a_folder_without_params_says_so(tmp_path: Path) -> None:
 def project(built_project: Path, tmp_path: Path) -> Path:
     """What was built, without DVC, as files of its own."""
     folder = tmp_path / "project"
-    for name in ("data", "manifests", "recipes", "results", "runs", "trainer/remote"):
+    for name in ("data", "manifests", "recipes", "results", "runs", "scores", "trainer/remote"):
         shutil.copytree(built_project / name, folder / name, copy_function=shutil.copyfile)
     for name in (PARAMS, "constraints.txt", "LICENSE", "dvc.lock"):
         shutil.copyfile(built_project / name, folder / name)
@@ -491,7 +491,7 @@ def test_a_release_made_to_harm_is_told_in_little_memory(
 # A full disk
 
 FULL = """
-mount -t tmpfs -o size=48m tmpfs "$1" || exit 77
+mount -t tmpfs -o size=96m tmpfs "$1" || exit 77
 cp -r "$2"/. "$1" && cd "$1" && rm -rf $3
 head -c 1G /dev/zero > filler 2> /dev/null
 truncate -s -"$4" filler

@@ -1,6 +1,5 @@
 """Laws of every model: it comes back from its JSON, its JSON comes back from it, and no other tree is read."""
 
-import hashlib
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -10,24 +9,24 @@ from hypothesis import strategies as st
 from pydantic.fields import FieldInfo
 
 from pipeline.base.errors import EverystepError
-from pipeline.formats.canonical import canonical, parse, pretty
+from pipeline.formats.canonical import parse, pretty
 from pipeline.formats.checkpoints import Record
 from pipeline.formats.lines import Shard
 from pipeline.formats.log import Entry
-from pipeline.formats.manifests import KINDS, Checkpoint, Code
+from pipeline.formats.manifests import KINDS, Checkpoint, Code, TasksMade
 from pipeline.formats.release import Revision, Root
-from pipeline.formats.tasks import Task
 from pipeline.formats.typed import Declared, Typed
 
 MODELS: list[type[Typed]] = [
-    *(kind for kind in KINDS.values() if kind is not Code),
+    *(kind for kind in KINDS.values() if kind not in (Code, TasksMade)),
     Record,
     Entry,
     Root,
     Revision,
     Shard,
 ]
-"""All but `Code`, whose digests follow from its files (`tests/pipeline/stages/test_code.py`)."""
+"""All but `Code`, whose digests follow from its files (`tests/pipeline/stages/test_code.py`), and `TasksMade`, whose
+counts, digests and files follow from each other (`tests/pipeline/stages/test_tasks.py`)."""
 HEX = st.text("0123456789abcdef", min_size=64, max_size=64)
 PATTERNS = {
     r"\A[0-9a-f]{64}\z": HEX,
@@ -51,22 +50,11 @@ def trees(model: type[Typed]) -> st.SearchStrategy[dict[str, Any]]:
         return whole.map(lambda tree: tree | {"storage": "stored"})
     if model is Record:
         return whole.map(lambda tree: tree | {"storage": "stored", "nearest_stored_step": tree["step"]})
-    if model is Task:  # two facts of it follow from others
-        return whole.map(consistent)
     if not issubclass(model, Declared):
         return whole
     known = {*required, *optional}
     more = st.dictionaries(TEXT.filter(lambda key: key not in known), JSON, max_size=2)
     return st.tuples(whole, more).map(lambda pair: pair[0] | pair[1])
-
-
-def consistent(task: dict[str, Any]) -> dict[str, Any]:
-    """A task whose counts agree, with the digest of its definition."""
-    left_out = {reason: count % 1000 for reason, count in task["left_out"].items()}
-    digest = hashlib.sha256(canonical(task["definition"])).hexdigest()
-    asked = task["items"] % 1000 + 1
-    found = asked + sum(left_out.values())
-    return task | {"left_out": left_out, "items": asked, "found": found, "definition_sha256": digest}
 
 
 def values(field: FieldInfo) -> st.SearchStrategy[Any]:

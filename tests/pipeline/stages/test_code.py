@@ -22,7 +22,7 @@ from tests.imports import ROOT
 from tests.project import MODELS, SOURCES, environment, params, recipe, repro, run
 
 CODE = Path("manifests/code.json")
-PER_SOURCE, PER_MODEL = ("fetch", "extract", "filter"), ("train", "evaluate")
+PER_SOURCE, PER_MODEL = ("fetch", "extract", "filter"), ("train", "evaluate", "score")
 AUDIT, UNUSED = "pipeline/audit/pull.py", "pipeline/new_module.py"
 EDITED = {
     "pipeline/stages/fetch.py": {"fetch"},

@@ -159,6 +159,7 @@ def first_line(output: str) -> str:
     """The first line as words: any number, any list of numbers and the numbers of a revision are `#`."""
     words = " ".join(output.partition("\n")[0].split())
     words = re.sub(r"step\d+-tokens\d+", "step#-tokens#", words)
+    words = re.sub(r"\b[kM]B\b", "MB", re.sub(r"\b(embedding|layers\.\d+\.[\w.]+)\.weight\b", "TENSOR.weight", words))
     return re.sub(r"#(, #)*", "#", re.sub(r"\b\d[\d.,]*\d\b|\b\d\b", "#", words))
 
 

@@ -1,5 +1,6 @@
 """Laws of every model: it comes back from its JSON, its JSON comes back from it, and no other tree is read."""
 
+import hashlib
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -9,24 +10,24 @@ from hypothesis import strategies as st
 from pydantic.fields import FieldInfo
 
 from pipeline.base.errors import EverystepError
-from pipeline.formats.canonical import parse, pretty
+from pipeline.formats.canonical import canonical, parse, pretty
 from pipeline.formats.checkpoints import Record
 from pipeline.formats.lines import Shard
 from pipeline.formats.log import Entry
 from pipeline.formats.manifests import KINDS, Checkpoint, Code, TasksMade
 from pipeline.formats.release import Revision, Root
+from pipeline.formats.tasks import Task, task_file
 from pipeline.formats.typed import Declared, Typed
 
 MODELS: list[type[Typed]] = [
-    *(kind for kind in KINDS.values() if kind not in (Code, TasksMade)),
+    *(kind for kind in KINDS.values() if kind is not Code),
     Record,
     Entry,
     Root,
     Revision,
     Shard,
 ]
-"""All but `Code`, whose digests follow from its files (`tests/pipeline/stages/test_code.py`), and `TasksMade`, whose
-counts, digests and files follow from each other (`tests/pipeline/stages/test_tasks.py`)."""
+"""All but `Code`, whose digests follow from its files (`tests/pipeline/stages/test_code.py`)."""
 HEX = st.text("0123456789abcdef", min_size=64, max_size=64)
 PATTERNS = {
     r"\A[0-9a-f]{64}\z": HEX,
@@ -50,11 +51,30 @@ def trees(model: type[Typed]) -> st.SearchStrategy[dict[str, Any]]:
         return whole.map(lambda tree: tree | {"storage": "stored"})
     if model is Record:
         return whole.map(lambda tree: tree | {"storage": "stored", "nearest_stored_step": tree["step"]})
+    if model is Task:
+        return whole.map(consistent_task)
+    if model is TasksMade:
+        return st.tuples(whole, trees(Shard)).map(lambda pair: with_files(*pair))
     if not issubclass(model, Declared):
         return whole
     known = {*required, *optional}
     more = st.dictionaries(TEXT.filter(lambda key: key not in known), JSON, max_size=2)
     return st.tuples(whole, more).map(lambda pair: pair[0] | pair[1])
+
+
+def consistent_task(tree: dict[str, Any]) -> dict[str, Any]:
+    """A task whose counts agree, with the digest of its definition."""
+    left_out = {reason: count % 1000 for reason, count in tree["left_out"].items()}
+    asked = tree["items"] % 1000 + 1
+    digest = hashlib.sha256(canonical(tree["definition"])).hexdigest()
+    counts = {"left_out": left_out, "items": asked, "found": asked + sum(left_out.values())}
+    return tree | counts | {"definition_sha256": digest}
+
+
+def with_files(tree: dict[str, Any], shard: dict[str, Any]) -> dict[str, Any]:
+    """A manifest of tasks that lists one file for each."""
+    files = [shard | {"path": task_file(task)} for task in tree["tasks"]]
+    return tree | {"outputs": {"stock": files[:1], "pairs": files[1:]}}
 
 
 def values(field: FieldInfo) -> st.SearchStrategy[Any]:
@@ -85,11 +105,12 @@ def of_type(kind: Any, rules: Any = (), not_empty: bool = False) -> st.SearchStr
         highs = [rule.le for rule in rules if hasattr(rule, "le")]
         return st.integers(max(lows, default=0), min(highs, default=2**53 - 1))
     if kind is float:
+        most = min((rule.le for rule in rules if hasattr(rule, "le")), default=1e300)
         above = max((rule.gt for rule in rules if hasattr(rule, "gt")), default=None)
         below = min((rule.lt for rule in rules if hasattr(rule, "lt")), default=None)
         return st.floats(
             above or 0,
-            below or 1e300,
+            below or most,
             exclude_min=above is not None,
             exclude_max=below is not None,
             allow_subnormal=False,

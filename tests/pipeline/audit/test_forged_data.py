@@ -27,6 +27,7 @@ from pipeline.formats.canonical import parse, pretty
 from pipeline.formats.documents import id_hash
 from pipeline.formats.lines import LineFile, write_lines
 from pipeline.formats.release import ROOT, SUMS
+from pipeline.formats.rows import write_order
 from pipeline.formats.tables import ITEMS, ITEMS_FILE, REPLACED, read_table, removal, replacement, write_table
 from pipeline.formats.tasks import Item, task_file, write_task
 from pipeline.release.release import Release
@@ -548,6 +549,14 @@ def recipe_of_another_suite(release: Path) -> None:
     edit(release, "models/openelm", lambda tree: tree.update(parameters=recipe))
 
 
+def order_of_another_seed(release: Path) -> None:
+    """The published order, its manifest and `params.yaml` agree; the models read another one."""
+    edit_params(release, lambda tree: tree["tokenize"].update(seed=7))
+    edit(release, "tokens", lambda tree: tree["parameters"].update(seed=7))
+    rows = read_json(release / "manifests" / "tokens.json")["splits"]["train"]["rows"]
+    write_order(release / "data/tokens/order.jsonl.zst", "order.jsonl.zst", rows, 7)
+
+
 def parameters_said(manifest: str, change: Callable[[Tree], object]) -> Callable[[Path], None]:
     return lambda release: edit(release, manifest, lambda tree: change(tree["parameters"]))
 
@@ -801,6 +810,9 @@ FORGERIES = [
         RECOMPUTED,
         file_added(unicodedata.normalize("NFD", "é.txt")),
         "is not in Unicode's form C",
+    ),
+    Forgery(
+        "an order that no model read", RECOMPUTED, order_of_another_seed, "is not the seed of the published order, 7"
     ),
     Forgery("a recipe of another suite", RECOMPUTED, recipe_of_another_suite, "recipes/openelm.yaml: data"),
     Forgery(

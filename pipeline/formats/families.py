@@ -28,7 +28,14 @@ Ends = Annotated[list[Multiplier], Field(min_length=2, max_length=2)]
 """Multipliers of the first and of the last layer. A list, because YAML has no tuples and validation is strict."""
 
 
-class LlamaSection(Section):
+class DecoderSection(Section):
+    """Keys that all families share: whether attention is cut at borders of documents, and the id that ends each."""
+
+    attention_within_documents: bool = False
+    end_token: Annotated[int, Field(ge=0, lt=MAX_VOCABULARY)] | None = None
+
+
+class LlamaSection(DecoderSection):
     """Keys that the families with equal layers share. Their heads divide the width into equal parts."""
 
     vocabulary: Vocabulary
@@ -80,7 +87,7 @@ class MobiLlamaSection(LlamaSection):
     shared_ffn: bool
 
 
-class PythiaSection(Section):
+class PythiaSection(DecoderSection):
     """`family: pythia`. A null `initial_std` is (2 / (5 width))^1/2, a null `initial_output_std`
     2 / (layers width^1/2), as in GPT-NeoX."""
 
@@ -106,7 +113,7 @@ class PythiaSection(Section):
         return heads
 
 
-class OpenELMSection(Section):
+class OpenELMSection(DecoderSection):
     """`family: openelm`."""
 
     family: Literal["openelm"]
@@ -146,9 +153,10 @@ def build_spec(section: dict[str, Any], where: str) -> ModelSpec:
     if family not in FAMILIES:
         raise EverystepError(f"{where}: model.family: must be one of {', '.join(FAMILIES)}, got {family!r}")
     model, write = FAMILIES[family]
-    checked = check(_Recipe[model], {"model": section}, where)  # type: ignore[valid-type]
+    section = check(_Recipe[model], {"model": section}, where).model  # type: ignore[valid-type]
     try:
-        return write(checked.model)
+        borders = {"attention_within_documents": section.attention_within_documents, "end_token": section.end_token}
+        return replace(write(section), **borders)
     except EverystepError as error:
         raise EverystepError(f"{where}: model: {error}") from error
 

@@ -53,7 +53,7 @@ def test_what_openelm_has_once_for_all_layers_may_not_differ(key: str, values: t
 
 @given(st.integers(1, 5000), st.lists(st.integers(1, 30000), min_size=1, max_size=5))
 def test_readers_of_openelm_compute_any_ffn_widths_from_its_config(width: int, ffn_widths: list[int]) -> None:
-    layers = [LayerSpec(query_heads=1, kv_heads=1, head_width=2, ffn_width=ffn, qk_norm=True) for ffn in ffn_widths]
+    layers = [LayerSpec(query_heads=1, kv_heads=1, head_width=2, ffn_width=ffn, qk_norm="head") for ffn in (*ffn_widths, 7)]
     depths = tuple(range(len(layers)))
     model = replace(read_spec("openelm"), width=width, layers=tuple(layers), applications=depths, ffn_owner=depths)
     config = hub_config(model, "float32", 0)
@@ -64,7 +64,7 @@ def test_readers_of_openelm_compute_any_ffn_widths_from_its_config(width: int, f
 @torch.no_grad()
 def test_openelm_with_equal_layers_is_qwen3(tmp_path: Path) -> None:
     """An oracle that we did not write: Llama's block with RMSNorm over each query and key head, before rotation."""
-    layer = LayerSpec(query_heads=4, kv_heads=2, head_width=32, ffn_width=192, qk_norm=True)
+    layer = LayerSpec(query_heads=4, kv_heads=2, head_width=32, ffn_width=192, qk_norm="head")
     demo = read_spec("openelm")
     spec = replace(demo, layers=(layer,) * len(demo.layers))
     ours = build(spec)

@@ -20,8 +20,11 @@ from tests.releases import unsealed
 from tests.trainer.tiny import LLAMA, PYTHIA, SCALING
 from trainer.model import Decoder, dump_tensors, load_tensors
 
-FAMILIES = ["llama", "mobilellm", "mobilellm-ls", "mobillama", "openelm", "pythia"]
-FAMILIES += ["llama-3.1", "olmo2", "qwen2", "qwen3", "smollm3"]
+SUITES = ["llama", "mobilellm", "mobilellm-ls", "mobillama", "openelm", "pythia"]
+"""Families whose published sizes are recipes."""
+KIN = ["llama-3.1", "olmo2", "qwen2", "qwen3", "smollm3"]
+"""What else is said of Llama's block."""
+FAMILIES = SUITES + KIN
 SIZE = {"vocabulary": 2048, "context": 256, "width": 128, "layers": 3}
 GROUPED: dict[str, Any] = LLAMA | {"query_heads": 4, "kv_heads": 2, "ffn_width": 192, "tied_embedding": True}
 SMALL: dict[str, dict[str, Any]] = {

@@ -34,7 +34,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "pythia": PYTHIA | {"heads": 4},
     "qwen2": GROUPED,
     "qwen3": GROUPED | {"head_width": 64},
-    "smollm3": GROUPED | {"unrotated_every": 3},
+    "smollm3": GROUPED | {"unrotated_every": 4, "layers": 4},
 }
 
 

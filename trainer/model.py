@@ -3,7 +3,8 @@
 Llama's block (pre-norm RMSNorm, rotary positions, grouped queries, SwiGLU, no biases; Touvron et al., 2023, section
 2.2) with what the other families add: blocks applied twice (MobileLLM-LS), one FFN for all layers (MobiLlama),
 widths that grow with depth and normed queries and keys (OpenELM), LayerNorm, GELU, biases and attention beside the
-FFN (Pythia). One device; parallelism is `trainer/parallel.py`; what the layers compute with, `trainer/operators.py`.
+FFN (Pythia), norms of what attention and FFN give and of all heads as one (OLMo 2), layers that know no positions
+(SmolLM3). One device; parallelism is `trainer/parallel.py`; what the layers compute with, `trainer/operators.py`.
 
 Shape suffixes: B rows, T new positions, S positions seen, M model width, V vocabulary, F FFN width, H query heads,
 K key/value heads, G query heads per key head (H = K * G), D head width, E half of the dimensions that are rotated,
@@ -104,8 +105,9 @@ class Decoder(nn.Module):
         mask_BTS = None if seen_BTS is None else x_BTM.new_zeros(seen_BTS.shape).masked_fill(~seen_BTS, -torch.inf)
         for slot, index in enumerate(self.spec.applications):
             layer, owner = self.layers[index], self.layers[self.spec.ffn_owner[index]]
-            rotary = self._rotary_between(past, length, self.spec.layers[index].rotary_width, x_BTM.device)
-            if tree is not None:
+            width = self.spec.layers[index].rotary_width
+            rotary = self._rotary_between(past, length, width, x_BTM.device) if width else None
+            if tree is not None and rotary is not None:
                 rotary = rotary[0][tree.positions_BT], rotary[1][tree.positions_BT]
             arguments = (x_BTM, owner.ffn, rotary, cache, slot, mask_BTS, lengths)
             if self.recompute and torch.is_grad_enabled():
@@ -156,7 +158,7 @@ class Decoder(nn.Module):
     def _rotary_between(self, start: int, stop: int, width: int, device: torch.device) -> Rotary:
         """Return rows `start:stop` of the rotary tables, each (T, E); computed once for each width and device."""
         if (width, device) not in self._rotary:
-            tables = rotary_tables(self.spec.rotary_base, width, self.spec.context)
+            tables = rotary_tables(self.spec.rotary_base, width, self.spec.context, self.spec.rotary_scaling)
             self._rotary[width, device] = torch.from_numpy(tables[0]).to(device), torch.from_numpy(tables[1]).to(device)
         cosine_TE, sine_TE = self._rotary[width, device]
         return cosine_TE[start:stop], sine_TE[start:stop]
@@ -168,6 +170,7 @@ class Layer(nn.Module):
     def __init__(self, width: int, spec: LayerSpec, epsilon: float, owns_ffn: bool) -> None:
         super().__init__()
         self.parallel = spec.residual == "parallel"
+        self.norms_after = spec.norm_position == "after"
         self.attention_norm = norm(spec.norm, width, epsilon)
         self.attention = Attention(width, spec, epsilon)
         self.ffn_norm = norm(spec.norm, width, epsilon)
@@ -177,13 +180,16 @@ class Layer(nn.Module):
         self,
         x_BTM: Tensor,
         ffn: nn.Module,
-        rotary: Rotary,
+        rotary: Rotary | None,
         cache: "Cache | None",
         slot: int,
         mask_BTS: Tensor | None = None,
         lengths: list[int] | None = None,
     ) -> Tensor:
-        y_BTM: Tensor = x_BTM + self.attention(self.attention_norm(x_BTM), rotary, cache, slot, mask_BTS, lengths)
+        if self.norms_after:
+            y_BTM: Tensor = x_BTM + self.attention_norm(self.attention(x_BTM, rotary, cache, slot, mask_BTS, lengths))
+            return y_BTM + self.ffn_norm(ffn(x_BTM if self.parallel else y_BTM))
+        y_BTM = x_BTM + self.attention(self.attention_norm(x_BTM), rotary, cache, slot, mask_BTS, lengths)
         z_BTM: Tensor = ffn(self.ffn_norm(x_BTM if self.parallel else y_BTM))
         return y_BTM + z_BTM
 
@@ -195,15 +201,17 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = (spec.query_heads, spec.kv_heads, spec.kv_heads)
         self.head_width = spec.head_width
-        self.query_key_value = Matrix(sum(self.heads) * spec.head_width, width, spec.bias)
-        self.output = Matrix(width, spec.query_heads * spec.head_width, spec.bias)
-        self.query_norm = norm(spec.norm, spec.head_width, epsilon) if spec.qk_norm else None
-        self.key_norm = norm(spec.norm, spec.head_width, epsilon) if spec.qk_norm else None
+        self.query_key_value = Matrix(sum(self.heads) * spec.head_width, width, spec.bias is not None)
+        self.output = Matrix(width, spec.query_heads * spec.head_width, spec.all_biased)
+        self.norms_all_heads = spec.qk_norm == "all_heads"
+        query_heads, kv_heads = (spec.query_heads, spec.kv_heads) if self.norms_all_heads else (1, 1)
+        self.query_norm = norm(spec.norm, query_heads * spec.head_width, epsilon) if spec.qk_norm else None
+        self.key_norm = norm(spec.norm, kv_heads * spec.head_width, epsilon) if spec.qk_norm else None
 
     def forward(
         self,
         x_BTM: Tensor,
-        rotary: Rotary,
+        rotary: Rotary | None,
         cache: "Cache | None",
         slot: int,
         mask_BTS: Tensor | None,
@@ -212,9 +220,10 @@ class Attention(nn.Module):
         heads_BTCD = self.query_key_value(x_BTM).unflatten(-1, (-1, self.head_width))
         q_BTHD, k_BTKD, v_BTKD = heads_BTCD.split(self.heads, dim=2)
         if self.query_norm is not None and self.key_norm is not None:  # before the rotation: OpenELM, section 2.1
-            q_BTHD, k_BTKD = self.query_norm(q_BTHD), self.key_norm(k_BTKD)
-        q_BHTD, k_BKSD = rotate(q_BTHD, rotary).transpose(1, 2), rotate(k_BTKD, rotary).transpose(1, 2)
-        v_BKSD = v_BTKD.transpose(1, 2)
+            q_BTHD, k_BTKD = self._normed(q_BTHD, self.query_norm), self._normed(k_BTKD, self.key_norm)
+        if rotary is not None:
+            q_BTHD, k_BTKD = rotate(q_BTHD, rotary), rotate(k_BTKD, rotary)
+        q_BHTD, k_BKSD, v_BKSD = (x_BTCD.transpose(1, 2) for x_BTCD in (q_BTHD, k_BTKD, v_BTKD))
         if cache is not None:
             k_BKSD, v_BKSD = cache.extend(slot, k_BKSD, v_BKSD)
         if lengths is None:
@@ -224,15 +233,21 @@ class Attention(nn.Module):
         y_BTM: Tensor = self.output(y_BHTD.transpose(1, 2).flatten(2))
         return y_BTM
 
+    def _normed(self, x_BTCD: Tensor, norm: nn.Module) -> Tensor:
+        """Norm each head, or all heads of a position as one vector."""
+        y_BTCD: Tensor = norm(x_BTCD.flatten(2)).view_as(x_BTCD) if self.norms_all_heads else norm(x_BTCD)
+        return y_BTCD
+
 
 class FFN(nn.Module):
     """x_BTM -> y_BTM: down(silu(gate(x)) * up(x)) (SwiGLU, Shazeer, 2020, equation 6), or down(gelu(up(x)))."""
 
     def __init__(self, width: int, spec: LayerSpec) -> None:
         super().__init__()
-        self.gate_up = Matrix(2 * spec.ffn_width, width, spec.bias) if spec.activation == "swiglu" else None
-        self.up = Matrix(spec.ffn_width, width, spec.bias) if spec.activation == "gelu" else None
-        self.down = Matrix(width, spec.ffn_width, spec.bias)
+        biased = spec.all_biased
+        self.gate_up = Matrix(2 * spec.ffn_width, width, biased) if spec.activation == "swiglu" else None
+        self.up = Matrix(spec.ffn_width, width, biased) if spec.activation == "gelu" else None
+        self.down = Matrix(width, spec.ffn_width, biased)
 
     def forward(self, x_BTM: Tensor) -> Tensor:
         if self.gate_up is not None:

@@ -42,7 +42,7 @@ PLAIN = ModelSpec(
     initialization=Initialization(rule="normal", std=0.2),
 )
 GROWING = tuple(
-    LayerSpec(query_heads=heads, kv_heads=heads // 2, head_width=8, ffn_width=32 * heads, qk_norm=True)
+    LayerSpec(query_heads=heads, kv_heads=heads // 2, head_width=8, ffn_width=32 * heads, qk_norm="head")
     for heads in (2, 4, 6)
 )
 NEOX = LayerSpec(
@@ -52,7 +52,7 @@ NEOX = LayerSpec(
     ffn_width=128,
     norm="layer",
     activation="gelu",
-    bias=True,
+    bias="all",
     residual="parallel",
     rotary_share=0.25,
 )
@@ -104,7 +104,7 @@ def test_description_survives_json(spec: ModelSpec) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": "everystep-model-1"}, "config.json: format must be 'everystep-model-2'"),
+        ({"format": "everystep-model-1"}, "config.json: format must be 'everystep-model-3'"),
         ({"biases": True}, "config.json: biases"),
         ({"width": "32"}, "config.json: width"),
         ({"width": True}, "config.json: width"),

@@ -52,7 +52,7 @@ def test_mobillama_of_the_repositorys_eight_layers_would_be_another_model() -> N
 
 def test_pythia_is_neox_with_a_quarter_of_each_head_rotated() -> None:
     (layer,) = set(build_spec(published("pythia-410m"), "x.yaml").layers)
-    assert (layer.norm, layer.activation, layer.bias, layer.residual) == ("layer", "gelu", True, "parallel")
+    assert (layer.norm, layer.activation, layer.bias, layer.residual) == ("layer", "gelu", "all", "parallel")
     assert (layer.kv_heads, layer.head_width, layer.rotary_width, layer.ffn_width) == (16, 64, 16, 4096)
 
 

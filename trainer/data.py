@@ -263,9 +263,8 @@ def own_rows(root: Path, recipe: Recipe, spec: ModelSpec, manifest: Tokens, memo
 
 def _warn_if_nothing_ends(data: TrainingData, recipe: Recipe, end_token: int) -> None:
     """Look for the end token in the first step's rows: no manifest of published rows says which id it is."""
-    rows, num_micro_batches = data.open(), recipe.data.num_micro_batches
-    first = [data.micro_batch_rows(rows, recipe.begun_at, number) for number in range(num_micro_batches)]
-    if not any((ids == end_token).any() for ids in first):
+    rows, numbers = data.open(), range(recipe.data.num_micro_batches)
+    if not any((data.micro_batch_rows(rows, recipe.begun_at, number) == end_token).any() for number in numbers):
         note(
             f"note: recipes/{recipe.name}.yaml: model.end_token: no row of the first step has the id {end_token}, so "
             "attention is cut nowhere in it; look up which id ends a document in these rows"

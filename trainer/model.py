@@ -365,8 +365,8 @@ def attend_within(lengths: list[int], q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Te
 
 
 def attend(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask_BTS: Tensor | None = None) -> Tensor:
-    """Compute softmax(q k^T / sqrt(D)) v for the last T of S positions, each seeing itself and what came before, or only
-    where a mask adds no minus infinity.
+    """Compute softmax(q k^T / sqrt(D)) v for the last T of S positions, each seeing itself and what came before, or
+    only where a mask adds no minus infinity.
 
     By torch's fused kernel, or in the `portable` class portable products (its small products take MKL's slow path).
     """

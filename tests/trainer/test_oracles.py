@@ -23,10 +23,12 @@ from transformers import (
     SmolLM3Config,
     SmolLM3ForCausalLM,
 )
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from pipeline.formats.families import build_spec
 from pipeline.formats.initial import normal
-from pipeline.formats.model import ModelSpec, tensor_shapes
+from pipeline.formats.model import ModelSpec, RotaryScaling, tensor_shapes
+from pipeline.formats.rotary import frequencies
 from tests.trainer import tiny
 from trainer.model import Decoder, load_tensors
 
@@ -156,6 +158,23 @@ KIN: dict[str, tuple[dict[str, Any], type[Any], Any]] = {
     ),
 }
 """Family → its own keys, transformers' class, and a config of theirs for the same model."""
+
+
+@pytest.mark.parametrize(("width", "factor"), [(128, 8.0), (64, 32.0)], ids=["Llama 3.1", "Llama 3.2"])
+def test_scaled_frequencies_are_llamas_bit_for_bit(width: int, factor: float) -> None:
+    scaling = RotaryScaling(factor=factor, low_frequency_factor=1, high_frequency_factor=4, original_context=8192)
+    ours, plain = frequencies(500000.0, width, scaling), frequencies(500000.0, width)
+    rotary = {"rope_type": "llama3", "rope_theta": 500000.0, "original_max_position_embeddings": 8192}
+    config = LlamaConfig(
+        hidden_size=2 * width,
+        num_attention_heads=2,
+        max_position_embeddings=131072,
+        rope_parameters=rotary | THEIR_SCALING | {"factor": factor},
+    )
+    theirs, _ = ROPE_INIT_FUNCTIONS["llama3"](config)
+    assert np.array_equal(ours, theirs.numpy())
+    unchanged, slowest = ours == plain, ours == plain / np.float32(factor)
+    assert unchanged.any() and slowest.any() and not (unchanged | slowest).all()
 
 
 @pytest.mark.parametrize("family", KIN)

@@ -37,6 +37,8 @@ from trainer.operators import (
 )
 
 QUERY_BLOCK = 128
+SHORT_DOCUMENT = 32
+"""Mean tokens of a document below which a mask takes less time than one document after another. It decides bits."""
 
 Rotary = tuple[Tensor, Tensor]
 
@@ -98,9 +100,8 @@ class Decoder(nn.Module):
         x_BTM = embed(tokens_BT, self.embedding.weight)
         seen_BTS, lengths = None if tree is None else tree.seen_BTT, None
         if self.spec.attention_within_documents:
-            if self._cuts_rows(cache, tree):
-                lengths = document_lengths(tokens_BT, self.spec.end_token)
-            else:
+            lengths = self._lengths_if_one_by_one(tokens_BT) if cache is None and tree is None else None
+            if lengths is None:
                 seen_BTS = self._seen_within_documents(tokens_BT, cache, tree)
         mask_BTS = None if seen_BTS is None else x_BTM.new_zeros(seen_BTS.shape).masked_fill(~seen_BTS, -torch.inf)
         for slot, index in enumerate(self.spec.applications):
@@ -143,17 +144,30 @@ class Decoder(nn.Module):
         self.loss_block = compiled_loss_block() if self.embedding.weight.is_cuda else loss_block
         self.is_compiled = True
 
-    def _cuts_rows(self, cache: "Cache | None", tree: Tree | None) -> bool:
-        """Whether documents of rows are attended to one by one. Compiled, each new length would be another program; on
-        a GPU many small kernels take longer than one with a mask."""
-        return cache is None and tree is None and not (self.is_compiled or self.embedding.weight.is_cuda)
+    def _lengths_if_one_by_one(self, tokens_BT: Tensor) -> list[int] | None:
+        """Return the lengths of the documents if each is attended to alone, and not all under a mask.
+
+        Compiled, each new length would be another program; on a GPU many small kernels take longer than a large one,
+        and on a CPU short documents do, too.
+        """
+        if self.is_compiled or tokens_BT.is_cuda:
+            return None
+        lengths = document_lengths(tokens_BT, self.spec.end_token)
+        return lengths if tokens_BT.numel() >= SHORT_DOCUMENT * len(lengths) else None
 
     def _seen_within_documents(self, tokens_BT: Tensor, cache: "Cache | None", tree: Tree | None) -> Tensor:
         """Compute which of S positions each of the last T sees: of those that are no later, its own document's."""
         T, tokens_BS = tokens_BT.shape[1], tokens_BT if cache is None else cache.extend_tokens(tokens_BT)
         S = tokens_BS.shape[1]
-        seen_BSS = torch.ones(1, S, S, dtype=torch.bool, device=tokens_BS.device).tril() if tree is None else tree[1]
-        return within_documents(seen_BSS, tokens_BS == self.spec.end_token)[:, S - T :]
+        is_end_BS = (tokens_BS == self.spec.end_token).long()
+        if tree is None:
+            seen_BSS = torch.ones(1, S, S, dtype=torch.bool, device=tokens_BS.device).tril()
+            ended_BS = is_end_BS.cumsum(1) - is_end_BS
+        else:
+            seen_BSS = tree.seen_BTT
+            ended_BS = (seen_BSS * is_end_BS.unsqueeze(1)).sum(-1) - is_end_BS
+        # Of two positions of which one sees the other, as many documents have ended before both: it is the same one.
+        return (seen_BSS & (ended_BS.unsqueeze(2) == ended_BS.unsqueeze(1)))[:, S - T :]
 
     def _rotary_between(self, start: int, stop: int, width: int, device: torch.device) -> Rotary:
         """Return rows `start:stop` of the rotary tables, each (T, E); computed once for each width and device."""
@@ -344,12 +358,6 @@ def document_lengths(tokens_BT: Tensor, end_token: int | None) -> list[int]:
     ends_BT[:, -1] = True
     lengths: list[int] = np.diff(np.flatnonzero(ends_BT), prepend=-1).tolist()
     return lengths
-
-
-def within_documents(seen_BSS: Tensor, ends_BS: Tensor) -> Tensor:
-    """Restrict what each position sees to its own document: as many documents end in front of both."""
-    ended_BS = (seen_BSS & ends_BS.unsqueeze(1)).sum(-1) - ends_BS.long()
-    return seen_BSS & (ended_BS.unsqueeze(2) == ended_BS.unsqueeze(1))
 
 
 def attend_within(lengths: list[int], q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor) -> Tensor:

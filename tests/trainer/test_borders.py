@@ -35,7 +35,7 @@ from tests.trainer.test_oracles import build as gain_one
 from tests.trainer.tiny import KEYS, tiny_spec
 from trainer.likelihoods import score_batch, texts_of
 from trainer.matmul import use_portable
-from trainer.model import Cache, Decoder, document_lengths, dump_tensors, load_tensors
+from trainer.model import SHORT_DOCUMENT, Cache, Decoder, document_lengths, dump_tensors, load_tensors
 from trainer.sample import continuation
 
 END = 3
@@ -44,8 +44,10 @@ OF_EACH_KIND = {name: replace(spec, **CUT) for name, spec in SPECS.items()}
 each_spec = pytest.mark.parametrize("spec", OF_EACH_KIND.values(), ids=OF_EACH_KIND.keys())
 TWO = ("layers applied twice", "growing layers")
 two_specs = pytest.mark.parametrize("spec", [OF_EACH_KIND[name] for name in TWO], ids=TWO)
-ROWS = torch.from_numpy(np.random.default_rng(7).integers(0, 24, (3, 151)))
-"""About six documents in a row; none begins with its row."""
+ROWS = torch.from_numpy(np.random.default_rng(7).integers(0, 50, (3, 151)))
+"""Documents of 50 tokens on average; none begins with its row."""
+SHORT = torch.from_numpy(np.random.default_rng(7).integers(0, 10, (3, 151)))
+"""Documents of 10, so many that they are attended to under a mask."""
 
 
 @pytest.fixture(params=[False, True], ids=["native", "portable"])
@@ -66,13 +68,14 @@ def alone(row_T: torch.Tensor) -> list[torch.Tensor]:
 
 
 @pytest.mark.usefixtures("numerics")
-@each_spec
-def test_each_document_has_the_logits_that_it_has_alone_in_a_row(spec: ModelSpec) -> None:
+@pytest.mark.parametrize("rows", [ROWS, SHORT], ids=["documents of 50", "documents of 10"])
+@two_specs
+def test_each_document_has_the_logits_that_it_has_alone_in_a_row(spec: ModelSpec, rows: torch.Tensor) -> None:
     model = build(spec)
     with torch.no_grad():
-        found = model(ROWS)
-        expected = torch.stack([torch.cat([model(one)[0] for one in alone(row)]) for row in ROWS])
-        plain = build(replace(spec, attention_within_documents=False, end_token=None))(ROWS)
+        found = model(rows)
+        expected = torch.stack([torch.cat([model(one)[0] for one in alone(row)]) for row in rows])
+        plain = build(replace(spec, attention_within_documents=False, end_token=None))(rows)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=2e-5)
     assert (found - plain).abs().max() > 1
 
@@ -138,10 +141,11 @@ def test_what_the_card_says_gives_our_logits_in_transformers(
     assert "README.md has the mask" in how_to_load(tmp_path / name)
 
 
-@two_specs
+@each_spec
 def test_documents_one_by_one_and_under_a_mask_are_the_same_function(spec: ModelSpec) -> None:
     """A compiled model and a GPU have the mask."""
     one_by_one, masked = build(spec), build(spec)
+    assert len(document_lengths(ROWS[:, :-1], END)) * SHORT_DOCUMENT < ROWS[:, :-1].numel()
     masked.is_compiled = True
     for model in (one_by_one, masked):
         model.loss(ROWS).backward()  # type: ignore[no-untyped-call]
@@ -300,10 +304,11 @@ def test_one_two_and_four_processes_train_and_replay_the_same(name: str, compile
 
 
 @pytest.mark.long
-def test_the_operator_of_a_seeded_fault_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ids", [60, 11], ids=["one by one", "under a mask"])
+def test_the_operator_of_a_seeded_fault_is_named(ids: int, tmp_path: Path) -> None:
     project = tmp_path / "project"
     project.mkdir()
-    write_ours(project, [[(7919 * (n + 1) * (i + 3)) % 60 for i in range(WIDTH)] for n in range(60)])
+    write_ours(project, [[(7919 * (n + 1) * (i + 3)) % ids for i in range(WIDTH)] for n in range(60)])
     write_recipe(project, "everystep", global_batch=4)
     cut(project / "recipes" / "everystep.yaml", 0)
     require_named(found_by(tmp_path, range(1, 13)))

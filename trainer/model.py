@@ -117,6 +117,11 @@ class Decoder(nn.Module):
         """The matrix of the logits: the embedding where it is tied."""
         return self.embedding.weight if self.output is None else self.output.weight
 
+    def units(self) -> list[nn.Module]:
+        """List what a sharded model is gathered by: FFNs that several layers use, then the layers."""
+        shared = sorted({owner for index, owner in enumerate(self.spec.ffn_owner) if owner != index})
+        return [*(self.layers[owner].ffn for owner in shared), *self.layers]
+
     def compile_layers(self) -> None:
         """Have each layer's operators fused. Layers of one shape share a compiled form: warm-up is that of one.
 

@@ -13,14 +13,18 @@ host's memory.
 
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
 
 from trainer.numerics import is_on_cpu
 
@@ -79,6 +83,43 @@ class World:
         whole = torch.empty(len(numbers) * self.size, dtype=torch.float64, device=self.device)
         self.gather(torch.tensor(numbers, dtype=torch.float64, device=self.device), whole)
         return [float(number) for number in whole]
+
+    def rows(self, total: int) -> tuple[int, int]:
+        """Return the rows [start, stop) of a matrix of `total` that this process owns, as `shard` deals them out."""
+        each = -(-total // self.size)
+        return min(self.rank * each, total), min((self.rank + 1) * each, total)
+
+    def gather_rows(self, owned: Tensor, total: int) -> Tensor:
+        """Gather a matrix of `total` rows, of which each process owns those that `rows` says."""
+        each = -(-total // self.size)
+        sent = owned.new_zeros(each, *owned.shape[1:])
+        sent[: len(owned)] = owned
+        whole = owned.new_empty(self.size * each, *owned.shape[1:])
+        self.gather(sent, whole)
+        return whole[:total]
+
+    def shard(self, model: nn.Module, units: Sequence[nn.Module]) -> None:
+        """Have each process hold its rows of every parameter of `model`, from now on a `DTensor`, and of its gradient.
+
+        Each unit is gathered when it computes, and what is in none of them while the model computes its loss
+        (`fully_shard`, the second version of FSDP; Zhao et al., 2023). Gradients are summed over the processes.
+        """
+        mesh = init_device_mesh(self.device.type, (self.size,))
+        for module in (*units, model):
+            sharded = fully_shard(module, mesh=mesh)
+            sharded.set_gradient_divide_factor(1.0)
+            sharded.set_force_sum_reduction_for_comms(True)
+            self._choose_collectives(sharded)
+        register_fsdp_forward_method(model, "loss")
+
+    def place_gradient(self, parameter: Any, rows: Tensor) -> None:
+        """Have the gradient of a sharded parameter summed in `rows`."""
+        spread = parameter.device_mesh, parameter.placements
+        about: dict[str, Any] = {"shape": parameter.shape, "stride": parameter.stride()}
+        parameter.grad = DTensor.from_local(rows, *spread, run_check=False, **about)
+
+    def _choose_collectives(self, sharded: FSDPModule) -> None:
+        """Replace what gathers weights and sums gradients, if torch's own does not work here."""
 
     def _sendable(self, tensor: Tensor) -> Tensor:
         """Bring a tensor where the network takes it from."""

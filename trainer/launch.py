@@ -16,6 +16,7 @@ from pipeline.base.errors import EverystepError
 from pipeline.base.paths import RECIPES
 from trainer import numerics
 from trainer.startup import Startup, fault_of
+from trainer.watch import AGAIN
 from trainer.workers import end_with_parent
 
 if TYPE_CHECKING:
@@ -67,8 +68,8 @@ def launch_training(job: Callable[..., Any], recipe: "Recipe", *arguments: Any) 
     asked = os.environ.get("WORLD_SIZE", "") or os.environ.get(PROCESSES, "") or str(shards)
     if recipe.numerics != "native":
         raise EverystepError(
-            f"{SHARDS}={shards}: {RECIPES}/{recipe.name}.yaml has numerics: {recipe.numerics}, whose bits may not depend "
-            f"on the number of processes; unset {SHARDS}, or train with numerics: native"
+            f"{SHARDS}={shards}: {RECIPES}/{recipe.name}.yaml has numerics: {recipe.numerics}, whose bits may not "
+            f"depend on the number of processes; unset {SHARDS}, or train with numerics: native"
         )
     if shards > leaves:
         raise EverystepError(
@@ -122,13 +123,14 @@ def _lead(processes: int, store: Any, startup: Startup, job: Callable[..., Any],
             for peer, _ in startup.peers:
                 peer.kill()
             raise
+        except RuntimeError as error:  # among others, what torch raises when a peer is gone
+            # the network notices its end before we do
+            if fault := fault_of(startup.peers, within=1, at=f" at {world.watch.doing}"):
+                raise fault from error
+            raise
 
     try:
         return _member(0, processes, store, startup, work, arguments)
-    except RuntimeError as error:  # among others, what torch raises when a peer is gone
-        if fault := fault_of(startup.peers, within=1):  # the network notices its end before we do
-            raise fault from error
-        raise
     finally:
         for peer, _ in startup.peers:
             peer.join(timeout=5)
@@ -145,7 +147,7 @@ def _peer(
     arguments: tuple[Any, ...],
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; rank 0 answers it
-    end_with_parent()
+    end_with_parent(f"error: process 0 of {size} was killed; {AGAIN}")
     try:
         numerics.enter(numerics_class)
         with Startup() as startup:
@@ -160,6 +162,6 @@ def _member(
 ) -> Any:
     from trainer.parallel import joined
 
-    with joined(rank, size, store) as world:
+    with joined(rank, size, store, lambda message: startup.leave(f"error: {message}")) as world:
         startup.end()
         return job(world, *arguments)

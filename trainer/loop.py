@@ -54,7 +54,9 @@ class Trainer:
 
     def train_step(self) -> Entry:
         """One update; every process returns the same entry."""
+        self.world.begin(f"step {self.step + 1}")
         losses, subtree = self._gradients(self.step)
+        self.world.begin(f"step {self.step + 1}", waits=True)
         gradient = self._exchange(subtree)
         norm, factor = self._clip(self.world.gather_floats(self._norms(gradient)))
         rate = self._rate()

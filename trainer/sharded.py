@@ -73,9 +73,10 @@ class ShardedTrainer(Trainer):
         device = self.world.device
         with torch.device("meta"):
             self.model = Decoder(self.spec, recompute)
+        units = self.model.units()
         if self.recipe.compiled:
-            self.model.compile_layers()
-        self.world.shard(self.model, self.model.units())
+            self.model.compile_layers(whole=len(units) == len(self.model.layers))
+        self.world.shard(self.model, units)
         self.model.to_empty(device=device)
         self.pieces = list(pieces_of(self.spec, self.world))
         self._parameters: dict[str, Any] = dict(self.model.named_parameters())

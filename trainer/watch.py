@@ -126,14 +126,16 @@ class Watch:
             for other in self._watched:
                 self._silence[other] = 0.0 if now.get(other) != before.get(other) else self._silence[other] + span
             before = now
-            if self._verdict is not None and not self._over.is_set():
+            if self._verdict is not None:
                 self._leave(self._verdict)
+                return
             lost = max(self._watched, key=lambda other: self._silence[other])
             if self._silence[lost] > self._patience:
                 verdict = f"{self._name(lost)} has not answered for {self._patience:.0f} seconds; {AGAIN}"
                 if self._tell(verdict):
                     time.sleep(2 * self._span)  # the others read it
                 self._leave(verdict)
+                return
             waited = self._note_slow(waited + span) if self.waits else 0.0
 
     def _note_slow(self, waited: float) -> float:

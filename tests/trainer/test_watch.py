@@ -77,12 +77,12 @@ def test_what_failed_in_one_process_is_told_to_the_others(monkeypatch: pytest.Mo
 def test_an_exchange_that_failed_because_another_ended_names_that_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(PATIENCE, "4")
     store = open_store()
-    with pytest.raises(EverystepError, match=f"process 1 of 2 on {HOST}, at work, ended or cannot be reached"):
-        with watch(0, 2, store, []) as first:
-            with watch(1, 2, store, []):
-                while 1 not in first._beats:
-                    time.sleep(0.05)
-            raise RuntimeError("Connection closed by peer")
+    named = pytest.raises(EverystepError, match=f"process 1 of 2 on {HOST}, at work, ended or cannot be reached")
+    with named, watch(0, 2, store, []) as first:
+        with watch(1, 2, store, []):
+            while 1 not in first._beats:
+                time.sleep(0.05)
+        raise RuntimeError("Connection closed by peer")
 
 
 @pytest.mark.parametrize("asked", ["0", "-3", "soon", "inf", "nan"])

@@ -96,6 +96,11 @@ class Trainer:
         self.world.gather(self.optimizer.second, second)
         return self.flat.named(self.flat.values.clone()), moments(self.flat, first, second)
 
+    def bytes_held(self) -> int:
+        """Count the memory of this process's weights, gradients and moments between steps, without buffers."""
+        gradient, moments = self.flat.size, 2 * len(self.optimizer.first)
+        return (self.flat.size + gradient + moments) * torch.float32.itemsize
+
     def load(self, folder: Path) -> ck.Record:
         """Load the state of a checkpoint, after comparing its digests; every process must call this.
 

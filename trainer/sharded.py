@@ -102,6 +102,10 @@ class ShardedTrainer(Trainer):
         """Copy (weights, moments) by name into the memory of rank 0, and of no other; every process must call this."""
         return self._gathered({"": self._weights}), self._gathered(self._moments)
 
+    def bytes_held(self) -> int:
+        vectors = [*map(self._weights, self.pieces), self.gradient, self.first, self.second]
+        return sum(vector.untyped_storage().nbytes() for vector in vectors)
+
     def load(self, folder: Path) -> ck.Record:
         """Load this process's rows of a checkpoint, after comparing its digests; every process must call this."""
         record = ck.read_record(folder)

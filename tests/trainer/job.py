@@ -133,7 +133,7 @@ def train_sharded(
 ) -> dict[str, dict[str, Any]]:
     """What a sharded training of each family and, at rank 0, one in a single process came to; `changes` of the recipe.
 
-    Elements are those that this process holds of weights, gradients and moments, beside the number of all weights.
+    One process alone holds four numbers of each parameter: weight, gradient and two moments.
     """
     from pipeline.formats.digests import tensors_digest
     from pipeline.formats.model import num_parameters
@@ -155,13 +155,10 @@ def train_sharded(
         began = sharded.weights_digest()
         entries = [sharded.train_step() for _ in range(steps)]
         digests, (weights, moments) = sharded.digests(), sharded.state()
-        vectors = [sharded.gradient, sharded.first, sharded.second]
-        rows = [sharded._weights(piece).untyped_storage().nbytes() // 4 for piece in sharded.pieces]
         about: dict[str, Any] = {
             "losses": [entry.loss for entry in entries],
             "norms": [entry.gradient_norm for entry in entries],
-            "elements": [sum(rows), *(vector.untyped_storage().nbytes() // 4 for vector in vectors)],
-            "parameters": num_parameters(spec),
+            "numbers held of each parameter": sharded.bytes_held() / 4 / num_parameters(spec),
         }
         if world.rank == 0:
             alone = Trainer(World(0, 1), recipe, spec, data)

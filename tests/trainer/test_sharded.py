@@ -29,8 +29,8 @@ def sharded(scratch: Path, processes: int, families: list[str], steps: int = 3, 
     found: dict[str, Any] = json.loads(done.stdout)
     for about in found.values():
         assert about["begins alike"] and about["digests are of the state"] and about["layout alike"]
-        fair = about["parameters"] / processes
-        assert all(fair <= held < 1.15 * fair for held in about["elements"])  # the last rows are padded
+        fair = 4 / processes
+        assert fair <= about["numbers held of each parameter"] < 1.05 * fair  # short tensors do not divide
     return found
 
 

@@ -132,7 +132,11 @@ def retrace(trainer: "Trainer", course: Course, title: str) -> Iterator[tuple[lo
     total = sum(stretch.stop - stretch.start for stretch in course.stretches) * step_tokens
     with progress(f"{title} {course.recipe.name}", total, "tokens", quiet=trainer.world.rank != 0) as advance:
         for stretch in course.stretches:
-            trainer.load(stretch.checkpoint)
+            begun = trainer.load(stretch.checkpoint)
+            if trainer.world.rank == 0:  # of the state that it starts from, `load` has told
+                for about in dict.fromkeys(record.numerics for record in stretch.records.values()):
+                    if about != begun.numerics:
+                        numerics.warn_if_other(about.to_json(), trainer.numerics())
             while trainer.step < stretch.stop:
                 entry = trainer.train_step()
                 fault = entry_fault(entry, stretch.entries[entry.step])

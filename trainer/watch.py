@@ -40,8 +40,11 @@ def patience() -> float:
     return seconds
 
 
+DONE = -1
+
+
 class Beat(NamedTuple):
-    """What a process last said of itself; `number` grows each time."""
+    """What a process last said of itself; `number` grows each time, until it is done."""
 
     number: int
     doing: str
@@ -85,6 +88,9 @@ class Watch:
             self._tell(reason or ours)
         for thread in self._threads:
             thread.join(timeout=self._span)
+        if error is None:
+            with suppress(RuntimeError):  # the store may be gone with a process that was done before
+                self._say(DONE)
         if reason is not None:
             raise EverystepError(reason) from error
 
@@ -94,7 +100,7 @@ class Watch:
         until = time.monotonic() + 4 * self._span
         while time.monotonic() < until and self._verdict is None:
             time.sleep(self._span / 4)
-        lost = max(self._others, key=lambda other: self._silence[other])
+        lost = self._most_silent()
         if self._verdict is None and self._silence[lost] > 2 * self._span:
             return f"{self._name(lost)} ended or cannot be reached; {AGAIN}"
         return self._verdict
@@ -105,13 +111,16 @@ class Watch:
         with suppress(RuntimeError):
             while not self._over.is_set():
                 number += 1
-                beat = Beat(number, self.doing, self.waits, platform.node())
-                self._store.set(_key(self._rank), json.dumps(beat))
+                self._say(number)
                 for other in self._watched:
                     if (said := self._get(_key(other))) is not None:
                         self._beats[other] = Beat(*json.loads(said))
                 self._verdict = self._get(_VERDICT)
                 self._over.wait(self._span)
+
+    def _say(self, number: int) -> None:
+        beat = Beat(number, self.doing, self.waits, platform.node())
+        self._store.set(_key(self._rank), json.dumps(beat))
 
     def _get(self, key: str) -> str | None:
         return self._store.get(key).decode() if self._store.check([key]) else None
@@ -124,12 +133,14 @@ class Watch:
             span, last = min(time.monotonic() - last, 2 * self._span), time.monotonic()
             now = dict(self._beats)
             for other in self._watched:
-                self._silence[other] = 0.0 if now.get(other) != before.get(other) else self._silence[other] + span
+                heard = now.get(other)
+                is_silent = heard == before.get(other) and (heard is None or heard.number != DONE)
+                self._silence[other] = self._silence[other] + span if is_silent else 0.0
             before = now
             if self._verdict is not None:
                 self._leave(self._verdict)
                 return
-            lost = max(self._watched, key=lambda other: self._silence[other])
+            lost = self._most_silent()
             if self._silence[lost] > self._patience:
                 verdict = f"{self._name(lost)} has not answered for {self._patience:.0f} seconds; {AGAIN}"
                 if self._tell(verdict):
@@ -137,6 +148,9 @@ class Watch:
                 self._leave(verdict)
                 return
             waited = self._note_slow(waited + span) if self.waits else 0.0
+
+    def _most_silent(self) -> int:
+        return max(self._watched, key=lambda other: self._silence[other])
 
     def _note_slow(self, waited: float) -> float:
         """Name the processes that all others wait for, again after each tenth of the patience."""

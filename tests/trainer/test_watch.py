@@ -31,6 +31,14 @@ def watch(rank: int, size: int, store: TCPStore, said: list[str]) -> Watch:
     return Watch(rank, size, store.clone(), said.append)
 
 
+@contextmanager
+def silenced(other: Watch) -> Iterator[None]:
+    """A watch that says nothing any more afterwards, as that of a process that was stopped or killed."""
+    other.__enter__()
+    yield
+    other._over.set()
+
+
 def soon(said: list[str]) -> list[str]:
     until = time.monotonic() + WITHIN
     while not said and time.monotonic() < until:
@@ -45,7 +53,7 @@ def test_one_that_falls_silent_is_named_by_all_others_with_what_it_did(monkeypat
     with watch(0, 3, store, said[0]) as first, watch(1, 3, store, said[1]):
         third = watch(2, 3, store, said[2])
         third.doing = "step 7"
-        with third:
+        with silenced(third):
             first.doing = "step 8"
             time.sleep(2)  # twice the patience: nobody is given up
             assert said == [[], [], []]
@@ -74,12 +82,24 @@ def test_what_failed_in_one_process_is_told_to_the_others(monkeypatch: pytest.Mo
         assert soon(said[0]) == [f"process 1 of 2 on {HOST} failed at step 3: MemoryError: out of memory"]
 
 
+def test_one_that_is_done_may_be_silent_for_as_long_as_the_others_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first process writes the last checkpoint when the others have ended."""
+    monkeypatch.setenv(PATIENCE, "1")
+    store = open_store()
+    said: list[list[str]] = [[], []]
+    with watch(0, 2, store, said[0]):
+        with watch(1, 2, store, said[1]):
+            time.sleep(0.5)
+        time.sleep(2.5)
+    assert said == [[], []]
+
+
 def test_an_exchange_that_failed_because_another_ended_names_that_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(PATIENCE, "4")
     store = open_store()
     named = pytest.raises(EverystepError, match=f"process 1 of 2 on {HOST}, at work, ended or cannot be reached")
     with named, watch(0, 2, store, []) as first:
-        with watch(1, 2, store, []):
+        with silenced(watch(1, 2, store, [])):
             while 1 not in first._beats:
                 time.sleep(0.05)
         raise RuntimeError("Connection closed by peer")

@@ -125,12 +125,18 @@ class Decoder(nn.Module):
         """The matrix of the logits: the embedding where it is tied."""
         return self.embedding.weight if self.output is None else self.output.weight
 
-    def compile_layers(self) -> None:
-        """Have each layer's operators fused. Layers of one shape share a compiled form: warm-up is that of one.
+    def units(self) -> list[nn.Module]:
+        """List what a sharded model is gathered by: FFNs that several layers use, then the layers."""
+        shared = sorted({owner for index, owner in enumerate(self.spec.ffn_owner) if owner != index})
+        return [*(self.layers[owner].ffn for owner in shared), *self.layers]
 
-        torch gives up after 8 forms of a function; OpenELM has one for each layer. It would also compile test programs
-        to find out whether the processor can do what it claims: a fifth of the warm-up. On a GPU it would choose among
-        kernels that sum in different orders by which was faster just now, so two runs could differ.
+    def compile_layers(self, whole: bool = True) -> None:
+        """Have each layer's operators fused: the `whole` layer, or the parts around what a compiler cannot see.
+
+        Layers of one shape share a compiled form: warm-up is that of one. torch gives up after 8 forms of a function;
+        OpenELM has one for each layer. It would also compile test programs to find out whether the processor can do
+        what it claims: a fifth of the warm-up. On a GPU it would choose among kernels that sum in different orders by
+        which was faster just now, so two runs could differ.
         """
         from torch._dynamo import config as tracing
         from torch._inductor import config
@@ -140,7 +146,7 @@ class Decoder(nn.Module):
         config.cpp.vec_isa_ok = True
         tracing.recompile_limit = 8 * len(self.layers)
         for layer in self.layers:
-            layer.compile(fullgraph=True, dynamic=False)
+            layer.compile(fullgraph=whole, dynamic=False)
         self.loss_block = compiled_loss_block() if self.embedding.weight.is_cuda else loss_block
         self.is_compiled = True
 

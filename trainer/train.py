@@ -35,7 +35,7 @@ from pipeline.formats.suite import require_one_suite
 from trainer import numerics
 from trainer.begun import begun_from, here
 from trainer.data import Checking, TrainingData, training_data
-from trainer.launch import default_processes, launch
+from trainer.launch import launch_training
 from trainer.monitor import RECORDS, board, run_record
 from trainer.plain_rows import CHECKED
 from trainer.recipe import Recipe, load_recipe, suite_of
@@ -69,13 +69,12 @@ def train(name: str) -> None:
         basis.inputs.update(_require_fetched(recipe, inputs))
     whole = identity(recipe, spec, data)
     work = WORK / "train" / name / fingerprint(whole)
-    processes = default_processes(recipe.data.num_leaves)
     with _run_lock(work.parent) if leads else nullcontext():
         if leads:
             _compare_with_others(recipe, whole, work)
             work.mkdir(exist_ok=True)
             write_bytes(work / IDENTITY, pretty(whole))
-        launch(_train, processes, recipe.numerics, recipe, spec, data, work, begun)
+        launch_training(_train, recipe, recipe, spec, data, work, begun)
         if leads:
             _publish(recipe, spec, data, work, basis, inputs)
             _remove_stale_runs(work)
@@ -96,9 +95,9 @@ def _train(world: "World", recipe: Recipe, spec: ModelSpec, data: TrainingData, 
     """Train in one process among its peers, from the last checkpoint in `work` to the last step; without one, from the
     state in the folder `begun`, or from new weights."""
     from trainer.checkpoint import Writer
-    from trainer.loop import Trainer
+    from trainer.sharded import trainer_of
 
-    trainer = Trainer(world, recipe, spec, data)
+    trainer = trainer_of(world, recipe, spec, data)
     leads = world.rank == 0
     work.mkdir(parents=True, exist_ok=True)
     found = ck.find_checkpoints(work)

@@ -40,13 +40,15 @@ class Trainer:
         self.data = data
         self.rows = data.open()
         self.step = 0  # until a state is loaded
-        self.model = Decoder(spec, recompute=os.environ.get(RECOMPUTE) == "1").to(world.device)
-        initialize(self.model, recipe.seed)
+        with world.device:
+            self.model = Decoder(spec, recompute=os.environ.get(RECOMPUTE) == "1")
         if recipe.compiled:
             self.model.compile_layers()
         self.flat = FlatParameters(self.model, recipe.optimizer.decay, world.weights)
-        self.optimizer = AdamW(self.flat, *world.part(self.flat.size), recipe.optimizer)
+        self.optimizer = AdamW(self.flat, *world.part(self.flat.size), recipe.optimizer, world.zeros)
         self.sum = TreeSum(world.subtree(self.flat.size))
+        # Where they are trained, so that no second copy exists; processes that share this memory are all here by now.
+        initialize(self.model, recipe.seed)
 
     def train_step(self) -> Entry:
         """One update; every process returns the same entry."""
@@ -79,11 +81,10 @@ class Trainer:
         return tensors_digest(self.flat.named(self.flat.values))
 
     def state(self) -> tuple[Tensors, Tensors]:
-        """Copy (weights, moments) by name; every process must call this, because the moments are gathered."""
-        first, second = torch.empty_like(self.flat.values), torch.empty_like(self.flat.values)
-        self.world.gather(self.optimizer.first, first)
-        self.world.gather(self.optimizer.second, second)
-        return self.flat.named(self.flat.values.clone()), moments(self.flat, first, second)
+        """Copy (weights, moments) by name into the host's memory: a GPU need not hold a second state. Every process must
+        call this, because the moments are gathered."""
+        first, second = self.world.collect(self.optimizer.first), self.world.collect(self.optimizer.second)
+        return self.flat.named(self.world.to_host(self.flat.values)), moments(self.flat, first, second)
 
     def load(self, folder: Path) -> ck.Record:
         """Load the state of a checkpoint, after comparing its digests; every process must call this.

@@ -1,8 +1,8 @@
 """The first step of a published recipe: what it takes, and the parts of it that need a process of their own.
 
     python -m tests.trainer.first_step step FOLDER NAME    trains one step, writes its checkpoint and some logits
-    python -m tests.trainer.first_step pull FOLDER NAME    writes the checkpoint's hub form, as `everystep pull` does
-    python -m tests.trainer.first_step load FOLDER NAME    has transformers load it, and compares its logits
+    python -m tests.trainer.first_step load FOLDER NAME    writes its hub form, as `everystep pull` does; has transformers
+                                                           load that, and compares its logits
     python -m tests.trainer.first_step shapes FOLDER NAME  the same step, and the hub form, of tensors without values
 
 Each prints one line of JSON. A recipe is trained as it is, but for its rows (`Work`), its numbers where the processor
@@ -49,9 +49,9 @@ if TYPE_CHECKING:
 GIB = 1 << 30
 LIBRARIES = 3 * GIB // 4
 """Memory of a process that has loaded torch and transformers and has computed something."""
-OPERATIONS = 2e12
-"""Floating-point operations that a step may take: about a minute of one core."""
-EMULATED = 100_000_000
+OPERATIONS = 3e11
+"""Floating-point operations that a step may take: about ten seconds of one core."""
+EMULATED = 50_000_000
 """Parameters up to which a recipe is trained in bfloat16 on a processor that has to emulate it, at 90 times the time."""
 ROWS = 2
 LOGITS = 64
@@ -71,7 +71,7 @@ class Work:
 
     @classmethod
     def of(cls, recipe: Recipe, spec: ModelSpec) -> "Work":
-        """As much of the context as a minute allows."""
+        """As much of the context as ten seconds allow."""
         applied = num_parameters(unrolled(spec)[0])
         tokens = OPERATIONS / (6 * applied * ROWS)
         context = min(spec.context, max(32, 1 << int(math.log2(tokens))))
@@ -210,7 +210,7 @@ def step(folder: Path, name: str, work: Work) -> dict[str, Any]:
     }
 
 
-def pull(folder: Path, name: str) -> dict[str, Any]:
+def pull(folder: Path) -> None:
     """Write the hub form of the checkpoint, and remove the checkpoint."""
     from pipeline.audit.pull import write_folder
     from tests.trainer.exports import made_release
@@ -220,24 +220,20 @@ def pull(folder: Path, name: str) -> dict[str, Any]:
     spec = ModelSpec.from_json(json.loads((checkpoint / ck.CONFIG).read_bytes()))
     (checkpoint / ck.OPTIMIZER).unlink()
     (folder / "scratch").mkdir()
-    with watched() as most:
-        weights = {
-            name: np.asarray(tensor, np.float32) for name, tensor in ck.read_verified(checkpoint, ck.WEIGHTS).items()
-        }
-        (checkpoint / ck.WEIGHTS).unlink()
-        (folder / "pulled").mkdir()
-        about = {"release": "test", "release_version": "1", **record.to_json()}
-        write_folder(made_release(folder / "scratch"), folder / "pulled", spec, weights, about)
-    return {"memory": most()}
+    tensors = ck.read_verified(checkpoint, ck.WEIGHTS)
+    (checkpoint / ck.WEIGHTS).unlink()
+    (folder / "pulled").mkdir()
+    weights = {name: np.asarray(tensor, np.float32) for name, tensor in tensors.items()}
+    about = {"release": "test", "release_version": "1", **record.to_json()}
+    write_folder(made_release(folder / "scratch"), folder / "pulled", spec, weights, about)
 
 
 def load(folder: Path, name: str) -> dict[str, Any]:
-    """Have transformers read the hub form."""
+    """Have transformers read the hub form of the checkpoint."""
     from transformers import AutoModelForCausalLM
 
-    torch.set_num_threads(1)
-    _, spec = load_recipe(name, ROOT)
     with watched() as most, torch.no_grad():
+        pull(folder)
         model, info = AutoModelForCausalLM.from_pretrained(
             folder / "pulled", trust_remote_code=True, output_loading_info=True, dtype=torch.float32
         )
@@ -358,7 +354,7 @@ def shapes(folder: Path, name: str) -> dict[str, Any]:
 def main() -> None:
     part, folder, name, *given = sys.argv[1:]
     numerics.enter("native")
-    parts: dict[str, Any] = {"pull": pull, "load": load, "shapes": shapes}
+    parts: dict[str, Any] = {"load": load, "shapes": shapes}
     if part == "step":
         about = json.loads(given[0])
         result = step(Path(folder), name, Work(**about | {"in_memory": tuple(about["in_memory"])}))

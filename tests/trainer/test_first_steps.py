@@ -62,7 +62,6 @@ def test_a_recipe_takes_a_step(name: str, record_property: Callable[[str, object
 def with_values(folder: Path, name: str, work: Work) -> str:
     recipe, spec = load_recipe(name, ROOT)
     step = run("step", folder, name, json.dumps(work.__dict__))
-    pulled = run("pull", folder, name)
     loaded = run("load", folder, name)
     assert step["parameters"] == PUBLISHED[name]
     assert loaded["parameters"] == num_parameters_if_repeated(unrolled(spec)[0])
@@ -74,7 +73,7 @@ def with_values(folder: Path, name: str, work: Work) -> str:
     normalizer = recipe.loss.z_loss * (math.log(spec.vocabulary) + 1) ** 2
     assert step["loss"] == pytest.approx(step["before"], rel=close, abs=normalizer)
     assert loaded["agree"] and loaded["difference"] <= LARGEST_DIFFERENCE * loaded["deviation"]
-    memory = max(part["memory"] for part in (step, pulled, loaded))
+    memory = max(step["memory"], loaded["memory"])
     files = sum(count for vector, count in VECTORS.items() if vector not in work.in_memory) * 4 * PUBLISHED[name]
     cells = [
         f"{work.rows} x {work.context}",

@@ -81,8 +81,8 @@ class Trainer:
         return tensors_digest(self.flat.named(self.flat.values))
 
     def state(self) -> tuple[Tensors, Tensors]:
-        """Copy (weights, moments) by name into the host's memory: a GPU need not hold a second state. Every process must
-        call this, because the moments are gathered."""
+        """Copy (weights, moments) by name into the host's memory, so that a GPU need not hold a second state; every
+        process must call this, because the moments are gathered."""
         first, second = self.world.collect(self.optimizer.first), self.world.collect(self.optimizer.second)
         return self.flat.named(self.world.to_host(self.flat.values)), moments(self.flat, first, second)
 

@@ -75,7 +75,7 @@ def hub_config(spec: ModelSpec, dtype: str, eos_token_id: int) -> dict[str, Any]
 
 def write_export(exported: ExportedModel, folder: Path) -> None:
     """Write the folder, each file whole or not at all; the same model gives the same bytes."""
-    write_tensors(folder / "model.safetensors", exported.tensors)  # one after another: the library joins all bytes first
+    write_tensors(folder / "model.safetensors", exported.tensors)  # one by one; the library joins all bytes first
     write_bytes(folder / "config.json", pretty(exported.config))
     for name, content in sorted(exported.extra_files.items()):
         write_bytes(folder / name, content)

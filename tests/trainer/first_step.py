@@ -1,9 +1,9 @@
 """The first step of a published recipe: what it takes, and the parts of it that need a process of their own.
 
-    python -m tests.trainer.first_step step FOLDER NAME    trains one step, writes its checkpoint and some logits
-    python -m tests.trainer.first_step load FOLDER NAME    writes its hub form, as `everystep pull` does; has transformers
-                                                           load that, and compares its logits
-    python -m tests.trainer.first_step shapes FOLDER NAME  the same step, and the hub form, of tensors without values
+    python -m tests.trainer.first_step step FOLDER NAME WORK  trains one step, writes its checkpoint and some logits
+    python -m tests.trainer.first_step load FOLDER NAME       writes the checkpoint's hub form, as `everystep pull` does,
+                                                              has transformers load it, and compares its logits
+    python -m tests.trainer.first_step shapes FOLDER NAME     the same step, and the hub form, of tensors without values
 
 Each prints one line of JSON. A recipe is trained as it is, but for its rows (`Work`), its numbers where the processor
 has no arithmetic for them, and the compiler, which is left out. Vectors that do not fit into memory are in files, which
@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,16 +43,13 @@ from trainer.optimizer import learning_rate
 from trainer.parallel import World
 from trainer.recipe import Recipe, load_recipe
 
-if TYPE_CHECKING:
-    from trainer.loop import Trainer
-
 GIB = 1 << 30
 LIBRARIES = 3 * GIB // 4
 """Memory of a process that has loaded torch and transformers and has computed something."""
 OPERATIONS = 3e11
 """Floating-point operations that a step may take: about ten seconds of one core."""
 EMULATED = 50_000_000
-"""Parameters up to which a recipe is trained in bfloat16 on a processor that has to emulate it, at 90 times the time."""
+"""Parameters up to which a recipe is trained in bfloat16 on a processor that emulates it, in 90 times the time."""
 ROWS = 2
 LOGITS = 64
 """Positions of one row whose logits are compared."""
@@ -121,8 +118,8 @@ def has_bfloat16() -> bool:
 
 def shortened(recipe: Recipe, work: Work) -> Recipe:
     """The recipe with a small batch, at the rate that its own batch would give."""
-    schedule = recipe.schedule
-    peak = schedule.peak if schedule.peak_batch is None else schedule.peak * recipe.data.global_batch / schedule.peak_batch
+    schedule, batch = recipe.schedule, recipe.data.global_batch
+    peak = schedule.peak if schedule.peak_batch is None else schedule.peak * batch / schedule.peak_batch
     tree = recipe.model_dump(exclude_unset=True)
     tree["data"] |= {"layout": "everystep", "folder": "rows", "width": work.context + 1}
     tree["data"] |= {"global_batch": work.rows, "micro_batch": work.rows}
@@ -336,7 +333,8 @@ def shapes(folder: Path, name: str) -> dict[str, Any]:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=True)
     theirs = {n: tuple(p.shape) for n, p in model.named_parameters()}
-    renamed = {"embed_out.weight": "lm_head.weight"} if config.model_type == "gpt_neox" else {}  # when it loads, since 5.0
+    # transformers 5 renames this one when it loads a file
+    renamed = {"embed_out.weight": "lm_head.weight"} if config.model_type == "gpt_neox" else {}
     assert theirs == {renamed.get(n, n): tensor.shape for n, tensor in exported.tensors.items()}
     return {
         "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),

@@ -51,10 +51,7 @@ def test_a_recipe_takes_a_step(name: str, record_property: Callable[[str, object
         folder = Path(scratch)
         wanted = Work.of(recipe, spec)
         work = wanted.placed(recipe, spec, memory_free(), shutil.disk_usage(folder).free - SPARED)
-        if work is None:
-            row = without_values(folder, name)
-        else:
-            row = with_values(folder, name, work)
+        row = without_values(folder, name) if work is None else with_values(folder, name, work)
     record_property("row", f"| {name} | {PUBLISHED[name]:,} | {row} |")
     record_property("said", "with values" if work else "on tensors without values: not enough memory and disk")
 

@@ -366,7 +366,6 @@ def test_first_weights_are_drawn_one_tensor_at_a_time() -> None:
     assert largest < most < 1.6 * largest, "more than one tensor, and the numbers that some of its values are made of"
 
 
-
 def test_openelm_spreads_follow_the_width_and_the_depth() -> None:
     spec = SPECS["growing layers"]
     assert initial_value(spec, "embedding.weight") == pytest.approx((0, 32**-0.5))

@@ -420,7 +420,9 @@ def softmax_below(scores_TS: Tensor, first: int) -> Tensor:
 
 def initialize(model: Decoder, seed: int) -> None:
     """Set step 0; no generator of torch is touched."""
-    load_tensors(model, dict(initial_tensors(model.spec, seed)))
+    parameters = dict(model.named_parameters())
+    for name, tensor in initial_tensors(model.spec, seed):  # one at a time: all of them are as large as the model
+        _load_tensor(parameters[name], name, tensor)
 
 
 def load_tensors(model: Decoder, tensors: Mapping[str, npt.NDArray[np.float32]]) -> None:
@@ -429,11 +431,15 @@ def load_tensors(model: Decoder, tensors: Mapping[str, npt.NDArray[np.float32]])
     if parameters.keys() != tensors.keys():
         difference = sorted(parameters.keys() ^ tensors.keys())
         raise EverystepError(f"tensors do not fit the model; missing or unknown: {', '.join(difference)}")
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            if tensors[name].shape != tuple(parameter.shape):
-                raise EverystepError(f"{name}: shape {tensors[name].shape}, the model has {tuple(parameter.shape)}")
-            parameter.copy_(torch.from_numpy(np.ascontiguousarray(tensors[name])))
+    for name, parameter in parameters.items():
+        _load_tensor(parameter, name, tensors[name])
+
+
+@torch.no_grad()
+def _load_tensor(parameter: Tensor, name: str, tensor: npt.NDArray[np.float32]) -> None:
+    if tensor.shape != tuple(parameter.shape):
+        raise EverystepError(f"{name}: shape {tensor.shape}, the model has {tuple(parameter.shape)}")
+    parameter.copy_(torch.from_numpy(np.ascontiguousarray(tensor)))
 
 
 def dump_tensors(model: Decoder) -> dict[str, npt.NDArray[np.float32]]:

@@ -142,7 +142,11 @@ def _cut_log(path: Path, step: int, begun_at: int) -> list[log.Entry]:
 
 
 def _save(trainer: "Trainer", writer: "Writer", work: Path, entry: log.Entry | None) -> None:
-    """Have rank 0 write the state. Every process takes part, because gathering the moments needs all of them."""
+    """Have rank 0 write the state. Every process takes part, because gathering the moments needs all of them.
+
+    The state before it is written first: two copies at a time would be half as much memory again as training takes.
+    """
+    writer.wait()
     state = trainer.state()
     if trainer.world.rank == 0:
         log.sync(work / log.JSONL)

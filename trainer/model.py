@@ -25,6 +25,7 @@ from pipeline.formats.initial import initial_tensors
 from pipeline.formats.model import LayerSpec, ModelSpec
 from trainer.exact import rotary_tables
 from trainer.matmul import is_portable, linear, matmul
+from trainer.memory import QUERY_BLOCK
 from trainer.operators import (
     LossBlock,
     compiled_loss_block,
@@ -34,8 +35,6 @@ from trainer.operators import (
     next_token_losses,
     rms_norm,
 )
-
-QUERY_BLOCK = 128
 
 Rotary = tuple[Tensor, Tensor]
 

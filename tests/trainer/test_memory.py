@@ -1,4 +1,4 @@
-"""The arithmetic of `bench/memory.py` against what torch keeps, and what a whole step allocates."""
+"""The arithmetic of memory against what torch keeps, and what a whole step allocates."""
 
 import json
 from pathlib import Path
@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from bench.memory import FLOAT, kept_behind_layers, kept_by_layers, memory
 from bench.ours import open_trainer, work
 from pipeline.formats.model import ModelSpec
 from tests.trainer.tiny import tiny_spec
+from trainer.memory import FLOAT, Setting, kept_after_layers, kept_by_layers, training_memory
 
 ROWS = 2
 
@@ -45,8 +45,9 @@ def test_a_micro_batch_keeps_what_is_computed_to_two_percent(family: str, recomp
         loss = model.loss(torch.arange(ROWS * 257).view(ROWS, 257))
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     found = sum(storage.nbytes() for pointer, storage in storages.items() if pointer not in weights)
-    kept = kept_by_layers(spec, recompute)[0]
-    computed = FLOAT * (ROWS * 256 * (kept + kept_behind_layers(spec)) + spec.vocabulary * spec.width)
+    setting = Setting(micro_batch=ROWS, leaves=1, recompute=recompute)
+    kept = kept_by_layers(spec, setting) + kept_after_layers(spec, setting)
+    computed = FLOAT * (ROWS * 256 * kept + spec.vocabulary * spec.width)
     assert loss.requires_grad
     assert found == pytest.approx(computed, rel=0.02)
 
@@ -63,5 +64,5 @@ def test_a_step_allocates_what_is_computed_to_three_percent(tmp_path: Path) -> N
     profiled.export_chrome_trace(str(tmp_path / "trace.json"))
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     totals = [event["args"]["Total Allocated"] for event in events if event["name"] == "[memory]"]
-    computed = memory(recipe, spec)
+    computed = training_memory(spec, Setting.of(recipe))
     assert max(totals) - totals[0] == pytest.approx(computed.activations + computed.passing, rel=0.03)

@@ -10,7 +10,7 @@ from pipeline.release.references import REFERENCES
 
 SECTION = """## Models
 
-All models read the same rows{order}, {rows_a_step} rows of {context} tokens a step.
+All models read {rows}, {rows_a_step} rows of {context} tokens a step.
 
 {models}
 
@@ -34,10 +34,10 @@ The architectures are described in:
 def models_section(evidence: Evidence) -> str:
     """The section of the models."""
     first = evidence.models[0]
-    orders = {design.order_seed for design in evidence.designs}
+    in_one_order = len({design.order_seed for design in evidence.designs}) == 1
     recipes, same = _recipes(evidence)
     return SECTION.format(
-        order=" in the same order" if len(orders) == 1 else "",
+        rows="the same rows in the same order" if in_one_order else "from the same rows, each in the order of its seed",
         rows_a_step=first.global_batch,
         context=evidence.context,
         models=models_table(evidence.models),

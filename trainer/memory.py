@@ -6,8 +6,7 @@ its backward, and the most that comes and goes beside it. Under bfloat16 what ma
 residual stream stays in float32. Numbers of a token are counted in floats of 4 bytes.
 
 The tensors that torch allocates are these within 2 %, on a CPU and on a GPU, or up to 5 % fewer (docs/benchmarks.md).
-`libraries` is what a process takes before it. What the heap of a CPU keeps between blocks in use is not counted:
-`trainer.fits` gives it back where memory is short.
+What the heap of a CPU keeps between blocks in use is not counted: `trainer.fits` gives it back where memory is short.
 """
 
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ LOSS_ROWS = {"cpu": 256, "cuda": 8192}
 """Rows whose logits exist at a time, by device. It decides bits: other blocks give other sums."""
 QUERY_BLOCK = 128
 """Queries that meet their keys at a time in the class `portable`. It decides bits, too."""
+OWN, OWN_COMPILED = 180_000_000, 330_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +67,8 @@ class Setting:
 class Memory:
     """Bytes of one process on its device."""
 
+    own: int = 0
+    """The process itself on a CPU: Python, torch and what it has compiled, without the files that processes share."""
     weights: int
     gradients: int = 0
     """Vectors of the tree that sums them."""
@@ -81,6 +83,8 @@ class Memory:
     """Weights and moments once more: a state that is loaded, or being written."""
     writes_beside: bool = False
     """Whether the copy is there while the next step computes: in a training on a CPU."""
+    shared: int = 0
+    """What is there once for all processes of a host: on a CPU the weights."""
 
     @property
     def state(self) -> int:
@@ -89,7 +93,7 @@ class Memory:
 
     @property
     def peak(self) -> int:
-        """The most at a time."""
+        """The most that tensors take at a time."""
         computing = max(self.activations + self.passing, self.exchange)
         return self.state + (computing + self.copies if self.writes_beside else max(computing, self.copies))
 
@@ -102,6 +106,7 @@ def training_memory(spec: ModelSpec, setting: Setting) -> Memory:
     head = spec.vocabulary * spec.width  # the gradient of the logits' matrix is made on the way forward
     on_cpu = setting.device == "cpu"
     whole = Memory(
+        own=(OWN_COMPILED if setting.compiled else OWN) if on_cpu else 0,
         weights=vector,
         gradients=vector * (setting.leaves // setting.processes).bit_length(),
         exchange=0 if setting.processes == 1 or on_cpu else vector,
@@ -114,18 +119,30 @@ def training_memory(spec: ModelSpec, setting: Setting) -> Memory:
         ),
         copies=3 * vector,
         writes_beside=on_cpu and setting.saves,
+        shared=vector if on_cpu else 0,
     )
-    return sharded(whole, spec, setting.shards) if setting.shards > 1 else whole
+    return sharded(whole, spec, setting) if setting.shards > 1 else whole
 
 
-def sharded(whole: Memory, spec: ModelSpec, shards: int) -> Memory:
+def sharded(whole: Memory, spec: ModelSpec, setting: Setting) -> Memory:
     """Divide weights, gradients and moments among the shards. Two layers are gathered at a time, the one that computes
-    and the next, with the gradient of the first; the embedding and the matrix of the logits are, all along."""
+    and the next, with the gradient of the first; the embedding and the matrix of the logits are, all along. A state is
+    gathered by one process, in the memory of its host."""
     layer = FLOAT * max(sum(map(prod, layer_shapes(spec.width, layer).values())) for layer in spec.layers)
     ends = FLOAT * sum(prod(shape) for name, shape in tensor_shapes(spec).items() if not name.startswith("layers."))
-    part = whole.weights // shards
-    gathered = 3 * layer + 2 * ends
-    return replace(whole, weights=part, gradients=part, exchange=0, moments=2 * part, passing=whole.passing + gathered)
+    part = whole.weights // setting.shards
+    casts = whole.weights // 2 if setting.is_half else 0  # a gathered layer is cast when it computes, and let go
+    return replace(
+        whole,
+        weights=part,
+        gradients=part,
+        exchange=0,
+        moments=2 * part,
+        activations=whole.activations - casts,
+        passing=whole.passing + 3 * layer + 2 * ends,
+        copies=whole.copies // setting.shards if setting.device == "cpu" else 0,
+        shared=0,
+    )
 
 
 def reading_memory(spec: ModelSpec, rows: int, length: int, logit_rows: int, asks: int = 1) -> Memory:
@@ -140,12 +157,7 @@ def reading_memory(spec: ModelSpec, rows: int, length: int, logit_rows: int, ask
     mask = 2 * tokens * length if asks > 1 else 0
     vector = FLOAT * num_parameters(spec)
     passing = FLOAT * (max(tokens * inside, scores, 4 * logit_rows * spec.vocabulary) + tokens * spec.width + mask)
-    return Memory(weights=vector, passing=passing, copies=vector)
-
-
-def libraries(setting: Setting) -> int:
-    """Resident bytes of a process on a CPU that has trained a step of a tiny model, or of one that uses a GPU."""
-    return 620_000_000 if setting.compiled else 330_000_000
+    return Memory(own=OWN, weights=vector, passing=passing, copies=vector)
 
 
 # Floats that a token keeps for the way back
@@ -217,7 +229,7 @@ def block_of_logits(spec: ModelSpec, setting: Setting) -> int:
 
 
 def scores_of_attention(spec: ModelSpec, setting: Setting) -> int:
-    """Bytes of the scores of a block of queries in the class `portable`, with their mask and without, and the shares."""
+    """Bytes of the scores of a block of queries in the class `portable`, before and after their mask, and the shares."""
     if not setting.is_portable:
         return 0
     heads = max(layer.query_heads for layer in spec.layers)

@@ -35,6 +35,7 @@ from pipeline.formats.suite import require_one_suite
 from trainer import numerics
 from trainer.begun import begun_from, here
 from trainer.data import Checking, TrainingData, training_data
+from trainer.fits import place_of, require_training
 from trainer.launch import default_processes, launch
 from trainer.monitor import RECORDS, board, run_record
 from trainer.plain_rows import CHECKED
@@ -58,6 +59,9 @@ def train(name: str) -> None:
     require_one_suite(suite_of(name), read_current(Tokens).parameters.seed if own else None)
     basis = take_basis([RECIPES / f"{name}.yaml"])
     numerics.prepare(recipe.numerics)  # may restart this program, so it comes before the work
+    processes = default_processes(recipe.data.num_leaves)
+    on_cpu = recipe.numerics == "portable" or numerics.is_on_cpu()
+    require_training(recipe, spec, place_of(on_cpu, processes), processes)  # before rows are digested, for hours
     leads = os.environ.get("RANK", "0") == "0"  # under torchrun, one of many
     data = training_data(Path(), recipe, spec, Checking(folder=CHECKED, waits=not leads))
     inputs = data.inputs()
@@ -69,7 +73,6 @@ def train(name: str) -> None:
         basis.inputs.update(_require_fetched(recipe, inputs))
     whole = identity(recipe, spec, data)
     work = WORK / "train" / name / fingerprint(whole)
-    processes = default_processes(recipe.data.num_leaves)
     with _run_lock(work.parent) if leads else nullcontext():
         if leads:
             _compare_with_others(recipe, whole, work)
@@ -144,6 +147,7 @@ def _cut_log(path: Path, step: int, begun_at: int) -> list[log.Entry]:
 
 def _save(trainer: "Trainer", writer: "Writer", work: Path, entry: log.Entry | None) -> None:
     """Have rank 0 write the state. Every process takes part, because gathering the moments needs all of them."""
+    writer.wait()  # so that there is one copy at a time
     state = trainer.state()
     if trainer.world.rank == 0:
         log.sync(work / log.JSONL)

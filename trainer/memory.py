@@ -229,7 +229,7 @@ def block_of_logits(spec: ModelSpec, setting: Setting) -> int:
 
 
 def scores_of_attention(spec: ModelSpec, setting: Setting) -> int:
-    """Bytes of the scores of a block of queries in the class `portable`, before and after their mask, and the shares."""
+    """Bytes of a block of scores in the class `portable`: before and after their mask, and the shares."""
     if not setting.is_portable:
         return 0
     heads = max(layer.query_heads for layer in spec.layers)

@@ -12,7 +12,7 @@ from trainer.recipe import Recipe, load_recipe
 
 DEVICES = 8
 """GPUs of one machine."""
-PARTS = ("weights", "gradients", "moments", "exchange", "activations", "passing", "copies")
+PARTS = ("own", "weights", "gradients", "moments", "exchange", "activations", "passing", "copies")
 
 
 def planned(name: str, folder: Path) -> Training:
@@ -52,4 +52,4 @@ def _memory(recipe: Recipe, spec: ModelSpec) -> Iterator[DeviceMemory]:
     for what, way in ways.items():
         memory = training_memory(spec, Setting.of(recipe, device=device, **way))
         parts = {part: getattr(memory, part) for part in PARTS}
-        yield DeviceMemory(what=what, processes=way.get("processes", 1), peak=memory.peak, parts=parts)
+        yield DeviceMemory(what=what, processes=way.get("processes", 1), peak=memory.own + memory.peak, parts=parts)

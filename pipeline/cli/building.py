@@ -70,6 +70,7 @@ def plan(
         return
     show_table(*table.figures_table(figures))
     show_table(*table.models_table(figures))
+    show_table(*table.memory_table(figures))
     for line in table.notes(figures):
         say(line)
 

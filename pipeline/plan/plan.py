@@ -5,7 +5,7 @@ What follows from nothing known is unknown, and is said to be.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -118,9 +118,7 @@ def _published_rows(folder: Path, params: dict[str, Any], sizes: Sizes, training
     built = manifest(folder, PublishedRows)
     stored = float(sum(file.bytes or 0 for file in built.files)) if built else None
     if sizes.rows is None:
-        return Corpus(
-            *[known(None, stored, "rows")._replace() if part == "download" else UNKNOWN for part in Corpus._fields]
-        )
+        return Corpus(known(None, stored, "rows"), *[UNKNOWN] * (len(Corpus._fields) - 1))
     of_file, bytes_of_file = sizes.rows.rows, sizes.rows.bytes
     many = f"{files:,} files (`rows.files`)"
     tokens = Amount(files * of_file.value * width, f"{many} of {of_file.value:,.0f} rows ({of_file.source}) of {width}")
@@ -155,18 +153,21 @@ def _stages_on_rows(corpus: Corpus, rates: Rates) -> Iterator[Figure]:
 
 
 def _hours(rates: Rates, **amounts: Amount) -> Iterator[Figure]:
-    total: float | None = 0.0
+    found: dict[str, float | None] = {}
     for stage, amount in amounts.items():
         rate = rates.stages[stage]
-        hours = None if amount.value is None else amount.value / rate.per_second / HOUR
-        origin = f"{_rate(rate.per_second, rate.unit)} a CPU second ({rate.origin})"
-        if hours is None:
-            origin = amount.origin
-        yield Figure(STAGES, stage, f"{stage}, CPU hours", "hours", hours, origin)
-        total = None if total is None or hours is None else total + hours
-    yield Figure(
-        STAGES, "all", "all of them, CPU hours", "hours", total, "their sum" if total is not None else "unknown"
-    )
+        found[stage] = None if amount.value is None else amount.value / rate.per_second / HOUR
+        by = f"{_rate(rate.per_second, rate.unit)} a CPU second ({rate.origin})"
+        origin = amount.origin if amount.value is None else by
+        yield Figure(STAGES, stage, f"{stage}, CPU hours", "hours", found[stage], origin)
+    yield Figure(STAGES, "all", "all of these, CPU hours", "hours", *_sum(found))
+
+
+def _sum(parts: Mapping[str, float | None]) -> tuple[float | None, str]:
+    """Add the parts; if some are unknown, name them."""
+    values = [value for value in parts.values() if value is not None]
+    missing = [name for name, value in parts.items() if value is None]
+    return (None, f"{', '.join(missing)}: unknown") if missing else (sum(values), "the sum")
 
 
 def _rate(number: float, unit: str) -> str:
@@ -180,41 +181,28 @@ def _model(folder: Path, training: Training, corpus: Corpus, rates: Rates) -> It
     def figure(name: str, what: str, unit: str, value: float | None, origin: str, built: float | None = None) -> Figure:
         return Figure(training.name, name, what, unit, value, origin, built)
 
-    yield figure(
-        "parameters", "parameters", "", training.parameters, recipe, built.parameters_unique if built else None
-    )
+    each, rows = training.parameters, training.steps * training.global_batch
+    yield figure("parameters", "parameters", "", each, recipe, built.parameters_unique if built else None)
     yield figure("applied", "parameters that a token passes through", "", training.applied, recipe)
     yield figure("steps", "steps", "", training.steps, recipe)
-    rows = training.steps * training.global_batch
     yield figure("rows", "rows read", "", rows, f"{training.global_batch:,} a step ({recipe})")
     yield figure("tokens", "tokens trained on", "tokens", training.tokens, recipe, built.tokens if built else None)
     available = corpus.rows.value
     epochs = training.tokens / available if available else None
-    yield figure(
-        "epochs", "times that each row is read", "", epochs, corpus.rows.origin if epochs is None else "tokens"
-    )
+    yield figure("epochs", "times that each row is read", "", epochs, "tokens" if epochs else corpus.rows.origin)
     yield figure("stored", "checkpoints stored", "", training.stored, recipe, len(built.checkpoints) if built else None)
-    yield figure("virtual", "states more that come back by replay", "", training.virtual, recipe)
-    each = training.parameters
-    yield figure(
-        "weights_bytes", "disk, weights alone", "bytes", WEIGHTS * each * training.stored, "4 bytes a parameter"
-    )
-    stored = STATE * each * training.stored
-    yield figure(
-        "checkpoints_bytes",
-        "disk, weights and moments",
-        "bytes",
-        stored,
-        "12 bytes a parameter",
-        _size(folder / RUNS / training.name),
-    )
-    yield figure(
-        "virtual_bytes", "disk that replay saves", "bytes", STATE * each * training.virtual, "12 bytes a parameter"
-    )
+    yield figure("virtual", "states that come back by replay", "", training.virtual, recipe)
+    weights, states = WEIGHTS * each * training.stored, STATE * each * training.stored
+    four, twelve = f"{WEIGHTS} bytes a parameter", f"{STATE} bytes a parameter"
+    yield figure("weights_bytes", "disk, weights alone", "bytes", weights, four)
+    found = _size(folder / RUNS / training.name)
+    yield figure("checkpoints_bytes", "disk, weights and moments", "bytes", states, twelve, found)
+    yield figure("virtual_bytes", "disk that replay saves", "bytes", STATE * each * training.virtual, twelve)
     for number, memory in enumerate(training.memory):
-        parts = ", ".join(f"{name} {size / 2**30:.3g}" for name, size in memory.parts.items() if size)
         what = f"memory of a {'process' if training.is_portable else 'GPU'}, {memory.what}"
-        yield figure(f"memory_{number}", what, "GiB", memory.peak / 2**30, f"GiB: {parts}")
+        yield figure(f"memory_{number}", what, "bytes", memory.peak, f"{recipe} (trainer/memory.py)")
+        for part, size in memory.parts.items():
+            yield figure(f"memory_{number}.{part}", f"{what}: {part}", "bytes", size, f"{recipe} (trainer/memory.py)")
     if training.is_portable:
         rate = rates.stages["train"]
         operations = 6 * training.applied * training.tokens
@@ -247,14 +235,16 @@ def _disk(
             ("rows", "rows of ids", rows, f"at most {digits} bytes an id: they are stored compressed", TOKENS),
             ("search", "search index", places, f"{index} bytes a token (docs/benchmarks.md)", SEARCH),
         ]
-    total: float | None = checkpoints
     for name, what, value, origin, place in parts:
         said = origin if value is not None else UNKNOWN.origin
         yield Figure(DISK, name, what, "bytes", value, said, _size(folder / place))
-        total = None if total is None or value is None else total + value
     built = _size(folder / RUNS)
     yield Figure(DISK, "checkpoints", "checkpoints of all models", "bytes", checkpoints, "12 bytes a parameter", built)
-    yield Figure(DISK, "peak", "peak, all together", "bytes", total, "their sum" if total is not None else "unknown")
+    values = {what: value for _, what, value, _, _ in parts} | {"checkpoints": checkpoints}
+    peak, origin = _sum(values)
+    if peak is None:
+        yield Figure(DISK, "known", "what is known of it", "bytes", sum(filter(None, values.values())), "the sum")
+    yield Figure(DISK, "peak", "peak, all together", "bytes", peak, origin)
 
 
 def _size(folder: Path) -> float | None:

@@ -47,7 +47,7 @@ class RowsSizes(Section):
 class Sizes(Section):
     """The whole file."""
 
-    sources: dict[str, SourceSizes] = {}
+    sources: dict[str, SourceSizes] = Field(default_factory=dict)
     bytes_per_token: Declared | None = None
     """Of text, where a source has one of both declared."""
     rows: RowsSizes | None = None

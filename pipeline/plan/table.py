@@ -13,10 +13,10 @@ MODEL_COLUMNS = {
     "virtual": "and virtual",
     "weights_bytes": "weights alone",
     "checkpoints_bytes": "with moments",
-    "memory_0": "memory",
     "gpu_days": "GPU days",
     "cpu_hours": "CPU hours",
 }
+MEMORY_COLUMNS = ("process", "weights", "gradients", "moments", "exchange", "activations", "passing", "copies")
 
 
 def figures_table(figures: Sequence[Figure]) -> tuple[list[str], Rows]:
@@ -37,36 +37,44 @@ def figures_table(figures: Sequence[Figure]) -> tuple[list[str], Rows]:
 
 def models_table(figures: Sequence[Figure]) -> tuple[list[str], Rows]:
     """A row a model; where it was built, another one."""
-    names = list(dict.fromkeys(figure.section for figure in figures if figure.section not in (CORPUS, STAGES, DISK)))
     of = {(figure.section, figure.name): figure for figure in figures}
+    names = list(dict.fromkeys(figure.section for figure in figures if figure.section not in (CORPUS, STAGES, DISK)))
     columns = {key: title for key, title in MODEL_COLUMNS.items() if any((name, key) in of for name in names)}
     rows = []
     for name in names:
-        found = {key: of.get((name, key)) for key in columns}
-        rows.append([name, *(told(figure.value, figure.unit) if figure else "" for figure in found.values())])
-        built = [
-            told(figure.built, figure.unit) if figure and figure.built is not None else "" for figure in found.values()
-        ]
-        if any(built):
-            rows.append([f"{name}, built", *built])
+        found = [of.get((name, key)) for key in columns]
+        rows.append([name, *(told(figure.value, figure.unit) if figure else "" for figure in found)])
+        if any(figure and figure.built is not None for figure in found):
+            rows.append([f"{name}, built", *(_built(figure) for figure in found)])
     return ["model", *columns.values()], rows
 
 
-def notes(figures: Sequence[Figure]) -> list[str]:
-    """Lines that say what the table of models cannot: the memory in other ways, and where GPU days are from."""
-    lines = []
+def memory_table(figures: Sequence[Figure]) -> tuple[list[str], Rows]:
+    """A row for each way to run each training: the parts of a device's memory, and the most that there is at a time."""
+    rows = []
     for figure in figures:
-        if figure.name.startswith("memory_"):
-            lines.append(f"{figure.section}: {figure.what}: {told(figure.value, figure.unit)} ({figure.origin})")
-        elif figure.name in ("gpu_days", "cpu_hours"):
-            lines.append(f"{figure.section}: {figure.what}: {figure.origin}")
-    return lines
+        if figure.name.startswith("memory_") and "." not in figure.name:
+            of_it = [part for part in figures if part.section == figure.section]
+            parts = [part.value for part in of_it if part.name.startswith(f"{figure.name}.")]
+            rows.append(
+                [
+                    f"{figure.section}, {figure.what.partition(', ')[2]}",
+                    *(_binary(size) for size in [*parts, figure.value]),
+                ]
+            )
+    return ["memory", *MEMORY_COLUMNS, "peak"], rows
+
+
+def notes(figures: Sequence[Figure]) -> list[str]:
+    """Lines that say where the days of GPUs and hours of processors are from."""
+    wanted = [figure for figure in figures if figure.name in ("gpu_days", "cpu_hours")]
+    return [f"{figure.section}, {figure.what}: {figure.origin}" for figure in wanted]
 
 
 def markdown(figures: Sequence[Figure]) -> str:
     """All of it, for a README."""
     parts = []
-    for header, rows in (figures_table(figures), models_table(figures)):
+    for header, rows in (figures_table(figures), models_table(figures), memory_table(figures)):
         marks = ["---"] + ["---:"] * (len(header) - 1)
         if header[-1] == "from":
             marks[-1] = "---"
@@ -90,3 +98,14 @@ def told(value: float | None, unit: str) -> str:
 
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+def _built(figure: Figure | None) -> str:
+    return told(figure.built, figure.unit) if figure and figure.built is not None else ""
+
+
+def _binary(size: float | None) -> str:
+    """Memory is sold in powers of two."""
+    if not size:
+        return ""
+    return f"{size / 2**30:.3g} GiB" if size >= 2**30 else f"{size / 2**20:.3g} MiB"

@@ -9,8 +9,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipeline.base.console import in_bytes
+from pipeline.base.errors import EverystepError
 from pipeline.base.params import load_params, source_names
-from pipeline.base.paths import DEDUPLICATED, DOCUMENTS, FILTERED, PARAMS, PUBLISHED_ROWS, RAW, RUNS, SEARCH, TOKENS
+from pipeline.base.paths import (
+    DEDUPLICATED,
+    DOCUMENTS,
+    FILTERED,
+    PARAMS,
+    PUBLISHED_ROWS,
+    RAW,
+    RUNS,
+    SEARCH,
+    SIZES,
+    TOKENS,
+)
 from pipeline.formats.manifests import Deduplicated, Extracted, Fetched, Filtered, PublishedRows, Tokens, Trained
 from pipeline.plan.rates import HOUR, Rates
 from pipeline.plan.sizes import (
@@ -75,7 +88,12 @@ def make_plan(folder: Path, trainings: Sequence[Training], rates: Rates) -> list
 def _corpus(folder: Path, params: dict[str, Any], sizes: Sizes) -> Corpus:
     tokenized, deduplicated = manifest(folder, Tokens), manifest(folder, Deduplicated)
     of_source: dict[str, list[Amount]] = {kind: [] for kind in ("download", "documents", "text", "filtered", "tokens")}
-    for name in source_names(folder / PARAMS):
+    sources = source_names(folder / PARAMS)
+    for name in sorted(set(sizes.sources) - set(sources)):
+        raise EverystepError(
+            f"{folder / SIZES}: sources.{name}: not a source of {PARAMS}; there are {', '.join(sources)}"
+        )
+    for name in sources:
         declared = sizes.sources.get(name, SourceSizes())
         fetched, extracted = manifest(folder, Fetched, name), manifest(folder, Extracted, name)
         filtered = manifest(folder, Filtered, name)
@@ -171,7 +189,7 @@ def _sum(parts: Mapping[str, float | None]) -> tuple[float | None, str]:
 
 
 def _rate(number: float, unit: str) -> str:
-    return f"{number / 1e6:,.3g} MB" if unit == "bytes" else f"{number / 1e6:,.3g} million {unit}"
+    return in_bytes(number) if unit == "bytes" else f"{number / 1e6:,.3g} million {unit}"
 
 
 def _model(folder: Path, training: Training, corpus: Corpus, rates: Rates) -> Iterator[Figure]:

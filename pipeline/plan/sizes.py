@@ -10,11 +10,11 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 from pydantic import Field
 
 from pipeline.base.console import note
+from pipeline.base.paths import SIZES
 from pipeline.base.yaml import Section, check, load_yaml
 from pipeline.formats.canonical import parse
 from pipeline.formats.manifests import FORMAT, Manifest, parse_manifest, path_of
 
-SIZES = Path("sizes.yaml")
 M = TypeVar("M", bound=Manifest)
 Number = Annotated[float, Field(gt=0, strict=False)]
 

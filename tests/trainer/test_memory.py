@@ -1,6 +1,7 @@
 """The arithmetic of memory against what torch keeps, and what a whole step allocates."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,10 @@ import pytest
 
 from bench.ours import open_trainer, work
 from pipeline.formats.model import ModelSpec
+from tests.imports import ROOT
 from tests.trainer.tiny import tiny_spec
 from trainer.memory import FLOAT, Setting, kept_after_layers, kept_by_layers, training_memory
+from trainer.recipe import load_recipe
 
 ROWS = 2
 
@@ -50,6 +53,40 @@ def test_a_micro_batch_keeps_what_is_computed_to_two_percent(family: str, recomp
     computed = FLOAT * (ROWS * 256 * kept + spec.vocabulary * spec.width)
     assert loss.requires_grad
     assert found == pytest.approx(computed, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("precision", "micro_batch", "processes", "gib"),
+    [
+        ("bfloat16", 32, 1, 50.2),
+        ("bfloat16", 8, 1, 18.1),
+        ("bfloat16", 8, 2, 17.2),
+        ("float32", 8, 1, 26.1),
+    ],
+)
+def test_memory_on_a_gpu_is_what_was_measured_on_one(
+    precision: str, micro_batch: int, processes: int, gib: float
+) -> None:
+    """The measurements are those of docs/gpu.md, of mobilellm-125m at 64 rows a step."""
+    assert f" {gib} GiB |" in (ROOT / "docs/gpu.md").read_text("utf-8")
+    setting = Setting(
+        micro_batch=micro_batch,
+        leaves=64 // micro_batch,
+        is_half=precision == "bfloat16",
+        device="cuda",
+        processes=processes,
+    )
+    spec = load_recipe("mobilellm-125m")[1]
+    assert training_memory(spec, setting).peak / 2**30 == pytest.approx(gib, rel=0.015)
+
+
+def test_portable_attention_keeps_its_weights() -> None:
+    native = Setting(micro_batch=2, leaves=1)
+    spec = spec_of("mobilellm")
+    more = (
+        training_memory(spec, replace(native, is_portable=True)).activations - training_memory(spec, native).activations
+    )
+    assert more == FLOAT * 2 * 256 * 6 * 4 * ((128 * 128 + 128 * 256) // 256 - 1)  # 6 layers of 4 heads
 
 
 def test_a_step_allocates_what_is_computed_to_three_percent(tmp_path: Path) -> None:

@@ -136,7 +136,9 @@ def warn_if_other(recorded: dict[str, Any], found: dict[str, Any]) -> None:
         f"{key}: {recorded.get(key)!r} then, {found[key]!r} now" for key in found if recorded.get(key) != found[key]
     ]
     if differing:
-        note(f"note: bits may differ from the recorded run ({'; '.join(differing)})")
+        native = "native" in (recorded.get("class"), found["class"])
+        expected = "; in the class native expect other bits from the first step on, which say nothing against the run"
+        note(f"note: bits may differ from the recorded run ({'; '.join(differing)}){expected if native else ''}")
 
 
 def _steered() -> dict[str, str]:

@@ -20,13 +20,11 @@ from pipeline.formats.model import ModelSpec
 from trainer import numerics
 from trainer.checkpoint import Tensors, moments
 from trainer.data import TrainingData
+from trainer.fits import RECOMPUTE, place_of, require_training
 from trainer.model import Decoder, initialize
 from trainer.optimizer import BLOCKS, AdamW, FlatParameters, block_norms, clip_factor, learning_rate
 from trainer.parallel import TreeSum, World
 from trainer.recipe import Recipe
-
-RECOMPUTE = "EVERYSTEP_RECOMPUTE"
-"""If set to 1, layers are computed again during backward instead of kept (activation checkpointing). Same bits."""
 
 
 class Trainer:
@@ -34,6 +32,7 @@ class Trainer:
 
     def __init__(self, world: World, recipe: Recipe, spec: ModelSpec, data: TrainingData) -> None:
         numerics.require_precision(recipe.precision, f"{RECIPES}/{recipe.name}.yaml")
+        require_training(recipe, spec, place_of(world.device.type == "cpu", world.size), world.size, saves=False)
         self.world = world
         self.recipe = recipe
         self.spec = spec

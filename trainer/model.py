@@ -26,6 +26,7 @@ from pipeline.formats.initial import initial_tensors
 from pipeline.formats.model import LayerSpec, ModelSpec
 from trainer.exact import rotary_tables
 from trainer.matmul import is_portable, linear, matmul
+from trainer.memory import QUERY_BLOCK
 from trainer.operators import (
     LossBlock,
     compiled_loss_block,
@@ -36,7 +37,6 @@ from trainer.operators import (
     rms_norm,
 )
 
-QUERY_BLOCK = 128
 SHORT_DOCUMENT = 32
 """Mean tokens of a document below which a mask takes less time than one document after another. It decides bits."""
 

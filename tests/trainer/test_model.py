@@ -25,8 +25,9 @@ from pipeline.formats.model import (
     unrolled,
 )
 from trainer.exact import cosine_and_sine, logarithm, rotary_tables
+from trainer.memory import LOSS_ROWS
 from trainer.model import Cache, Decoder, Layer, attend, dump_tensors, initialize, load_tensors
-from trainer.operators import LOSS_ROWS, LossBlock, embed, fusible_loss_block, loss_block, next_token_loss
+from trainer.operators import LossBlock, embed, fusible_loss_block, loss_block, next_token_loss
 
 torch.set_num_threads(1)
 

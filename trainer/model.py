@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from pipeline.base.errors import EverystepError
 from pipeline.formats.initial import initial_tensors
 from pipeline.formats.model import LayerSpec, ModelSpec
+from trainer.attention import attend_in_blocks, suits_blocks
 from trainer.exact import rotary_tables
 from trainer.matmul import is_portable, linear, matmul
 from trainer.operators import (
@@ -33,6 +34,7 @@ from trainer.operators import (
     next_token_loss,
     next_token_losses,
     rms_norm,
+    rotated,
 )
 
 QUERY_BLOCK = 128
@@ -282,6 +284,8 @@ def rotate(x_BTHD: Tensor, rotary: Rotary) -> Tensor:
     Dimensions from 2 E on pass unturned, as in GPT-NeoX. The tables are (T, E), or (B, T, E) of a tree.
     """
     cosine_T1E, sine_T1E = (table_TE.unsqueeze(-2).to(x_BTHD.dtype) for table_TE in rotary)
+    if not (is_portable() or torch.compiler.is_compiling()):
+        return rotated(x_BTHD, cosine_T1E, sine_T1E)
     E = cosine_T1E.shape[-1]
     a, b, rest = torch.split(x_BTHD, [E, E, x_BTHD.shape[-1] - 2 * E], dim=-1)
     return torch.cat((a * cosine_T1E - b * sine_T1E, b * cosine_T1E + a * sine_T1E, rest), dim=-1)
@@ -295,6 +299,8 @@ def attend(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask_BTT: Tensor | No
     """
     (B, H, T, D), (K, S) = q_BHTD.shape, k_BKSD.shape[1:3]
     if not is_portable():
+        if mask_BTT is None and suits_blocks(q_BHTD, k_BKSD):
+            return attend_in_blocks(q_BHTD, k_BKSD, v_BKSD)
         if H != K and q_BHTD.is_cuda and q_BHTD.dtype == torch.float32:  # its fused kernel knows no groups
             k_BKSD, v_BKSD = (x.unsqueeze(2).expand(B, K, H // K, S, D).flatten(1, 2) for x in (k_BKSD, v_BKSD))
             K = H

@@ -77,12 +77,14 @@ def kept_by_layers(spec: ModelSpec, recompute: bool = False) -> tuple[int, int]:
 def kept_by_layer(width: int, layer: LayerSpec) -> int:
     """Numbers a token that one layer's operators keep for their derivatives, as `trainer/model.py` computes them."""
     heads, pairs = layer.query_heads + layer.kv_heads, layer.query_heads + 2 * layer.kv_heads
-    inputs = 1 if layer.residual == "parallel" else 2  # what the two norms read
+    inputs = 1 if layer.residual == "parallel" else 2  # what the two norms read, or the matrices before them
     norms = inputs * width + 2 * kept_by_norm(layer.norm, width)
-    attention = (pairs + heads + layer.query_heads) * layer.head_width  # projected, rotated, and what attention gives
+    attention = (pairs + layer.query_heads) * layer.head_width  # projected, and what attention gives
+    if layer.rotary_share or layer.qk_norm:
+        attention += heads * layer.head_width  # rotated, or normed, which a rotation does not need
     attention += layer.query_heads  # the logarithm of each softmax's sum
     if layer.qk_norm:
-        attention += heads  # scales; what they norm is kept already, what they give is not needed
+        attention += heads if layer.qk_norm == "head" else 2  # scales; what they norm is kept already
     ffn = (4 if layer.activation == "swiglu" else 2) * layer.ffn_width
     return norms + attention + ffn
 

@@ -37,6 +37,7 @@ from pipeline.formats.tables import check_table
 from pipeline.formats.vocabulary import end_token, token_bytes, token_texts
 from pipeline.release.results import HeldOut
 from pipeline.release.targets import targets_of
+from trainer import numerics
 from trainer.launch import default_processes, launch
 from trainer.losses import Losses, compute_losses
 from trainer.recipe import load_recipe
@@ -77,6 +78,7 @@ class Measured(NamedTuple):
 def evaluate(name: str) -> None:
     """Evaluate every checkpoint of the model `name`."""
     recipe, spec = load_recipe(name)
+    numerics.prepare(recipe.numerics)  # may restart this program, so it comes before the work
     params = check(_Params, load_yaml(PARAMS), str(PARAMS)).evaluate
     inputs = [manifest_path("train", name), manifest_path("tokenize"), manifest_path("tokenizer")]
     basis = take_basis(inputs, ["evaluate"])

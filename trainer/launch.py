@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -45,25 +46,49 @@ def launch(job: Callable[..., Any], processes: int, numerics_class: str, *argume
 
     `job` and `arguments` are pickled for the peers, so `job` is a function of a module that loads no torch.
     """
-    numerics.enter(numerics_class)
+    numerics.prepare(numerics_class)
     with Startup() as startup:
-        from trainer.parallel import fitting, open_store
-
-        if PROCESSES not in os.environ:
-            processes = fitting(processes)
         if "RANK" in os.environ:
+            numerics.load(numerics_class)
             return _member(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), None, startup, job, arguments)
+        if numerics_class == "native" and PROCESSES not in os.environ:  # as many as there are GPUs
+            numerics.load(numerics_class)
+            from trainer.parallel import fitting
+
+            processes = fitting(processes)
+        if processes > 1:
+            os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+        # The peers load their libraries while this process loads its own, and then hear where to meet.
+        ports = [_start_peer(startup, rank, processes, numerics_class, job, arguments) for rank in range(1, processes)]
+        numerics.load(numerics_class)
         if processes == 1:
             return _member(0, 1, None, startup, job, arguments)
-        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+        from trainer.parallel import open_store
+
         store = open_store()
-        context = multiprocessing.get_context("spawn")
-        for rank in range(1, processes):
-            said, tell = context.Pipe(duplex=False)
-            about = (rank, processes, store.port, numerics_class, tell, job, arguments)
-            startup.add_peer(context.Process(target=_peer, args=about, daemon=True), said)
-            tell.close()
+        for port in ports:
+            with suppress(BrokenPipeError):  # a peer that has ended: the watch says how
+                port.send(store.port)
         return _lead(processes, store, startup, job, arguments)
+
+
+def _start_peer(
+    startup: Startup,
+    rank: int,
+    processes: int,
+    numerics_class: str,
+    job: Callable[..., Any],
+    arguments: tuple[Any, ...],
+) -> Connection:
+    """Start a process; return the end of a pipe through which it waits for the port of the meeting point."""
+    context = multiprocessing.get_context("spawn")
+    said, tell = context.Pipe(duplex=False)
+    port, send_port = context.Pipe(duplex=False)
+    about = (rank, processes, port, numerics_class, tell, job, arguments)
+    startup.add_peer(context.Process(target=_peer, args=about, daemon=True), said)
+    tell.close()
+    port.close()
+    return send_port
 
 
 def _lead(processes: int, store: Any, startup: Startup, job: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
@@ -92,7 +117,7 @@ def _lead(processes: int, store: Any, startup: Startup, job: Callable[..., Any],
 def _peer(
     rank: int,
     size: int,
-    port: int,
+    port: Connection,
     numerics_class: str,
     tell: Connection,
     job: Callable[..., Any],
@@ -103,7 +128,7 @@ def _peer(
     try:
         numerics.enter(numerics_class)
         with Startup() as startup:
-            _member(rank, size, port, startup, job, arguments)
+            _member(rank, size, port.recv(), startup, job, arguments)
     except EverystepError as error:
         tell.send(error)
         sys.exit(error.exit_code)

@@ -13,6 +13,7 @@ import os
 import re
 import sys
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +73,17 @@ def enter(name: str) -> None:
     Call it before any work, because it may restart this program (`prepare`). Raises `EverystepError` when this machine
     cannot provide the class.
     """
-    global _entered
     prepare(name)
+    with Startup() if name != _entered else nullcontext():  # loading torch takes seconds
+        load(name)
+
+
+def load(name: str) -> None:
+    """Load the libraries in the class `name`, for which this process is prepared."""
+    global _entered
     os.environ.pop(STARTED_AGAIN, None)
     if name != _entered:
-        with Startup():  # loading torch takes seconds
-            _settle(name)
+        _settle(name)
     _entered = name
     for key in _steered().keys() - CLASSES[name].keys() - COMMON.keys():  # set by libraries; children start clean
         del os.environ[key]

@@ -57,7 +57,7 @@ def train(name: str) -> None:
     own = recipe.data.layout == "everystep"
     require_one_suite(suite_of(name), read_current(Tokens).parameters.seed if own else None)
     basis = take_basis([RECIPES / f"{name}.yaml"])
-    numerics.enter(recipe.numerics)  # may restart this program, so it comes before the work
+    numerics.prepare(recipe.numerics)  # may restart this program, so it comes before the work
     leads = os.environ.get("RANK", "0") == "0"  # under torchrun, one of many
     data = training_data(Path(), recipe, spec, Checking(folder=CHECKED, waits=not leads))
     inputs = data.inputs()

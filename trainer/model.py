@@ -24,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from pipeline.base.errors import EverystepError
 from pipeline.formats.initial import initial_tensors
 from pipeline.formats.model import LayerSpec, ModelSpec
+from trainer.attention import attend_in_blocks, suits_blocks
 from trainer.exact import rotary_tables
 from trainer.matmul import is_portable, linear, matmul
 from trainer.memory import QUERY_BLOCK
@@ -35,6 +36,7 @@ from trainer.operators import (
     next_token_loss,
     next_token_losses,
     rms_norm,
+    rotated,
 )
 
 SHORT_DOCUMENT = 32
@@ -353,6 +355,8 @@ def rotate(x_BTHD: Tensor, rotary: Rotary) -> Tensor:
     Dimensions from 2 E on pass unturned, as in GPT-NeoX. The tables are (T, E), or (B, T, E) of a tree.
     """
     cosine_T1E, sine_T1E = (table_TE.unsqueeze(-2).to(x_BTHD.dtype) for table_TE in rotary)
+    if not (is_portable() or torch.compiler.is_compiling()):
+        return rotated(x_BTHD, cosine_T1E, sine_T1E)
     E = cosine_T1E.shape[-1]
     a, b, rest = torch.split(x_BTHD, [E, E, x_BTHD.shape[-1] - 2 * E], dim=-1)
     return torch.cat((a * cosine_T1E - b * sine_T1E, b * cosine_T1E + a * sine_T1E, rest), dim=-1)
@@ -382,10 +386,13 @@ def attend(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask_BTS: Tensor | No
     """Compute softmax(q k^T / sqrt(D)) v for the last T of S positions, each seeing itself and what came before, or
     only where a mask adds no minus infinity.
 
-    By torch's fused kernel, or in the `portable` class portable products (its small products take MKL's slow path).
+    By torch's fused kernel or our blocks, or in the `portable` class portable products (its small products take MKL's
+    slow path).
     """
     (B, H, T, D), (K, S) = q_BHTD.shape, k_BKSD.shape[1:3]
     if not is_portable():
+        if mask_BTS is None and suits_blocks(q_BHTD, k_BKSD):
+            return attend_in_blocks(q_BHTD, k_BKSD, v_BKSD)
         if H != K and q_BHTD.is_cuda and (q_BHTD.dtype == torch.float32 or mask_BTS is not None):
             # its fused kernel for these knows no groups
             k_BKSD, v_BKSD = (x.unsqueeze(2).expand(B, K, H // K, S, D).flatten(1, 2) for x in (k_BKSD, v_BKSD))

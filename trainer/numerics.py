@@ -119,6 +119,7 @@ def describe(name: str, precision: str = "float32", compiled: bool = False) -> d
         capability, products = torch.cuda.get_device_name(), f"CUDA {torch.version.cuda}"
     elif name == "native":
         capability, products = f"{capability} of {processor()}", _mkl_and_onednn(torch.__config__.show())
+        products += "" if capability.startswith("AVX512") else f", {_openblas()}"
     return {
         "class": name,
         "capability": capability,

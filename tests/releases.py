@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import cli
 from pipeline.base.files import list_files, sha256_file
 from pipeline.base.yaml import load_yaml
+from pipeline.cli import program
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.canonical import canonical, pretty
 from pipeline.formats.digests import tensors_digest
@@ -60,7 +60,7 @@ def everystep(*arguments: str | Path) -> Done:
     sys.argv = ["everystep", *map(str, arguments)]
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            cli.main()
+            program.main()
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1 if end.code else 0

@@ -13,7 +13,7 @@ import typer
 from pipeline.base.params import OPTIONAL, SECTION_OF_FORKS, SECTIONS, SECTIONS_ON_ROWS
 from pipeline.base.yaml import Section, check, load_yaml
 from pipeline.blocks.steps import STEPS
-from pipeline.cli import app
+from pipeline.cli.program import app
 from pipeline.executor.ordered_map import EXECUTOR, WORKERS
 from pipeline.executor.settings import ExecutorParams
 from pipeline.formats import families

@@ -303,7 +303,7 @@ def test_the_list_holds_every_recipe_once_and_says_what_is_shared() -> None:
 
 
 def everystep(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    code = "from pipeline.cli import main; main()"
+    code = "from pipeline.cli.program import main; main()"
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
         cwd=folder,

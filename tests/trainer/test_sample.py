@@ -239,7 +239,7 @@ sys.meta_path.insert(0, Refuse())
 
 def test_characters_come_out_whole_and_cannot_steer_the_terminal() -> None:
     pieces = ["naïve ", "日本", "\x1b[2J", "\x9b", "\tx\n"]
-    code = f"from pipeline.cli import _show_text\nfor piece in {pieces!r}: _show_text(piece)"
+    code = f"from pipeline.cli.common import show_text\nfor piece in {pieces!r}: show_text(piece)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert done.stdout.decode() == "naïve 日本␛[2J\\x9b\tx\n"
 

@@ -44,7 +44,7 @@ class Refuse:
         if name.split(".")[0] in ("torch", "dvc", "datasets", "tokenizers", "datatrove", "transformers"):
             raise ImportError(f"a reader does not need {name}")
 sys.meta_path.insert(0, Refuse())
-from pipeline.cli import main
+from pipeline.cli.program import main
 sys.argv = ["everystep", *sys.argv[1:]]
 main()
 """

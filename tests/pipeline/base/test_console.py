@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import cli
 from pipeline.base.console import amount, clock, exit_codes, in_bytes, progress, total_of
+from pipeline.cli import program
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_a_file_in_the_place_of_a_release_is_one_message(
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setattr(sys, "argv", ["everystep", command[0], str(tmp_path / "file"), *command[1:]])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        program.main()
     printed = capsys.readouterr()
     assert (ended.value.code, printed.out) == (2, "")
     assert printed.err.startswith(f"error: {tmp_path / 'file'}")

@@ -1,0 +1,5 @@
+"""`python -m pipeline.cli`: the command `everystep`, by the interpreter that runs it."""
+
+from pipeline.cli.program import main
+
+main()

@@ -7,10 +7,12 @@
 Recipe and data stay what the trainer reads everywhere else, so it knows nothing of counterfactuals.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 from pipeline.base.errors import EverystepError
 from pipeline.formats.forgotten import Forgotten
+from pipeline.formats.manifests import RecipeParameters
 from trainer.data import EverystepData, TrainingData
 from trainer.recipe import Recipe
 
@@ -45,3 +47,11 @@ class Change:
                 raise EverystepError("rows that others made have no index of documents, so none can be left out")
             return replace(published, forgotten=self.forgotten)
         return published
+
+
+def require_possible(published: RecipeParameters, order: int | None, rate: float | None) -> None:
+    """Refuse a change that the training of a model cannot have."""
+    if order is not None and published.data.layout == "mobilellm":
+        raise EverystepError("--seed-order: rows in the layout mobilellm are read as they are; no seed orders them")
+    if rate is not None and not (math.isfinite(rate) and rate > 0):
+        raise EverystepError(f"--rate {rate}: give a number above 0, by which the learning rate is multiplied")

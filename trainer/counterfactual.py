@@ -181,7 +181,9 @@ def _counterfactual(world: "World", published: Course, asked: _Asked) -> _Traine
     return _Trained(record, first_difference, distance, moved, losses)
 
 
-def _record(trainer: "Trainer", entry: log.Entry, stretch: Stretch, weights: "Tensors", moments: "Tensors") -> ck.Record:
+def _record(
+    trainer: "Trainer", entry: log.Entry, stretch: Stretch, weights: "Tensors", moments: "Tensors"
+) -> ck.Record:
     digests = tensors_digest(weights), tensors_digest(moments)
     return ck.Record(
         format=ck.FORMAT,

@@ -127,10 +127,16 @@ def touched(release: Release, documents: Collection[str], sources: Collection[st
     )
 
 
-def selected(release: Release, documents: Collection[str], sources: Collection[str], text: str | None) -> Selected:
-    """Find the documents with these ids or sources, and those that contain the text; an unknown id or source is an
-    error."""
-    _require_known(release, sources)
+def selected(
+    release: Release,
+    documents: Collection[str],
+    sources: Collection[str],
+    text: str | None,
+    options: tuple[str, str] = ("--document", "--source"),
+) -> Selected:
+    """Find the documents with these ids or sources, and those that contain the text; an unknown id or source, which
+    the reader named with these `options`, is an error."""
+    _require_known(release, sources, options[1])
     tokens, (index, chosen), (others, held_out) = (
         release.manifest(Tokens),
         *(_chosen(release, split, documents, sources, text) for split in ("train", "validation")),
@@ -143,7 +149,7 @@ def selected(release: Release, documents: Collection[str], sources: Collection[s
     before, kept = (sorted({name["id"] for name in names}) for names in elsewhere)
     removed = sorted({*documents} - {name["id"] for name in about} - {*before} - {*kept})
     for id in removed:
-        absent(release, id)  # an unknown id is an error
+        absent(release, id, options[0])  # an unknown id is an error
     starts, stops = (places[new] for places in index.bounds())
     in_rows = np.clip(tokens.splits.train.rows * tokens.width - starts, 0, stops - starts)
     return Selected(
@@ -158,12 +164,12 @@ def selected(release: Release, documents: Collection[str], sources: Collection[s
     )
 
 
-def _require_known(release: Release, sources: Collection[str]) -> None:
+def _require_known(release: Release, sources: Collection[str], option: str) -> None:
     known = release.sources()
     for source in sources:
         if source not in known:
             hint = did_you_mean(source, known)
-            raise EverystepError(f"--source {source}: not in this release, which has {', '.join(known)}{hint}")
+            raise EverystepError(f"{option} {source}: not in this release, which has {', '.join(known)}{hint}")
 
 
 def _chosen(

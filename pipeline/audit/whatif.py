@@ -54,7 +54,7 @@ def left_out(
         raise EverystepError(
             f"{model}: was trained on rows that others made, which have no index of documents, so none can be left out"
         )
-    found = selected(release, documents, sources, None)
+    found = selected(release, documents, sources, None, ("--without", "--without-source"))
     if nothing := found.nothing():
         raise EverystepError(f"nothing would change: {nothing}")
     tokens, recipe = release.manifest(Tokens), trained.parameters

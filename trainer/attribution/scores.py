@@ -32,7 +32,7 @@ def agreement(predicted: Doubles, found: Doubles) -> Score:
     without = np.array([mean_correlation(predicted[groups != group], found[groups != group]) for group in groups])
     spread = (len(groups) - 1) / len(groups) * np.square(without - without.mean()).sum()
     half = NORMAL_95 * float(np.sqrt(spread))
-    return Score(everything, everything - half, everything + half)
+    return Score(everything, max(everything - half, -1.0), min(everything + half, 1.0))
 
 
 def mean_correlation(predicted: Doubles, found: Doubles) -> float:

@@ -67,6 +67,7 @@ PARAMS_PAGE = "docs/reference/params.md"
 
 # The documents speak of the demo; here they run on the small release, which has other models, steps and documents.
 SMALL = {
+    r"--from 128\b": "--from 4",
     r"step000064-tokens65536": "step000004-tokens1024",
     r"\b64\b": "4",
     r"\b128\b": "8",
@@ -91,6 +92,7 @@ def reader(tmp_path: Path, built_project: Path) -> Path:
     """A folder in which a reader has the release, and a builder the recipes."""
     for name in ("release", "recipes"):
         (tmp_path / name).symlink_to(built_project / name)
+    (tmp_path / "counterfactuals").symlink_to(ROOT / "counterfactuals")
     return tmp_path
 
 

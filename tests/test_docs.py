@@ -67,7 +67,7 @@ PARAMS_PAGE = "docs/reference/params.md"
 
 # The documents speak of the demo; here they run on the small release, which has other models, steps and documents.
 SMALL = {
-    r"--from 128\b": "--from 4",
+    r"\b252\b": "7",
     r"step000064-tokens65536": "step000004-tokens1024",
     r"\b64\b": "4",
     r"\b128\b": "8",
@@ -75,6 +75,7 @@ SMALL = {
     r"\b37\b": "6",
     r"step000037-tokens37888": "step000006-tokens1536",
     r"plays/tragedies/hamlet/act-iii/scene-ii": "notes/102",
+    r"plays/histories/henry-v/act-i/prologue": "notes/102",
     r"google-api/healthcare\.v1/schemas/ExportResourcesRequest": "tales/042",
     r"google-api/workstations\.v1beta/schemas/Status": "tales/009",
     r"google-api/apihub\.v1/schemas/GoogleRpcStatus": "tales/008",

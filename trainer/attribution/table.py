@@ -37,7 +37,7 @@ from trainer.attribution.pieces import Piece, compute, read
 from trainer.attribution.products import pulls_of, shift_by_adamw, shift_by_sgd, unrolled
 from trainer.attribution.runs import PUBLISHED, Runs, name_of, run
 from trainer.attribution.scores import agreement, at_random
-from trainer.attribution.trajectory import gradient_of_loss, trajectory
+from trainer.attribution.trajectory import Step, Vector, gradient_of_loss, trajectory
 from trainer.changes import Change
 from trainer.counterfactual import require_same_bits
 from trainer.launch import MOST, default_processes, launch
@@ -144,24 +144,24 @@ class _Predictions:
     """What the pieces of predictions have in common, computed when it is first asked for."""
 
     def __init__(self, trainer: "Trainer", work: Work) -> None:
-        self._trainer, self._work, self._kept = trainer, work, {}
+        self._trainer, self._work = trainer, work
+        self._kept: dict[str, Any] = {}
 
     def gradients_by(self, source: str) -> Piece:
         """The derivative of the loss of a source at the end by the gradient of each step."""
-        steps, _, of_sources = self._known()
-        return {"by_gradient": np.stack(unrolled(self._trainer, steps, of_sources[self._work.sources.index(source)]))}
+        steps, of_losses = self._known()
+        self._start_again()
+        gradient = of_losses[len(self._work.runs.rows) + self._work.sources.index(source)]
+        return {"by_gradient": np.stack(unrolled(self._trainer, steps, gradient))}
 
     def products(self, group: int) -> Piece:
         """The predicted changes of all losses without a group: rows first, then sources."""
-        steps, of_rows, of_sources = self._known()
+        steps, of_losses = self._known()
         self._start_again()
         change = Change(forgotten=self._work.runs.spans[group])
         pulls = pulls_of(self._trainer, steps, change.data(self._work.runs.course.data))
         shifts = {"sgd": shift_by_sgd(steps, pulls), "adamw": shift_by_adamw(self._trainer, steps, pulls)}
-        found = {
-            name: np.array([float(gradient.astype(np.float64) @ shift) for gradient in (*of_rows, *of_sources)])
-            for name, shift in shifts.items()
-        }
+        found = {name: (of_losses @ shift.astype(np.float32)).astype(np.float64) for name, shift in shifts.items()}
         first = steps[0].number
         found["unrolled"] = np.array(
             [
@@ -171,8 +171,9 @@ class _Predictions:
         )
         return found
 
-    def _known(self) -> Any:
-        """The published trajectory, and the gradients of the losses that are asked about, at its end."""
+    def _known(self) -> tuple[list[Step], Vector]:
+        """The published trajectory, and at its end the gradients of the losses that are asked about, rows first, of
+        shape (losses, weights)."""
         if "known" not in self._kept:
             self._start_again()
             runs, at_once = self._work.runs, self._work.runs.micro_batch
@@ -183,14 +184,17 @@ class _Predictions:
                 gradient_of_loss(self._trainer, runs.rows, self._work.source_of == source, at_once)
                 for source in range(len(self._work.sources))
             ]
-            self._kept["known"] = steps, of_rows, of_sources
-        return self._kept["known"]
+            self._kept["known"] = steps, np.stack([*of_rows, *of_sources])
+        known: tuple[list[Step], Vector] = self._kept["known"]
+        return known
 
-    def _by_gradient(self) -> list[NDArray[np.float32]]:
+    def _by_gradient(self) -> list[Vector]:
+        """The pieces `gradients-SOURCE`, which come before."""
         if "by" not in self._kept:
             pieces = (read(self._work.folder, f"gradients-{source}") for source in self._work.sources)
             self._kept["by"] = [piece["by_gradient"] for piece in pieces]
-        return self._kept["by"]
+        by: list[Vector] = self._kept["by"]
+        return by
 
     def _start_again(self) -> None:
         """Give the trainer what was published: a run before this has left it with its own."""

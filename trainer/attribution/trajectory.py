@@ -108,6 +108,8 @@ def gradient_of_loss(trainer: "Trainer", rows: NDArray[np.int64], counted: NDArr
 
     gradient = torch.zeros_like(trainer.flat.values)
     trainer.flat.collect(gradient)
+    asked = counted.any(axis=1)
+    rows, counted = rows[asked], counted[asked]
     for start in range(0, len(rows), at_once):
         marks: Any = np.zeros_like(rows[start : start + at_once], dtype=np.bool_)
         marks[:, 1:] = ~counted[start : start + at_once]

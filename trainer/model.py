@@ -24,8 +24,10 @@ from torch.utils.checkpoint import checkpoint
 from pipeline.base.errors import EverystepError
 from pipeline.formats.initial import initial_tensors
 from pipeline.formats.model import LayerSpec, ModelSpec
+from trainer.attention import attend_in_blocks, suits_blocks
 from trainer.exact import rotary_tables
 from trainer.matmul import is_portable, linear, matmul
+from trainer.memory import QUERY_BLOCK
 from trainer.operators import (
     LossBlock,
     compiled_loss_block,
@@ -34,9 +36,9 @@ from trainer.operators import (
     next_token_loss,
     next_token_losses,
     rms_norm,
+    rotated,
 )
 
-QUERY_BLOCK = 128
 SHORT_DOCUMENT = 32
 """Mean tokens of a document below which a mask takes less time than one document after another. It decides bits."""
 
@@ -125,12 +127,18 @@ class Decoder(nn.Module):
         """The matrix of the logits: the embedding where it is tied."""
         return self.embedding.weight if self.output is None else self.output.weight
 
-    def compile_layers(self) -> None:
-        """Have each layer's operators fused. Layers of one shape share a compiled form: warm-up is that of one.
+    def units(self) -> list[nn.Module]:
+        """List what a sharded model is gathered by: FFNs that several layers use, then the layers."""
+        shared = sorted({owner for index, owner in enumerate(self.spec.ffn_owner) if owner != index})
+        return [*(self.layers[owner].ffn for owner in shared), *self.layers]
 
-        torch gives up after 8 forms of a function; OpenELM has one for each layer. It would also compile test programs
-        to find out whether the processor can do what it claims: a fifth of the warm-up. On a GPU it would choose among
-        kernels that sum in different orders by which was faster just now, so two runs could differ.
+    def compile_layers(self, whole: bool = True) -> None:
+        """Have each layer's operators fused: the `whole` layer, or the parts around what a compiler cannot see.
+
+        Layers of one shape share a compiled form: warm-up is that of one. torch gives up after 8 forms of a function;
+        OpenELM has one for each layer. It would also compile test programs to find out whether the processor can do
+        what it claims: a fifth of the warm-up. On a GPU it would choose among kernels that sum in different orders by
+        which was faster just now, so two runs could differ.
         """
         from torch._dynamo import config as tracing
         from torch._inductor import config
@@ -140,7 +148,7 @@ class Decoder(nn.Module):
         config.cpp.vec_isa_ok = True
         tracing.recompile_limit = 8 * len(self.layers)
         for layer in self.layers:
-            layer.compile(fullgraph=True, dynamic=False)
+            layer.compile(fullgraph=whole, dynamic=False)
         self.loss_block = compiled_loss_block() if self.embedding.weight.is_cuda else loss_block
         self.is_compiled = True
 
@@ -347,6 +355,8 @@ def rotate(x_BTHD: Tensor, rotary: Rotary) -> Tensor:
     Dimensions from 2 E on pass unturned, as in GPT-NeoX. The tables are (T, E), or (B, T, E) of a tree.
     """
     cosine_T1E, sine_T1E = (table_TE.unsqueeze(-2).to(x_BTHD.dtype) for table_TE in rotary)
+    if not (is_portable() or torch.compiler.is_compiling()):
+        return rotated(x_BTHD, cosine_T1E, sine_T1E)
     E = cosine_T1E.shape[-1]
     a, b, rest = torch.split(x_BTHD, [E, E, x_BTHD.shape[-1] - 2 * E], dim=-1)
     return torch.cat((a * cosine_T1E - b * sine_T1E, b * cosine_T1E + a * sine_T1E, rest), dim=-1)
@@ -376,10 +386,13 @@ def attend(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask_BTS: Tensor | No
     """Compute softmax(q k^T / sqrt(D)) v for the last T of S positions, each seeing itself and what came before, or
     only where a mask adds no minus infinity.
 
-    By torch's fused kernel, or in the `portable` class portable products (its small products take MKL's slow path).
+    By torch's fused kernel or our blocks, or in the `portable` class portable products (its small products take MKL's
+    slow path).
     """
     (B, H, T, D), (K, S) = q_BHTD.shape, k_BKSD.shape[1:3]
     if not is_portable():
+        if mask_BTS is None and suits_blocks(q_BHTD, k_BKSD):
+            return attend_in_blocks(q_BHTD, k_BKSD, v_BKSD)
         if H != K and q_BHTD.is_cuda and (q_BHTD.dtype == torch.float32 or mask_BTS is not None):
             # its fused kernel for these knows no groups
             k_BKSD, v_BKSD = (x.unsqueeze(2).expand(B, K, H // K, S, D).flatten(1, 2) for x in (k_BKSD, v_BKSD))
@@ -414,7 +427,9 @@ def softmax_below(scores_TS: Tensor, first: int) -> Tensor:
 
 def initialize(model: Decoder, seed: int) -> None:
     """Set step 0; no generator of torch is touched."""
-    load_tensors(model, dict(initial_tensors(model.spec, seed)))
+    parameters = dict(model.named_parameters())
+    for name, tensor in initial_tensors(model.spec, seed):  # one at a time: all of them are as large as the model
+        _load_tensor(parameters[name], name, tensor)
 
 
 def load_tensors(model: Decoder, tensors: Mapping[str, npt.NDArray[np.float32]]) -> None:
@@ -423,11 +438,15 @@ def load_tensors(model: Decoder, tensors: Mapping[str, npt.NDArray[np.float32]])
     if parameters.keys() != tensors.keys():
         difference = sorted(parameters.keys() ^ tensors.keys())
         raise EverystepError(f"tensors do not fit the model; missing or unknown: {', '.join(difference)}")
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            if tensors[name].shape != tuple(parameter.shape):
-                raise EverystepError(f"{name}: shape {tensors[name].shape}, the model has {tuple(parameter.shape)}")
-            parameter.copy_(torch.from_numpy(np.ascontiguousarray(tensors[name])))
+    for name, parameter in parameters.items():
+        _load_tensor(parameter, name, tensors[name])
+
+
+@torch.no_grad()
+def _load_tensor(parameter: Tensor, name: str, tensor: npt.NDArray[np.float32]) -> None:
+    if tensor.shape != tuple(parameter.shape):
+        raise EverystepError(f"{name}: shape {tensor.shape}, the model has {tuple(parameter.shape)}")
+    parameter.copy_(torch.from_numpy(np.ascontiguousarray(tensor)))
 
 
 def dump_tensors(model: Decoder) -> dict[str, npt.NDArray[np.float32]]:

@@ -107,11 +107,11 @@ def enter(name: str) -> None:
 
 
 def open_trainer(folder: Path, world: "World | None" = None, compiled: bool = False) -> "Trainer":
-    from trainer.loop import Trainer
     from trainer.parallel import World
+    from trainer.sharded import trainer_of
 
     recipe, spec, data = open_work(folder)
-    return Trainer(world or World(0, 1), recipe.model_copy(update={"compiled": compiled}), spec, data)
+    return trainer_of(world or World(0, 1), recipe.model_copy(update={"compiled": compiled}), spec, data)
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ from pipeline.formats.model import LayerSpec, ModelSpec
 from trainer.attention import attend_in_blocks, suits_blocks
 from trainer.exact import rotary_tables
 from trainer.matmul import is_portable, linear, matmul
+from trainer.memory import QUERY_BLOCK
 from trainer.operators import (
     LossBlock,
     compiled_loss_block,
@@ -37,7 +38,6 @@ from trainer.operators import (
     rms_norm,
 )
 
-QUERY_BLOCK = 128
 SHORT_DOCUMENT = 32
 """Mean tokens of a document below which a mask takes less time than one document after another. It decides bits."""
 
@@ -126,12 +126,18 @@ class Decoder(nn.Module):
         """The matrix of the logits: the embedding where it is tied."""
         return self.embedding.weight if self.output is None else self.output.weight
 
-    def compile_layers(self) -> None:
-        """Have each layer's operators fused. Layers of one shape share a compiled form: warm-up is that of one.
+    def units(self) -> list[nn.Module]:
+        """List what a sharded model is gathered by: FFNs that several layers use, then the layers."""
+        shared = sorted({owner for index, owner in enumerate(self.spec.ffn_owner) if owner != index})
+        return [*(self.layers[owner].ffn for owner in shared), *self.layers]
 
-        torch gives up after 8 forms of a function; OpenELM has one for each layer. It would also compile test programs
-        to find out whether the processor can do what it claims: a fifth of the warm-up. On a GPU it would choose among
-        kernels that sum in different orders by which was faster just now, so two runs could differ.
+    def compile_layers(self, whole: bool = True) -> None:
+        """Have each layer's operators fused: the `whole` layer, or the parts around what a compiler cannot see.
+
+        Layers of one shape share a compiled form: warm-up is that of one. torch gives up after 8 forms of a function;
+        OpenELM has one for each layer. It would also compile test programs to find out whether the processor can do
+        what it claims: a fifth of the warm-up. On a GPU it would choose among kernels that sum in different orders by
+        which was faster just now, so two runs could differ.
         """
         from torch._dynamo import config as tracing
         from torch._inductor import config
@@ -141,7 +147,7 @@ class Decoder(nn.Module):
         config.cpp.vec_isa_ok = True
         tracing.recompile_limit = 8 * len(self.layers)
         for layer in self.layers:
-            layer.compile(fullgraph=True, dynamic=False)
+            layer.compile(fullgraph=whole, dynamic=False)
         self.loss_block = compiled_loss_block() if self.embedding.weight.is_cuda else loss_block
         self.is_compiled = True
 
@@ -418,7 +424,9 @@ def softmax_below(scores_TS: Tensor, first: int) -> Tensor:
 
 def initialize(model: Decoder, seed: int) -> None:
     """Set step 0; no generator of torch is touched."""
-    load_tensors(model, dict(initial_tensors(model.spec, seed)))
+    parameters = dict(model.named_parameters())
+    for name, tensor in initial_tensors(model.spec, seed):  # one at a time: all of them are as large as the model
+        _load_tensor(parameters[name], name, tensor)
 
 
 def load_tensors(model: Decoder, tensors: Mapping[str, npt.NDArray[np.float32]]) -> None:
@@ -427,11 +435,15 @@ def load_tensors(model: Decoder, tensors: Mapping[str, npt.NDArray[np.float32]])
     if parameters.keys() != tensors.keys():
         difference = sorted(parameters.keys() ^ tensors.keys())
         raise EverystepError(f"tensors do not fit the model; missing or unknown: {', '.join(difference)}")
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            if tensors[name].shape != tuple(parameter.shape):
-                raise EverystepError(f"{name}: shape {tensors[name].shape}, the model has {tuple(parameter.shape)}")
-            parameter.copy_(torch.from_numpy(np.ascontiguousarray(tensors[name])))
+    for name, parameter in parameters.items():
+        _load_tensor(parameter, name, tensors[name])
+
+
+@torch.no_grad()
+def _load_tensor(parameter: Tensor, name: str, tensor: npt.NDArray[np.float32]) -> None:
+    if tensor.shape != tuple(parameter.shape):
+        raise EverystepError(f"{name}: shape {tensor.shape}, the model has {tuple(parameter.shape)}")
+    parameter.copy_(torch.from_numpy(np.ascontiguousarray(tensor)))
 
 
 def dump_tensors(model: Decoder) -> dict[str, npt.NDArray[np.float32]]:

@@ -19,9 +19,7 @@ from torch.nn import functional
 
 from trainer.exact import logarithm
 from trainer.matmul import accumulate, product
-
-LOSS_ROWS = {"cpu": 256, "cuda": 8192}
-"""Rows whose logits exist at a time, by device. It decides bits: other blocks give other sums."""
+from trainer.memory import LOSS_ROWS
 
 LossBlock = Callable[[Tensor, Tensor, float, float | None], tuple[Tensor, Tensor]]
 # An operator of our own, so that what watches torch's operators (`trainer.dispute`) sees it.

@@ -119,7 +119,8 @@ def _(q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor) -> tuple[Tensor, Tensor, T
     (B, H, T, D), K = q_BHTD.shape, k_BKTD.shape[1]
     y_BHTD = q_BHTD.new_empty(B, T, H, D).transpose(1, 2)
     q_NZRD = q_BHTD.new_empty(T // QUERIES, B * K, H // K * QUERIES, D)
-    return y_BHTD, q_NZRD, *k_BKTD.new_empty(2, B * K, T, D).clone().unbind(0), q_BHTD.new_empty(kept_shares(B * H, T))
+    k_ZTD, v_ZTD = (x_BKTD.new_empty(B * K, T, D) for x_BKTD in (k_BKTD, v_BKTD))
+    return y_BHTD, q_NZRD, k_ZTD, v_ZTD, q_BHTD.new_empty(kept_shares(B * H, T))
 
 
 @torch.library.register_fake("everystep::attention_backward")  # type: ignore[untyped-decorator]

@@ -73,7 +73,7 @@ def test_llamas_kin_say_one_thing_more() -> None:
     after = replace(layer, qk_norm="all_heads", norm_position="after")
     assert tiny_spec("olmo2", tied_embedding=True) == replace(llama, layers=(after, after))
     assert tiny_spec("smollm3").layers == (layer, replace(layer, rotary_share=0.0))
-    scaled = tiny_spec("llama-3.1")
+    scaled = tiny_spec("llama3")
     assert scaled.rotary_scaling == RotaryScaling(**SCALING, original_context=8)
     assert replace(scaled, rotary_scaling=None) == llama
 

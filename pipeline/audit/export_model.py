@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 
 from pipeline.audit.hub_forms import LLAMA, NEOX, OLMO2, OPENELM, QWEN2, QWEN3, SMOLLM3, Array, form_of
 from pipeline.base.errors import EverystepError
 from pipeline.base.files import write_bytes
 from pipeline.formats.canonical import pretty
+from pipeline.formats.checkpoints import write_tensors
 from pipeline.formats.model import ModelSpec, tensor_shapes, unrolled
 from pipeline.release.code import INSTALLED, REMOTE
 
@@ -75,9 +75,7 @@ def hub_config(spec: ModelSpec, dtype: str, eos_token_id: int) -> dict[str, Any]
 
 def write_export(exported: ExportedModel, folder: Path) -> None:
     """Write the folder, each file whole or not at all; the same model gives the same bytes."""
-    # One metadata entry: safetensors writes several in random order. transformers asks for this one.
-    weights = {name: np.ascontiguousarray(tensor) for name, tensor in exported.tensors.items()}
-    write_bytes(folder / "model.safetensors", safetensors.numpy.save(weights, metadata={"format": "pt"}))
+    write_tensors(folder / "model.safetensors", exported.tensors)  # one by one; the library joins all bytes first
     write_bytes(folder / "config.json", pretty(exported.config))
     for name, content in sorted(exported.extra_files.items()):
         write_bytes(folder / name, content)

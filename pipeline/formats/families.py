@@ -28,7 +28,14 @@ Ends = Annotated[list[Multiplier], Field(min_length=2, max_length=2)]
 """Multipliers of the first and of the last layer. A list, because YAML has no tuples and validation is strict."""
 
 
-class EqualLayersSection(Section):
+class DecoderSection(Section):
+    """Keys that all families share: whether attention is cut at borders of documents, and the id that ends each."""
+
+    attention_within_documents: bool = False
+    end_token: Annotated[int, Field(ge=0, lt=MAX_VOCABULARY)] | None = None
+
+
+class EqualLayersSection(DecoderSection):
     """Keys that the families with equal layers share."""
 
     vocabulary: Vocabulary
@@ -114,7 +121,7 @@ class MobiLlamaSection(LlamaSection):
     shared_ffn: bool
 
 
-class PythiaSection(Section):
+class PythiaSection(DecoderSection):
     """`family: pythia`. A null `initial_std` is (2 / (5 width))^1/2, a null `initial_output_std`
     2 / (layers width^1/2), as in GPT-NeoX."""
 
@@ -140,7 +147,7 @@ class PythiaSection(Section):
         return heads
 
 
-class OpenELMSection(Section):
+class OpenELMSection(DecoderSection):
     """`family: openelm`."""
 
     family: Literal["openelm"]
@@ -165,7 +172,7 @@ class OpenELMSection(Section):
         return head_width
 
 
-FamilySection = TypeVar("FamilySection", bound=Section)
+FamilySection = TypeVar("FamilySection", bound=DecoderSection)
 
 
 class _Recipe(Section, Generic[FamilySection]):
@@ -180,9 +187,13 @@ def build_spec(section: dict[str, Any], where: str) -> ModelSpec:
     if family not in FAMILIES:
         raise EverystepError(f"{where}: model.family: must be one of {', '.join(FAMILIES)}, got {family!r}")
     model, write = FAMILIES[family]
-    checked = check(_Recipe[model], {"model": section}, where)  # type: ignore[valid-type]
+    checked: DecoderSection = check(_Recipe[model], {"model": section}, where).model  # type: ignore[valid-type]
     try:
-        return write(checked.model)
+        return replace(
+            write(checked),
+            attention_within_documents=checked.attention_within_documents,
+            end_token=checked.end_token,
+        )
     except EverystepError as error:
         raise EverystepError(f"{where}: model: {error}") from error
 
@@ -338,7 +349,7 @@ def _plain(
     )
 
 
-FAMILIES: dict[str, tuple[type[Section], Callable[[Any], ModelSpec]]] = {
+FAMILIES: dict[str, tuple[type[DecoderSection], Callable[[Any], ModelSpec]]] = {
     "llama": (GroupedSection, llama),
     "llama3": (Llama3Section, llama3),
     "mobilellm": (GroupedSection, mobilellm),

@@ -143,6 +143,9 @@ class ModelSpec:
     rotary_scaling: RotaryScaling | None = None
     norm_epsilon: float
     initialization: Initialization
+    attention_within_documents: bool = False
+    """Whether a token of a row sees only earlier tokens of its own document. A document ends with `end_token`."""
+    end_token: int | None = None
     __pydantic_config__ = _STRICT
 
     def __post_init__(self) -> None:
@@ -170,6 +173,18 @@ class ModelSpec:
                 self.layers[layer].ffn_shape == self.layers[owner].ffn_shape,
                 f"ffn_width: layer {layer} says {self.layers[layer].ffn_shape}, but uses the FFN of layer {owner}, "
                 f"which is {self.layers[owner].ffn_shape} (width, activation, bias)",
+            )
+
+        if self.attention_within_documents:
+            _require(
+                self.end_token is not None and 0 <= self.end_token < self.vocabulary,
+                f"end_token must be the id that ends each document, 0..{self.vocabulary - 1}, since "
+                f"attention_within_documents is true, got {self.end_token}",
+            )
+        else:
+            _require(
+                self.end_token is None,
+                f"end_token is read only where attention_within_documents is true; remove end_token: {self.end_token}",
             )
 
     @property

@@ -15,6 +15,7 @@ from pipeline.formats.initial import normal
 from pipeline.formats.model import ModelSpec, tensor_shapes
 from pipeline.formats.vocabulary import END_OF_TEXT
 from pipeline.release.code import INSTALLED, REMOTE
+from pipeline.release.release import Release
 from tests.project import ROOT, WORDS
 from tests.releases import unsealed
 from tests.trainer.tiny import LLAMA, PYTHIA, SCALING
@@ -61,7 +62,19 @@ def build(spec: ModelSpec) -> Decoder:
 
 
 def write_pulled(model: Decoder, folder: Path, scratch: Path) -> None:
-    """`folder` as `everystep pull` writes it, with a tokenizer of this moment; `scratch` is an empty folder."""
+    """`folder` as `everystep pull` writes it; `scratch` is an empty folder."""
+    about: dict[str, Any] = {
+        "model": folder.name,
+        "release": "test",
+        "release_version": "1",
+        "revision": "step000001-tokens1",
+    }
+    about |= {"step": 1, "tokens": 1, "weights_digest": "w", "state_digest": "s"}
+    write_folder(made_release(scratch), folder, model.spec, dump_tensors(model), about)
+
+
+def made_release(scratch: Path) -> Release:
+    """As much of a release as `pull` reads besides weights, with a tokenizer of this moment."""
     release = scratch / "release"
     (release / TOKENIZER.parent).mkdir(parents=True)
     shutil.copy(tokenizer_file(scratch), release / TOKENIZER)
@@ -70,14 +83,7 @@ def write_pulled(model: Decoder, folder: Path, scratch: Path) -> None:
     shutil.copytree(INSTALLED / REMOTE, release / REMOTE, ignore=shutil.ignore_patterns("__*"))
     words = load_yaml(ROOT / "params.yaml")["release"]
     (release / "params.yaml").write_bytes(pretty({"descriptions": {}, "release": words}))
-    about: dict[str, Any] = {
-        "model": folder.name,
-        "release": "test",
-        "release_version": "1",
-        "revision": "step000001-tokens1",
-    }
-    about |= {"step": 1, "tokens": 1, "weights_digest": "w", "state_digest": "s"}
-    write_folder(unsealed(release), folder, model.spec, dump_tensors(model), about)
+    return unsealed(release)
 
 
 def tokenizer_file(folder: Path) -> Path:

@@ -1,6 +1,7 @@
 """The decoder: its tensors, gradients, cache and first weights, and the laws between a model and its unrolled twin."""
 
 import json
+import tracemalloc
 from dataclasses import asdict, replace
 from functools import partialmethod
 from pathlib import Path
@@ -24,8 +25,9 @@ from pipeline.formats.model import (
     unrolled,
 )
 from trainer.exact import cosine_and_sine, logarithm, rotary_tables
+from trainer.memory import LOSS_ROWS
 from trainer.model import Cache, Decoder, Layer, attend, dump_tensors, initialize, load_tensors
-from trainer.operators import LOSS_ROWS, LossBlock, embed, fusible_loss_block, loss_block, next_token_loss
+from trainer.operators import LossBlock, embed, fusible_loss_block, loss_block, next_token_loss
 
 torch.set_num_threads(1)
 
@@ -389,6 +391,16 @@ def test_draws_do_not_depend_on_the_block_they_fall_in() -> None:
     assert np.array_equal(whole[:100], normal(3, "x", (100, 700), 1.0))
     assert abs(whole.mean()) < 0.01
     assert abs(whole.std() - 1) < 0.01
+
+
+def test_first_weights_are_drawn_one_tensor_at_a_time() -> None:
+    model = Decoder(replace(PLAIN, vocabulary=40_000, tied_embedding=False))
+    largest = 4 * model.embedding.weight.numel()  # the head is as large
+    tracemalloc.start()
+    initialize(model, 1)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert largest < most < 1.6 * largest, "more than one tensor, and the numbers that some of its values are made of"
 
 
 def test_openelm_spreads_follow_the_width_and_the_depth() -> None:

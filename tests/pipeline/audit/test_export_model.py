@@ -4,11 +4,14 @@ test_transformers.py."""
 import os
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -86,6 +89,22 @@ def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
         write_export(export(spec, random_tensors(spec), eos_token_id=0), folder)
     names = sorted(path.name for path in folders[0].iterdir())
     assert all((folders[0] / name).read_bytes() == (folders[1] / name).read_bytes() for name in names)
+
+
+def test_a_folder_is_written_one_tensor_at_a_time(tmp_path: Path) -> None:
+    """A model of 7 billion parameters takes 27 GB; all bytes joined would take them twice."""
+    spec = replace(read_spec("pythia"), vocabulary=16384)
+    tensors = random_tensors(spec)
+    exported = export(spec, tensors, eos_token_id=0)
+    largest = max(tensor.nbytes for tensor in tensors.values())
+    tracemalloc.start()
+    write_export(exported, tmp_path)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < largest < sum(tensor.nbytes for tensor in tensors.values()) / 2
+    read = safetensors.numpy.load_file(tmp_path / "model.safetensors")
+    assert read.keys() == exported.tensors.keys()
+    assert all(np.array_equal(read[name], tensor) for name, tensor in exported.tensors.items())
 
 
 def test_tensors_of_another_model_are_refused() -> None:

@@ -26,7 +26,7 @@ from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
 from pipeline.base.errors import EverystepError
 from trainer.numerics import is_on_cpu
-from trainer.watch import Watch, patience
+from trainer.watch import START, Watch, patience
 
 NO_LIMIT = timedelta(days=365)
 """What torch gets as the time that an exchange may take: `trainer.watch` knows better whether others live."""
@@ -282,7 +282,8 @@ def joined(rank: int, size: int, store: Store | int | None, leave: Callable[[str
 
 def _met(rank: int, size: int, store: Store | int | None) -> Store:
     """Connect to the store where the processes meet."""
-    timeout = timedelta(seconds=patience())
+    seconds = max(patience(), START)
+    timeout = timedelta(seconds=seconds)
     try:
         if isinstance(store, int):
             return TCPStore("127.0.0.1", store, is_master=False, timeout=timeout)
@@ -293,7 +294,7 @@ def _met(rank: int, size: int, store: Store | int | None) -> Store:
         )
         raise EverystepError(
             f"process {rank} of {size} on {platform.node()} did not meet the others at {where} within "
-            f"{patience():.0f} seconds: {str(error).splitlines()[0]}"
+            f"{seconds:.0f} seconds: {str(error).splitlines()[0]}"
         ) from error
 
 

@@ -122,7 +122,7 @@ class AdamW:
 
 
 def fused_update(
-    vectors: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]],
+    vectors: Sequence[tuple[Tensor, ...]],
     section: OptimizerSection,
     learning_rate: float,
     decay: float,

@@ -266,7 +266,7 @@ def joined(rank: int, size: int, store: Store | int | None, leave: Callable[[str
     kind = Staged if shares_gpu else Host if device.type == "cpu" and on_one_host == size else World
     world = kind(rank, size, device)
     store = _met(rank, size, store)
-    with Watch(rank, size, store.clone(), leave) as world.watch:
+    with Watch(rank, size, store.clone(), leave) as world.watch:  # type: ignore[attr-defined]
         torch.distributed.init_process_group(
             "nccl" if device.type == "cuda" and not shares_gpu else "gloo",
             store=store,
@@ -287,7 +287,10 @@ def _met(rank: int, size: int, store: Store | int | None) -> Store:
     try:
         if isinstance(store, int):
             return TCPStore("127.0.0.1", store, is_master=False, timeout=timeout)
-        return store or next(torch.distributed.rendezvous("env://", rank, size, timeout=timeout))[0]
+        if store is not None:
+            return store
+        met: Iterator[Any] = torch.distributed.rendezvous("env://", rank, size, timeout=timeout)  # type: ignore[attr-defined]
+        return next(met)[0]  # type: ignore[no-any-return]
     except RuntimeError as error:
         where = (
             ":".join(os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT")) if store is None else store

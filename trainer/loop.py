@@ -20,13 +20,11 @@ from pipeline.formats.model import ModelSpec
 from trainer import numerics
 from trainer.checkpoint import Tensors, moments
 from trainer.data import TrainingData
+from trainer.fits import RECOMPUTE, place_of, require_training
 from trainer.model import Decoder, initialize
 from trainer.optimizer import BLOCKS, AdamW, FlatParameters, block_norms, clip_factor, learning_rate
 from trainer.parallel import TreeSum, World
 from trainer.recipe import Recipe
-
-RECOMPUTE = "EVERYSTEP_RECOMPUTE"
-"""If set to 1, layers are computed again during backward instead of kept (activation checkpointing). Same bits."""
 
 
 class Trainer:
@@ -34,6 +32,7 @@ class Trainer:
 
     def __init__(self, world: World, recipe: Recipe, spec: ModelSpec, data: TrainingData) -> None:
         numerics.require_precision(recipe.precision, f"{RECIPES}/{recipe.name}.yaml")
+        require_training(recipe, spec, place_of(world.device.type == "cpu", world.size), world.size, saves=False)
         self.world = world
         self.recipe = recipe
         self.spec = spec
@@ -44,13 +43,15 @@ class Trainer:
 
     def _build(self, recompute: bool) -> None:
         """Build the model at step 0, and the memory of its gradients and moments."""
-        self.model = Decoder(self.spec, recompute).to(self.world.device)
-        initialize(self.model, self.recipe.seed)
+        with self.world.device:
+            self.model = Decoder(self.spec, recompute)
         if self.recipe.compiled:
             self.model.compile_layers()
         self.flat = FlatParameters(self.model, self.recipe.optimizer.decay, self.world.weights)
-        self.optimizer = AdamW(self.flat, *self.world.part(self.flat.size), self.recipe.optimizer)
+        self.optimizer = AdamW(self.flat, *self.world.part(self.flat.size), self.recipe.optimizer, self.world.zeros)
         self.sum = TreeSum(self.world.subtree(self.flat.size))
+        # Where they are trained, so that no second copy exists; processes that share this memory are all here by now.
+        initialize(self.model, self.recipe.seed)
 
     def train_step(self) -> Entry:
         """One update; every process returns the same entry."""
@@ -90,11 +91,10 @@ class Trainer:
         return tensors_digest(weights), tensors_digest(moments)
 
     def state(self) -> tuple[Tensors, Tensors]:
-        """Copy (weights, moments) by name; every process must call this, because the moments are gathered."""
-        first, second = torch.empty_like(self.flat.values), torch.empty_like(self.flat.values)
-        self.world.gather(self.optimizer.first, first)
-        self.world.gather(self.optimizer.second, second)
-        return self.flat.named(self.flat.values.clone()), moments(self.flat, first, second)
+        """Copy (weights, moments) by name into the host's memory, so that a GPU need not hold a second state; every
+        process must call this, because the moments are gathered."""
+        first, second = self.world.collect(self.optimizer.first), self.world.collect(self.optimizer.second)
+        return self.flat.named(self.world.to_host(self.flat.values)), moments(self.flat, first, second)
 
     def bytes_held(self) -> int:
         """Count the memory of this process's weights, gradients and moments between steps, without buffers."""

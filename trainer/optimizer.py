@@ -85,12 +85,18 @@ class FlatParameters:
 class AdamW:
     """Moments of one slice of the flat vector, and their update."""
 
-    def __init__(self, flat: FlatParameters, start: int, stop: int, section: OptimizerSection) -> None:
+    def __init__(
+        self,
+        flat: FlatParameters,
+        start: int,
+        stop: int,
+        section: OptimizerSection,
+        zeros: Callable[[int], Tensor] = torch.zeros,
+    ) -> None:
         self.section = section
         self.values = flat.values[start:stop]
         self.num_decayed = min(max(flat.num_decayed - start, 0), stop - start)
-        self.first = torch.zeros_like(self.values)
-        self.second = torch.zeros_like(self.values)
+        self.first, self.second = zeros(stop - start), zeros(stop - start)
 
     @torch.no_grad()
     def update(self, gradient: Tensor, factor: float, learning_rate: float, step: int) -> None:

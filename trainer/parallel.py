@@ -54,13 +54,17 @@ class World:
         each = total // self.size
         return self.rank * each, (self.rank + 1) * each
 
+    def zeros(self, size: int) -> Tensor:
+        """Allocate a vector of zeros for this process alone."""
+        return torch.zeros(size, device=self.device)
+
     def weights(self, size: int) -> Tensor:
         """Allocate a vector of zeros of which each process will update its part, for `complete`."""
-        return torch.zeros(size, device=self.device)
+        return self.zeros(size)
 
     def subtree(self, size: int) -> Tensor:
         """Allocate a vector of zeros in which this process sums its gradients, for `exchange`."""
-        return torch.zeros(size, device=self.device)
+        return self.zeros(size)
 
     def exchange(self, subtree: Tensor) -> Tensor:
         """Sum, over processes in tree order, the slice of `subtree` that this process owns."""
@@ -85,6 +89,18 @@ class World:
         all_gather(received, self._sendable(owned.clone()))
         if received is not whole:
             whole.copy_(received)
+
+    def collect(self, owned: Tensor) -> Tensor:
+        """Copy every process's `owned`, by rank, into one vector in the host's memory."""
+        if self.size == 1:
+            return self.to_host(owned)
+        whole = torch.empty(len(owned) * self.size, device=owned.device)
+        self.gather(owned, whole)
+        return whole.cpu()
+
+    def to_host(self, vector: Tensor) -> Tensor:
+        """Copy a vector that every process sees whole into the host's memory."""
+        return vector.to("cpu", copy=True)
 
     def gather_floats(self, numbers: list[float]) -> list[float]:
         """Gather every process's numbers (the same count from each), by rank."""

@@ -107,8 +107,11 @@ def state_at(release: Release, model: str, step: int) -> State:
 
 
 @contextmanager
-def course(release: Release, model: str, stretches: Sequence[tuple[State, int]]) -> Iterator[Course]:
-    """Verify what it takes to train some stretches of a model again, each from a state to a step.
+def course(
+    release: Release, model: str, stretches: Sequence[tuple[State, int]], seeds: Sequence[int] = ()
+) -> Iterator[Course]:
+    """Verify what it takes to train some stretches of a model again, each from a state to a step; our own rows, too,
+    that the orders of these other `seeds` would read there.
 
     May restart this program, to enter the numerics class of the model.
     """
@@ -122,8 +125,11 @@ def course(release: Release, model: str, stretches: Sequence[tuple[State, int]])
     numerics.enter(recipe.numerics)  # may restart this program, so it comes before the work
     with TemporaryDirectory(prefix="everystep-replay-") as memory:
         steps = [range(stretch.start, stretch.stop) for stretch in found]
-        rows = _own_rows if recipe.data.layout == "everystep" else _rows_of_others
-        yield Course(recipe=recipe, spec=spec, data=rows(release, recipe, spec, Path(memory), steps), stretches=found)
+        if recipe.data.layout == "everystep":
+            data = _own_rows(release, recipe, spec, Path(memory), steps, seeds)
+        else:
+            data = _rows_of_others(release, recipe, spec, Path(memory))
+        yield Course(recipe=recipe, spec=spec, data=data, stretches=found)
 
 
 def retrace(trainer: "Trainer", course: Course, title: str) -> Iterator[tuple[log.Entry, str | None]]:
@@ -181,13 +187,19 @@ def _stretch(
     )
 
 
-def _own_rows(release: Release, recipe: Recipe, spec: ModelSpec, memory: Path, steps: Sequence[range]) -> TrainingData:
-    """Return our own rows, after verifying their manifest and the shards that these steps read."""
+def _own_rows(
+    release: Release, recipe: Recipe, spec: ModelSpec, memory: Path, steps: Sequence[range], seeds: Sequence[int]
+) -> TrainingData:
+    """Return our own rows, after verifying their manifest and the shards that these steps read, in any of the
+    orders."""
     tokens = release.manifest(Tokens)
     if OUTPUT in tokens.outputs:
         release.file(f"{recipe.data.folder}/{tokens.shard(OUTPUT).path}")
     data = own_rows(release.folder, recipe, spec, tokens, memory)
-    needed = sorted({shard for part in steps for shard in data.shards_of_steps(part.start, part.stop)})
+    orders = [data, *(replace(data, section=data.section.model_copy(update={"seed": seed})) for seed in seeds)]
+    needed = sorted(
+        {shard for order in orders for part in steps for shard in order.shards_of_steps(part.start, part.stop)}
+    )
     rows = data.open()
     with progress(f"{recipe.name}: rows", len(needed), "shards") as advance:
         for shard in needed:
@@ -200,9 +212,7 @@ def _own_rows(release: Release, recipe: Recipe, spec: ModelSpec, memory: Path, s
     return data
 
 
-def _rows_of_others(
-    release: Release, recipe: Recipe, spec: ModelSpec, memory: Path, steps: Sequence[range]
-) -> TrainingData:
+def _rows_of_others(release: Release, recipe: Recipe, spec: ModelSpec, memory: Path) -> TrainingData:
     """Return plain rows, after comparing their digests with those that the manifest of the run names.
 
     Only a project has such rows, so they are here, or nowhere.

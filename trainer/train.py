@@ -35,7 +35,8 @@ from pipeline.formats.suite import require_one_suite
 from trainer import numerics
 from trainer.begun import begun_from, here
 from trainer.data import Checking, TrainingData, training_data
-from trainer.launch import launch_training
+from trainer.fits import place_of, require_training
+from trainer.launch import default_processes, launch_training, num_shards
 from trainer.monitor import RECORDS, board, run_record
 from trainer.plain_rows import CHECKED
 from trainer.recipe import Recipe, load_recipe, suite_of
@@ -58,6 +59,10 @@ def train(name: str) -> None:
     require_one_suite(suite_of(name), read_current(Tokens).parameters.seed if own else None)
     basis = take_basis([RECIPES / f"{name}.yaml"])
     numerics.prepare(recipe.numerics)  # may restart this program, so it comes before the work
+    shards = num_shards()
+    processes = shards if shards > 1 else default_processes(recipe.data.num_leaves)
+    on_cpu = recipe.numerics == "portable" or numerics.is_on_cpu()
+    require_training(recipe, spec, place_of(on_cpu, processes), processes)  # before rows are digested, for hours
     leads = os.environ.get("RANK", "0") == "0"  # under torchrun, one of many
     data = training_data(Path(), recipe, spec, Checking(folder=CHECKED, waits=not leads))
     inputs = data.inputs()
@@ -142,7 +147,11 @@ def _cut_log(path: Path, step: int, begun_at: int) -> list[log.Entry]:
 
 
 def _save(trainer: "Trainer", writer: "Writer", work: Path, entry: log.Entry | None) -> None:
-    """Have rank 0 write the state. Every process takes part, because gathering the moments needs all of them."""
+    """Have rank 0 write the state. Every process takes part, because gathering the moments needs all of them.
+
+    The state before it is written first: two copies at a time would be half as much memory again as training takes.
+    """
+    writer.wait()
     state = trainer.state()
     if trainer.world.rank == 0:
         log.sync(work / log.JSONL)

@@ -14,7 +14,8 @@ from pipeline.formats.model import ModelSpec, initial_value, tensor_shapes
 
 Floats = npt.NDArray[np.float32]
 
-_WORDS_A_BLOCK = 1 << 20
+_VALUES_A_BLOCK = 1 << 14
+"""So that a block's words stay in the cache; it decides no bit."""
 
 
 def initial_tensors(spec: ModelSpec, seed: int) -> Iterator[tuple[str, Floats]]:
@@ -43,10 +44,10 @@ def normal(seed: int, name: str, shape: tuple[int, ...], std: float, first: int 
     stream.advance(skipped // 4)  # a step of its counter gives four words
     stream.random_raw(skipped % 4)
     flat = np.empty(prod(shape), np.float32)
-    for start in range(0, flat.size, _WORDS_A_BLOCK // 6):
-        part = flat[start : start + _WORDS_A_BLOCK // 6]
-        words = stream.random_raw(6 * part.size).reshape(-1, 6)
-        halves = (words >> np.uint64(32)) + (words & np.uint64(0xFFFFFFFF))
-        centred = halves.sum(axis=1).astype(np.int64) - 6 * (2**32 - 1)
+    for start in range(0, flat.size, _VALUES_A_BLOCK):
+        part = flat[start : start + _VALUES_A_BLOCK]
+        halves = stream.random_raw(6 * part.size).view(np.uint32).reshape(-1, 12)
+        # `halves.sum(axis=1)` is 1.4 times slower: a run of 12 is short for it
+        centred = np.einsum("vh->v", halves, dtype=np.int64, casting="unsafe") - 6 * (2**32 - 1)
         part[:] = centred * (std / 2**32)
     return flat.reshape(shape)

@@ -25,7 +25,7 @@ from pipeline.base.errors import EverystepError
 PATIENCE = "EVERYSTEP_PATIENCE"
 SECONDS = 600.0
 START = 60.0
-"""Seconds in which a process must be heard for the first time, if the patience is shorter: libraries take their time."""
+"""Seconds in which a process must be heard for the first time, if the patience is shorter: libraries load slowly."""
 AGAIN = "run the same command again to go on from the last checkpoint"
 _VERDICT = "everystep/verdict"
 

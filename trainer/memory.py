@@ -135,7 +135,8 @@ def sharded(whole: Memory, spec: ModelSpec, setting: Setting) -> Memory:
     layer = FLOAT * max(sum(map(prod, layer_shapes(spec.width, layer).values())) for layer in spec.layers)
     ends = FLOAT * sum(prod(shape) for name, shape in tensor_shapes(spec).items() if not name.startswith("layers."))
     part = whole.weights // setting.shards
-    casts = whole.weights // 2 if setting.is_half else 0  # a gathered layer is cast when it computes, and let go
+    # A layer is cast when it computes; unless it is recomputed, backward keeps what was cast.
+    casts = whole.weights // 2 if setting.is_half and setting.recompute else 0
     return replace(
         whole,
         weights=part,

@@ -23,7 +23,6 @@ from pipeline.blocks.words import split_words
 from tests.pipeline.blocks.test_quality import REPETITION
 
 
-
 def bounds(words: list[str], sizes: Sequence[int]) -> tuple[Counts, Counts]:
     characters = np.frombuffer("".join(words).encode("utf-32-le"), dtype=np.uint32)
     return repetition.bounds(characters, np.array([*map(len, words)], dtype=np.int64), sizes)

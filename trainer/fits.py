@@ -19,6 +19,7 @@ from pipeline.base.console import note
 from pipeline.base.errors import EverystepError
 from pipeline.base.paths import PARAMS, RECIPES
 from pipeline.formats.model import ModelSpec
+from trainer.launch import SHARDS, num_shards
 from trainer.memory import LOSS_ROWS, Memory, Setting, reading_memory, training_memory
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ ROOM = "EVERYSTEP_MEMORY"
 """GiB that the job may take on this host, or on each GPU, in place of what is found; 0: whatever it takes."""
 RECOMPUTE = "EVERYSTEP_RECOMPUTE"
 """If set to 1, layers are computed again during backward instead of kept (activation checkpointing). Same bits."""
-SHARDS = "EVERYSTEP_SHARDS"
 GIB = 1 << 30
 LOOSE = {"native": 1.25, "portable": 2.0}
 """How much more than what is in use the heap of a process may hold, by class; recomputed layers, as `portable`."""
@@ -57,7 +57,7 @@ def require_training(recipe: "Recipe", spec: ModelSpec, place: Place, processes:
         device="cuda" if place.device == "cuda" else "cpu",
         processes=processes,
         recompute=os.environ.get(RECOMPUTE) == "1",
-        shards=int(os.environ.get(SHARDS) or 1),
+        shards=num_shards(),
         saves=saves,
     )
     memory = training_memory(spec, setting)

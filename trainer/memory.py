@@ -170,21 +170,25 @@ def kept_by_layers(spec: ModelSpec, setting: Setting) -> float:
 
 def kept_by_layer(spec: ModelSpec, layer: LayerSpec, setting: Setting) -> float:
     """What the operators of one layer keep for their derivatives, as `trainer.model` computes them."""
-    inputs = 1 if layer.residual == "parallel" else 2  # what the two norms read
+    inputs = 1 if layer.residual == "parallel" else 2  # what the two norms read, or the matrices before them
     norms = inputs * spec.width + 2 * kept_by_norm(layer.norm, spec.width, setting)
     heads = layer.query_heads + layer.kv_heads
     attention = setting.share * attention_width(layer)
     attention += layer.query_heads * kept_by_query(spec, setting)
     if layer.qk_norm:
-        attention += heads  # scales; what they norm is kept already, what they give is not needed
+        # Scales; what they norm is kept already, what they give is not needed.
+        attention += heads if layer.qk_norm == "head" else 2
     # Gate and up, the gate's activation, their product. A compiler computes the activation again.
     ffn = (4 if layer.activation == "swiglu" else 2) - setting.compiled
     return norms + attention + setting.share * ffn * layer.ffn_width
 
 
 def attention_width(layer: LayerSpec) -> int:
-    """Numbers of a token: queries, keys and values, the first two rotated, and what attention gives."""
-    return (3 * layer.query_heads + 3 * layer.kv_heads) * layer.head_width
+    """Numbers of a token: queries, keys and values, the first two rotated or normed, and what attention gives."""
+    heads = 2 * layer.query_heads + 2 * layer.kv_heads
+    if layer.rotary_share or layer.qk_norm:
+        heads += layer.query_heads + layer.kv_heads
+    return heads * layer.head_width
 
 
 def kept_by_query(spec: ModelSpec, setting: Setting) -> float:

@@ -19,7 +19,7 @@ ROWS = 2
 
 def spec_of(family: str) -> ModelSpec:
     heads: dict[str, Any] = {"heads": 8}
-    if family in ("mobilellm", "mobilellm-ls"):
+    if family in ("mobilellm", "mobilellm-ls", "olmo2", "qwen3", "smollm3"):
         heads = {"query_heads": 4, "kv_heads": 2, "ffn_width": 704, "tied_embedding": True}
     if family == "mobillama":
         heads = {"query_heads": 4, "ffn_width": 704, "tied_embedding": False, "shared_ffn": True}
@@ -28,7 +28,7 @@ def spec_of(family: str) -> ModelSpec:
     return tiny_spec(family, vocabulary=4096, context=256, width=256, layers=6, **heads)
 
 
-@pytest.mark.parametrize("family", ["mobilellm", "mobilellm-ls", "mobillama", "openelm"])
+@pytest.mark.parametrize("family", ["mobilellm", "mobilellm-ls", "mobillama", "openelm", "olmo2", "qwen3", "smollm3"])
 @pytest.mark.parametrize("recompute", [False, True])
 def test_a_micro_batch_keeps_what_is_computed_to_two_percent(family: str, recompute: bool) -> None:
     import torch

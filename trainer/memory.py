@@ -23,6 +23,8 @@ LOSS_ROWS = {"cpu": 256, "cuda": 8192}
 """Rows whose logits exist at a time, by device. It decides bits: other blocks give other sums."""
 QUERY_BLOCK = 128
 """Queries that meet their keys at a time in the class `portable`. It decides bits, too."""
+SHARES_QUERIES, SHARES_LONGEST = 32, 512
+"""Those of `trainer.attention`: queries of a block, and the longest context that it computes."""
 OWN, OWN_COMPILED = 180_000_000, 330_000_000
 
 
@@ -174,6 +176,8 @@ def kept_by_layer(spec: ModelSpec, layer: LayerSpec, setting: Setting) -> float:
     norms = inputs * spec.width + 2 * kept_by_norm(layer.norm, spec.width, setting)
     heads = layer.query_heads + layer.kv_heads
     attention = setting.share * attention_width(layer)
+    if keeps_shares(spec, setting):  # and copies of queries, keys and values; a norm keeps what they are copied from
+        attention = (3 * heads + layer.kv_heads if layer.qk_norm else 2 * heads) * layer.head_width
     attention += layer.query_heads * kept_by_query(spec, setting)
     if layer.qk_norm:
         # Scales; what they norm is kept already, what they give is not needed.
@@ -192,13 +196,21 @@ def attention_width(layer: LayerSpec) -> int:
 
 
 def kept_by_query(spec: ModelSpec, setting: Setting) -> float:
-    """What attention keeps of each query of a head: the logarithm of its softmax's sum or, in the class `portable`, the
-    weights of the keys that its block of queries meets."""
+    """What attention keeps of each query of a head: the logarithm of its softmax's sum or, in the class `portable` and
+    for a short context (`trainer.attention`), the shares of the keys that its block of queries meets."""
+    if keeps_shares(spec, setting):
+        return (spec.context + SHARES_QUERIES) / 2
     if not setting.is_portable:
         return 1
     starts = range(0, spec.context, QUERY_BLOCK)
     stops = [min(start + QUERY_BLOCK, spec.context) for start in starts]
     return sum((stop - start) * stop for start, stop in zip(starts, stops, strict=True)) / spec.context
+
+
+def keeps_shares(spec: ModelSpec, setting: Setting) -> bool:
+    """Whether `trainer.attention` computes attention, and keeps the shares of its softmax."""
+    plain = setting.device == "cpu" and not setting.is_portable and not setting.is_half
+    return plain and spec.context <= SHARES_LONGEST and spec.context % SHARES_QUERIES == 0
 
 
 def kept_after_layers(spec: ModelSpec, setting: Setting) -> float:

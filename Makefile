@@ -1,6 +1,7 @@
 # make release    download the corpora, build the suite, write release/
 # make test       everything that must hold
 # make test-gpu   what needs a GPU, on one (docs/gpu.md)
+# make whatif     the exact runs without groups of documents, again, and what predicts them (docs/whatif.md)
 # make reproduce  clone, rebuild without any cache, compare with what is committed
 #
 # Each sets up .venv by itself. TORCH_INDEX: an index that serves the CPU build of torch, where the
@@ -11,7 +12,7 @@ TORCH_INDEX ?=
 INSTALL := .venv/bin/python -m pipeline.build.install
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
 
-.PHONY: release test test-long test-gpu reproduce setup check lock clean
+.PHONY: release test test-long test-gpu whatif reproduce setup check lock clean
 
 release: .venv/built
 	@$(RUN) python -m pipeline.build.release
@@ -28,6 +29,9 @@ test-gpu: .venv/tested
 
 check: .venv/tested
 	$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) mypy
+
+whatif: .venv/built
+	$(RUN) python -m trainer.attribution release mobilellm 240 64 counterfactuals
 
 reproduce: .venv/built
 	$(RUN) python -m pipeline.build.reproduce

@@ -142,7 +142,8 @@ def main() -> None:
     for path in documents():
         text = path.read_text("utf-8")
         with tempfile.TemporaryDirectory() as folder:
-            for name in ("release", "manifests"):  # as in the project, whose manifests vouch for the release
+            # As in the project, whose manifests vouch for the release.
+            for name in ("release", "manifests", "counterfactuals"):
                 (Path(folder) / name).symlink_to(ROOT / name)
             new = with_answers(text, Path(folder))
             new = with_models(with_sessions(new, partial(run_session, folder=Path(folder))))

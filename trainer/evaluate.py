@@ -38,6 +38,7 @@ from pipeline.formats.vocabulary import end_token, token_bytes, token_texts
 from pipeline.release.results import HeldOut
 from pipeline.release.targets import targets_of
 from trainer import numerics
+from trainer.fits import place_of, require_evaluation
 from trainer.launch import default_processes, launch
 from trainer.losses import Losses, compute_losses
 from trainer.recipe import load_recipe
@@ -137,6 +138,7 @@ def measure(
     sample_tokens: int,
 ) -> Measured:
     """Compute the losses of all rows at every checkpoint, and let each continue the prompts."""
+    require_evaluation(spec, place_of(world.device.type == "cpu", world.size), micro_batch)
     losses = compute_losses(world, name, spec, checkpoints, rows, micro_batch)
     return Measured(losses, _write_all(world, spec, checkpoints, tokenizer, prompts, sample_tokens))
 

@@ -70,6 +70,41 @@ class Touched:
         return asdict(self)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Selected:
+    """Training documents that were named, or found by a text, and where the others of these names are."""
+
+    index: DocumentIndex
+    chosen: Bools
+    """The documents of the index that rows still hold the ids of; shape (documents,)."""
+    documents: list[Document]
+    """These."""
+    spans: Forgotten
+    """Their pieces of rows."""
+    held_out: list[str]
+    """Ids that are held out."""
+    removed: list[str]
+    """Ids that a stage removed."""
+    forgotten: list[str]
+    """Ids that the release has forgotten before."""
+    sources: list[str]
+    """Named sources of which nothing was forgotten before."""
+
+    def nothing(self) -> str:
+        """Why no training row holds any of them; empty if one does."""
+        if self.spans.num_ids:
+            return ""
+        for ids, what in (
+            (self.forgotten, "is forgotten in this release already"),
+            (self.held_out, "is held out for validation; no training reads it"),
+            (self.removed, "was removed before training; `everystep trace` says why"),
+            ([document.id for document in self.documents], "is in the last, incomplete row, which is dropped"),
+        ):
+            if ids:
+                return f"{ids[0]} {what}"
+        return "no document of this release is chosen"
+
+
 def touched(release: Release, documents: Collection[str], sources: Collection[str], text: str | None) -> Touched:
     """What the release has of the documents with these ids or sources, and of those that contain the text.
 
@@ -77,7 +112,31 @@ def touched(release: Release, documents: Collection[str], sources: Collection[st
     """
     if not documents and not sources and text is None:
         raise EverystepError("forget: give --document, --source or --match")
-    _require_known(release, sources)
+    found = selected(release, documents, sources, text)
+    if nothing := found.nothing():
+        raise EverystepError(f"nothing to forget: {nothing}")
+    return Touched(
+        documents=found.documents,
+        sources=found.sources,
+        held_out=found.held_out,
+        removed=found.removed,
+        forgotten=found.forgotten,
+        rows=found.spans.rows.tolist(),
+        ids=found.spans.num_ids,
+        models=plan(release, found.spans.rows),
+    )
+
+
+def selected(
+    release: Release,
+    documents: Collection[str],
+    sources: Collection[str],
+    text: str | None,
+    options: tuple[str, str] = ("--document", "--source"),
+) -> Selected:
+    """Find the documents with these ids or sources, and those that contain the text; an unknown id or source, which
+    the reader named with these `options`, is an error."""
+    _require_known(release, sources, options[1])
     tokens, (index, chosen), (others, held_out) = (
         release.manifest(Tokens),
         *(_chosen(release, split, documents, sources, text) for split in ("train", "validation")),
@@ -85,34 +144,32 @@ def touched(release: Release, documents: Collection[str], sources: Collection[st
     lost = forgotten_of(release)
     again = np.zeros_like(chosen) if lost is None else chosen & index.having(lost.spans)
     new = chosen & ~again
-    about, forgotten = index.names_of(new), Forgotten(index.spans_of(new), tokens.end_token)
+    about = index.names_of(new)
     elsewhere = [index.names_of(again), others.names_of(held_out)]
     before, kept = (sorted({name["id"] for name in names}) for names in elsewhere)
     removed = sorted({*documents} - {name["id"] for name in about} - {*before} - {*kept})
     for id in removed:
-        absent(release, id)  # an unknown id is an error
-    if not forgotten.num_ids:
-        raise EverystepError(f"nothing to forget: {_nothing(before, kept, removed, about)}")
+        absent(release, id, options[0])  # an unknown id is an error
     starts, stops = (places[new] for places in index.bounds())
     in_rows = np.clip(tokens.splits.train.rows * tokens.width - starts, 0, stops - starts)
-    return Touched(
+    return Selected(
+        index=index,
+        chosen=new,
         documents=[Document(**name, tokens=number) for name, number in zip(about, in_rows.tolist(), strict=True)],
-        sources=sorted({*sources} - {name["source"] for name in elsewhere[0]}),
+        spans=Forgotten(index.spans_of(new), tokens.end_token),
         held_out=kept,
         removed=removed,
         forgotten=before,
-        rows=forgotten.rows.tolist(),
-        ids=forgotten.num_ids,
-        models=plan(release, forgotten.rows),
+        sources=sorted({*sources} - {name["source"] for name in elsewhere[0]}),
     )
 
 
-def _require_known(release: Release, sources: Collection[str]) -> None:
+def _require_known(release: Release, sources: Collection[str], option: str) -> None:
     known = release.sources()
     for source in sources:
         if source not in known:
             hint = did_you_mean(source, known)
-            raise EverystepError(f"--source {source}: not in this release, which has {', '.join(known)}{hint}")
+            raise EverystepError(f"{option} {source}: not in this release, which has {', '.join(known)}{hint}")
 
 
 def _chosen(
@@ -161,18 +218,6 @@ def _rows(release: Release, split: str) -> Iterator[NDArray[np.int64]]:
     for shard in tokens.shards(split):
         release.file(TOKENS / shard.path)
         yield from Rows(release.folder / TOKENS, [shard], tokens.width, tokens.vocabulary)
-
-
-def _nothing(forgotten: list[str], held_out: list[str], removed: list[str], about: list[dict[str, str]]) -> str:
-    for ids, what in (
-        (forgotten, "is forgotten in this release already"),
-        (held_out, "is held out for validation; no training reads it"),
-        (removed, "was removed before training; `everystep trace` says why"),
-        ([name["id"] for name in about], "is in the last, incomplete row, which is dropped"),
-    ):
-        if ids:
-            return f"{ids[0]} {what}"
-    return "no document of this release is chosen"
 
 
 def compare(release: Release, successor: Release) -> list[str]:

@@ -31,7 +31,9 @@ class FolderDigest:
 
     model: str
     revision: str | None
-    """Null for a mean of several states."""
+    """Null for a mean of several states, and for a counterfactual."""
+    counterfactual: bool
+    """Whether the weights are of a training with something changed, which no release has."""
     weights_digest: str
     """Computed from the folder."""
     promised: str
@@ -55,6 +57,7 @@ def digest_folder(folder: Path) -> FolderDigest:
     return FolderDigest(
         model=str(about["model"]),
         revision=about.get("revision"),
+        counterfactual="counterfactual" in about,
         weights_digest=tensors_digest(tensors),
         promised=str(about["weights_digest"]),
     )

@@ -28,17 +28,34 @@ tokenizer = AutoTokenizer.from_pretrained({place}{remote})
 
 Needs transformers 4.48 or newer. Inputs have at most {context} tokens; there is no begin token, and texts end with
 `<|endoftext|>`, which also pads batches.
+{within}"""
+
+WITHIN = """
+**Attention within documents.** In training a token saw only earlier tokens of its own document, which ends with
+`<|endoftext|>`. One text by itself needs nothing more. A row of several needs a mask:
+
+```python
+import torch
+
+row = tokenizer("A text.<|endoftext|>Another one.", return_tensors="pt").input_ids
+ends = (row == tokenizer.eos_token_id).long()
+document = ends.cumsum(1) - ends
+seen = (document[:, :, None] == document[:, None, :]).tril()
+mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
+logits = model(row, attention_mask=mask[:, None]).logits
+```
+
+A text that was begun with `<|endoftext|>` is such a row, too: in training nothing after that token saw it.
 """
 
 
 def model_card(about: dict[str, Json], context: int, *, remote_code: bool) -> str:
-    """The card of one state, or of a mean of several (`mean_of`)."""
+    """The card of one state, of a mean of several (`mean_of`), or of a state that no release has (`counterfactual`)."""
     states = about.get("mean_of", [about])
     release = _code(f"{about['release']} {about['release_version']}")
-    revisions = ", ".join(_code(state["revision"]) for state in states)
     rows = [
         ("release", release),
-        ("mean of" if "mean_of" in about else "revision", revisions),
+        *_states(about),
         ("tokens trained on", f"{states[-1]['tokens']:,}"),
         ("weights", _code(about["weights_digest"])),
         *([] if "mean_of" in about else [("weights, moments and step", _code(about["state_digest"]))]),
@@ -49,13 +66,35 @@ def model_card(about: dict[str, Json], context: int, *, remote_code: bool) -> st
     return CARD.format(
         license_tag=json.dumps(about["license"].lower()),
         metadata=_metadata(about),
-        title=f"{about['model']}, " + (f"mean of steps {steps}" if "mean_of" in about else f"step {steps}"),
+        title=f"{about['model']}, {_kind(about)}{steps}",
         origin=_origin(about, release) + "".join(map(_superseded, about.get("superseded_by", []))),
         rows="\n".join(f"| {name} | {value} |" for name, value in rows),
         place=_place(about),
         remote=", trust_remote_code=True" if remote_code else "",
         context=f"{context:,}",
+        within=WITHIN if about["description"]["attention_within_documents"] else "",
     )
+
+
+def _kind(about: dict[str, Json]) -> str:
+    """What stands before the steps in a title."""
+    return (
+        "mean of steps " if "mean_of" in about else "counterfactual at step " if "counterfactual" in about else "step "
+    )
+
+
+def _states(about: dict[str, Json]) -> list[tuple[str, str]]:
+    """Which states of the release it is, is made of, or is not, as rows."""
+    if "mean_of" in about:
+        return [("mean of", ", ".join(_code(state["revision"]) for state in about["mean_of"]))]
+    if "counterfactual" not in about:
+        return [("revision", _code(about["revision"]))]
+    said = about["counterfactual"]
+    return [
+        ("trained from", _code(said["from"]["revision"])),
+        ("changed", _code(json.dumps(said["change"], ensure_ascii=False))),
+        ("published in its place", _code(said["published"]["revision"])),
+    ]
 
 
 def _ancestor(state: dict[str, Json]) -> str:
@@ -75,6 +114,11 @@ def _superseded(notice: dict[str, Json]) -> str:
 
 def _origin(about: dict[str, Json], release: str) -> str:
     """Where the bytes are from, and what they were compared with."""
+    if "counterfactual" in about:
+        return (
+            f"**Not a checkpoint of any release.** `everystep whatif` repeated the end of a training of the release "
+            f"{release} with one thing changed, to show what that changes; these weights came out."
+        )
     if about.get("storage") == "virtual":
         return (
             f"From the release {release}, which stores step {about['nearest_stored_step']} and, of this step, the "

@@ -163,8 +163,8 @@ def _index_path(split: str) -> str:
     return (TOKENS / f"{split}.parquet").as_posix()
 
 
-def absent(release: Release, id: str) -> dict[str, Any]:
-    """Say why a document is not in the training rows."""
+def absent(release: Release, id: str, option: str = "--document") -> dict[str, Any]:
+    """Say why a document, which the reader named with `option`, is not in the training rows."""
     held_out = _index(release, "validation").rows_of_document(id)
     if held_out:
         return {"split": "validation", "rows": _bounds(held_out), "steps": [], "first_checkpoint": None}
@@ -174,7 +174,7 @@ def absent(release: Release, id: str) -> dict[str, Any]:
             for row in batch.filter(pc.equal(batch.column("id"), id)).to_pylist():
                 return {"split": None, "removed": row, "steps": [], "first_checkpoint": None}
     indexes = [release.file(_index_path(split)) for split in SPLITS]
-    raise EverystepError(f"--document {id}: {_nearly([*indexes, *removals], id)}")
+    raise EverystepError(f"{option} {id}: {_nearly([*indexes, *removals], id)}")
 
 
 def _nearly(tables: list[Path], id: str) -> str:

@@ -80,7 +80,7 @@ def pull(
 
 @commands.command()
 def digest(
-    folder: Annotated[Path, typer.Argument(help="Folder that `pull` or `average` wrote, or a copy of it from a hub.")],
+    folder: Annotated[Path, typer.Argument(help="Folder that `pull`, `average` or `whatif` wrote, or a copy of it.")],
     as_json: Json = False,
 ) -> None:
     """Compute the digest of record from the weights in a pulled folder, and compare it with its `everystep.json`."""
@@ -93,7 +93,8 @@ def digest(
     if as_json:
         print(json.dumps(asdict(found)))
     else:
-        what = f"{found.model} {found.revision}" if found.revision else f"a mean of {found.model}"
+        kind = "counterfactual" if found.counterfactual else "mean"
+        what = f"{found.model} {found.revision}" if found.revision else f"a {kind} of {found.model}"
         say(f"{'same' if same else 'differs'}: the weights in {folder} {'are' if same else 'are not'} those of {what}")
         say(found.weights_digest if same else f"{found.weights_digest}, and everystep.json says {found.promised}")
     sys.exit(0 if same else 1)

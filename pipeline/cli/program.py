@@ -14,6 +14,7 @@ from pipeline.cli import (
     checkpoints,
     comparing,
     contents,
+    counterfactuals,
     disputes,
     exporting,
     proving,
@@ -28,7 +29,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for group in (contents, tracing, checkpoints, exporting, proving, disputes, comparing, building, publishing):
+for group in (
+    contents,
+    tracing,
+    checkpoints,
+    exporting,
+    proving,
+    counterfactuals,
+    disputes,
+    comparing,
+    building,
+    publishing,
+):
     app.add_typer(group.commands)
 
 

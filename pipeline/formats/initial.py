@@ -21,12 +21,17 @@ _VALUES_A_BLOCK = 1 << 14
 def initial_tensors(spec: ModelSpec, seed: int) -> Iterator[tuple[str, Floats]]:
     """Yield every tensor at step 0 by its name. Each is a function of (seed, its name) and its description."""
     for name, shape in tensor_shapes(spec).items():
-        mean, std = initial_value(spec, name)
-        yield name, normal(seed, name, shape, std) if std else np.full(shape, mean, np.float32)
+        yield name, initial_rows(spec, seed, name, shape)
 
 
-def normal(seed: int, name: str, shape: tuple[int, ...], std: float) -> Floats:
-    """Draw one tensor: a function of (seed, name, shape, std), whichever tensors were drawn before.
+def initial_rows(spec: ModelSpec, seed: int, name: str, shape: tuple[int, ...], first: int = 0) -> Floats:
+    """Draw as many rows of a tensor as `shape` says, from row `first` on, without the others."""
+    mean, std = initial_value(spec, name)
+    return normal(seed, name, shape, std, first) if std else np.full(shape, mean, np.float32)
+
+
+def normal(seed: int, name: str, shape: tuple[int, ...], std: float, first: int = 0) -> Floats:
+    """Draw one tensor, or its rows from `first` on: a function of (seed, name, shape, std), whatever was drawn before.
 
     Each value is std * (sum of twelve uniforms - 6), the Irwin-Hall approximation of a normal variable: mean 0,
     standard deviation std, kurtosis 2.9 (normal: 3), never past 6 std. The uniforms are the halves of six words of
@@ -35,6 +40,9 @@ def normal(seed: int, name: str, shape: tuple[int, ...], std: float) -> Floats:
     """
     key = hashlib.sha256(f"everystep/initialization/{seed}/{name}".encode()).digest()[:16]
     stream = np.random.Philox(key=int.from_bytes(key, "little"))
+    skipped = 6 * first * prod(shape[1:])
+    stream.advance(skipped // 4)  # a step of its counter gives four words
+    stream.random_raw(skipped % 4)
     flat = np.empty(prod(shape), np.float32)
     for start in range(0, flat.size, _VALUES_A_BLOCK):
         part = flat[start : start + _VALUES_A_BLOCK]

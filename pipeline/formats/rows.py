@@ -224,7 +224,7 @@ class DocumentIndex:
         with damage_named(self._path):
             for batch in batches(self._names, self._path, IDS_AT_ONCE, ("source", "license"), self._groups):
                 columns = {name: batch.column(name).cast(pa.string()) for name in ("source", "license")}
-                tokens = self._tokens_in(chosen, slice(begin, begin + batch.num_rows))
+                tokens = self.tokens_in(chosen, slice(begin, begin + batch.num_rows))
                 if forgotten is not None:
                     tokens[forgotten[begin : begin + batch.num_rows]] = 0
                 table = pa.table(columns | {"tokens": tokens}).filter(tokens > 0)
@@ -236,7 +236,7 @@ class DocumentIndex:
                 begin += batch.num_rows
         return found
 
-    def _tokens_in(self, chosen: NDArray[np.bool_], documents: slice) -> NDArray[np.int64]:
+    def tokens_in(self, chosen: NDArray[np.bool_], documents: slice) -> NDArray[np.int64]:
         """Count the tokens that each of some consecutive documents has in the chosen rows."""
         starts, stops = self._starts[documents], self._stops[documents]
         first = int(starts[0]) // self.width

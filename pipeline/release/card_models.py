@@ -66,7 +66,7 @@ def models_table(models: list[ModelFacts]) -> str:
 def recipe_columns(evidence: Evidence) -> dict[str, list[Any]]:
     """What decides a model, a list over the models for each key."""
     designs = evidence.designs
-    return {
+    columns: dict[str, list[Any]] = {
         "family": [design.family for design in designs],
         "layers": [_layers(design) for design in designs],
         "width": [design.width for design in designs],
@@ -80,6 +80,10 @@ def recipe_columns(evidence: Evidence) -> dict[str, list[Any]]:
         "seed": [str(design.seed) for design in designs],
         "seed of the order": [str(design.order_seed) for design in designs],
     }
+    within = [design.attention_within_documents for design in designs]
+    return columns | (
+        {"attention": ["within documents" if it else "to all before" for it in within]} if any(within) else {}
+    )
 
 
 def _recipes(evidence: Evidence) -> tuple[str, str]:

@@ -70,11 +70,19 @@ def without(release: Release, spans: NDArray[np.int64]) -> Forgotten:
     return Forgotten(spans, release.manifest(Tokens).end_token) if before is None else before.with_more(spans)
 
 
+def steps_that_read(recipe: RecipeParameters, stop: int, rows: NDArray[np.int64], tokens: Tokens) -> list[int]:
+    """The steps of one training, until `stop`, that read any of the rows."""
+    first, num_steps = recipe.sample(recipe.begun_at), stop - recipe.begun_at
+    numbers, num_rows = rows.astype(np.uint64), tokens.splits.train.rows
+    read = steps_of_rows(numbers, recipe.data.global_batch, num_rows, recipe.data.seed, num_steps, first)
+    return [recipe.begun_at + step + 1 for step in read]
+
+
 def plan(release: Release, rows: NDArray[np.int64]) -> list[Model]:
     """What it means for each model of a release to forget something of these rows."""
     tokens = release.manifest(Tokens)
     recipes = {name: release.model(name).parameters for name in release.models()}
-    read = {name: _steps(recipe, recipe.schedule.steps, rows, tokens) for name, recipe in recipes.items()}
+    read = {name: steps_that_read(recipe, recipe.schedule.steps, rows, tokens) for name, recipe in recipes.items()}
     clean = min((steps[0] if steps else recipes[name].schedule.steps) - 1 for name, steps in read.items())
     while not all(_has_state(release.model(name), clean) for name in read):
         clean -= 1
@@ -219,14 +227,6 @@ def _filled(rows: Rows, forgotten: Forgotten, first: int) -> Iterator[NDArray[np
         yield block.astype(np.uint32)
 
 
-def _steps(recipe: RecipeParameters, stop: int, rows: NDArray[np.int64], tokens: Tokens) -> list[int]:
-    """The steps of one training, until `stop`, that read any of the rows."""
-    first, num_steps = recipe.sample(recipe.begun_at), stop - recipe.begun_at
-    numbers, num_rows = rows.astype(np.uint64), tokens.splits.train.rows
-    read = steps_of_rows(numbers, recipe.data.global_batch, num_rows, recipe.data.seed, num_steps, first)
-    return [recipe.begun_at + step + 1 for step in read]
-
-
 def _has_state(trained: Trained, step: int) -> bool:
     if step < trained.stored_steps[0]:
         raise EverystepError(
@@ -240,7 +240,7 @@ def _require_clean_ancestors(release: Release, name: str, rows: NDArray[np.int64
     """Refuse to forget what the training that this one went on from has read."""
     for state in ancestors(release, name):
         before = state.release.model(state.model).parameters
-        if read := _steps(before, state.step, rows, release.manifest(Tokens)):
+        if read := steps_that_read(before, state.step, rows, release.manifest(Tokens)):
             raise EverystepError(
                 f"{name}: its training began with step {state.step} of {state.release.name} {state.release.version}, "
                 f"where step {read[0]} had read of these documents; {IN_THAT_RELEASE}"

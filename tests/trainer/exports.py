@@ -18,14 +18,24 @@ from pipeline.release.code import INSTALLED, REMOTE
 from pipeline.release.release import Release
 from tests.project import ROOT, WORDS
 from tests.releases import unsealed
-from tests.trainer.tiny import LLAMA, PYTHIA
+from tests.trainer.tiny import LLAMA, PYTHIA, SCALING
 from trainer.model import Decoder, dump_tensors, load_tensors
 
-FAMILIES = ["llama", "mobilellm", "mobilellm-ls", "mobillama", "openelm", "pythia"]
+SUITES = ["llama", "mobilellm", "mobilellm-ls", "mobillama", "openelm", "pythia"]
+"""Families whose published sizes are recipes."""
+KIN = ["llama-3.1", "olmo2", "qwen2", "qwen3", "smollm3"]
+"""What else is said of Llama's block."""
+FAMILIES = SUITES + KIN
 SIZE = {"vocabulary": 2048, "context": 256, "width": 128, "layers": 3}
+GROUPED: dict[str, Any] = LLAMA | {"query_heads": 4, "kv_heads": 2, "ffn_width": 192, "tied_embedding": True}
 SMALL: dict[str, dict[str, Any]] = {
-    "llama": LLAMA | {"query_heads": 4, "kv_heads": 2, "ffn_width": 192, "tied_embedding": False, "norm_epsilon": 1e-6},
+    "llama": GROUPED | {"tied_embedding": False, "norm_epsilon": 1e-6},
+    "llama-3.1": GROUPED | {"rotary_scaling": SCALING | {"original_context": 32}},
+    "olmo2": GROUPED | {"tied_embedding": False},
     "pythia": PYTHIA | {"heads": 4},
+    "qwen2": GROUPED,
+    "qwen3": GROUPED | {"head_width": 64},
+    "smollm3": GROUPED | {"unrotated_every": 4, "layers": 4},
 }
 
 

@@ -75,11 +75,7 @@ def _is_blank(character: int) -> bool:
     """Tell what `str.split` splits at."""
     if character < 0x1680:
         return 9 <= character <= 13 or 28 <= character <= 32 or character == 0x85 or character == 0xA0
-    return (
-        character == 0x1680
-        or 0x2000 <= character <= 0x200A
-        or character in (0x2028, 0x2029, 0x202F, 0x205F, 0x3000)
-    )
+    return character == 0x1680 or 0x2000 <= character <= 0x200A or character in (0x2028, 0x2029, 0x202F, 0x205F, 0x3000)
 
 
 @compiled

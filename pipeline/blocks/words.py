@@ -17,7 +17,7 @@ from string import ascii_lowercase
 REMEMBERED, MAX_REMEMBERED = 1 << 16, 48  # cached runs, and their length: no text can fill the memory
 MAX_RUN = 1000  # a longer run of non-blank characters is data, not language: one word
 LONGEST_SUFFIX = 8
-ONE_AFTER_LETTERS = ",;:!?)]}\"”"  # marks that are cut off alone after a letter
+ONE_AFTER_LETTERS = ',;:!?)]}"”'  # marks that are cut off alone after a letter
 
 QUOTES = "'\"`´‘’‚“”„«»"
 ICONS = "©®™\ufffd\u2190-\u2199\u2500-\u27bf\U0001f300-\U0001faff"  # Unicode's other symbols in texts

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.corpora import documents, shuffled
-from pipeline.base.paths import DOCUMENTS, EVALUATION_NGRAMS, FILTERED
+from pipeline.base.paths import DOCUMENTS, EVALUATION_NGRAMS, FILTERED, MANIFESTS
 from pipeline.base.yaml import load_yaml
 from pipeline.formats.canonical import pretty
 from pipeline.formats.documents import Document
@@ -74,9 +74,9 @@ def make_project(project: Path, megabytes: float, filtered: bool) -> dict[str, f
     for part in ("pipeline", "trainer"):
         shutil.copytree(ROOT / part, project / part)
     shutil.copytree(EVALUATION_NGRAMS, project / EVALUATION_NGRAMS)
-    ngrams = manifest_path("evaluation_ngrams")
-    (project / ngrams).parent.mkdir()
-    shutil.copy(ngrams, project / ngrams)
+    (project / MANIFESTS).mkdir()
+    for stage in ("evaluation_sets", "evaluation_ngrams"):
+        shutil.copy(manifest_path(stage), project / manifest_path(stage))
     made = {"documents": 0, "megabytes": 0.0}
 
     def counted(source: str) -> Iterator[Document]:

@@ -87,7 +87,7 @@ def turn(whole: Path, tenth: Path) -> dict[str, float]:
 def make_project(project: Path, folder: Path, vocabulary: int, share: int) -> None:
     """A project as after `dedup`, with the first of `share` parts of the shards of each split."""
     (folder / "data").mkdir(parents=True)
-    (folder / "manifests").mkdir()
+    shutil.copytree(project / "manifests", folder / "manifests", ignore=shutil.ignore_patterns("code.json"))
     (folder / DEDUPLICATED).symlink_to(project / DEDUPLICATED)
     manifest = read_manifest(Deduplicated, project / path_of(Deduplicated))
     fewer = {name: shards[: max(1, len(shards) // share)] for name, shards in manifest.outputs.items()}

@@ -220,10 +220,10 @@ def test_marks_are_handed_to_the_library_in_order(monkeypatch: pytest.MonkeyPatc
 def test_a_table_of_runs_is_searched_a_bounded_number_of_times() -> None:
     """Words made to share one place of the table: a search among all of them would take half the square."""
     words = colliding(800)
-    most, again = bounds(words, [1])
-    assert most[0] >= max(map(len, words)) and again[0] >= 0
     characters = np.frombuffer("".join(words).encode("utf-32-le"), dtype=np.uint32)
     lengths = np.array([*map(len, words)], dtype=np.int64)
+    most, again = bounds(characters, lengths, [1])
+    assert most[0] >= max(map(len, words)) and again[0] >= 0
     looked_at = repetition._bound(characters, lengths, np.array([1]), *np.zeros((2, 1), dtype=np.int64))
     assert len(words) * MAX_PROBES / 2 < looked_at <= len(words) * MAX_PROBES
 

@@ -5,13 +5,12 @@ hidden vector depends on the word alone, so it is remembered here for each disti
 The sums are in another order than the library's, and so are their roundings: what is computed here is within `MARGIN`
 of what the library says, and decides nothing nearer to a threshold.
 
-Format of the model: `fasttext.cc`, `dictionary.cc`, `quantmatrix.cc` and `loss.cc` of fastText 0.9 (Joulin et al. 2016):
-arguments, dictionary, product-quantized input matrix, output matrix; hierarchical softmax over a Huffman tree.
+Format of the model: `dictionary.cc`, `quantmatrix.cc` and `loss.cc` of fastText 0.9 (Joulin et al. 2016); it holds
+arguments, dictionary, product-quantized input matrix and output matrix, for a softmax over a Huffman tree.
 """
 
 import struct
 from collections.abc import Collection
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -162,7 +161,7 @@ def read_model(path: Path) -> Model:
     reader = _Reader(path.read_bytes())
     magic, version = reader.take("2i")
     dimension, _, _, _, _, word_n_grams, loss, _, buckets, least, most, _, _ = reader.take("12id")
-    size, num_words, num_labels, _, pruned = reader.take("3i2q")
+    size, num_words, _, _, pruned = reader.take("3i2q")
     assert (magic, version, word_n_grams, loss) == (MAGIC, VERSION, 1, HIERARCHICAL_SOFTMAX)
     entries = [(reader.text(), *reader.take("qb")) for _ in range(size)]
     row_of_bucket = np.full(buckets, -1, dtype=np.int32)

@@ -35,7 +35,7 @@ class Measures(NamedTuple):
     """Different stop words."""
     characters: Characters
     """The text without its blanks."""
-    lengths_W: Numbers
+    lengths: Numbers
     """Characters of each word."""
 
 

@@ -74,7 +74,8 @@ class FineWeb(Section):
 def gopher_quality(rules: GopherQuality) -> Block:
     """Make the block that drops text that is not prose, by length, words, symbols, lines and stop words.
 
-    The library is asked about texts that break a rule, and those that may."""
+    The library is asked about texts that break a rule, and those that may. Its first rule, which most of these break,
+    needs nothing else."""
     from datatrove.pipeline.filters.gopher_quality_filter import GopherQualityFilter
 
     measured: list[Any] = []
@@ -82,7 +83,10 @@ def gopher_quality(rules: GopherQuality) -> Block:
     by_library = _judge(GopherQualityFilter(**thresholds, language=plain_words()), measured)
 
     def judge(text: str) -> Outcome:
-        return None if _is_prose(text, measure(text), rules) else by_library(text)
+        measures = measure(text)
+        if measures.plain_words < rules.min_doc_words:
+            return Fault("gopher_short_doc", _formatted(measures.plain_words))
+        return None if _is_prose(text, measures, rules) else by_library(text)
 
     return judge
 
@@ -93,21 +97,29 @@ def gopher_repetition(rules: GopherRepetition) -> Block:
 
     measured: list[Any] = []
     tree = rules.model_dump()
-    top = [(n, Threshold(share, measured)) for n, share in enumerate(tree.pop("top_n_grams"), 2)]
-    repeated = [(n, Threshold(share, measured)) for n, share in enumerate(tree.pop("dup_n_grams"), 5)]
+    of_most, of_again = tree.pop("top_n_grams"), tree.pop("dup_n_grams")
     thresholds = {name: Threshold(value, measured) for name, value in tree.items()} | {"language": plain_words()}
-    of_lines = _judge(GopherRepetitionFilter(**thresholds, top_n_grams=(), dup_n_grams=()), measured)
-    of_all = _judge(GopherRepetitionFilter(**thresholds, top_n_grams=top, dup_n_grams=repeated), measured)
-    sizes = [n for n, _ in (*top, *repeated)]
-    shares = np.array(rules.top_n_grams + rules.dup_n_grams)
+    sizes = [*range(2, 2 + len(of_most)), *range(5, 5 + len(of_again))]
+    shares = np.array(of_most + of_again)
+
+    @cache
+    def by_library(doubtful: tuple[bool, ...]) -> Block:
+        """Make the library's rule for lines and paragraphs, and for those sizes of runs that are in doubt."""
+        limits = [
+            (size, Threshold(share, measured)) if doubt else None
+            for size, share, doubt in zip(sizes, shares.tolist(), doubtful, strict=True)
+        ]
+        top, repeated = (
+            [limit for limit in part if limit] for part in (limits[: len(of_most)], limits[len(of_most) :])
+        )
+        return _judge(GopherRepetitionFilter(**thresholds, top_n_grams=top, dup_n_grams=repeated), measured)
 
     def judge(text: str) -> Outcome:
         measures = measure(text)
-        most, again = bounds(measures.characters, measures.lengths_W, sizes)
-        held = np.concatenate([most[: len(top)], again[len(top) :]])
-        if (held / len(text) > shares).any():
-            return of_all(text)
-        return None if _has_few_copies(text, rules) else of_lines(text)
+        most, again = bounds(measures.characters, measures.lengths, sizes)
+        held = np.concatenate([most[: len(of_most)], again[len(of_most) :]])
+        doubtful = tuple((held / len(text) > shares).tolist())
+        return None if not any(doubtful) and _has_few_copies(text, rules) else by_library(doubtful)(text)
 
     return judge
 

@@ -26,7 +26,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -261,7 +261,7 @@ def _admit(document: Document, job: Job) -> Fault | None:
     """Judge what is known without reading the text."""
     if not _is_licensed(document, job.licenses):
         return Fault("license", document.license)
-    return Fault("cap") if id_hash(document.id, "cap") >= job.limit else None
+    return Fault("cap") if job.limit < EVERY_HASH and id_hash(document.id, "cap") >= job.limit else None
 
 
 def clean(text: str, blocks: Sequence[tuple[str, Block]], tallies: list[Tally]) -> str | Fault:
@@ -297,8 +297,13 @@ def _is_blank(text: str) -> bool:
 
 
 def _is_licensed(document: Document, allowed: list[str]) -> bool:
+    return _is_allowed(document.license, tuple(allowed))
+
+
+@lru_cache(1 << 10)  # a source has few licences
+def _is_allowed(license: str, allowed: tuple[str, ...]) -> bool:
     try:
-        return is_satisfied(document.license, allowed)
+        return is_satisfied(license, allowed)
     except ValueError:  # in a document that others extracted
         return False
 

@@ -1,8 +1,12 @@
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.blocks.language import MAX_CHARACTERS, identify
+from pipeline.blocks.block import Fault
+from pipeline.blocks.language import MAX_CHARACTERS, Language, _model, _quick, identify, language
+from pipeline.blocks.language_bounds import MARGIN
 
 SENTENCES = {
     "en": "It was the best of times, it was the worst of times, it was the age of wisdom.",
@@ -13,12 +17,13 @@ SENTENCES = {
     "zh": "话说天下大势，分久必合，合久必分。周末七国分争，并入于秦。",
     "ja": "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。",
 }
+WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
 
-@pytest.mark.parametrize("language", SENTENCES)
-def test_a_plain_sentence_is_identified(language: str) -> None:
-    code, probability = identify(SENTENCES[language])
-    assert code == language
+@pytest.mark.parametrize("spoken", SENTENCES)
+def test_a_plain_sentence_is_identified(spoken: str) -> None:
+    code, probability = identify(SENTENCES[spoken])
+    assert code == spoken
     assert probability > 0.4, "the threshold of params.yaml"
 
 
@@ -34,6 +39,28 @@ def test_any_text_has_one_answer(text: str) -> None:
     assert 0 <= probability <= 1.001
     assert probability == round(probability, 3)
     assert identify(text) == (code, probability)
+
+
+@given(
+    st.lists(st.sampled_from([*SENTENCES.values(), "the", "</s>", "__label__en", "a\0b", "xqzt"]) | WORDS, max_size=12)
+)
+def test_sums_over_runs_are_near_what_the_library_says(parts: list[str]) -> None:
+    sample = " ".join(" ".join(parts).split())
+    labels, probabilities = _model().predict(sample, k=1)
+    code = labels[0].removeprefix("__label__")
+    found = _quick().probability(sample, code)
+    odd = any(run == "</s>" or run.startswith("__label__") or "\0" in run for run in sample.split())
+    assert math.isnan(found) if odd else abs(found - probabilities[0]) < MARGIN / 100
+
+
+@given(st.lists(st.sampled_from([*SENTENCES.values()]) | WORDS, max_size=5), st.sampled_from([0.2, 0.4, 0.9]))
+def test_every_decision_is_the_librarys(parts: list[str], least: float) -> None:
+    text = " ".join(parts)
+    code, probability = identify(text)
+    for languages in (["en"], ["xx", "de", "fr"]):
+        found = language(Language(min_probability=least), languages)(text)
+        kept = code in languages and probability >= least
+        assert found == (None if kept else Fault("language", f"{code} {probability:.3f}"))
 
 
 def test_line_breaks_and_blanks_change_nothing() -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.blocks.normalize import normalize
+from pipeline.blocks.normalize import BLANK_LINES, CONTROLS, LINE_ENDS, TRAILING, normalize
 
 HARD = (
     "\r\n\t \x00\x0b\x0c\x1c\x85\u2028\u2029\u00a0\u3000\ufeff\ufffe\uffff\u0301\u0338e<\u1100\u1161\u11a8\u2000\u200b"
@@ -15,6 +15,13 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from(HARD)
 @given(TEXTS)
 def test_normalizing_twice_changes_nothing_more(text: str) -> None:
     assert normalize(normalize(text)) == normalize(text)
+
+
+@given(TEXTS)
+def test_looking_first_changes_nothing(text: str) -> None:
+    plain = CONTROLS.sub("", LINE_ENDS.sub("\n", text))
+    plain = plain if plain.isascii() else unicodedata.normalize("NFC", plain)
+    assert normalize(text) == BLANK_LINES.sub("\n\n", TRAILING.sub("", plain)).strip()
 
 
 @given(TEXTS)

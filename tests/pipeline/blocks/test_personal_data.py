@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 
 from pipeline.blocks import personal_data
 from pipeline.blocks.block import Fault, Rewritten
-from pipeline.blocks.personal_data import REPLACEMENTS, luhn, without_personal_data
+from pipeline.blocks.personal_data import (
+    NEEDED_ELSEWHERE,
+    NEEDED_IN_ASCII,
+    PATTERNS,
+    REPLACEMENTS,
+    luhn,
+    without_personal_data,
+)
 
 # Numbers that cards have in test systems; telephone numbers and addresses of public services.
 FOUND = {
@@ -156,3 +163,12 @@ def test_a_text_that_goes_on_uncovering_personal_data_is_removed(monkeypatch: py
     outcome = without_personal_data(text)
     assert isinstance(outcome, Fault)
     assert (outcome.reason, outcome.detail) == ("personal_data", "more of it after 2 looks")
+
+
+@given(st.data())
+def test_every_match_contains_what_is_looked_for_first(data: st.DataObject) -> None:
+    for kind, pattern in PATTERNS.items():
+        match = data.draw(st.from_regex(pattern.pattern.partition(")")[2].rpartition("(?!")[0]))
+        if found := pattern.search(match):
+            needed = NEEDED_IN_ASCII if found[0].isascii() else NEEDED_ELSEWHERE
+            assert needed[kind].search(found[0])

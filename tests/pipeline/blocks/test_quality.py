@@ -1,6 +1,8 @@
 """The library's rules through our blocks: each reason with what was measured, at published thresholds."""
 
 import pytest
+from datatrove.pipeline.filters.gopher_quality_filter import GopherQualityFilter
+from datatrove.pipeline.filters.gopher_repetition_filter import GopherRepetitionFilter
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -11,10 +13,13 @@ from pipeline.blocks.quality import (
     FineWeb,
     GopherQuality,
     GopherRepetition,
+    Threshold,
+    _judge,
     c4,
     fineweb,
     gopher_quality,
     gopher_repetition,
+    plain_words,
 )
 
 # As published: the last test compares them with the library.
@@ -148,6 +153,34 @@ def test_every_text_that_is_not_blank_has_an_answer(text: str) -> None:
         assert block(text) == outcome
 
 
+PROSE = st.lists(
+    st.sampled_from(
+        [*"#-\u2022.\u2026", "...", "the", "of", "and", "house,", "(words)", "1234", "a", "responsibilities", "x..."]
+    ),
+    min_size=1,
+    max_size=60,
+)
+
+
+@given(PROSE, PROSE, st.sampled_from([" ", "\n", "\n\n", "\n\n\n"]), st.integers(1, 40), st.booleans())
+def test_every_decision_is_the_librarys(
+    one: list[str], other: list[str], gap: str, least: int, published: bool
+) -> None:
+    text = gap.join([" ".join(one), "\n".join(other), " ".join(one)])
+    rules = QUALITY if published else QUALITY.model_copy(update={"min_doc_words": least, "max_symbol_word_ratio": 0.4})
+    measured: list[float] = []
+    tree = {name: Threshold(value, measured) for name, value in rules.model_dump().items()}
+    plain = _judge(GopherQualityFilter(**tree, language=plain_words()), measured)
+    assert gopher_quality(rules)(text) == plain(text)
+    limits = {name: share for name, share in REPETITION.model_dump().items() if name.endswith("frac")}
+    if not published:
+        limits = {name: 2 * share for name, share in limits.items()}
+    of_lines = REPETITION.model_copy(update={**limits, "top_n_grams": [], "dup_n_grams": []})
+    tree = {name: Threshold(share, measured) for name, share in limits.items()}
+    plain = _judge(GopherRepetitionFilter(**tree, top_n_grams=(), dup_n_grams=(), language=plain_words()), measured)
+    assert gopher_repetition(of_lines)(text) == plain(text)
+
+
 def test_rules_must_be_complete() -> None:
     with pytest.raises(ValidationError):
         GopherQuality.model_validate({**QUALITY.model_dump(), "min_sentences": 3})
@@ -158,8 +191,6 @@ def test_rules_must_be_complete() -> None:
 def test_published_thresholds_are_the_librarys_defaults() -> None:
     from datatrove.pipeline.filters.c4_filters import C4QualityFilter
     from datatrove.pipeline.filters.fineweb_quality_filter import FineWebQualityFilter
-    from datatrove.pipeline.filters.gopher_quality_filter import GopherQualityFilter
-    from datatrove.pipeline.filters.gopher_repetition_filter import GopherRepetitionFilter
 
     assert QUALITY.model_dump().items() <= vars(GopherQualityFilter()).items()
     assert PAGE.model_dump().items() <= vars(C4QualityFilter()).items()

@@ -15,21 +15,19 @@ from datatrove.pipeline.filters.gopher_repetition_filter import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.blocks.block import Fault
 from pipeline.blocks import repetition
+from pipeline.blocks.block import Fault
 from pipeline.blocks.quality import gopher_repetition, plain_words
 from pipeline.blocks.repetition import Counts
 from pipeline.blocks.words import split_words
 from tests.pipeline.blocks.test_quality import REPETITION
 
+SIZES = range(2, 11)
+SOME = [f"w{n}" for n in range(400)]
 
 def bounds(words: list[str], sizes: Sequence[int]) -> tuple[Counts, Counts]:
     characters = np.frombuffer("".join(words).encode("utf-32-le"), dtype=np.uint32)
     return repetition.bounds(characters, np.array([*map(len, words)], dtype=np.int64), sizes)
-
-
-SIZES = range(2, 11)
-SOME = [f"w{n}" for n in range(400)]
 
 
 @given(st.lists(st.text("ab\u00e9\U0001f600", min_size=1, max_size=3), max_size=80))

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.blocks.words import MAX_RUN, split_sentences, split_words
+from pipeline.blocks import words
+from pipeline.blocks.words import MAX_RUN, split_run, split_sentences, split_words
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("aB1 .,:'’\"()-/<=>*_…"), max_size=40)
 
@@ -64,6 +65,17 @@ def test_no_run_takes_long(run: str) -> None:
     began = time.process_time()
     split_words(" ".join([run] * 20))
     assert time.process_time() - began < 2
+
+
+@given(
+    st.text(st.sampled_from("adDmnotIcz\u00e9\u00aa\u2160\u4e00"), min_size=1, max_size=7),
+    st.sampled_from(["", *",;:!?)]}\"\u201d.'-%(", ".."]),
+)
+def test_letters_and_a_mark_are_split_as_any_run_is(letters: str, mark: str) -> None:
+    found = split_run(letters + mark)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(words, "_split_letters", lambda run: ())
+        assert found == split_run(letters + mark)
 
 
 def test_a_run_that_is_no_language_is_one_word() -> None:

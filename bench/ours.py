@@ -43,15 +43,25 @@ STEPS = 4096  # never reached
 
 
 def work(
-    folder: Path, model: str, global_batch: int, micro_batch: int, steps: int, precision: str = "float32"
+    folder: Path,
+    model: str,
+    global_batch: int,
+    micro_batch: int,
+    steps: int,
+    precision: str = "float32",
+    document: int | None = None,
+    **keys: Any,
 ) -> tuple[Recipe, ModelSpec]:
-    """Write into `folder` what a contender reads: `work.json` and rows that can be learned from.
+    """Write into `folder` what a contender reads: `work.json` and rows that can be learned from; `keys` of the model's
+    section are not as its recipe has them.
 
-    The rows: word frequencies by Zipf's law; and a third of the tokens follow from the one before.
+    The rows: word frequencies by Zipf's law; and a third of the tokens follow from the one before. With `document`,
+    every so many tokens on average one is the vocabulary's last id, which is nowhere else.
     """
     tree = load_recipe("mobilellm" if model == "sibling" else model)[0].model_dump()
     if model == "sibling":
-        tree["model"] = SIBLING
+        tree["model"] = dict(SIBLING)
+    tree["model"] |= keys
     spec = build_spec(tree["model"], model)
     tree |= {"name": "bench", "numerics": "native", "precision": precision, "compiled": False}
     tree |= {"checkpoints": f"every {STEPS}", "digest_every": STEPS}
@@ -66,6 +76,9 @@ def work(
         rows[:, column] = np.where(
             follows[:, column], (rows[:, column - 1] * 31 + 7) % spec.vocabulary, rows[:, column]
         )
+    if document is not None:
+        end = spec.vocabulary - 1
+        rows = np.where(generator.random(rows.shape) < 1 / document, end, np.minimum(rows, end - 1))
     shards = [shard.to_json() for shard in write_rows(folder, rows, "train")]
     (folder / "work.json").write_text(
         json.dumps({"recipe": recipe.model_dump(), "spec": spec.to_json(), "shards": shards})
@@ -94,11 +107,11 @@ def enter(name: str) -> None:
 
 
 def open_trainer(folder: Path, world: "World | None" = None, compiled: bool = False) -> "Trainer":
-    from trainer.loop import Trainer
     from trainer.parallel import World
+    from trainer.sharded import trainer_of
 
     recipe, spec, data = open_work(folder)
-    return Trainer(world or World(0, 1), recipe.model_copy(update={"compiled": compiled}), spec, data)
+    return trainer_of(world or World(0, 1), recipe.model_copy(update={"compiled": compiled}), spec, data)
 
 
 def main() -> None:

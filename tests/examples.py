@@ -1,19 +1,29 @@
 """What is generated in `examples/`: `python -m tests.examples` writes it again.
 
 `examples/amber/dvc.yaml`: the stage `rows`, and the checkout's own `code` and `train`; `train` reads those rows instead
-of ours. (The tables of costs are written by `python -m bench.costs --write`.)
+of ours. In each README.md what the release costs, between two marks: what `everystep plan` prints.
 """
 
+import re
+from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
-from pipeline.base.paths import PUBLISHED_ROWS, TOKENS
+from pipeline.base.files import write_bytes
+from pipeline.base.params import model_names
+from pipeline.base.paths import PARAMS, PUBLISHED_ROWS, TOKENS
 from pipeline.base.yaml import load_yaml
 from pipeline.formats.stages import manifest_path
+from pipeline.plan.plan import Figure, make_plan
+from pipeline.plan.rates import load_rates
+from pipeline.plan.table import markdown
 from tests.imports import ROOT
+from trainer.planned import planned
 
-ON_ROWS = ROOT / "examples" / "amber" / "dvc.yaml"
+EXAMPLES = ROOT / "examples"
+ON_ROWS = EXAMPLES / "amber" / "dvc.yaml"
+COSTS = re.compile(r"(?<=<!-- costs -->\n).*?(?=<!-- /costs -->)", re.S)
 HEAD = """\
 # The stages of a release that begins with rows of token ids that others published: fetch them, train on them.
 # Written by `python -m tests.examples` from the dvc.yaml of the checkout.
@@ -39,8 +49,16 @@ def stages_on_rows() -> dict[str, Any]:
     return {"stages": {"code": code, "rows": rows, "train": train}}
 
 
+def plan_of(example: Path) -> list[Figure]:
+    """What `everystep plan` says of an example."""
+    return make_plan(example, [planned(name, example) for name in model_names(example / PARAMS)], load_rates())
+
+
 def main() -> None:
-    """Write it."""
+    """Write both."""
+    for readme in sorted(EXAMPLES.glob("*/README.md")):
+        costs = markdown(plan_of(readme.parent))
+        write_bytes(readme, COSTS.sub(lambda _, costs=costs: costs, readme.read_text("utf-8")).encode())
     dumper = YAML()
     dumper.width = 1 << 16
     dumper.indent(mapping=2, sequence=4, offset=2)

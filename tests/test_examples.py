@@ -1,6 +1,5 @@
 """Every example is one that the stages accept, its recipes fit it, and each figure of its table comes out again."""
 
-import re
 import shutil
 from pathlib import Path
 
@@ -8,12 +7,11 @@ import pytest
 from dvc.utils.serialize import dumps_yaml, parse_yaml
 from ruamel.yaml import YAML
 
-from bench.costs import EXAMPLES, TABLE, lines, table
 from pipeline.base.errors import EverystepError
 from pipeline.base.params import load_params, load_section, model_names, source_names
 from pipeline.base.yaml import Section, load_yaml
-from pipeline.formats.model import num_parameters, num_parameters_if_repeated
 from pipeline.formats.suite import require_one_suite
+from pipeline.plan.table import markdown
 from pipeline.release.words import ReleaseParams, check_words
 from pipeline.sources.declaration import HuggingfaceSource, TokenizedSource, load_source
 from pipeline.stages.dedup.stage import DedupParams
@@ -22,7 +20,7 @@ from pipeline.stages.filter import FilterParams
 from pipeline.stages.tasks.params import TasksParams
 from pipeline.stages.tokenize.params import TokenizeParams
 from pipeline.stages.tokenizer import TokenizerParams
-from tests.examples import ON_ROWS, stages_on_rows
+from tests.examples import COSTS, EXAMPLES, ON_ROWS, plan_of, stages_on_rows
 from tests.imports import ROOT
 from trainer.evaluate import EvaluateParams
 from trainer.recipe import load_recipe
@@ -145,41 +143,11 @@ def test_stages_on_rows_are_those_that_the_code_needs() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_table_of_costs_comes_out_again(name: str) -> None:
-    readme = (EXAMPLES / name / "README.md").read_text("utf-8")
-    written = TABLE.search(readme)
-    assert written and written[0] == table(EXAMPLES / name), "run `python -m bench.costs --write`"
+def test_costs_in_the_readme_are_those_of_the_plan(name: str) -> None:
+    written = COSTS.search((EXAMPLES / name / "README.md").read_text("utf-8"))
+    assert written and written[0] == markdown(plan_of(EXAMPLES / name)), "run `python -m tests.examples`"
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_measured_rates_are_those_of_the_benchmarks(name: str) -> None:
-    measured = (ROOT / "docs/benchmarks.md").read_text("utf-8")
-    for entry, _ in lines(EXAMPLES / name):
-        assert not entry.measured or entry.measured in measured, f"{entry.name}: measure anew in costs.yaml"
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_parameters_in_the_table_are_those_of_the_recipes(name: str) -> None:
-    specs = [load_recipe(model, ROOT)[1] for model in model_names(EXAMPLES / name / "params.yaml")]
-    counts = {num_parameters(spec) for spec in specs} | {num_parameters_if_repeated(spec) for spec in specs}
-    said = {value for entry, value in lines(EXAMPLES / name) if re.match(r"(applied_)?parameters", entry.name)}
-    assert said and said <= counts
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_checkpoints_in_the_table_are_those_of_the_recipes(name: str) -> None:
-    values = {entry.name: value for entry, value in lines(EXAMPLES / name)}
-    for model in model_names(EXAMPLES / name / "params.yaml"):
-        assert len(load_recipe(model, ROOT)[0].checkpoint_steps) == values["checkpoints"]
-
-
-def test_figure_without_a_source_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "costs.yaml").write_text("costs:\n  - {name: days, what: days, value: 3}\n")
-    with pytest.raises(EverystepError, match="days: says not where it is from"):
-        lines(tmp_path)
-
-
-def test_formula_is_arithmetic_and_nothing_else(tmp_path: Path) -> None:
-    (tmp_path / "costs.yaml").write_text('costs:\n  - {name: days, what: days, formula: "print(1)"}\n')
-    with pytest.raises(EverystepError, match="no arithmetic"):
-        lines(tmp_path)
+def test_every_planned_figure_says_where_it_is_from(name: str) -> None:
+    assert all(figure.origin for figure in plan_of(EXAMPLES / name))

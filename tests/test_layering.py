@@ -59,7 +59,8 @@ ALLOWED = {
         "pipeline.build",
     },
     "pipeline.series": {"pipeline.base", "pipeline.formats", "pipeline.stores", "pipeline.release"},
-    "trainer": {"pipeline.base", "pipeline.formats", "pipeline.release"},
+    "pipeline.plan": {"pipeline.base", "pipeline.formats"},
+    "trainer": {"pipeline.base", "pipeline.formats", "pipeline.release", "pipeline.plan"},
 }
 HEAVY = ("torch", "dvc", "datasets", "datatrove", "transformers", "tokenizers")
 
@@ -147,6 +148,7 @@ def test_the_command_alone_loads_no_heavy_library() -> None:
         ["trace", "--model", "mobilellm", "--step", "2"],
         ["pull", "--model", "mobilellm", "--step", "2", "--out", "OUT"],
         ["recipes"],
+        ["plan", "PROJECT"],
         ["lint"],
         ["diff", "SAME"],
         ["average", "--model", "mobilellm", "--last", "2", "--out", "OUT"],

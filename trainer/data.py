@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.base.console import note
 from pipeline.base.errors import EverystepError
 from pipeline.base.files import safe_join, sha256_file
 from pipeline.formats.canonical import Json
@@ -216,9 +217,12 @@ def training_data(root: Path, recipe: Recipe, spec: ModelSpec, checking: Checkin
     """
     if recipe.data.layout == "everystep":
         return _everystep(root, recipe, spec, checking.folder)
-    return {"llm360": _llm360, "mobilellm": _mobilellm}[recipe.data.layout](
+    data = {"llm360": _llm360, "mobilellm": _mobilellm}[recipe.data.layout](
         root / recipe.data.folder, recipe, spec, checking
     )
+    if spec.end_token is not None and not checking.waits:
+        _warn_if_nothing_ends(data, recipe, spec.end_token)
+    return data
 
 
 def _everystep(root: Path, recipe: Recipe, spec: ModelSpec, memory: Path) -> TrainingData:
@@ -241,6 +245,10 @@ def own_rows(root: Path, recipe: Recipe, spec: ModelSpec, manifest: Tokens, memo
         raise EverystepError(
             f"{where}: model.vocabulary: {spec.vocabulary} is smaller than the tokenizer's {manifest.vocabulary}"
         )
+    if spec.end_token not in (None, manifest.end_token):
+        raise EverystepError(
+            f"{where}: model.end_token: {spec.end_token} is declared; the tokenizer's is {manifest.end_token}"
+        )
     folder = root / recipe.data.folder
     return EverystepData(
         folder=folder,
@@ -251,6 +259,16 @@ def own_rows(root: Path, recipe: Recipe, spec: ModelSpec, manifest: Tokens, memo
         memory=memory,
         forgotten=read_forgotten(folder, manifest),
     )
+
+
+def _warn_if_nothing_ends(data: TrainingData, recipe: Recipe, end_token: int) -> None:
+    """Look for the end token in the first step's rows: no manifest of published rows says which id it is."""
+    rows, numbers = data.open(), range(recipe.data.num_micro_batches)
+    if not any((data.micro_batch_rows(rows, recipe.begun_at, number) == end_token).any() for number in numbers):
+        note(
+            f"note: recipes/{recipe.name}.yaml: model.end_token: no row of the first step has the id {end_token}, so "
+            "attention is cut nowhere in it; look up which id ends a document in these rows"
+        )
 
 
 def _missing(folder: Path, shards: Sequence[Shard]) -> Shard | None:

@@ -37,6 +37,8 @@ from pipeline.formats.tables import check_table
 from pipeline.formats.vocabulary import end_token, token_bytes, token_texts
 from pipeline.release.results import HeldOut
 from pipeline.release.targets import targets_of
+from trainer import numerics
+from trainer.fits import place_of, require_evaluation
 from trainer.launch import default_processes, launch
 from trainer.losses import Losses, compute_losses
 from trainer.recipe import load_recipe
@@ -77,6 +79,7 @@ class Measured(NamedTuple):
 def evaluate(name: str) -> None:
     """Evaluate every checkpoint of the model `name`."""
     recipe, spec = load_recipe(name)
+    numerics.prepare(recipe.numerics)  # may restart this program, so it comes before the work
     params = check(_Params, load_yaml(PARAMS), str(PARAMS)).evaluate
     inputs = [manifest_path("train", name), manifest_path("tokenize"), manifest_path("tokenizer")]
     basis = take_basis(inputs, ["evaluate"])
@@ -135,6 +138,7 @@ def measure(
     sample_tokens: int,
 ) -> Measured:
     """Compute the losses of all rows at every checkpoint, and let each continue the prompts."""
+    require_evaluation(spec, place_of(world.device.type == "cpu", world.size), micro_batch)
     losses = compute_losses(world, name, spec, checkpoints, rows, micro_batch)
     return Measured(losses, _write_all(world, spec, checkpoints, tokenizer, prompts, sample_tokens))
 

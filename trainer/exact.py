@@ -2,14 +2,17 @@
 
 The last bits of `exp`, `log`, `pow`, `sin` and `cos` differ between C libraries, between numpy's dispatch
 targets and between processors. Here a number comes from integers, from decimal arithmetic, or from + - * and
-square roots in float64, which IEEE 754 fixes; one rounding to float32 ends each computation. The first weights are
-made in the same way, in `pipeline/formats/initial.py`.
+square roots in float64, which IEEE 754 fixes; one rounding to float32 ends each computation. The first weights and
+the frequencies of the tables are made in the same way, in `pipeline/formats/initial.py` and `rotary.py`.
 """
 
 from decimal import Context, Decimal, localcontext
 
 import numpy as np
 import numpy.typing as npt
+
+from pipeline.formats.model import RotaryScaling
+from pipeline.formats.rotary import frequencies
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -18,17 +21,14 @@ _PI_HALVES = Decimal("1.57079632679489661923132169163975144209858469968755")
 _LOG_2 = Decimal("0.69314718055994530941723212145817656807550013436026")
 
 
-def rotary_tables(base: float, width: int, length: int) -> tuple[Floats, Floats]:
+def rotary_tables(base: float, width: int, length: int, scaling: RotaryScaling | None = None) -> tuple[Floats, Floats]:
     """Cosines and sines of the angles of rotary position embedding, each (length, width / 2).
 
-    Angle at position t of pair i is t * base^(-2i / width) (Su et al., 2021, section 3.2.2). Exponent, power,
-    frequency and product are rounded to float32 one after another: that is what Llama computes, and at position
-    2047 it moves an angle by up to 1e-4.
+    The angle at a position is the position times the frequency, rounded to float32: that is what Llama computes, and
+    at position 2047 it moves an angle by up to 1e-4.
     """
-    exponent = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
-    with localcontext(Context(prec=40)):
-        power = np.array([float(Decimal(base) ** Decimal(float(e))) for e in exponent], np.float32)
-    return cosine_and_sine(np.outer(np.arange(length, dtype=np.float32), np.float32(1) / power).astype(np.float32))
+    frequency = frequencies(base, width, scaling)
+    return cosine_and_sine(np.outer(np.arange(length, dtype=np.float32), frequency).astype(np.float32))
 
 
 def cosine_and_sine(angle: Floats) -> tuple[Floats, Floats]:

@@ -23,6 +23,7 @@ from pipeline.base.errors import EverystepError
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.model import ModelSpec
 from pipeline.formats.tasks import Prompt
+from trainer.fits import place_of, require_score
 
 if TYPE_CHECKING:
     from trainer.model import Decoder
@@ -84,6 +85,8 @@ def score_checkpoints(
 
     batches = batches_of(texts_of(items), batch_tokens if can_share(spec) else 1)
     num_prompts = sum(map(len, items))
+    longest = max((len(text.tokens) for batch in batches for text in batch), default=0)
+    require_score(spec, place_of(world.device.type == "cpu", world.size), longest, batch_tokens)
     model = Decoder(spec).to(world.device)
     mine = batches[world.rank :: world.size]
     found = np.zeros((len(checkpoints), 2, num_prompts))

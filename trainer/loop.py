@@ -20,13 +20,11 @@ from pipeline.formats.model import ModelSpec
 from trainer import numerics
 from trainer.checkpoint import Tensors, moments
 from trainer.data import TrainingData
+from trainer.fits import RECOMPUTE, place_of, require_training
 from trainer.model import Decoder, initialize
 from trainer.optimizer import BLOCKS, AdamW, FlatParameters, block_norms, clip_factor, learning_rate
 from trainer.parallel import TreeSum, World
 from trainer.recipe import Recipe
-
-RECOMPUTE = "EVERYSTEP_RECOMPUTE"
-"""If set to 1, layers are computed again during backward instead of kept (activation checkpointing). Same bits."""
 
 
 class Trainer:
@@ -34,28 +32,37 @@ class Trainer:
 
     def __init__(self, world: World, recipe: Recipe, spec: ModelSpec, data: TrainingData) -> None:
         numerics.require_precision(recipe.precision, f"{RECIPES}/{recipe.name}.yaml")
+        require_training(recipe, spec, place_of(world.device.type == "cpu", world.size), world.size, saves=False)
         self.world = world
         self.recipe = recipe
         self.spec = spec
         self.data = data
         self.rows = data.open()
         self.step = 0  # until a state is loaded
-        self.model = Decoder(spec, recompute=os.environ.get(RECOMPUTE) == "1").to(world.device)
-        initialize(self.model, recipe.seed)
-        if recipe.compiled:
+        self._build(recompute=os.environ.get(RECOMPUTE) == "1")
+
+    def _build(self, recompute: bool) -> None:
+        """Build the model at step 0, and the memory of its gradients and moments."""
+        with self.world.device:
+            self.model = Decoder(self.spec, recompute)
+        if self.recipe.compiled:
             self.model.compile_layers()
-        self.flat = FlatParameters(self.model, recipe.optimizer.decay, world.weights)
-        self.optimizer = AdamW(self.flat, *world.part(self.flat.size), recipe.optimizer)
-        self.sum = TreeSum(world.subtree(self.flat.size))
+        self.flat = FlatParameters(self.model, self.recipe.optimizer.decay, self.world.weights)
+        self.optimizer = AdamW(self.flat, *self.world.part(self.flat.size), self.recipe.optimizer, self.world.zeros)
+        self.sum = TreeSum(self.world.subtree(self.flat.size))
+        # Where they are trained, so that no second copy exists; processes that share this memory are all here by now.
+        initialize(self.model, self.recipe.seed)
 
     def train_step(self) -> Entry:
         """One update; every process returns the same entry."""
+        self.world.begin(f"step {self.step + 1}")
         losses, subtree = self._gradients(self.step)
-        gradient = self.world.exchange(subtree)
+        self.world.begin(f"step {self.step + 1}", waits=True)
+        gradient = self._exchange(subtree)
         norm, factor = self._clip(self.world.gather_floats(self._norms(gradient)))
         rate = self._rate()
         self._update(gradient, factor, rate)
-        self.world.complete(self.flat.values)
+        self._complete()
         self.step += 1
         return Entry(
             step=self.step,
@@ -78,12 +85,21 @@ class Trainer:
     def weights_digest(self) -> str:
         return tensors_digest(self.flat.named(self.flat.values))
 
+    def digests(self) -> tuple[str, str]:
+        """Digest (weights, moments); every process must call this."""
+        weights, moments = self.state()
+        return tensors_digest(weights), tensors_digest(moments)
+
     def state(self) -> tuple[Tensors, Tensors]:
-        """Copy (weights, moments) by name; every process must call this, because the moments are gathered."""
-        first, second = torch.empty_like(self.flat.values), torch.empty_like(self.flat.values)
-        self.world.gather(self.optimizer.first, first)
-        self.world.gather(self.optimizer.second, second)
-        return self.flat.named(self.flat.values.clone()), moments(self.flat, first, second)
+        """Copy (weights, moments) by name into the host's memory, so that a GPU need not hold a second state; every
+        process must call this, because the moments are gathered."""
+        first, second = self.world.collect(self.optimizer.first), self.world.collect(self.optimizer.second)
+        return self.flat.named(self.world.to_host(self.flat.values)), moments(self.flat, first, second)
+
+    def bytes_held(self) -> int:
+        """Count the memory of this process's weights, gradients and moments between steps, without buffers."""
+        gradient, moments = self.flat.size, 2 * len(self.optimizer.first)
+        return (self.flat.size + gradient + moments) * torch.float32.itemsize
 
     def load(self, folder: Path) -> ck.Record:
         """Load the state of a checkpoint, after comparing its digests; every process must call this.
@@ -112,18 +128,26 @@ class Trainer:
         for leaf in range(*self.world.part(leaves)):
             gradients = self.sum.buffer()
             self.flat.collect(gradients)
-            for number in range(leaf * in_leaf, (leaf + 1) * in_leaf):
-                rows_BT = self._rows(step, number)
-                marks = self.data.forgotten_ids(step, number)
-                forgotten_BT = None if marks is None else torch.from_numpy(marks).to(self.world.device)
-                with torch.autocast(
-                    self.world.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"
-                ):
-                    loss = self.model.loss(rows_BT, self.recipe.loss.z_loss, forgotten_BT)
-                loss.backward()  # type: ignore[no-untyped-call]
-                losses.append(float(loss.detach()))
+            losses += [self._backward(step, number) for number in range(leaf * in_leaf, (leaf + 1) * in_leaf)]
             self.sum.add(gradients)
         return losses, self.sum.total()
+
+    def _backward(self, step: int, number: int, keeps_casts: bool = True) -> float:
+        """Compute the loss of a micro-batch, and add its gradients. Casts to bfloat16 may be kept for a second use."""
+        rows_BT = self._rows(step, number)
+        marks = self.data.forgotten_ids(step, number)
+        forgotten_BT = None if marks is None else torch.from_numpy(marks).to(self.world.device)
+        in_bfloat16 = self.recipe.precision == "bfloat16"
+        with torch.autocast(self.world.device.type, torch.bfloat16, in_bfloat16, cache_enabled=keeps_casts):
+            loss = self.model.loss(rows_BT, self.recipe.loss.z_loss, forgotten_BT)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach())
+
+    def _exchange(self, subtree: Tensor) -> Tensor:
+        return self.world.exchange(subtree)
+
+    def _complete(self) -> None:
+        self.world.complete(self.flat.values)
 
     # The parts of a step that are not torch's operators; `trainer.dispute` writes down what each of them gave.
 

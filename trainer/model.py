@@ -3,7 +3,8 @@
 Llama's block (pre-norm RMSNorm, rotary positions, grouped queries, SwiGLU, no biases; Touvron et al., 2023, section
 2.2) with what the other families add: blocks applied twice (MobileLLM-LS), one FFN for all layers (MobiLlama),
 widths that grow with depth and normed queries and keys (OpenELM), LayerNorm, GELU, biases and attention beside the
-FFN (Pythia). One device; parallelism is `trainer/parallel.py`; what the layers compute with, `trainer/operators.py`.
+FFN (Pythia), norms of what attention and FFN give and of all heads as one (OLMo 2), layers that know no positions
+(SmolLM3). One device; parallelism is `trainer/parallel.py`; what the layers compute with, `trainer/operators.py`.
 
 Shape suffixes: B rows, T new positions, S positions seen, M model width, V vocabulary, F FFN width, H query heads,
 K key/value heads, G query heads per key head (H = K * G), D head width, E half of the dimensions that are rotated,
@@ -23,8 +24,10 @@ from torch.utils.checkpoint import checkpoint
 from pipeline.base.errors import EverystepError
 from pipeline.formats.initial import initial_tensors
 from pipeline.formats.model import LayerSpec, ModelSpec
+from trainer.attention import attend_in_blocks, suits_blocks
 from trainer.exact import rotary_tables
 from trainer.matmul import is_portable, linear, matmul
+from trainer.memory import QUERY_BLOCK
 from trainer.operators import (
     LossBlock,
     compiled_loss_block,
@@ -33,9 +36,11 @@ from trainer.operators import (
     next_token_loss,
     next_token_losses,
     rms_norm,
+    rotated,
 )
 
-QUERY_BLOCK = 128
+SHORT_DOCUMENT = 32
+"""Mean tokens of a document below which a mask takes less time than one document after another. It decides bits."""
 
 Rotary = tuple[Tensor, Tensor]
 
@@ -65,6 +70,7 @@ class Decoder(nn.Module):
         self.final_norm = norm(spec.final_norm, spec.width, spec.norm_epsilon)
         self.output = None if spec.tied_embedding else Matrix(spec.vocabulary, spec.width)
         self.loss_block: LossBlock = loss_block
+        self.is_compiled = False
         self._rotary: dict[tuple[int, torch.device], Rotary] = {}
 
     def forward(self, tokens_BT: Tensor, cache: "Cache | None" = None) -> Tensor:
@@ -94,15 +100,19 @@ class Decoder(nn.Module):
         if length > self.spec.context:
             raise EverystepError(f"{length} positions do not fit the model's context of {self.spec.context}")
         x_BTM = embed(tokens_BT, self.embedding.weight)
-        mask_BTT = (
-            None if tree is None else x_BTM.new_zeros(tree.seen_BTT.shape).masked_fill(~tree.seen_BTT, -torch.inf)
-        )
+        seen_BTS, lengths = None if tree is None else tree.seen_BTT, None
+        if self.spec.attention_within_documents:
+            lengths = self._lengths_if_one_by_one(tokens_BT) if cache is None and tree is None else None
+            if lengths is None:
+                seen_BTS = self._seen_within_documents(tokens_BT, cache, tree)
+        mask_BTS = None if seen_BTS is None else x_BTM.new_zeros(seen_BTS.shape).masked_fill(~seen_BTS, -torch.inf)
         for slot, index in enumerate(self.spec.applications):
             layer, owner = self.layers[index], self.layers[self.spec.ffn_owner[index]]
-            rotary = self._rotary_between(past, length, self.spec.layers[index].rotary_width, x_BTM.device)
-            if tree is not None:
+            width = self.spec.layers[index].rotary_width
+            rotary = self._rotary_between(past, length, width, x_BTM.device) if width else None
+            if tree is not None and rotary is not None:
                 rotary = rotary[0][tree.positions_BT], rotary[1][tree.positions_BT]
-            arguments = (x_BTM, owner.ffn, rotary, cache, slot, mask_BTT)
+            arguments = (x_BTM, owner.ffn, rotary, cache, slot, mask_BTS, lengths)
             if self.recompute and torch.is_grad_enabled():
                 x_BTM = checkpoint(layer, *arguments, use_reentrant=False, preserve_rng_state=False)
             else:
@@ -117,12 +127,18 @@ class Decoder(nn.Module):
         """The matrix of the logits: the embedding where it is tied."""
         return self.embedding.weight if self.output is None else self.output.weight
 
-    def compile_layers(self) -> None:
-        """Have each layer's operators fused. Layers of one shape share a compiled form: warm-up is that of one.
+    def units(self) -> list[nn.Module]:
+        """List what a sharded model is gathered by: FFNs that several layers use, then the layers."""
+        shared = sorted({owner for index, owner in enumerate(self.spec.ffn_owner) if owner != index})
+        return [*(self.layers[owner].ffn for owner in shared), *self.layers]
 
-        torch gives up after 8 forms of a function; OpenELM has one for each layer. It would also compile test programs
-        to find out whether the processor can do what it claims: a fifth of the warm-up. On a GPU it would choose among
-        kernels that sum in different orders by which was faster just now, so two runs could differ.
+    def compile_layers(self, whole: bool = True) -> None:
+        """Have each layer's operators fused: the `whole` layer, or the parts around what a compiler cannot see.
+
+        Layers of one shape share a compiled form: warm-up is that of one. torch gives up after 8 forms of a function;
+        OpenELM has one for each layer. It would also compile test programs to find out whether the processor can do
+        what it claims: a fifth of the warm-up. On a GPU it would choose among kernels that sum in different orders by
+        which was faster just now, so two runs could differ.
         """
         from torch._dynamo import config as tracing
         from torch._inductor import config
@@ -132,13 +148,39 @@ class Decoder(nn.Module):
         config.cpp.vec_isa_ok = True
         tracing.recompile_limit = 8 * len(self.layers)
         for layer in self.layers:
-            layer.compile(fullgraph=True, dynamic=False)
+            layer.compile(fullgraph=whole, dynamic=False)
         self.loss_block = compiled_loss_block() if self.embedding.weight.is_cuda else loss_block
+        self.is_compiled = True
+
+    def _lengths_if_one_by_one(self, tokens_BT: Tensor) -> list[int] | None:
+        """Return the lengths of the documents if each is attended to alone, and not all under a mask.
+
+        Compiled, each new length would be another program; on a GPU many small kernels take longer than a large one,
+        and on a CPU short documents do, too.
+        """
+        if self.is_compiled or tokens_BT.is_cuda:
+            return None
+        lengths = document_lengths(tokens_BT, self.spec.end_token)
+        return lengths if tokens_BT.numel() >= SHORT_DOCUMENT * len(lengths) else None
+
+    def _seen_within_documents(self, tokens_BT: Tensor, cache: "Cache | None", tree: Tree | None) -> Tensor:
+        """Compute which of S positions each of the last T sees: of those that are no later, its own document's."""
+        T, tokens_BS = tokens_BT.shape[1], tokens_BT if cache is None else cache.extend_tokens(tokens_BT)
+        S = tokens_BS.shape[1]
+        is_end_BS = (tokens_BS == self.spec.end_token).long()
+        if tree is None:
+            seen_BSS = torch.ones(1, S, S, dtype=torch.bool, device=tokens_BS.device).tril()
+            ended_BS = is_end_BS.cumsum(1) - is_end_BS
+        else:
+            seen_BSS = tree.seen_BTT
+            ended_BS = (seen_BSS * is_end_BS.unsqueeze(1)).sum(-1) - is_end_BS
+        # Of two positions of which one sees the other, as many documents have ended before both: it is the same one.
+        return (seen_BSS & (ended_BS.unsqueeze(2) == ended_BS.unsqueeze(1)))[:, S - T :]
 
     def _rotary_between(self, start: int, stop: int, width: int, device: torch.device) -> Rotary:
         """Return rows `start:stop` of the rotary tables, each (T, E); computed once for each width and device."""
         if (width, device) not in self._rotary:
-            tables = rotary_tables(self.spec.rotary_base, width, self.spec.context)
+            tables = rotary_tables(self.spec.rotary_base, width, self.spec.context, self.spec.rotary_scaling)
             self._rotary[width, device] = torch.from_numpy(tables[0]).to(device), torch.from_numpy(tables[1]).to(device)
         cosine_TE, sine_TE = self._rotary[width, device]
         return cosine_TE[start:stop], sine_TE[start:stop]
@@ -150,6 +192,7 @@ class Layer(nn.Module):
     def __init__(self, width: int, spec: LayerSpec, epsilon: float, owns_ffn: bool) -> None:
         super().__init__()
         self.parallel = spec.residual == "parallel"
+        self.norms_after = spec.norm_position == "after"
         self.attention_norm = norm(spec.norm, width, epsilon)
         self.attention = Attention(width, spec, epsilon)
         self.ffn_norm = norm(spec.norm, width, epsilon)
@@ -159,12 +202,16 @@ class Layer(nn.Module):
         self,
         x_BTM: Tensor,
         ffn: nn.Module,
-        rotary: Rotary,
+        rotary: Rotary | None,
         cache: "Cache | None",
         slot: int,
-        mask_BTT: Tensor | None = None,
+        mask_BTS: Tensor | None = None,
+        lengths: list[int] | None = None,
     ) -> Tensor:
-        y_BTM: Tensor = x_BTM + self.attention(self.attention_norm(x_BTM), rotary, cache, slot, mask_BTT)
+        if self.norms_after:
+            y_BTM: Tensor = x_BTM + self.attention_norm(self.attention(x_BTM, rotary, cache, slot, mask_BTS, lengths))
+            return y_BTM + self.ffn_norm(ffn(x_BTM if self.parallel else y_BTM))
+        y_BTM = x_BTM + self.attention(self.attention_norm(x_BTM), rotary, cache, slot, mask_BTS, lengths)
         z_BTM: Tensor = ffn(self.ffn_norm(x_BTM if self.parallel else y_BTM))
         return y_BTM + z_BTM
 
@@ -176,24 +223,42 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = (spec.query_heads, spec.kv_heads, spec.kv_heads)
         self.head_width = spec.head_width
-        self.query_key_value = Matrix(sum(self.heads) * spec.head_width, width, spec.bias)
-        self.output = Matrix(width, spec.query_heads * spec.head_width, spec.bias)
-        self.query_norm = norm(spec.norm, spec.head_width, epsilon) if spec.qk_norm else None
-        self.key_norm = norm(spec.norm, spec.head_width, epsilon) if spec.qk_norm else None
+        self.query_key_value = Matrix(sum(self.heads) * spec.head_width, width, spec.bias is not None)
+        self.output = Matrix(width, spec.query_heads * spec.head_width, spec.all_biased)
+        self.norms_all_heads = spec.qk_norm == "all_heads"
+        query_heads, kv_heads = (spec.query_heads, spec.kv_heads) if self.norms_all_heads else (1, 1)
+        self.query_norm = norm(spec.norm, query_heads * spec.head_width, epsilon) if spec.qk_norm else None
+        self.key_norm = norm(spec.norm, kv_heads * spec.head_width, epsilon) if spec.qk_norm else None
 
     def forward(
-        self, x_BTM: Tensor, rotary: Rotary, cache: "Cache | None", slot: int, mask_BTT: Tensor | None
+        self,
+        x_BTM: Tensor,
+        rotary: Rotary | None,
+        cache: "Cache | None",
+        slot: int,
+        mask_BTS: Tensor | None,
+        lengths: list[int] | None,
     ) -> Tensor:
         heads_BTCD = self.query_key_value(x_BTM).unflatten(-1, (-1, self.head_width))
         q_BTHD, k_BTKD, v_BTKD = heads_BTCD.split(self.heads, dim=2)
         if self.query_norm is not None and self.key_norm is not None:  # before the rotation: OpenELM, section 2.1
-            q_BTHD, k_BTKD = self.query_norm(q_BTHD), self.key_norm(k_BTKD)
-        q_BHTD, k_BKSD = rotate(q_BTHD, rotary).transpose(1, 2), rotate(k_BTKD, rotary).transpose(1, 2)
-        v_BKSD = v_BTKD.transpose(1, 2)
+            q_BTHD, k_BTKD = self._normed(q_BTHD, self.query_norm), self._normed(k_BTKD, self.key_norm)
+        if rotary is not None:
+            q_BTHD, k_BTKD = rotate(q_BTHD, rotary), rotate(k_BTKD, rotary)
+        q_BHTD, k_BKSD, v_BKSD = (x_BTCD.transpose(1, 2) for x_BTCD in (q_BTHD, k_BTKD, v_BTKD))
         if cache is not None:
             k_BKSD, v_BKSD = cache.extend(slot, k_BKSD, v_BKSD)
-        y_BTM: Tensor = self.output(attend(q_BHTD, k_BKSD, v_BKSD, mask_BTT).transpose(1, 2).flatten(2))
+        if lengths is None:
+            y_BHTD = attend(q_BHTD, k_BKSD, v_BKSD, mask_BTS)
+        else:
+            y_BHTD = attend_within(lengths, q_BHTD, k_BKSD, v_BKSD)
+        y_BTM: Tensor = self.output(y_BHTD.transpose(1, 2).flatten(2))
         return y_BTM
+
+    def _normed(self, x_BTCD: Tensor, norm: nn.Module) -> Tensor:
+        """Norm each head, or all heads of a position as one vector."""
+        y_BTCD: Tensor = norm(x_BTCD.flatten(2)).view_as(x_BTCD) if self.norms_all_heads else norm(x_BTCD)
+        return y_BTCD
 
 
 class FFN(nn.Module):
@@ -201,9 +266,10 @@ class FFN(nn.Module):
 
     def __init__(self, width: int, spec: LayerSpec) -> None:
         super().__init__()
-        self.gate_up = Matrix(2 * spec.ffn_width, width, spec.bias) if spec.activation == "swiglu" else None
-        self.up = Matrix(spec.ffn_width, width, spec.bias) if spec.activation == "gelu" else None
-        self.down = Matrix(width, spec.ffn_width, spec.bias)
+        biased = spec.all_biased
+        self.gate_up = Matrix(2 * spec.ffn_width, width, biased) if spec.activation == "swiglu" else None
+        self.up = Matrix(spec.ffn_width, width, biased) if spec.activation == "gelu" else None
+        self.down = Matrix(width, spec.ffn_width, biased)
 
     def forward(self, x_BTM: Tensor) -> Tensor:
         if self.gate_up is not None:
@@ -265,7 +331,14 @@ class Cache:
 
     def __init__(self) -> None:
         self.length = 0
+        self._tokens_BS: Tensor | None = None
         self._slots: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def extend_tokens(self, tokens_BT: Tensor) -> Tensor:
+        """Append T ids; return all. Only a model that cuts attention at ends of documents asks for them."""
+        tokens_BS = tokens_BT if self._tokens_BS is None else torch.cat((self._tokens_BS, tokens_BT), dim=1)
+        self._tokens_BS = tokens_BS
+        return tokens_BS
 
     def extend(self, slot: int, k_BKTD: Tensor, v_BKTD: Tensor) -> tuple[Tensor, Tensor]:
         """Append T positions to a slot; return all its keys and values, (B, K, S, D) each."""
@@ -282,24 +355,50 @@ def rotate(x_BTHD: Tensor, rotary: Rotary) -> Tensor:
     Dimensions from 2 E on pass unturned, as in GPT-NeoX. The tables are (T, E), or (B, T, E) of a tree.
     """
     cosine_T1E, sine_T1E = (table_TE.unsqueeze(-2).to(x_BTHD.dtype) for table_TE in rotary)
+    if not (is_portable() or torch.compiler.is_compiling()):
+        return rotated(x_BTHD, cosine_T1E, sine_T1E)
     E = cosine_T1E.shape[-1]
     a, b, rest = torch.split(x_BTHD, [E, E, x_BTHD.shape[-1] - 2 * E], dim=-1)
     return torch.cat((a * cosine_T1E - b * sine_T1E, b * cosine_T1E + a * sine_T1E, rest), dim=-1)
 
 
-def attend(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask_BTT: Tensor | None = None) -> Tensor:
-    """Compute softmax(q k^T / sqrt(D)) v for the last T of S positions, each seeing itself and what came before, and in
-    a tree only where the mask adds no minus infinity.
+def document_lengths(tokens_BT: Tensor, end_token: int | None) -> list[int]:
+    """Return the lengths of the pieces of documents, row after row: one ends with an end token, or with its row."""
+    ends_BT = tokens_BT.numpy() == end_token
+    ends_BT[:, -1] = True
+    lengths: list[int] = np.diff(np.flatnonzero(ends_BT), prepend=-1).tolist()
+    return lengths
 
-    By torch's fused kernel, or in the `portable` class portable products (its small products take MKL's slow path).
+
+def attend_within(lengths: list[int], q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor) -> Tensor:
+    """Compute `attend` for each document alone; `lengths` are those of `document_lengths`.
+
+    Nothing is computed of what no token sees. Rotated positions need not restart: a score depends on their difference.
+    """
+    B, T = q_BHTD.shape[0], q_BHTD.shape[2]
+    pieces = zip(*(x.transpose(1, 2).flatten(0, 1).split(lengths) for x in (q_BHTD, k_BKTD, v_BKTD)), strict=True)
+    attended = [attend(*(x_LHD.transpose(0, 1).unsqueeze(0) for x_LHD in piece)) for piece in pieces]
+    y_NHD = torch.cat([y_1HLD[0].transpose(0, 1) for y_1HLD in attended])
+    return y_NHD.unflatten(0, (B, T)).transpose(1, 2)
+
+
+def attend(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask_BTS: Tensor | None = None) -> Tensor:
+    """Compute softmax(q k^T / sqrt(D)) v for the last T of S positions, each seeing itself and what came before, or
+    only where a mask adds no minus infinity.
+
+    By torch's fused kernel or our blocks, or in the `portable` class portable products (its small products take MKL's
+    slow path).
     """
     (B, H, T, D), (K, S) = q_BHTD.shape, k_BKSD.shape[1:3]
     if not is_portable():
-        if H != K and q_BHTD.is_cuda and q_BHTD.dtype == torch.float32:  # its fused kernel knows no groups
+        if mask_BTS is None and suits_blocks(q_BHTD, k_BKSD):
+            return attend_in_blocks(q_BHTD, k_BKSD, v_BKSD)
+        if H != K and q_BHTD.is_cuda and (q_BHTD.dtype == torch.float32 or mask_BTS is not None):
+            # its fused kernel for these knows no groups
             k_BKSD, v_BKSD = (x.unsqueeze(2).expand(B, K, H // K, S, D).flatten(1, 2) for x in (k_BKSD, v_BKSD))
             K = H
         mask = None if T == S else torch.ones(T, S, dtype=torch.bool, device=q_BHTD.device).tril(S - T)
-        mask = mask if mask_BTT is None else mask_BTT.unsqueeze(1)
+        mask = mask if mask_BTS is None else mask_BTS.unsqueeze(1)
         return functional.scaled_dot_product_attention(
             q_BHTD, k_BKSD, v_BKSD, attn_mask=mask, is_causal=mask is None, enable_gqa=H != K
         )
@@ -311,10 +410,10 @@ def attend(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask_BTT: Tensor | No
         q_BKXD = q_BKGTD[:, :, :, start:stop].reshape(B, K, -1, D)  # X = G * (stop - start)
         scores_BKXS = matmul(q_BKXD, k_BKSD[:, :, :seen].transpose(-1, -2))
         scores_BKGTS = scores_BKXS.view(B, K, H // K, stop - start, seen)
-        if mask_BTT is None:
+        if mask_BTS is None:
             weights_BKXS = softmax_below(scores_BKGTS, S - T + start)
         else:
-            weights_BKXS = (scores_BKGTS + mask_BTT[:, None, None, start:stop, :seen]).softmax(-1)
+            weights_BKXS = (scores_BKGTS + mask_BTS[:, None, None, start:stop, :seen]).softmax(-1)
         y_BKXD = matmul(weights_BKXS.view(B, K, -1, seen), v_BKSD[:, :, :seen])
         blocks.append(y_BKXD.view(B, H, stop - start, D))
     return torch.cat(blocks, dim=2)
@@ -328,7 +427,9 @@ def softmax_below(scores_TS: Tensor, first: int) -> Tensor:
 
 def initialize(model: Decoder, seed: int) -> None:
     """Set step 0; no generator of torch is touched."""
-    load_tensors(model, dict(initial_tensors(model.spec, seed)))
+    parameters = dict(model.named_parameters())
+    for name, tensor in initial_tensors(model.spec, seed):  # one at a time: all of them are as large as the model
+        _load_tensor(parameters[name], name, tensor)
 
 
 def load_tensors(model: Decoder, tensors: Mapping[str, npt.NDArray[np.float32]]) -> None:
@@ -337,11 +438,15 @@ def load_tensors(model: Decoder, tensors: Mapping[str, npt.NDArray[np.float32]])
     if parameters.keys() != tensors.keys():
         difference = sorted(parameters.keys() ^ tensors.keys())
         raise EverystepError(f"tensors do not fit the model; missing or unknown: {', '.join(difference)}")
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            if tensors[name].shape != tuple(parameter.shape):
-                raise EverystepError(f"{name}: shape {tensors[name].shape}, the model has {tuple(parameter.shape)}")
-            parameter.copy_(torch.from_numpy(np.ascontiguousarray(tensors[name])))
+    for name, parameter in parameters.items():
+        _load_tensor(parameter, name, tensors[name])
+
+
+@torch.no_grad()
+def _load_tensor(parameter: Tensor, name: str, tensor: npt.NDArray[np.float32]) -> None:
+    if tensor.shape != tuple(parameter.shape):
+        raise EverystepError(f"{name}: shape {tensor.shape}, the model has {tuple(parameter.shape)}")
+    parameter.copy_(torch.from_numpy(np.ascontiguousarray(tensor)))
 
 
 def dump_tensors(model: Decoder) -> dict[str, npt.NDArray[np.float32]]:

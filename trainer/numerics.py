@@ -13,6 +13,7 @@ import os
 import re
 import sys
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +73,17 @@ def enter(name: str) -> None:
     Call it before any work, because it may restart this program (`prepare`). Raises `EverystepError` when this machine
     cannot provide the class.
     """
-    global _entered
     prepare(name)
+    with Startup() if name != _entered else nullcontext():  # loading torch takes seconds
+        load(name)
+
+
+def load(name: str) -> None:
+    """Load the libraries in the class `name`, for which this process is prepared."""
+    global _entered
     os.environ.pop(STARTED_AGAIN, None)
     if name != _entered:
-        with Startup():  # loading torch takes seconds
-            _settle(name)
+        _settle(name)
     _entered = name
     for key in _steered().keys() - CLASSES[name].keys() - COMMON.keys():  # set by libraries; children start clean
         del os.environ[key]
@@ -113,6 +119,7 @@ def describe(name: str, precision: str = "float32", compiled: bool = False) -> d
         capability, products = torch.cuda.get_device_name(), f"CUDA {torch.version.cuda}"
     elif name == "native":
         capability, products = f"{capability} of {processor()}", _mkl_and_onednn(torch.__config__.show())
+        products += "" if capability.startswith("AVX512") else f", {_openblas()}"
     return {
         "class": name,
         "capability": capability,
@@ -126,11 +133,12 @@ def describe(name: str, precision: str = "float32", compiled: bool = False) -> d
 
 def warn_if_other(recorded: dict[str, Any], found: dict[str, Any]) -> None:
     """Say on stderr that bits may differ when a state comes from another numerics class or build."""
-    differing = [
-        f"{key}: {recorded.get(key)!r} then, {found[key]!r} now" for key in found if recorded.get(key) != found[key]
-    ]
+    then, now = ({"shards": 1} | described for described in (recorded, found))
+    differing = [f"{key}: {then.get(key)!r} then, {now[key]!r} now" for key in now if then.get(key) != now[key]]
     if differing:
-        note(f"note: bits may differ from the recorded run ({'; '.join(differing)})")
+        native = "native" in (recorded.get("class"), found["class"])
+        expected = "; in the class native expect other bits from the first step on, which say nothing against the run"
+        note(f"note: bits may differ from the recorded run ({'; '.join(differing)}){expected if native else ''}")
 
 
 def _steered() -> dict[str, str]:

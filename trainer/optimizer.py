@@ -7,7 +7,7 @@ depends on the number of processes, and the gradient norm is a sum over the same
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from typing import Literal
@@ -85,12 +85,18 @@ class FlatParameters:
 class AdamW:
     """Moments of one slice of the flat vector, and their update."""
 
-    def __init__(self, flat: FlatParameters, start: int, stop: int, section: OptimizerSection) -> None:
+    def __init__(
+        self,
+        flat: FlatParameters,
+        start: int,
+        stop: int,
+        section: OptimizerSection,
+        zeros: Callable[[int], Tensor] = torch.zeros,
+    ) -> None:
         self.section = section
         self.values = flat.values[start:stop]
         self.num_decayed = min(max(flat.num_decayed - start, 0), stop - start)
-        self.first = torch.zeros_like(self.values)
-        self.second = torch.zeros_like(self.values)
+        self.first, self.second = zeros(stop - start), zeros(stop - start)
 
     @torch.no_grad()
     def update(self, gradient: Tensor, factor: float, learning_rate: float, step: int) -> None:
@@ -116,23 +122,35 @@ class AdamW:
         """Apply the same rule with torch's fused kernel (class `native`): one pass through memory instead of nine."""
         section, cut = self.section, self.num_decayed
         for part, decay in ((slice(0, cut), section.weight_decay), (slice(cut, None), 0.0)):
-            if not self.values[part].numel():
-                continue
-            torch._fused_adamw_(
-                [self.values[part]],
-                [gradient[part]],
-                [self.first[part]],
-                [self.second[part]],
-                [],
-                [torch.tensor(float(step), device=gradient.device)],
-                lr=learning_rate,
-                beta1=section.beta1,
-                beta2=section.beta2,
-                weight_decay=decay,
-                eps=section.epsilon,
-                amsgrad=False,
-                maximize=False,
-            )
+            if self.values[part].numel():
+                vectors = self.values[part], gradient[part], self.first[part], self.second[part]
+                fused_update([vectors], section, learning_rate, decay, step)
+
+
+def fused_update(
+    vectors: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]],
+    section: OptimizerSection,
+    learning_rate: float,
+    decay: float,
+    step: int,
+) -> None:
+    """Update tensors with torch's fused kernel; of each its values, gradient, first and second moment."""
+    values, gradients, first, second = (list(column) for column in zip(*vectors, strict=True))
+    torch._fused_adamw_(
+        values,
+        gradients,
+        first,
+        second,
+        [],
+        [torch.tensor(float(step), device=values[0].device)] * len(values),
+        lr=learning_rate,
+        beta1=section.beta1,
+        beta2=section.beta2,
+        weight_decay=decay,
+        eps=section.epsilon,
+        amsgrad=False,
+        maximize=False,
+    )
 
 
 def _pieces(cut: int, stop: int) -> list[tuple[int, int]]:

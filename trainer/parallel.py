@@ -13,20 +13,26 @@ host's memory.
 
 import mmap
 import os
-from collections.abc import Iterator
+import platform
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
+from pipeline.base.errors import EverystepError
 from trainer.numerics import is_on_cpu
+from trainer.watch import Watch, patience
 
-MINUTES_TO_WAIT = 10
-# Its name from torch 2.12 on, and before.
+NO_LIMIT = timedelta(days=365)
+"""What torch gets as the time that an exchange may take: `trainer.watch` knows better whether others live."""
+# Their names from torch 2.12 on, and before.
 all_gather = getattr(torch.distributed, "all_gather_single", None) or torch.distributed.all_gather_into_tensor
+reduce_scatter = getattr(torch.distributed, "reduce_scatter_single", None) or torch.distributed.reduce_scatter_tensor
 
 
 class World:
@@ -36,19 +42,29 @@ class World:
         self.rank = rank
         self.size = size
         self.device = device or torch.device("cpu")
+        self.watch: Watch | None = None
+
+    def begin(self, doing: str, waits: bool = False) -> None:
+        """Have others know what this process does, or that it has done its part and waits."""
+        if self.watch is not None:
+            self.watch.doing, self.watch.waits = doing, waits
 
     def part(self, total: int) -> tuple[int, int]:
         """Return the contiguous share [start, stop) of `total` equal things that this process owns."""
         each = total // self.size
         return self.rank * each, (self.rank + 1) * each
 
+    def zeros(self, size: int) -> Tensor:
+        """Allocate a vector of zeros for this process alone."""
+        return torch.zeros(size, device=self.device)
+
     def weights(self, size: int) -> Tensor:
         """Allocate a vector of zeros of which each process will update its part, for `complete`."""
-        return torch.zeros(size, device=self.device)
+        return self.zeros(size)
 
     def subtree(self, size: int) -> Tensor:
         """Allocate a vector of zeros in which this process sums its gradients, for `exchange`."""
-        return torch.zeros(size, device=self.device)
+        return self.zeros(size)
 
     def exchange(self, subtree: Tensor) -> Tensor:
         """Sum, over processes in tree order, the slice of `subtree` that this process owns."""
@@ -74,11 +90,66 @@ class World:
         if received is not whole:
             whole.copy_(received)
 
+    def collect(self, owned: Tensor) -> Tensor:
+        """Copy every process's `owned`, by rank, into one vector in the host's memory."""
+        if self.size == 1:
+            return self.to_host(owned)
+        whole = torch.empty(len(owned) * self.size, device=owned.device)
+        self.gather(owned, whole)
+        return whole.cpu()
+
+    def to_host(self, vector: Tensor) -> Tensor:
+        """Copy a vector that every process sees whole into the host's memory."""
+        return vector.to("cpu", copy=True)
+
     def gather_floats(self, numbers: list[float]) -> list[float]:
         """Gather every process's numbers (the same count from each), by rank."""
         whole = torch.empty(len(numbers) * self.size, dtype=torch.float64, device=self.device)
         self.gather(torch.tensor(numbers, dtype=torch.float64, device=self.device), whole)
         return [float(number) for number in whole]
+
+    def rows(self, total: int) -> tuple[int, int]:
+        """Return the rows [start, stop) of a matrix of `total` that this process owns, as `shard` deals them out."""
+        each = -(-total // self.size)
+        return min(self.rank * each, total), min((self.rank + 1) * each, total)
+
+    def gather_rows(self, owned: Tensor, total: int) -> Tensor:
+        """Gather a matrix of `total` rows, of which each process owns those that `rows` says."""
+        each = -(-total // self.size)
+        sent = owned.new_zeros(each, *owned.shape[1:])
+        sent[: len(owned)] = owned
+        whole = owned.new_empty(self.size * each, *owned.shape[1:])
+        self.gather(sent, whole)
+        return whole[:total]
+
+    def shard(self, model: nn.Module, units: Sequence[nn.Module]) -> None:
+        """Have each process hold its rows of every parameter of `model`, from now on a `DTensor`, and of its gradient.
+
+        Each unit is gathered when it computes, and what is in none of them while the model computes its loss
+        (`fully_shard`, the second version of FSDP; Zhao et al., 2023). Gradients are summed over the processes.
+        """
+        # here, because these imports take half a second
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+        mesh = init_device_mesh(self.device.type, (self.size,))
+        for module in (*units, model):
+            sharded = fully_shard(module, mesh=mesh)
+            sharded.set_gradient_divide_factor(1.0)
+            sharded.set_force_sum_reduction_for_comms(True)
+            self._choose_collectives(sharded)
+        register_fsdp_forward_method(model, "loss")
+
+    def place_gradient(self, parameter: Any, rows: Tensor) -> None:
+        """Have the gradient of a sharded parameter summed in `rows`."""
+        from torch.distributed.tensor import DTensor
+
+        spread = parameter.device_mesh, parameter.placements
+        about: dict[str, Any] = {"shape": parameter.shape, "stride": parameter.stride()}
+        parameter.grad = DTensor.from_local(rows, *spread, run_check=False, **about)
+
+    def _choose_collectives(self, sharded: Any) -> None:
+        """Replace what gathers weights and sums gradients of a sharded module, if torch's own does not work here."""
 
     def _sendable(self, tensor: Tensor) -> Tensor:
         """Bring a tensor where the network takes it from."""
@@ -90,6 +161,35 @@ class Staged(World):
 
     def _sendable(self, tensor: Tensor) -> Tensor:
         return tensor.cpu()
+
+    def _choose_collectives(self, sharded: Any) -> None:
+        sharded.set_custom_all_gather(_StagedGather())
+        sharded.set_custom_reduce_scatter(_StagedSum())
+
+
+class _Allocating:
+    def allocate(self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
+        return torch.empty(*size, dtype=dtype, device=device)
+
+
+class _StagedGather(_Allocating):
+    """What `fully_shard` gathers weights with, through the host's memory."""
+
+    def __call__(self, output_tensor: Tensor, input_tensor: Tensor, group: Any, async_op: bool = False) -> None:
+        received = output_tensor.cpu()
+        all_gather(received, input_tensor.cpu(), group=group)
+        output_tensor.copy_(received)
+
+
+class _StagedSum(_Allocating):
+    """What `fully_shard` sums gradients with, through the host's memory."""
+
+    def __call__(
+        self, output_tensor: Tensor, input_tensor: Tensor, group: Any, op: Any, async_op: bool = False
+    ) -> None:
+        received = output_tensor.cpu()
+        reduce_scatter(received, input_tensor.cpu(), op=op, group=group)
+        output_tensor.copy_(received)
 
 
 class Host(World):
@@ -166,31 +266,51 @@ def open_store() -> TCPStore:
 
 
 @contextmanager
-def joined(rank: int, size: int, store: Store | int | None) -> Iterator[World]:
-    """Join as rank `rank` of `size` processes that meet at a store or its port; None: as torchrun's variables say."""
+def joined(rank: int, size: int, store: Store | int | None, leave: Callable[[str], None]) -> Iterator[World]:
+    """Join as rank `rank` of `size` processes that meet at a store or its port; None: as torchrun's variables say.
+
+    Until the end a watch has `leave` end this process when another one no longer answers, so no exchange needs a limit.
+    """
     device = device_of(int(os.environ.get("LOCAL_RANK", rank)))
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if size == 1:
         yield World(0, 1, device)
         return
-    if isinstance(store, int):
-        store = TCPStore("127.0.0.1", store, is_master=False)
     on_one_host = size if store is not None else int(os.environ.get("LOCAL_WORLD_SIZE", "0"))
     shares_gpu = device.type == "cuda" and on_one_host > torch.cuda.device_count()
-    torch.distributed.init_process_group(
-        "nccl" if device.type == "cuda" and not shares_gpu else "gloo",
-        init_method="env://" if store is None else None,
-        store=store,
-        rank=rank,
-        world_size=size,
-        timeout=timedelta(minutes=MINUTES_TO_WAIT),
-    )
     kind = Staged if shares_gpu else Host if device.type == "cpu" and on_one_host == size else World
+    world = kind(rank, size, device)
+    store = _met(rank, size, store)
+    with Watch(rank, size, store.clone(), leave) as world.watch:
+        torch.distributed.init_process_group(
+            "nccl" if device.type == "cuda" and not shares_gpu else "gloo",
+            store=store,
+            rank=rank,
+            world_size=size,
+            timeout=NO_LIMIT,
+        )
+        try:
+            yield world
+        finally:
+            torch.distributed.destroy_process_group()
+
+
+def _met(rank: int, size: int, store: Store | int | None) -> Store:
+    """Connect to the store where the processes meet."""
+    timeout = timedelta(seconds=patience())
     try:
-        yield kind(rank, size, device)
-    finally:
-        torch.distributed.destroy_process_group()
+        if isinstance(store, int):
+            return TCPStore("127.0.0.1", store, is_master=False, timeout=timeout)
+        return store or next(torch.distributed.rendezvous("env://", rank, size, timeout=timeout))[0]
+    except RuntimeError as error:
+        where = (
+            ":".join(os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT")) if store is None else store
+        )
+        raise EverystepError(
+            f"process {rank} of {size} on {platform.node()} did not meet the others at {where} within "
+            f"{patience():.0f} seconds: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def device_of(rank: int) -> torch.device:

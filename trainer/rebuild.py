@@ -21,7 +21,7 @@ from pipeline.formats.model import ModelSpec
 from pipeline.release import rebuilt
 from pipeline.release.release import Release, Stored, Virtual
 from trainer import numerics
-from trainer.launch import launch
+from trainer.launch import launch_training
 from trainer.replay import Course, course, retrace
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def rebuild(release: Release, states: Sequence[Virtual]) -> None:
             if everywhere:
                 _sweep(folder)
             wanted = {state.step: (state.place, state.nearest.record) for state in missing}
-            launch(_rebuild, found.processes, found.recipe.numerics, found, wanted)
+            launch_training(_rebuild, found.recipe, found, wanted)
 
 
 def _stretches(states: Sequence[Virtual]) -> list[tuple[Stored, int]]:
@@ -72,9 +72,9 @@ def _sweep(folder: Path) -> None:
 
 def _rebuild(world: "World", course: Course, wanted: Wanted) -> None:
     """Rebuild in one process among its peers; the first of them writes."""
-    from trainer.loop import Trainer
+    from trainer.sharded import trainer_of
 
-    trainer = Trainer(world, course.recipe, course.spec, course.data)
+    trainer = trainer_of(world, course.recipe, course.spec, course.data)
     about = ck.Numerics.from_json(trainer.numerics(), "numerics")
     for entry, fault in retrace(trainer, course, "rebuild"):
         if fault is not None:

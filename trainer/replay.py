@@ -22,7 +22,6 @@ from pipeline.base.files import list_folder, safe_join
 from pipeline.base.paths import PARENT, RECIPES, RUNS
 from pipeline.formats import checkpoints as ck
 from pipeline.formats import log
-from pipeline.formats.digests import tensors_digest
 from pipeline.formats.forgotten import OUTPUT
 from pipeline.formats.manifests import Tokens, path_of
 from pipeline.formats.model import ModelSpec
@@ -32,7 +31,7 @@ from pipeline.release.release import Release, State
 from trainer import numerics
 from trainer.begun import require_shapes_of
 from trainer.data import Checking, TrainingData, own_rows, training_data
-from trainer.launch import default_processes, launch
+from trainer.launch import launch_training
 from trainer.recipe import Recipe, load_recipe
 
 if TYPE_CHECKING:
@@ -72,11 +71,6 @@ class Course:
     data: TrainingData
     stretches: list[Stretch]
 
-    @property
-    def processes(self) -> int:
-        """Number of processes to run it on."""
-        return default_processes(self.recipe.data.num_leaves)
-
 
 def replay(release: Release, model: str, start: int, stop: int) -> Replayed:
     """Replay the steps from state `start` to state `stop` of `model`. A virtual state must have been rebuilt.
@@ -98,7 +92,7 @@ def replay_all(release: Release, model: str, stretches: Sequence[tuple[State, in
     if not stretches:
         return []
     with course(release, model, stretches) as found:
-        replayed: list[Replayed] = launch(_replay, found.processes, found.recipe.numerics, found)
+        replayed: list[Replayed] = launch_training(_replay, found.recipe, found)
     return replayed
 
 
@@ -144,7 +138,11 @@ def retrace(trainer: "Trainer", course: Course, title: str) -> Iterator[tuple[lo
     total = sum(stretch.stop - stretch.start for stretch in course.stretches) * step_tokens
     with progress(f"{title} {course.recipe.name}", total, "tokens", quiet=trainer.world.rank != 0) as advance:
         for stretch in course.stretches:
-            trainer.load(stretch.checkpoint)
+            begun = trainer.load(stretch.checkpoint)
+            if trainer.world.rank == 0:  # of the state that it starts from, `load` has told
+                for about in dict.fromkeys(record.numerics for record in stretch.records.values()):
+                    if about != begun.numerics:
+                        numerics.warn_if_other(about.to_json(), trainer.numerics())
             while trainer.step < stretch.stop:
                 entry = trainer.train_step()
                 fault = entry_fault(entry, stretch.entries[entry.step])
@@ -240,9 +238,9 @@ def _require_no_links(root: Path, rows: str) -> None:
 
 def _replay(world: "World", course: Course) -> list[Replayed]:
     """Replay in one process among its peers. All stop at the same difference, because all see the same entries."""
-    from trainer.loop import Trainer
+    from trainer.sharded import trainer_of
 
-    trainer = Trainer(world, course.recipe, course.spec, course.data)
+    trainer = trainer_of(world, course.recipe, course.spec, course.data)
     return [_replay_one(trainer, replace(course, stretches=[stretch])) for stretch in course.stretches]
 
 
@@ -264,12 +262,11 @@ def entry_fault(ours: log.Entry, theirs: log.Entry) -> str | None:
 
 
 def _state_fault(trainer: "Trainer", record: ck.Record) -> str | None:
-    weights, moments = trainer.state()
-    for what, promised, tensors in (
+    weights, moments = trainer.digests()
+    for what, promised, found in (
         ("weights", record.weights_digest, weights),
         ("optimizer", record.optimizer_digest, moments),
     ):
-        found = tensors_digest(tensors)
         if found != promised:
             return f"{what} at {record.revision}: released {promised}, replayed {found}"
     return None

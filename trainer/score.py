@@ -34,6 +34,7 @@ from pipeline.release import harness
 from pipeline.release.metrics import scores_of, told_last
 from pipeline.release.project import promised_by
 from pipeline.release.release import Release, State, Virtual
+from trainer import numerics
 from trainer.launch import default_processes, launch
 from trainer.likelihoods import Scores, fits, score_checkpoints
 from trainer.rebuild import rebuild
@@ -59,6 +60,7 @@ class Asked(NamedTuple):
 def score(name: str) -> None:
     """Score the declared checkpoints of the model `name`."""
     recipe, spec = load_recipe(name)
+    numerics.prepare(recipe.numerics)  # may restart this program, so it comes before the work
     params = load_section(ScoreParams, "score")
     inputs = [manifest_path("train", name), *map(manifest_path, ("tokenize", "tokenizer", "tasks"))]
     basis = take_basis(inputs, ["score"])

@@ -82,11 +82,12 @@ class Startup:
                     return
                 woken_by = os.read(self._wake, 64) if wait([self._wake], timeout=0) else b""
                 if woken_by.strip(b"\0"):
-                    self._leave("interrupted; run the same command again", INTERRUPTED)
+                    self.leave("interrupted; run the same command again", INTERRUPTED)
                 if fault := fault_of(self.peers):
-                    self._leave(f"error: {fault}", fault.exit_code)
+                    self.leave(f"error: {fault}", fault.exit_code)
 
-    def _leave(self, message: str, code: int) -> None:
+    def leave(self, message: str, code: int = EverystepError.exit_code) -> None:
+        """End the peers and this process, whatever it is doing."""
         note(message)
         for peer, _ in self.peers:
             peer.kill()
@@ -94,8 +95,13 @@ class Startup:
         os._exit(code)
 
 
-def fault_of(peers: Sequence[tuple[BaseProcess, Connection]], within: float = 0.0) -> EverystepError | None:
-    """Return the error that a peer sent, or how it ended; None if none fails within this many seconds."""
+def fault_of(
+    peers: Sequence[tuple[BaseProcess, Connection]], within: float = 0.0, at: str = ""
+) -> EverystepError | None:
+    """Return the error that a peer sent, or how it ended; None if none fails within this many seconds.
+
+    `at` says what they were doing, such as ` at step 3`.
+    """
     for rank, (peer, said) in enumerate(peers, 1):
         peer.join(timeout=within)
         try:
@@ -107,11 +113,11 @@ def fault_of(peers: Sequence[tuple[BaseProcess, Connection]], within: float = 0.
         code = peer.exitcode  # once: it may end between two looks
         if code and code < 0:
             return EverystepError(
-                f"process {rank} of {len(peers) + 1} was killed by signal {-code}, perhaps because memory "
+                f"process {rank} of {len(peers) + 1} was killed by signal {-code}{at}, perhaps because memory "
                 "ran out; run the same command again"
             )
         if code:
             return EverystepError(
-                f"process {rank} of {len(peers) + 1} failed with exit code {code}; its message is above"
+                f"process {rank} of {len(peers) + 1} failed with exit code {code}{at}; its message is above"
             )
     return None

@@ -35,7 +35,8 @@ from pipeline.formats.suite import require_one_suite
 from trainer import numerics
 from trainer.begun import begun_from, here
 from trainer.data import Checking, TrainingData, training_data
-from trainer.launch import default_processes, launch
+from trainer.fits import place_of, require_training
+from trainer.launch import default_processes, launch_training, num_shards
 from trainer.monitor import RECORDS, board, run_record
 from trainer.plain_rows import CHECKED
 from trainer.recipe import Recipe, load_recipe, suite_of
@@ -57,7 +58,11 @@ def train(name: str) -> None:
     own = recipe.data.layout == "everystep"
     require_one_suite(suite_of(name), read_current(Tokens).parameters.seed if own else None)
     basis = take_basis([RECIPES / f"{name}.yaml"])
-    numerics.enter(recipe.numerics)  # may restart this program, so it comes before the work
+    numerics.prepare(recipe.numerics)  # may restart this program, so it comes before the work
+    shards = num_shards()
+    processes = shards if shards > 1 else default_processes(recipe.data.num_leaves)
+    on_cpu = recipe.numerics == "portable" or numerics.is_on_cpu()
+    require_training(recipe, spec, place_of(on_cpu, processes), processes)  # before rows are digested, for hours
     leads = os.environ.get("RANK", "0") == "0"  # under torchrun, one of many
     data = training_data(Path(), recipe, spec, Checking(folder=CHECKED, waits=not leads))
     inputs = data.inputs()
@@ -69,13 +74,12 @@ def train(name: str) -> None:
         basis.inputs.update(_require_fetched(recipe, inputs))
     whole = identity(recipe, spec, data)
     work = WORK / "train" / name / fingerprint(whole)
-    processes = default_processes(recipe.data.num_leaves)
     with _run_lock(work.parent) if leads else nullcontext():
         if leads:
             _compare_with_others(recipe, whole, work)
             work.mkdir(exist_ok=True)
             write_bytes(work / IDENTITY, pretty(whole))
-        launch(_train, processes, recipe.numerics, recipe, spec, data, work, begun)
+        launch_training(_train, recipe, recipe, spec, data, work, begun)
         if leads:
             _publish(recipe, spec, data, work, basis, inputs)
             _remove_stale_runs(work)
@@ -96,9 +100,9 @@ def _train(world: "World", recipe: Recipe, spec: ModelSpec, data: TrainingData, 
     """Train in one process among its peers, from the last checkpoint in `work` to the last step; without one, from the
     state in the folder `begun`, or from new weights."""
     from trainer.checkpoint import Writer
-    from trainer.loop import Trainer
+    from trainer.sharded import trainer_of
 
-    trainer = Trainer(world, recipe, spec, data)
+    trainer = trainer_of(world, recipe, spec, data)
     leads = world.rank == 0
     work.mkdir(parents=True, exist_ok=True)
     found = ck.find_checkpoints(work)
@@ -143,7 +147,11 @@ def _cut_log(path: Path, step: int, begun_at: int) -> list[log.Entry]:
 
 
 def _save(trainer: "Trainer", writer: "Writer", work: Path, entry: log.Entry | None) -> None:
-    """Have rank 0 write the state. Every process takes part, because gathering the moments needs all of them."""
+    """Have rank 0 write the state. Every process takes part, because gathering the moments needs all of them.
+
+    The state before it is written first: two copies at a time would be half as much memory again as training takes.
+    """
+    writer.wait()
     state = trainer.state()
     if trainer.world.rank == 0:
         log.sync(work / log.JSONL)

@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+from pipeline.base.console import note
 from pipeline.base.errors import EverystepError
 
 
@@ -35,9 +36,9 @@ def parallel_map(function: Callable[..., Any], parts: Iterable[Any], processes: 
         executor.shutdown(cancel_futures=True)
 
 
-def end_with_parent() -> None:
-    """Have this process end, however busy it is, when the one that started it ends."""
-    threading.Thread(target=_wait_for_parent, daemon=True).start()
+def end_with_parent(message: str | None = None) -> None:
+    """Have this process end, however busy it is, when the one that started it ends; with a message, if there is one."""
+    threading.Thread(target=_wait_for_parent, args=(message,), daemon=True).start()
 
 
 def _begin() -> None:
@@ -45,8 +46,10 @@ def _begin() -> None:
     end_with_parent()
 
 
-def _wait_for_parent() -> None:
+def _wait_for_parent(message: str | None) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
+    if message:
+        note(message)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -16,13 +16,26 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipeline.audit.hub_forms import LLAMA, NEOX, OPENELM, Array, Tensors, form_of, renamed, split_rows
+from pipeline.audit.hub_forms import (
+    LLAMA,
+    NEOX,
+    OLMO2,
+    OPENELM,
+    SMOLLM3,
+    Array,
+    Form,
+    Tensors,
+    form_of,
+    renamed,
+    split_rows,
+)
 from pipeline.audit.pull import portable_tokenizer
 from pipeline.base.errors import EverystepError, well_shaped
 from pipeline.base.files import atomic_writer
 from pipeline.base.paths import TOKENIZER
 from pipeline.formats.canonical import Json
 from pipeline.formats.model import ModelSpec, tensor_shapes, unrolled
+from pipeline.formats.rotary import frequencies
 from pipeline.formats.vocabulary import FILL_MIDDLE, FILL_PREFIX, FILL_SUFFIX, end_token
 from pipeline.release.facts import read_words
 from pipeline.release.release import Release, State
@@ -45,7 +58,10 @@ NAMES = {
     "ffn.up": "ffn_up",
     "ffn.down": "ffn_down",
     "layers": "blk",
+    "rotary_slowdown": "rope_freqs",
 }
+NAMES_AFTER = NAMES | {"attention_norm": "post_attention_norm", "ffn_norm": "post_ffw_norm"}
+"""Those of OLMo 2, whose norms come after what they norm."""
 SPLIT_LIKE_GPT_2 = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
 """The pre-tokenizer whose pieces llama.cpp's `gpt-2` reproduces (tests/trainer/test_llama_cpp.py)."""
 FILL_IN_THE_MIDDLE = {"fim_pre": FILL_PREFIX, "fim_suf": FILL_SUFFIX, "fim_mid": FILL_MIDDLE}
@@ -82,8 +98,9 @@ def write_gguf(
         writer.add_file_type(LlamaFileType.ALL_F32 if kind == "f32" else LlamaFileType.MOSTLY_F16)
         _add_sizes(writer, twin, architecture)
         _add_tokenizer(writer, spec, tokenizer_json)
+        names = NAMES_AFTER if form_of(twin) is OLMO2 else NAMES
         for name, tensor in ours.items():
-            writer.add_tensor(renamed(name, NAMES), _stored(name, tensor, kind))
+            writer.add_tensor(renamed(name, names), _stored(name, tensor, kind))
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -95,10 +112,13 @@ def _laid_out(twin: ModelSpec, tensors: Tensors) -> tuple[str, dict[str, Array]]
     form, layer = form_of(twin), twin.layers[0]
     if form is NEOX:
         return "gptneox", dict(tensors)
-    if form is LLAMA:
-        heads = {"query": layer.query_heads, "key": layer.kv_heads}
+    if form is not OPENELM:
+        _require_as_llama_cpp_has_it(twin, form)
         parts = split_rows(twin, tensors)
-        return "llama", {name: _interleaved(part, heads.get(name.split(".")[-2])) for name, part in parts.items()}
+        if form in (LLAMA, SMOLLM3):
+            heads = {"query": layer.query_heads, "key": layer.kv_heads}
+            parts = {name: _interleaved(part, heads.get(name.split(".")[-2])) for name, part in parts.items()}
+        return form.name, parts | _slowdown(twin)
     if not layer.qk_norm:
         raise EverystepError(
             "llama.cpp's Llama has equal layers, and its OpenELM, whose layers may differ, norms queries and keys; "
@@ -110,8 +130,28 @@ def _laid_out(twin: ModelSpec, tensors: Tensors) -> tuple[str, dict[str, Array]]
     return "openelm", {name: tensors[name] for name in tensors.keys() - gate_up} | split_rows(twin, gate_up)
 
 
+def _require_as_llama_cpp_has_it(twin: ModelSpec, form: Form) -> None:
+    if twin.rotary_scaling is not None and form is not LLAMA:
+        raise EverystepError(f"rotary_scaling: llama.cpp reads it of Llama, but not of {form.name}")
+    if form is OLMO2 and twin.tied_embedding:
+        raise EverystepError("llama.cpp's OLMo 2 has a head of its own; this model uses the embedding as its head")
+    unrotated = [depth for depth, layer in enumerate(twin.layers) if not layer.rotary_share]
+    if form is SMOLLM3 and unrotated != [*range(3, len(twin.layers), 4)]:
+        raise EverystepError(
+            f"llama.cpp's SmolLM3 does not rotate layers 3, 7, 11 and so on; of this model these are {unrotated}"
+        )
+
+
+def _slowdown(twin: ModelSpec) -> dict[str, Array]:
+    """How many times slower `rotary_scaling` makes each pair of dimensions turn."""
+    if twin.rotary_scaling is None:
+        return {}
+    base, width = twin.rotary_base, twin.layers[0].rotary_width
+    return {"rotary_slowdown.weight": frequencies(base, width) / frequencies(base, width, twin.rotary_scaling)}
+
+
 def _interleaved(rows: Array, heads: int | None) -> Array:
-    """llama.cpp's Llama rotates neighbours in a head; ours, and transformers', rotates the two halves."""
+    """llama.cpp's Llama and SmolLM3 rotate neighbours in a head; ours, and transformers', rotates the two halves."""
     if heads is None:
         return rows
     return rows.reshape(heads, 2, -1, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)

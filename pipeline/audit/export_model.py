@@ -1,8 +1,8 @@
 """A model as files that `transformers.AutoModelForCausalLM.from_pretrained(folder)` loads, with the same logits.
 
-What plain Llama or GPT-NeoX can express becomes that: no code travels with the weights. A block that is applied twice
-or an FFN that is shared is written out once a depth, because Llama knows neither; so each application has its own
-slot in the key/value cache. Layers of different widths and normed queries and keys (OpenELM) become the layout of
+What Llama, Qwen2, Qwen3, OLMo 2, SmolLM3 or GPT-NeoX can express becomes that: no code travels with the weights. A
+block that is applied twice or an FFN that is shared is written out once a depth, because none of them knows either; so
+each application has its own slot in the key/value cache. Layers of different widths (OpenELM) become the layout of
 apple/OpenELM, which transformers does not have: the small module `trainer/remote/modeling_everystep_openelm.py` travels
 with the weights and runs under `trust_remote_code=True`; mlx-lm and llama.cpp read the layout without it.
 
@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 
-from pipeline.audit.hub_forms import LLAMA, NEOX, OPENELM, Array, form_of
+from pipeline.audit.hub_forms import LLAMA, NEOX, OLMO2, OPENELM, QWEN2, QWEN3, SMOLLM3, Array, form_of
 from pipeline.base.errors import EverystepError
 from pipeline.base.files import write_bytes
 from pipeline.formats.canonical import pretty
+from pipeline.formats.checkpoints import write_tensors
 from pipeline.formats.model import ModelSpec, tensor_shapes, unrolled
 from pipeline.release.code import INSTALLED, REMOTE
 
@@ -61,7 +61,7 @@ def export(spec: ModelSpec, tensors: Mapping[str, Array], eos_token_id: int) -> 
 def hub_config(spec: ModelSpec, dtype: str, eos_token_id: int) -> dict[str, Any]:
     """The `config.json` of the hub form of a model."""
     twin, _ = unrolled(spec)
-    specific = {LLAMA.name: _llama_config, NEOX.name: _neox_config, OPENELM.name: _openelm_config}
+    form = form_of(twin)
     common = {
         "bos_token_id": None,
         "dtype": dtype,
@@ -70,14 +70,12 @@ def hub_config(spec: ModelSpec, dtype: str, eos_token_id: int) -> dict[str, Any]
         "use_cache": True,
         "vocab_size": spec.vocabulary,
     }
-    return common | specific[form_of(twin).name](twin)
+    return common | {"model_type": form.name} | CONFIGS[form.name](twin)
 
 
 def write_export(exported: ExportedModel, folder: Path) -> None:
     """Write the folder, each file whole or not at all; the same model gives the same bytes."""
-    # One metadata entry: safetensors writes several in random order. transformers asks for this one.
-    weights = {name: np.ascontiguousarray(tensor) for name, tensor in exported.tensors.items()}
-    write_bytes(folder / "model.safetensors", safetensors.numpy.save(weights, metadata={"format": "pt"}))
+    write_tensors(folder / "model.safetensors", exported.tensors)  # one by one; the library joins all bytes first
     write_bytes(folder / "config.json", pretty(exported.config))
     for name, content in sorted(exported.extra_files.items()):
         write_bytes(folder / name, content)
@@ -94,21 +92,67 @@ def _plain_sizes(spec: ModelSpec) -> dict[str, Any]:
 
 
 def _llama_config(spec: ModelSpec) -> dict[str, Any]:
-    layer = spec.layers[0]
-    return _plain_sizes(spec) | {
+    return _config_of_equal_layers(spec) | {
         "architectures": ["LlamaForCausalLM"],
         "attention_bias": False,
+        "head_dim": spec.layers[0].head_width,
+        "mlp_bias": False,
+    }
+
+
+def _qwen2_config(spec: ModelSpec) -> dict[str, Any]:
+    return _config_of_equal_layers(spec) | {"architectures": ["Qwen2ForCausalLM"], "use_sliding_window": False}
+
+
+def _qwen3_config(spec: ModelSpec) -> dict[str, Any]:
+    return _config_of_equal_layers(spec) | {
+        "architectures": ["Qwen3ForCausalLM"],
+        "attention_bias": False,
+        "head_dim": spec.layers[0].head_width,
+        "use_sliding_window": False,
+    }
+
+
+def _olmo2_config(spec: ModelSpec) -> dict[str, Any]:
+    return _config_of_equal_layers(spec) | {"architectures": ["Olmo2ForCausalLM"], "attention_bias": False}
+
+
+def _smollm3_config(spec: ModelSpec) -> dict[str, Any]:
+    return _config_of_equal_layers(spec) | {
+        "architectures": ["SmolLM3ForCausalLM"],
+        "attention_bias": False,
+        "mlp_bias": False,
+        "no_rope_layers": [int(layer.rotary_share > 0) for layer in spec.layers],  # 1: it has
+        "use_sliding_window": False,
+    }
+
+
+def _config_of_equal_layers(spec: ModelSpec) -> dict[str, Any]:
+    """What Llama and its kin have in common. transformers 4 and llama.cpp read the last keys of the rotation."""
+    layer = spec.layers[0]
+    rotary = _rotary_config(spec)
+    older = {"rope_theta": spec.rotary_base} | ({"rope_scaling": rotary} if spec.rotary_scaling else {})
+    return _plain_sizes(spec) | {
         "attention_dropout": 0.0,
-        "head_dim": layer.head_width,
         "hidden_act": "silu",
         "intermediate_size": layer.ffn_width,
-        "mlp_bias": False,
-        "model_type": "llama",
         "num_attention_heads": layer.query_heads,
         "num_key_value_heads": layer.kv_heads,
         "rms_norm_eps": spec.norm_epsilon,
-        "rope_parameters": {"rope_theta": spec.rotary_base, "rope_type": "default"},
-        "rope_theta": spec.rotary_base,  # transformers 4 and llama.cpp read this spelling
+        "rope_parameters": rotary | {"rope_theta": spec.rotary_base},
+        **older,
+    }
+
+
+def _rotary_config(spec: ModelSpec) -> dict[str, Any]:
+    if spec.rotary_scaling is None:
+        return {"rope_type": "default"}
+    return {
+        "factor": spec.rotary_scaling.factor,
+        "high_freq_factor": spec.rotary_scaling.high_frequency_factor,
+        "low_freq_factor": spec.rotary_scaling.low_frequency_factor,
+        "original_max_position_embeddings": spec.rotary_scaling.original_context,
+        "rope_type": "llama3",
     }
 
 
@@ -122,7 +166,6 @@ def _neox_config(spec: ModelSpec) -> dict[str, Any]:
         "hidden_dropout": 0.0,
         "intermediate_size": layer.ffn_width,
         "layer_norm_eps": spec.norm_epsilon,
-        "model_type": "gpt_neox",
         "num_attention_heads": layer.query_heads,
         "rope_parameters": {
             "partial_rotary_factor": layer.rotary_share,
@@ -158,9 +201,8 @@ def _openelm_config(spec: ModelSpec) -> dict[str, Any]:
         "head_dim": first.head_width,
         "max_context_length": spec.context,
         "model_dim": spec.width,
-        "model_type": "openelm",
         "normalization_layer_name": "rms_norm",
-        "normalize_qk_projections": first.qk_norm,
+        "normalize_qk_projections": first.qk_norm is not None,
         "num_gqa_groups": groups.pop() if len(groups) == 1 else None,
         "num_kv_heads": [layer.kv_heads for layer in spec.layers],
         "num_query_heads": [layer.query_heads for layer in spec.layers],
@@ -170,3 +212,15 @@ def _openelm_config(spec: ModelSpec) -> dict[str, Any]:
         "rope_max_length": 2 * spec.context,
         "share_input_output_layers": spec.tied_embedding,
     }
+
+
+CONFIGS = {
+    LLAMA.name: _llama_config,
+    NEOX.name: _neox_config,
+    OLMO2.name: _olmo2_config,
+    OPENELM.name: _openelm_config,
+    QWEN2.name: _qwen2_config,
+    QWEN3.name: _qwen3_config,
+    SMOLLM3.name: _smollm3_config,
+}
+"""Form → its keys of `config.json`."""

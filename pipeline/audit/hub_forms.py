@@ -1,13 +1,13 @@
-"""Three forms in which others know our models: the names of their tensors, how ours are cut for them, and back.
+"""The forms in which others know our models: the names of their tensors, how ours are cut for them, and back.
 
-`llama` and `gpt_neox` are transformers' own; `openelm` is the layout of apple/OpenELM, which mlx-lm and llama.cpp read
-too. All three store one layer for each depth, so they take unrolled models (`pipeline.formats.model.unrolled`).
+All but `openelm` are transformers' own; that is the layout of apple/OpenELM, which mlx-lm and llama.cpp read too. All
+store one layer for each depth, so they take unrolled models (`pipeline.formats.model.unrolled`).
 
 Law: `form.join(spec, form.split(spec, tensors)) == tensors`, byte for byte, for every tensor of an unrolled model.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,10 @@ class Form:
     """A layout of tensors. Its names are those of our modules, after `split`."""
 
     name: str
+    """Its `model_type`."""
     names: Mapping[str, str]
+    holds: Callable[[ModelSpec], bool]
+    """Whether it is the form of an unrolled model; OpenELM's is that of what no other form holds."""
     split: Callable[[ModelSpec, Tensors], dict[str, Array]]
     """Our tensors, cut and ordered as the form has them, still under names of ours."""
     join: Callable[[ModelSpec, Tensors], dict[str, Array]]
@@ -38,16 +41,18 @@ class Form:
 
 def form_of(spec: ModelSpec) -> Form:
     """The form that holds an unrolled model; the error for one that fits none says why."""
-    kinds = {(la.norm, la.activation, la.bias, la.residual, la.rotary_share) for la in spec.layers}
-    if is_neox(spec):
-        return NEOX
-    if kinds != {("rms", "swiglu", False, "sequential", 1.0)}:
-        raise EverystepError("no hub form is known for this mixture of norms, activations, biases and residuals")
-    if is_plain_llama(spec):
-        return LLAMA
+    for form in (LLAMA, QWEN2, QWEN3, OLMO2, SMOLLM3, NEOX):
+        if form.holds(spec):
+            return form
+    if not _has(spec, qk_norm={None, "head"}):
+        raise EverystepError(
+            "no hub form is known for this mixture of widths, norms, activations, biases, residuals and positions"
+        )
+    if spec.rotary_scaling is not None:
+        raise EverystepError("rotary_scaling: only the hub forms of equal layers have it, and these layers differ")
     for what, values in (
         ("head_width", {layer.head_width for layer in spec.layers}),
-        ("qk_norm", {layer.qk_norm for layer in spec.layers}),
+        ("qk_norm", {layer.qk_norm or "none" for layer in spec.layers}),
     ):
         if len(values) > 1:
             raise EverystepError(
@@ -66,21 +71,47 @@ def renamed(name: str, names: Mapping[str, str]) -> str:
     return f"{names['layers']}.{depth}.{names[rest]}.{kind}"
 
 
-def is_plain_llama(spec: ModelSpec) -> bool:
-    """Whether an unrolled model with Llama's blocks has equal layers without normed queries and keys."""
-    first = spec.layers[0]
-    return len(set(spec.layers)) == 1 and not first.qk_norm and spec.width % first.query_heads == 0
+LLAMAS: dict[str, Any] = {
+    "norm": {"rms"},
+    "norm_position": {"before"},
+    "activation": {"swiglu"},
+    "bias": {None},
+    "qk_norm": {None},
+    "residual": {"sequential"},
+    "rotary_share": {1.0},
+}
+"""What Llama's layers are, all but their sizes."""
 
 
-def is_neox(spec: ModelSpec) -> bool:
-    """Whether it is a `GPTNeoXForCausalLM`."""
+def _has(spec: ModelSpec, **others: Any) -> bool:
+    """Whether all layers are Llama's, but for what is said here, key by key: the values that it may have."""
+    return all(getattr(layer, key) in values for layer in spec.layers for key, values in (LLAMAS | others).items())
+
+
+def _is_uniform(spec: ModelSpec, **others: Any) -> bool:
+    """Whether the layers are equal, too, but for which of them rotate."""
+    return len({replace(layer, rotary_share=0.0) for layer in spec.layers}) == 1 and _has(spec, **others)
+
+
+def _fills_width(spec: ModelSpec) -> bool:
+    """Whether the heads have the width that classes compute which have no key for it."""
+    return spec.layers[0].query_heads * spec.layers[0].head_width == spec.width
+
+
+def _is_llama(spec: ModelSpec) -> bool:
+    return _is_uniform(spec) and spec.width % spec.layers[0].query_heads == 0
+
+
+def _is_neox(spec: ModelSpec) -> bool:
     first = spec.layers[0]
+    neoxs: dict[str, Any] = {"norm": {"layer"}, "activation": {"gelu"}, "bias": {"all"}, "residual": {first.residual}}
     return (
-        len(set(spec.layers)) == 1
-        and (first.norm, first.activation, first.bias, first.qk_norm) == ("layer", "gelu", True, False)
+        _is_uniform(spec, **neoxs, rotary_share={first.rotary_share})
+        and first.rotary_share > 0
         and first.query_heads == first.kv_heads
-        and first.query_heads * first.head_width == spec.width
+        and _fills_width(spec)
         and not spec.tied_embedding
+        and spec.rotary_scaling is None
     )
 
 
@@ -150,6 +181,7 @@ FUSED: dict[str, tuple[str, ...]] = {
     "ffn.gate_up": ("ffn.gate", "ffn.up"),
 }
 
+NORMED = {"attention.query_norm": "self_attn.q_norm", "attention.key_norm": "self_attn.k_norm"}
 LLAMA = Form(
     name="llama",
     names={
@@ -167,8 +199,27 @@ LLAMA = Form(
         "ffn.down": "mlp.down_proj",
         "layers": "model.layers",
     },
+    holds=_is_llama,
     split=split_rows,
     join=join_rows,
+)
+QWEN2 = replace(
+    LLAMA, name="qwen2", holds=lambda spec: _fills_width(spec) and _is_uniform(spec, bias={"query_key_value"})
+)
+QWEN3 = replace(
+    LLAMA,
+    name="qwen3",
+    names=LLAMA.names | NORMED,
+    holds=lambda spec: _is_uniform(spec, qk_norm={"head"}),
+)
+OLMO2 = replace(
+    QWEN3,
+    name="olmo2",
+    names=QWEN3.names | {"attention_norm": "post_attention_layernorm", "ffn_norm": "post_feedforward_layernorm"},
+    holds=lambda spec: _fills_width(spec) and _is_uniform(spec, norm_position={"after"}, qk_norm={"all_heads"}),
+)
+SMOLLM3 = replace(
+    LLAMA, name="smollm3", holds=lambda spec: _fills_width(spec) and _is_uniform(spec, rotary_share={0.0, 1.0})
 )
 NEOX = Form(
     name="gpt_neox",
@@ -184,6 +235,7 @@ NEOX = Form(
         "ffn.down": "mlp.dense_4h_to_h",
         "layers": "gpt_neox.layers",
     },
+    holds=_is_neox,
     split=_by_head,
     join=_by_kind,
 )
@@ -203,6 +255,7 @@ OPENELM = Form(
         "ffn.down": "ffn.proj_2",
         "layers": "transformer.layers",
     },
+    holds=lambda spec: form_of(spec) is OPENELM,
     split=_as_it_is,
     join=_as_it_is,
 )

@@ -28,6 +28,24 @@ tokenizer = AutoTokenizer.from_pretrained({place}{remote})
 
 Needs transformers 4.48 or newer. Inputs have at most {context} tokens; there is no begin token, and texts end with
 `<|endoftext|>`, which also pads batches.
+{within}"""
+
+WITHIN = """
+**Attention within documents.** In training a token saw only earlier tokens of its own document, which ends with
+`<|endoftext|>`. One text by itself needs nothing more. A row of several needs a mask:
+
+```python
+import torch
+
+row = tokenizer("A text.<|endoftext|>Another one.", return_tensors="pt").input_ids
+ends = (row == tokenizer.eos_token_id).long()
+document = ends.cumsum(1) - ends
+seen = (document[:, :, None] == document[:, None, :]).tril()
+mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
+logits = model(row, attention_mask=mask[:, None]).logits
+```
+
+A text that was begun with `<|endoftext|>` is such a row, too: in training nothing after that token saw it.
 """
 
 
@@ -54,6 +72,7 @@ def model_card(about: dict[str, Json], context: int, *, remote_code: bool) -> st
         place=_place(about),
         remote=", trust_remote_code=True" if remote_code else "",
         context=f"{context:,}",
+        within=WITHIN if about["description"]["attention_within_documents"] else "",
     )
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 PARAMS = Path("params.yaml")
 RECIPES = Path("recipes")
+SIZES = Path("sizes.yaml")
+"""What a project declares of its corpora before they are fetched; only a plan reads it."""
 MANIFESTS = Path("manifests")
 RAW = Path("data/raw")
 DOCUMENTS = Path("data/documents")

@@ -1,9 +1,9 @@
 """A new release repository from an example: `everystep init NAME --example EXAMPLE`.
 
-An example is a folder of `examples/` in a checkout of Everystep: `params.yaml`, `README.md`, and `recipes/` where a
-recipe differs from the published size of its name. The new repository holds all that building needs: the code, recipes,
-`dvc.yaml` with plots of its own models, pins, and the documentation that messages point to. All of it is the first
-commit; nothing is fetched. What is written depends on the checkout and the example alone.
+An example is a folder of `examples/` in a checkout of Everystep: `params.yaml`, `README.md`, `sizes.yaml`, and
+`recipes/` where a recipe differs from the published size of its name. The new repository holds all that building needs:
+the code, recipes, `dvc.yaml` with plots of its own models, pins, and the documentation that messages point to. All of
+it is the first commit; nothing is fetched. What is written depends on the checkout and the example alone.
 """
 
 import os
@@ -24,7 +24,7 @@ import pipeline
 from pipeline.base.errors import EverystepError
 from pipeline.base.files import list_files, plain_name, write_bytes
 from pipeline.base.params import load_params, model_names, source_names
-from pipeline.base.paths import PARAMS, RECIPES, RUNS
+from pipeline.base.paths import PARAMS, RECIPES, RUNS, SIZES
 from pipeline.build.git import git, try_git
 from pipeline.formats.stages import manifest_path
 
@@ -87,6 +87,8 @@ def init(folder: Path, example: Path, root: Path, resolve: Resolve | None = None
         copy_code(root, made.folder)
         write_bytes(made.folder / PARAMS, text.encode())
         write_bytes(made.folder / STAGES, own_stages(root, example, models).encode())
+        if (example / SIZES).is_file():
+            shutil.copy(example / SIZES, made.folder / SIZES)
         for name, path in recipes.items():
             (made.folder / RECIPES).mkdir(exist_ok=True)
             shutil.copy(path, made.folder / RECIPES / f"{name}.yaml")

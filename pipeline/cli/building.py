@@ -1,4 +1,4 @@
-"""What builders run: `recipes`, `init`, `fork`, `forget`, `capsule`, `thaw`."""
+"""What builders run: `recipes`, `plan`, `init`, `fork`, `forget`, `capsule`, `thaw`."""
 
 import json
 import shlex
@@ -35,6 +35,44 @@ def recipes(
     header = ["recipe", "family", "layers", "applied", "parameters", "if repeated", "context", "tokens", "steps"]
     rows = [[f"{value:,}" if isinstance(value, int) else value for value in entry.values()] for entry in entries]
     show_table([*header, "checkpoints"], rows)
+
+
+@commands.command()
+def plan(
+    folder: Annotated[Path, typer.Argument(help="Folder of a project.")] = Path(),
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="Name of a model; may be repeated (default: all).", callback=require_all_utf8),
+    ] = None,
+    rate: Annotated[
+        list[str] | None,
+        typer.Option(help="STAGE=AMOUNT that it passes in a CPU second; may be repeated.", callback=require_all_utf8),
+    ] = None,
+    rates: Annotated[Path | None, typer.Option(help="File of rates, in place of ours.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Print what a project will cost, before anything runs: tokens, disk, memory, processor hours, GPU days."""
+    from pipeline.base.params import model_names
+    from pipeline.base.paths import PARAMS
+    from pipeline.plan import table
+    from pipeline.plan.plan import make_plan
+    from pipeline.plan.rates import RATES, load_rates
+    from trainer.planned import planned
+
+    names = model_names(folder / PARAMS)
+    unknown = sorted(set(model or []) - set(names))
+    if unknown:
+        raise EverystepError(f"--model {unknown[0]}: not a model of {folder / PARAMS}; there are {', '.join(names)}")
+    trainings = [planned(name, folder) for name in model or names]
+    figures = make_plan(folder, trainings, load_rates(rates or RATES, rate))
+    if as_json:
+        print(json.dumps({"figures": [figure._asdict() for figure in figures]}))
+        return
+    show_table(*table.figures_table(figures))
+    show_table(*table.models_table(figures))
+    show_table(*table.memory_table(figures))
+    for line in table.notes(figures):
+        say(line)
 
 
 @commands.command()

@@ -14,6 +14,7 @@ from pipeline.base.columns import table
 from pipeline.base.console import note, printable
 from pipeline.base.errors import EverystepError, how_to_install
 from pipeline.base.files import read_small
+from pipeline.formats.canonical import parse
 
 if TYPE_CHECKING:
     from pipeline.release.release import Release, State
@@ -103,7 +104,11 @@ def refuse_folder(out: Path | None) -> None:
 
 def how_to_load(out: Path) -> str:
     remote = ", trust_remote_code=True" if list(out.glob("modeling_*.py")) else ""
-    return f"load it with transformers.AutoModelForCausalLM.from_pretrained({str(out)!r}{remote})"
+    load = f"load it with transformers.AutoModelForCausalLM.from_pretrained({str(out)!r}{remote})"
+    description = parse(read_small(out / "everystep.json"), out)["description"]
+    if not description.get("attention_within_documents"):
+        return load
+    return f"{load}; a token saw only its own document in training: the README.md has the mask for rows of several"
 
 
 def ask_passphrase(file: Path | None, confirm: bool) -> bytes:

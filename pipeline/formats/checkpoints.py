@@ -54,6 +54,8 @@ class Numerics(Typed):
     """Whether torch compiled the model."""
     threads: Count
     """Threads of a process."""
+    shards: Annotated[int, Field(ge=2)] = 1
+    """Processes over which weights, gradients and moments were sharded; missing where each process had all weights."""
 
 
 class Record(Typed):
@@ -198,7 +200,7 @@ def read_verified(folder: Path, name: str) -> dict[str, NDArray[np.generic]]:
 def read_promised(path: Path, promised: str) -> dict[str, NDArray[np.generic]]:
     """Read the tensors of a file, whose digest must be `promised`."""
     tensors = read_tensors(path)
-    _require_promised(path, promised, tensors_digest(tensors))
+    require_promised(path, promised, tensors_digest(tensors))
     return tensors
 
 
@@ -207,7 +209,8 @@ def promised_digest(record: Record, name: str) -> str:
     return {WEIGHTS: record.weights_digest, OPTIMIZER: record.optimizer_digest}[name]
 
 
-def _require_promised(path: Path, promised: str, found: str) -> None:
+def require_promised(path: Path, promised: str, found: str) -> None:
+    """Refuse tensors of a file whose digest is not that of the record."""
     if found != promised:
         raise Differs(f"{path}: the record promises {promised}, the tensors give {found}")
 

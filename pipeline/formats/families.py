@@ -15,7 +15,7 @@ from pydantic import Field, PositiveFloat, ValidationInfo, field_validator
 from pipeline.base.errors import EverystepError
 from pipeline.base.yaml import Section, check
 from pipeline.formats.bounds import MAX_CONTEXT, MAX_FFN_WIDTH, MAX_LAYERS, MAX_VOCABULARY, MAX_WIDTH
-from pipeline.formats.model import Initialization, LayerSpec, ModelSpec, nearest_divisor
+from pipeline.formats.model import Initialization, LayerSpec, ModelSpec, RotaryScaling, nearest_divisor
 
 Vocabulary = Annotated[int, Field(gt=0, le=MAX_VOCABULARY)]
 Context = Annotated[int, Field(gt=0, le=MAX_CONTEXT)]
@@ -28,8 +28,15 @@ Ends = Annotated[list[Multiplier], Field(min_length=2, max_length=2)]
 """Multipliers of the first and of the last layer. A list, because YAML has no tuples and validation is strict."""
 
 
-class LlamaSection(Section):
-    """Keys that the families with equal layers share. Their heads divide the width into equal parts."""
+class DecoderSection(Section):
+    """Keys that all families share: whether attention is cut at borders of documents, and the id that ends each."""
+
+    attention_within_documents: bool = False
+    end_token: Annotated[int, Field(ge=0, lt=MAX_VOCABULARY)] | None = None
+
+
+class EqualLayersSection(DecoderSection):
+    """Keys that the families with equal layers share."""
 
     vocabulary: Vocabulary
     context: Context
@@ -40,6 +47,10 @@ class LlamaSection(Section):
     rotary_base: PositiveFloat
     norm_epsilon: PositiveFloat
     initial_std: PositiveFloat
+
+
+class LlamaSection(EqualLayersSection):
+    """Keys of those whose heads divide the width into equal parts."""
 
     @field_validator("query_heads")
     @classmethod
@@ -56,9 +67,9 @@ class LlamaSection(Section):
 
 
 class GroupedSection(LlamaSection):
-    """`family: llama`, `mobilellm` and `mobilellm-ls`."""
+    """`family: llama`, `mobilellm`, `mobilellm-ls`, `qwen2` and `olmo2`; two more add a key."""
 
-    family: Literal["llama", "mobilellm", "mobilellm-ls"]
+    family: Literal["llama", "llama-3.1", "mobilellm", "mobilellm-ls", "olmo2", "qwen2", "smollm3"]
     kv_heads: Width
     tied_embedding: bool
 
@@ -72,6 +83,36 @@ class GroupedSection(LlamaSection):
         return kv_heads
 
 
+class RotaryScalingSection(Section):
+    """`rotary_scaling`; its relations are checked by `RotaryScaling`."""
+
+    factor: PositiveFloat
+    low_frequency_factor: PositiveFloat
+    high_frequency_factor: PositiveFloat
+    original_context: Context
+
+
+class Llama31Section(GroupedSection):
+    """`family: llama-3.1`."""
+
+    rotary_scaling: RotaryScalingSection
+
+
+class SmolLM3Section(GroupedSection):
+    """`family: smollm3`."""
+
+    unrotated_every: Layers
+
+
+class Qwen3Section(EqualLayersSection):
+    """`family: qwen3`, whose heads are as wide as they please."""
+
+    family: Literal["qwen3"]
+    kv_heads: Width
+    head_width: Width
+    tied_embedding: bool
+
+
 class MobiLlamaSection(LlamaSection):
     """`family: mobillama`."""
 
@@ -80,7 +121,7 @@ class MobiLlamaSection(LlamaSection):
     shared_ffn: bool
 
 
-class PythiaSection(Section):
+class PythiaSection(DecoderSection):
     """`family: pythia`. A null `initial_std` is (2 / (5 width))^1/2, a null `initial_output_std`
     2 / (layers width^1/2), as in GPT-NeoX."""
 
@@ -106,7 +147,7 @@ class PythiaSection(Section):
         return heads
 
 
-class OpenELMSection(Section):
+class OpenELMSection(DecoderSection):
     """`family: openelm`."""
 
     family: Literal["openelm"]
@@ -131,7 +172,7 @@ class OpenELMSection(Section):
         return head_width
 
 
-FamilySection = TypeVar("FamilySection", bound=Section)
+FamilySection = TypeVar("FamilySection", bound=DecoderSection)
 
 
 class _Recipe(Section, Generic[FamilySection]):
@@ -146,9 +187,13 @@ def build_spec(section: dict[str, Any], where: str) -> ModelSpec:
     if family not in FAMILIES:
         raise EverystepError(f"{where}: model.family: must be one of {', '.join(FAMILIES)}, got {family!r}")
     model, write = FAMILIES[family]
-    checked = check(_Recipe[model], {"model": section}, where)  # type: ignore[valid-type]
+    checked: DecoderSection = check(_Recipe[model], {"model": section}, where).model  # type: ignore[valid-type]
     try:
-        return write(checked.model)
+        return replace(
+            write(checked),
+            attention_within_documents=checked.attention_within_documents,
+            end_token=checked.end_token,
+        )
     except EverystepError as error:
         raise EverystepError(f"{where}: model: {error}") from error
 
@@ -156,6 +201,41 @@ def build_spec(section: dict[str, Any], where: str) -> ModelSpec:
 def llama(section: GroupedSection) -> ModelSpec:
     """Llama's block (Touvron et al., 2023, section 2.2), as Amber has it (Liu et al., 2023, LLM360, section 4.1)."""
     return _equal_layers(section, section.kv_heads)
+
+
+def llama_3_1(section: Llama31Section) -> ModelSpec:
+    """Llama with the slow pairs of a head slowed down for longer contexts (Dubey et al., 2024, section 3.4.2)."""
+    scaling = RotaryScaling(**section.rotary_scaling.model_dump())
+    return replace(_equal_layers(section, section.kv_heads), rotary_scaling=scaling)
+
+
+def smollm3(section: SmolLM3Section) -> ModelSpec:
+    """Llama of which every `unrotated_every`-th layer knows no positions (Yang et al., 2025, Rope to Nope, section 3).
+
+    As the config of SmolLM3-3B has it: `no_rope_layer_interval` is 4, and the layers 3, 7, ... are not rotated.
+    """
+    spec = _equal_layers(section, section.kv_heads)
+    unrotated = replace(spec.layers[0], rotary_share=0.0)
+    every = section.unrotated_every
+    layers = [unrotated if depth % every == every - 1 else layer for depth, layer in enumerate(spec.layers)]
+    return replace(spec, layers=tuple(layers))
+
+
+def qwen2(section: GroupedSection) -> ModelSpec:
+    """Llama with biases on queries, keys and values (Yang et al., 2024, Qwen2, section 2.2)."""
+    return _equal_layers(section, section.kv_heads, bias="query_key_value")
+
+
+def qwen3(section: Qwen3Section) -> ModelSpec:
+    """Llama with each head's queries and keys normed, and a width of heads of its own (Yang et al., 2025, Qwen3,
+    section 2)."""
+    return _equal_layers(section, section.kv_heads, qk_norm="head", head_width=section.head_width)
+
+
+def olmo2(section: GroupedSection) -> ModelSpec:
+    """Llama whose norms act on what attention and FFN give, with queries and keys normed over all heads (OLMo et al.,
+    2024, 2 OLMo 2 Furious, section 2.2)."""
+    return _equal_layers(section, section.kv_heads, qk_norm="all_heads", norm_position="after")
 
 
 def mobilellm(section: GroupedSection) -> ModelSpec:
@@ -194,7 +274,7 @@ def pythia(section: PythiaSection) -> ModelSpec:
         ffn_width=4 * width,
         norm="layer",
         activation="gelu",
-        bias=True,
+        bias="all",
         residual="parallel",
         rotary_share=0.25,
     )
@@ -223,7 +303,7 @@ def openelm(section: OpenELMSection) -> ModelSpec:
             kv_heads=query_heads // group,
             head_width=section.head_width,
             ffn_width=make_divisible(width * ffn_m, section.ffn_divisor),
-            qk_norm=True,
+            qk_norm="head",
         )
         layers.append(layer)
     return _plain(section, layers, Initialization(rule="openelm"), section.tied_embedding)
@@ -239,19 +319,16 @@ def _multipliers(ends: list[float], layers: int) -> list[float]:
     return [round(float(m), 2) for m in np.linspace(ends[0], ends[1], layers)]
 
 
-def _equal_layers(section: GroupedSection | MobiLlamaSection, kv_heads: int) -> ModelSpec:
-    layer = LayerSpec(
-        query_heads=section.query_heads,
-        kv_heads=kv_heads,
-        head_width=section.width // section.query_heads,
-        ffn_width=section.ffn_width,
-    )
+def _equal_layers(section: GroupedSection | MobiLlamaSection | Qwen3Section, kv_heads: int, **more: Any) -> ModelSpec:
+    """Describe a model of Llama's layers, but for what `more` says of them."""
+    sizes = {"query_heads": section.query_heads, "kv_heads": kv_heads, "ffn_width": section.ffn_width}
+    layer = LayerSpec(**{"head_width": section.width // section.query_heads} | sizes | more)
     initialization = Initialization(rule="normal", std=section.initial_std)
     return _plain(section, [layer] * section.layers, initialization, section.tied_embedding)
 
 
 def _plain(
-    section: GroupedSection | MobiLlamaSection | OpenELMSection | PythiaSection,
+    section: GroupedSection | MobiLlamaSection | OpenELMSection | PythiaSection | Qwen3Section,
     layers: list[LayerSpec],
     initialization: Initialization,
     tied_embedding: bool,
@@ -272,11 +349,16 @@ def _plain(
     )
 
 
-FAMILIES: dict[str, tuple[type[Section], Callable[[Any], ModelSpec]]] = {
+FAMILIES: dict[str, tuple[type[DecoderSection], Callable[[Any], ModelSpec]]] = {
     "llama": (GroupedSection, llama),
+    "llama-3.1": (Llama31Section, llama_3_1),
     "mobilellm": (GroupedSection, mobilellm),
     "mobilellm-ls": (GroupedSection, mobilellm_ls),
     "mobillama": (MobiLlamaSection, mobillama),
+    "olmo2": (GroupedSection, olmo2),
     "openelm": (OpenELMSection, openelm),
     "pythia": (PythiaSection, pythia),
+    "qwen2": (GroupedSection, qwen2),
+    "qwen3": (Qwen3Section, qwen3),
+    "smollm3": (SmolLM3Section, smollm3),
 }

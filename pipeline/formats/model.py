@@ -2,8 +2,8 @@
 
 A model is a list of *stored* layers and a list of *applications*: the stored layer that acts at each depth.
 MobileLLM-LS applies every stored layer twice in a row; MobiLlama's layers share the feed-forward network (FFN)
-of one owner; OpenELM's layers differ in width; Pythia's run attention and FFN side by side. A tensor that acts
-twice is stored, counted and trained once.
+of one owner; OpenELM's layers differ in width; Pythia's run attention and FFN side by side; OLMo 2's norm what
+attention and FFN give, not what they read. A tensor that acts twice is stored, counted and trained once.
 
 This needs no torch: export, cards and audits read descriptions without it. `trainer/model.py` builds the model.
 """
@@ -14,11 +14,13 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from pipeline.base.errors import EverystepError
+from pipeline.base.errors import EverystepError, well_shaped
 from pipeline.formats.bounds import MAX_CONTEXT, MAX_FFN_WIDTH, MAX_LAYERS, MAX_VOCABULARY, MAX_WIDTH
 from pipeline.formats.canonical import canonical
 
-FORMAT = "everystep-model-2"
+FORMAT = "everystep-model-3"
+FORMAT_OF_FLAGS = "everystep-model-2"
+"""The form before: `bias` and `qk_norm` were true or false, and nothing else was known of today's keys."""
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
 
@@ -46,11 +48,38 @@ class Initialization:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerSpec:
-    """One stored layer: attention and an FFN, each after a norm, added to the residual stream.
+class RotaryScaling:
+    """Slower rotation of the slow pairs of dimensions, for contexts past `original_context` (Llama 3.1).
 
+    A pair turns n = `original_context` * frequency / 2 pi times in the original context. From `high_frequency_factor`
+    turns on it keeps its frequency f, up to `low_frequency_factor` it gets f / `factor`, and between the two
+    (1 - s) * f / `factor` + s * f with s = (n - low) / (high - low).
+    """
+
+    factor: float
+    low_frequency_factor: float
+    high_frequency_factor: float
+    original_context: int
+    __pydantic_config__ = _STRICT
+
+    def __post_init__(self) -> None:
+        low, high = self.low_frequency_factor, self.high_frequency_factor
+        _require_positive(self, "low_frequency_factor", "original_context")
+        _require_at_most(self, original_context=MAX_CONTEXT)
+        _require(self.factor >= 1, f"factor must be >= 1, got {self.factor}")
+        _require(high > low, f"high_frequency_factor must be > low_frequency_factor {low}, got {high}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerSpec:
+    """One stored layer: attention and an FFN, each with a norm, added to the residual stream.
+
+    `norm_position`: a norm acts on what attention or the FFN reads (`before`) or on what it gives (`after`).
     `residual`: `sequential`, the FFN reads the sum of input and attention; `parallel`, both read the layer's input.
-    `activation`: `swiglu` has gate, up and down; `gelu` only up and down. `rotary_share` of each head is rotated.
+    `activation`: `swiglu` has gate, up and down; `gelu` only up and down.
+    `bias`: which matrices have one: those of queries, keys and values, or all.
+    `qk_norm`: queries and keys are normed before they are rotated, each head by itself or all heads as one vector.
+    `rotary_share` of each head is rotated; of 0, the layer knows no positions.
     """
 
     query_heads: int
@@ -58,15 +87,16 @@ class LayerSpec:
     head_width: int
     ffn_width: int
     norm: Literal["rms", "layer"] = "rms"
+    norm_position: Literal["before", "after"] = "before"
     activation: Literal["swiglu", "gelu"] = "swiglu"
-    bias: bool = False
-    qk_norm: bool = False
+    bias: Literal["query_key_value", "all"] | None = None
+    qk_norm: Literal["head", "all_heads"] | None = None
     residual: Literal["sequential", "parallel"] = "sequential"
     rotary_share: float = 1.0
     __pydantic_config__ = _STRICT
 
     def __post_init__(self) -> None:
-        _require_positive(self, "query_heads", "kv_heads", "head_width", "ffn_width", "rotary_share")
+        _require_positive(self, "query_heads", "kv_heads", "head_width", "ffn_width")
         _require_at_most(self, query_heads=MAX_WIDTH, head_width=MAX_WIDTH, ffn_width=MAX_FFN_WIDTH)
         _require(
             self.query_heads % self.kv_heads == 0,
@@ -75,7 +105,7 @@ class LayerSpec:
         )
         rotated = self.head_width * self.rotary_share
         _require(
-            self.rotary_share <= 1 and rotated == int(rotated) and int(rotated) % 2 == 0,
+            0 <= self.rotary_share <= 1 and rotated == int(rotated) and int(rotated) % 2 == 0,
             f"rotary positions need an even number of a head's dimensions; head_width {self.head_width} times "
             f"rotary_share {self.rotary_share} is {rotated:g}",
         )
@@ -86,9 +116,14 @@ class LayerSpec:
         return int(self.head_width * self.rotary_share)
 
     @property
+    def all_biased(self) -> bool:
+        """Whether not only the matrix of queries, keys and values has a bias."""
+        return self.bias == "all"
+
+    @property
     def ffn_shape(self) -> tuple[int, str, bool]:
         """Facts on which layers that share an FFN must agree."""
-        return self.ffn_width, self.activation, self.bias
+        return self.ffn_width, self.activation, self.all_biased
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +140,12 @@ class ModelSpec:
     """For each stored layer, the stored layer whose FFN tensors it uses: (0, 1, 2), or (0, 0, 0) for MobiLlama."""
     tied_embedding: bool
     rotary_base: float
+    rotary_scaling: RotaryScaling | None = None
     norm_epsilon: float
     initialization: Initialization
+    attention_within_documents: bool = False
+    """Whether a token of a row sees only earlier tokens of its own document. A document ends with `end_token`."""
+    end_token: int | None = None
     __pydantic_config__ = _STRICT
 
     def __post_init__(self) -> None:
@@ -116,6 +155,10 @@ class ModelSpec:
             _require(depth <= MAX_LAYERS, f"{name}: {depth}, but at most {MAX_LAYERS} are allowed")
         stored = range(len(self.layers))
         _require(len(stored) > 0, "layers must hold at least one layer")
+        _require(
+            self.rotary_scaling is None or any(layer.rotary_share for layer in self.layers),
+            "rotary_scaling: no layer rotates anything; make it null",
+        )
         _require(
             set(self.applications) == set(stored),
             f"applications must use every stored layer 0..{len(stored) - 1} and no other, got {self.applications}",
@@ -132,6 +175,18 @@ class ModelSpec:
                 f"which is {self.layers[owner].ffn_shape} (width, activation, bias)",
             )
 
+        if self.attention_within_documents:
+            _require(
+                self.end_token is not None and 0 <= self.end_token < self.vocabulary,
+                f"end_token must be the id that ends each document, 0..{self.vocabulary - 1}, since "
+                f"attention_within_documents is true, got {self.end_token}",
+            )
+        else:
+            _require(
+                self.end_token is None,
+                f"end_token is read only where attention_within_documents is true; remove end_token: {self.end_token}",
+            )
+
     @property
     def final_norm(self) -> str:
         """The norm before the logits is of the last layer's kind."""
@@ -145,8 +200,11 @@ class ModelSpec:
     def from_json(cls, tree: Any, where: str = "config.json") -> "ModelSpec":
         """Read strictly: another format, an unknown key, a missing key or a wrong type names `where` and the key."""
         version = tree.get("format") if isinstance(tree, dict) else None
-        _require(version == FORMAT, f"{where}: format must be {FORMAT!r}, got {version!r}")
+        _require(version in (FORMAT, FORMAT_OF_FLAGS), f"{where}: format must be {FORMAT!r}, got {version!r}")
         body = {key: value for key, value in tree.items() if key != "format"}
+        if version == FORMAT_OF_FLAGS:
+            with well_shaped(where):
+                body["layers"] = [_without_flags(layer) for layer in body["layers"]]
         try:
             return _MODEL_SPEC.validate_json(canonical(body))
         except ValidationError as error:
@@ -154,6 +212,15 @@ class ModelSpec:
             raise EverystepError("\n".join(lines)) from error
         except EverystepError as error:
             raise EverystepError(f"{where}: {error}") from error
+
+
+def _without_flags(layer: dict[str, Any]) -> dict[str, Any]:
+    """Translate a layer of the form before."""
+    words: dict[str, dict[bool, str | None]] = {
+        "bias": {False: None, True: "all"},
+        "qk_norm": {False: None, True: "head"},
+    }
+    return layer | {key: word[layer[key]] for key, word in words.items()}
 
 
 def tensor_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
@@ -179,18 +246,19 @@ def layer_shapes(width: int, layer: LayerSpec, owns_ffn: bool = True) -> dict[st
     """
     query_width, kv_width = layer.query_heads * layer.head_width, layer.kv_heads * layer.head_width
     shapes = _norm_shapes("attention_norm", width, layer.norm)
-    shapes |= _matrix_shapes("attention.query_key_value", query_width + 2 * kv_width, width, layer.bias)
-    shapes |= _matrix_shapes("attention.output", width, query_width, layer.bias)
+    shapes |= _matrix_shapes("attention.query_key_value", query_width + 2 * kv_width, width, layer.bias is not None)
+    shapes |= _matrix_shapes("attention.output", width, query_width, layer.all_biased)
     if layer.qk_norm:
-        shapes |= _norm_shapes("attention.query_norm", layer.head_width, layer.norm)
-        shapes |= _norm_shapes("attention.key_norm", layer.head_width, layer.norm)
+        normed = (layer.head_width,) * 2 if layer.qk_norm == "head" else (query_width, kv_width)
+        shapes |= _norm_shapes("attention.query_norm", normed[0], layer.norm)
+        shapes |= _norm_shapes("attention.key_norm", normed[1], layer.norm)
     shapes |= _norm_shapes("ffn_norm", width, layer.norm)
     if owns_ffn:
         if layer.activation == "swiglu":
-            shapes |= _matrix_shapes("ffn.gate_up", 2 * layer.ffn_width, width, layer.bias)
+            shapes |= _matrix_shapes("ffn.gate_up", 2 * layer.ffn_width, width, layer.all_biased)
         else:
-            shapes |= _matrix_shapes("ffn.up", layer.ffn_width, width, layer.bias)
-        shapes |= _matrix_shapes("ffn.down", width, layer.ffn_width, layer.bias)
+            shapes |= _matrix_shapes("ffn.up", layer.ffn_width, width, layer.all_biased)
+        shapes |= _matrix_shapes("ffn.down", width, layer.ffn_width, layer.all_biased)
     return shapes
 
 
@@ -263,12 +331,12 @@ def _require(holds: bool, message: str) -> None:
         raise EverystepError(message)
 
 
-def _require_positive(spec: LayerSpec | ModelSpec, *names: str) -> None:
+def _require_positive(spec: LayerSpec | ModelSpec | RotaryScaling, *names: str) -> None:
     for name in names:
         _require(getattr(spec, name) > 0, f"{name} must be > 0, got {getattr(spec, name)}")
 
 
-def _require_at_most(spec: LayerSpec | ModelSpec, **bounds: int) -> None:
+def _require_at_most(spec: LayerSpec | ModelSpec | RotaryScaling, **bounds: int) -> None:
     for name, most in bounds.items():
         _require(getattr(spec, name) <= most, f"{name} must be <= {most}, got {getattr(spec, name)}")
 

@@ -5,6 +5,8 @@ weights and `data.seed` the order, so two siblings show how much a result owes t
 difference between two models says nothing. Only a sibling may read the rows in another order than the suite's.
 """
 
+from collections import defaultdict
+
 from pipeline.base.errors import EverystepError
 from pipeline.formats.canonical import Json, canonical
 
@@ -52,13 +54,16 @@ def require_one_suite(recipes: Recipes, order_seed: int | None = None) -> None:
 
 def siblings_by_seed(recipes: Recipes) -> dict[str, str]:
     """Name, for each recipe that equals an earlier one in all but its seeds, the first that it equals."""
-    first_of: dict[bytes, str] = {}
-    siblings = {}
+    return {name: group[0] for group in groups_by_seed(recipes) for name in group[1:]}
+
+
+def groups_by_seed(recipes: Recipes, agree: tuple[str, ...] = ()) -> list[list[str]]:
+    """Group the recipes that equal each other in all but their seeds, and agree in these of their seeds; without those
+    that no other equals."""
+    groups: defaultdict[bytes, list[str]] = defaultdict(list)
     for name, recipe in recipes.items():
-        first = first_of.setdefault(canonical(_without_seeds(recipe)), name)
-        if first != name:
-            siblings[name] = first
-    return siblings
+        groups[canonical([_without_seeds(recipe), *(_lookup(recipe, seed) for seed in agree)])].append(name)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def _without_seeds(recipe: dict[str, Json]) -> dict[str, Json]:

@@ -69,7 +69,16 @@ class TensorFile:
 
     def read(self, name: str) -> NDArray[np.generic]:
         """Read one tensor."""
+        return self._read(name, self.entries[name])
+
+    def read_rows(self, name: str, start: int, stop: int) -> NDArray[np.generic]:
+        """Read the rows [start, stop) of one tensor, and nothing else of it."""
         entry = self.entries[name]
+        size = (entry.end - entry.begin) // max(1, entry.shape[0])
+        begin, end = entry.begin + start * size, entry.begin + stop * size
+        return self._read(name, TensorInfo(entry.dtype, (stop - start, *entry.shape[1:]), begin, end))
+
+    def _read(self, name: str, entry: TensorInfo) -> NDArray[np.generic]:
         try:
             tensor = np.empty(entry.shape, np.dtype(NUMPY_NAMES[entry.dtype]).newbyteorder("<"))
         except ValueError as error:
@@ -89,9 +98,10 @@ class TensorFile:
 
     def digest(self) -> str:
         """Digest all tensors (`pipeline.formats.digests`)."""
-        return combine_leaves([self._leaf(name) for name in sorted(self.entries)])
+        return combine_leaves([self.leaf(name) for name in sorted(self.entries)])
 
-    def _leaf(self, name: str) -> bytes:
+    def leaf(self, name: str) -> bytes:
+        """Digest one tensor."""
         entry = self.entries[name]
         return leaf_digest(name, entry.dtype, entry.shape, self._pieces(entry))
 

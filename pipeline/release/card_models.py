@@ -10,7 +10,7 @@ from pipeline.release.references import REFERENCES
 
 SECTION = """## Models
 
-All models read the same rows{order}, {rows_a_step} rows of {context} tokens a step.
+All models read {rows}, {rows_a_step} rows of {context} tokens a step.
 
 {models}
 
@@ -34,10 +34,10 @@ The architectures are described in:
 def models_section(evidence: Evidence) -> str:
     """The section of the models."""
     first = evidence.models[0]
-    orders = {design.order_seed for design in evidence.designs}
+    in_one_order = len({design.order_seed for design in evidence.designs}) == 1
     recipes, same = _recipes(evidence)
     return SECTION.format(
-        order=" in the same order" if len(orders) == 1 else "",
+        rows="the same rows in the same order" if in_one_order else "from the same rows, each in the order of its seed",
         rows_a_step=first.global_batch,
         context=evidence.context,
         models=models_table(evidence.models),
@@ -66,7 +66,7 @@ def models_table(models: list[ModelFacts]) -> str:
 def recipe_columns(evidence: Evidence) -> dict[str, list[Any]]:
     """What decides a model, a list over the models for each key."""
     designs = evidence.designs
-    return {
+    columns: dict[str, list[Any]] = {
         "family": [design.family for design in designs],
         "layers": [_layers(design) for design in designs],
         "width": [design.width for design in designs],
@@ -80,6 +80,10 @@ def recipe_columns(evidence: Evidence) -> dict[str, list[Any]]:
         "seed": [str(design.seed) for design in designs],
         "seed of the order": [str(design.order_seed) for design in designs],
     }
+    within = [design.attention_within_documents for design in designs]
+    return columns | (
+        {"attention": ["within documents" if it else "to all before" for it in within]} if any(within) else {}
+    )
 
 
 def _recipes(evidence: Evidence) -> tuple[str, str]:

@@ -9,13 +9,12 @@ a number for models that get the same items right, so "differs" is said too rare
 """
 
 import math
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from pipeline.formats.canonical import canonical
 from pipeline.formats.manifests import RecipeParameters
 from pipeline.formats.scores import Score
+from pipeline.formats.suite import groups_by_seed
 from pipeline.formats.typed import Typed
 
 PAPERS_ORDER = {
@@ -39,8 +38,6 @@ OTHERS = {
 """The tasks of Pythia's tables that are not among these, then the minimal pairs."""
 METRICS = ("acc_norm", "acc")
 """What a column shows of a task: the first of these that its definition has."""
-NOT_COMPARED = ("name", "checkpoints", "digest_every")
-"""Keys of a recipe that decide no weight."""
 WIDE = 2
 """Standard deviations within which a difference is not one."""
 
@@ -110,10 +107,11 @@ class Column(NamedTuple):
 
 def siblings(recipes: Mapping[str, RecipeParameters]) -> Siblings:
     """Which models were trained alike but for a seed."""
+    trees = {name: recipe.to_json() for name, recipe in recipes.items()}
     return Siblings(
-        seeds=_alike(recipes, lambda recipe: ()),
-        weights=_alike(recipes, lambda recipe: (recipe.data.seed,)),
-        orders=_alike(recipes, lambda recipe: (recipe.seed,)),
+        seeds=groups_by_seed(trees),
+        weights=groups_by_seed(trees, agree=("data.seed",)),
+        orders=groups_by_seed(trees, agree=("seed",)),
     )
 
 
@@ -235,15 +233,3 @@ def _deviation(values: Mapping[str, float], groups: Iterable[Sequence[str]]) -> 
         squares += math.fsum((result - mean) * (result - mean) for result in results)
         freedom += len(results) - 1
     return math.sqrt(squares / freedom) if freedom else None
-
-
-def _alike(
-    recipes: Mapping[str, RecipeParameters], seeds: Callable[[RecipeParameters], tuple[int, ...]]
-) -> list[list[str]]:
-    """Groups of models with the same recipe, seeds apart, that also agree in these seeds."""
-    groups: defaultdict[bytes, list[str]] = defaultdict(list)
-    for name, recipe in recipes.items():
-        tree = {key: value for key, value in recipe.to_json().items() if key not in (*NOT_COMPARED, "seed")}
-        tree["data"] = {key: value for key, value in recipe.data.to_json().items() if key != "seed"}
-        groups[canonical([tree, *seeds(recipe)])].append(name)
-    return [group for group in groups.values() if len(group) > 1]

@@ -15,6 +15,7 @@ from pipeline.formats import checkpoints as ck
 from pipeline.formats.canonical import Json, parse
 from pipeline.formats.digests import tensors_digest
 from pipeline.formats.log import Entry
+from pipeline.formats.model import ModelSpec
 
 STATES = "states"
 
@@ -37,8 +38,9 @@ def check(folder: Path, logged: Entry, nearest: ck.Record, config: Json) -> ck.R
             raise Differs(f"{folder / ck.RECORD}: {key}: expected {value}, got {record.to_json()[key]}")
     if digests[ck.WEIGHTS] != logged.weights_digest:
         raise Differs(f"{folder / ck.WEIGHTS}: the log promises {logged.weights_digest}, got {digests[ck.WEIGHTS]}")
-    if parse((folder / ck.CONFIG).read_bytes(), folder / ck.CONFIG) != config:
-        raise Differs(f"{folder / ck.CONFIG}: is not the model of the manifest")
+    path = folder / ck.CONFIG
+    if ModelSpec.from_json(parse(path.read_bytes(), path), str(path)) != ModelSpec.from_json(config):
+        raise Differs(f"{path}: is not the model of the manifest")
     return record
 
 

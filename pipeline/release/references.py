@@ -58,12 +58,52 @@ AMBER = Reference(
     "LLM360: Towards Fully Transparent Open-Source LLMs",
     "2312.06550",
 )
+LLAMA_3 = Reference(
+    "Llama 3.1",
+    "Aaron Grattafiori, Abhimanyu Dubey, Abhinav Jauhri, Abhinav Pandey, Abhishek Kadian and others",
+    2024,
+    "The Llama 3 Herd of Models",
+    "2407.21783",
+)
+OLMO_2 = Reference(
+    "OLMo 2",
+    "Team OLMo, Pete Walsh, Luca Soldaini, Dirk Groeneveld, Kyle Lo and others",
+    2024,
+    "2 OLMo 2 Furious",
+    "2501.00656",
+)
+QWEN2 = Reference(
+    "Qwen2",
+    "An Yang, Baosong Yang, Binyuan Hui, Bo Zheng, Bowen Yu and others",
+    2024,
+    "Qwen2 Technical Report",
+    "2407.10671",
+)
+QWEN3 = Reference(
+    "Qwen3",
+    "An Yang, Anfeng Li, Baosong Yang, Beichen Zhang, Binyuan Hui and others",
+    2025,
+    "Qwen3 Technical Report",
+    "2505.09388",
+)
+ROPE_TO_NOPE = Reference(
+    "layers without positions",
+    "Bowen Yang, Bharat Venkitesh, Dwarak Talupuru, Hangyu Lin, David Cairuz and others",
+    2025,
+    "Rope to Nope and Back Again: A New Hybrid Attention Strategy",
+    "2501.18795",
+)
 REFERENCES = {
     "llama": AMBER,
+    "llama-3.1": LLAMA_3,
     "mobilellm": MOBILELLM,
     "mobilellm-ls": MOBILELLM,
     "mobillama": MOBILLAMA,
+    "olmo2": OLMO_2,
     "openelm": OPENELM,
     "pythia": PYTHIA,
+    "qwen2": QWEN2,
+    "qwen3": QWEN3,
+    "smollm3": ROPE_TO_NOPE,
 }
 """Family of a recipe → the paper that describes it."""

@@ -19,7 +19,7 @@ from pipeline.formats import checkpoints as ck
 from tests.gpu.setting import Figures, Setting
 from tests.project import ROOT
 from tests.trainer.runs import MODEL, end, killed, make_run, result, start, train
-from trainer.launch import PROCESSES
+from trainer.launch import PROCESSES, SHARDS
 
 NATIVE: dict[str, Any] = {"numerics": "native", "precision": "bfloat16"}
 _making = Lock()
@@ -44,6 +44,19 @@ def again(setting: Setting) -> Figures:
     was_killed = killed(folders["resumed"], 1, lambda: any(found.glob("*/step000004-*")))
     _finished(setting, running | {folders["resumed"]: start(folders["resumed"], 1)})
     return _same(setting.scratch / "run", folders) | {"killed": was_killed}
+
+
+def sharded(setting: Setting) -> Figures:
+    """Two shards on one device, twice: the same bytes, and losses of the unsharded training within rounding."""
+    folders = {name: _made(setting.scratch / name, **NATIVE) for name in ("sharded", "sharded again")}
+    _finished(setting, {folder: start(folder, 2, **{SHARDS: "2"}) for folder in folders.values()})
+    record = ck.read_record(ck.find_checkpoints(folders["sharded"] / RUNS / MODEL)[-1][1])
+    whole = ck.read_record(ck.find_checkpoints(setting.scratch / "run" / RUNS / MODEL)[-1][1])
+    assert record.numerics.shards == 2 and record.loss is not None and whole.loss is not None
+    distance = abs(record.loss - whole.loss)
+    assert distance < 0.01, f"loss {record.loss}, and {whole.loss} in one process"
+    same = _same(folders["sharded"], {"sharded again": folders["sharded again"]})
+    return same | {"distance_of_the_last_loss": distance}
 
 
 def compiled(setting: Setting) -> Figures:
@@ -122,7 +135,7 @@ def jobs(*names: str) -> Checks:
 READERS = ("replayed", "evaluated", "sampled", "exported")
 ON_GPU: list[list[Checks]] = [
     [{"trained": trained}, jobs("machine")],
-    [jobs(*READERS), {"again": again}, {"compiled": compiled}, {"portable": portable}],
+    [jobs(*READERS), {"again": again}, {"sharded": sharded}, {"compiled": compiled}, {"portable": portable}],
 ]
 """One list after another; what is in one runs at the same time."""
 ON_CPU: list[list[Checks]] = [[{"trained": trained} | jobs("machine", *READERS)]]

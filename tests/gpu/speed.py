@@ -35,6 +35,7 @@ class Entry:
     compiled: bool = False
     precision: str = "bfloat16"
     processes: int = 1
+    shards: int = 1
     share: int = 1
     turns: int | None = None
     same_as: str | None = None
@@ -50,6 +51,7 @@ ENTRIES = [
     Entry(name="ours compiled again", compiled=True, same_as="ours compiled"),
     Entry(name="ours, small micro-batches", share=4, turns=2),
     Entry(name="ours, two processes on one device", share=4, turns=2, processes=2, same_as="ours, small micro-batches"),
+    Entry(name="ours, two shards on one device", share=4, turns=2, processes=2, shards=2),
     Entry(name="ours in float32", share=4, precision="float32", turns=2),
     Entry(name="transformers compiled", peer="transformers", compiled=True),
     Entry(name="litgpt compiled", peer="litgpt", compiled=True),
@@ -165,7 +167,7 @@ class Crew:
         else:
             command = [sys.executable, "-m", "tests.gpu.ours", str(folder), str(self._digest(entry))]
         caches = {"TORCHINDUCTOR_CACHE_DIR": str(self._said(entry).with_suffix(".compiled"))}
-        environment = caches | {"EVERYSTEP_PROCESSES": str(entry.processes)}
+        environment = caches | {"EVERYSTEP_PROCESSES": str(entry.processes), "EVERYSTEP_SHARDS": str(entry.shards)}
         with self._said(entry).open("w") as said:
             return Contender([*command, *(["--compiled"] if entry.compiled else [])], environment, said)
 

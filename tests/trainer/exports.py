@@ -15,16 +15,27 @@ from pipeline.formats.initial import normal
 from pipeline.formats.model import ModelSpec, tensor_shapes
 from pipeline.formats.vocabulary import END_OF_TEXT
 from pipeline.release.code import INSTALLED, REMOTE
+from pipeline.release.release import Release
 from tests.project import ROOT, WORDS
 from tests.releases import unsealed
-from tests.trainer.tiny import LLAMA, PYTHIA
+from tests.trainer.tiny import LLAMA, PYTHIA, SCALING
 from trainer.model import Decoder, dump_tensors, load_tensors
 
-FAMILIES = ["llama", "mobilellm", "mobilellm-ls", "mobillama", "openelm", "pythia"]
+SUITES = ["llama", "mobilellm", "mobilellm-ls", "mobillama", "openelm", "pythia"]
+"""Families whose published sizes are recipes."""
+KIN = ["llama-3.1", "olmo2", "qwen2", "qwen3", "smollm3"]
+"""What else is said of Llama's block."""
+FAMILIES = SUITES + KIN
 SIZE = {"vocabulary": 2048, "context": 256, "width": 128, "layers": 3}
+GROUPED: dict[str, Any] = LLAMA | {"query_heads": 4, "kv_heads": 2, "ffn_width": 192, "tied_embedding": True}
 SMALL: dict[str, dict[str, Any]] = {
-    "llama": LLAMA | {"query_heads": 4, "kv_heads": 2, "ffn_width": 192, "tied_embedding": False, "norm_epsilon": 1e-6},
+    "llama": GROUPED | {"tied_embedding": False, "norm_epsilon": 1e-6},
+    "llama-3.1": GROUPED | {"rotary_scaling": SCALING | {"original_context": 32}},
+    "olmo2": GROUPED | {"tied_embedding": False},
     "pythia": PYTHIA | {"heads": 4},
+    "qwen2": GROUPED,
+    "qwen3": GROUPED | {"head_width": 64},
+    "smollm3": GROUPED | {"unrotated_every": 4, "layers": 4},
 }
 
 
@@ -51,7 +62,19 @@ def build(spec: ModelSpec) -> Decoder:
 
 
 def write_pulled(model: Decoder, folder: Path, scratch: Path) -> None:
-    """`folder` as `everystep pull` writes it, with a tokenizer of this moment; `scratch` is an empty folder."""
+    """`folder` as `everystep pull` writes it; `scratch` is an empty folder."""
+    about: dict[str, Any] = {
+        "model": folder.name,
+        "release": "test",
+        "release_version": "1",
+        "revision": "step000001-tokens1",
+    }
+    about |= {"step": 1, "tokens": 1, "weights_digest": "w", "state_digest": "s"}
+    write_folder(made_release(scratch), folder, model.spec, dump_tensors(model), about)
+
+
+def made_release(scratch: Path) -> Release:
+    """As much of a release as `pull` reads besides weights, with a tokenizer of this moment."""
     release = scratch / "release"
     (release / TOKENIZER.parent).mkdir(parents=True)
     shutil.copy(tokenizer_file(scratch), release / TOKENIZER)
@@ -60,14 +83,7 @@ def write_pulled(model: Decoder, folder: Path, scratch: Path) -> None:
     shutil.copytree(INSTALLED / REMOTE, release / REMOTE, ignore=shutil.ignore_patterns("__*"))
     words = load_yaml(ROOT / "params.yaml")["release"]
     (release / "params.yaml").write_bytes(pretty({"descriptions": {}, "release": words}))
-    about: dict[str, Any] = {
-        "model": folder.name,
-        "release": "test",
-        "release_version": "1",
-        "revision": "step000001-tokens1",
-    }
-    about |= {"step": 1, "tokens": 1, "weights_digest": "w", "state_digest": "s"}
-    write_folder(unsealed(release), folder, model.spec, dump_tensors(model), about)
+    return unsealed(release)
 
 
 def tokenizer_file(folder: Path) -> Path:

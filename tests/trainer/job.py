@@ -1,6 +1,9 @@
 """Jobs that each process of `launch` runs: a sum of eight tensors, and a step's gradients in two ways."""
 
 import hashlib
+import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -123,3 +126,58 @@ def staged_exchange(world: Any) -> str:
     from trainer.parallel import Staged
 
     return exchange(Staged(world.rank, world.size))
+
+
+def train_sharded(
+    world: Any, folder: str, families: list[str], steps: int, changes: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """What a sharded training of each family and, at rank 0, one in a single process came to; `changes` of the recipe.
+
+    One process alone holds four numbers of each parameter: weight, gradient and two moments.
+    """
+    from pipeline.formats.digests import tensors_digest
+    from pipeline.formats.model import num_parameters
+    from tests.trainer.tiny import tiny_spec
+    from trainer.data import Checking, training_data
+    from trainer.loop import RECOMPUTE, Trainer
+    from trainer.parallel import World
+    from trainer.recipe import load_recipe
+    from trainer.sharded import ShardedTrainer
+
+    recipe, _ = load_recipe("mobilellm", Path(folder))
+    os.environ[RECOMPUTE] = str(int(changes.pop("recompute", False)))
+    recipe = recipe.model_copy(update=changes)
+    found: dict[str, dict[str, Any]] = {}
+    for family in families:
+        spec = tiny_spec(family, layers=3)
+        data = training_data(Path(folder), recipe, spec, Checking(folder=Path(folder) / ".checked"))
+        sharded = ShardedTrainer(world, recipe, spec, data)
+        began = sharded.weights_digest()
+        entries = [sharded.train_step() for _ in range(steps)]
+        digests, (weights, moments) = sharded.digests(), sharded.state()
+        about: dict[str, Any] = {
+            "losses": [entry.loss for entry in entries],
+            "norms": [entry.gradient_norm for entry in entries],
+            "numbers held of each parameter": sharded.bytes_held() / 4 / num_parameters(spec),
+        }
+        if world.rank == 0:
+            alone = Trainer(World(0, 1), recipe, spec, data)
+            about["begins alike"] = began == alone.weights_digest()
+            others = [alone.train_step() for _ in range(steps)]
+            about["losses alone"] = [entry.loss for entry in others]
+            about["norms alone"] = [entry.gradient_norm for entry in others]
+            about["digests are of the state"] = digests == (tensors_digest(weights), tensors_digest(moments))
+            about["layout alike"] = [list(part) for part in (weights, moments)] == [
+                sorted(part) for part in alone.state()
+            ]
+        found[family] = about
+        world.gather_floats([0.0])  # the others wait for rank 0
+    return found
+
+
+if __name__ == "__main__":  # python -m tests.trainer.job [PROCESSES, FOLDER, FAMILIES, STEPS, CHANGES]
+    from tests.trainer.job import train_sharded as job
+    from trainer.launch import launch
+
+    processes, *rest = json.loads(sys.argv[1])
+    print(json.dumps(launch(job, processes, "native", *rest)))

@@ -43,8 +43,9 @@ def make_run(folder: Path, micro_batches: int = 12, **more: Any) -> Path:
     return folder
 
 
-def start(folder: Path, processes: int, *command: str, said: str = "said") -> subprocess.Popen[str]:
-    """Start a training as the leader of a process group of its own; stderr goes to the file `said`."""
+def start(folder: Path, processes: int, *command: str, said: str = "said", **more: str) -> subprocess.Popen[str]:
+    """Start a training as the leader of a process group of its own; stderr goes to the file `said`. `more` are
+    variables of its environment."""
     with (folder / said).open("w") as file:
         return subprocess.Popen(
             command or (sys.executable, "-m", "pipeline.stages", "train", MODEL),
@@ -53,6 +54,7 @@ def start(folder: Path, processes: int, *command: str, said: str = "said") -> su
                 PYTHONPATH=os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
                 EVERYSTEP_PROCESSES=str(processes),
                 TORCHINDUCTOR_CACHE_DIR=str(folder / "compiled"),  # every run compiles for itself
+                **more,
             ),
             stdout=subprocess.DEVNULL,
             stderr=file,
@@ -61,9 +63,9 @@ def start(folder: Path, processes: int, *command: str, said: str = "said") -> su
         )
 
 
-def train(folder: Path, processes: int = 1) -> str:
+def train(folder: Path, processes: int = 1, **more: str) -> str:
     """Train to the end; what was said on stderr."""
-    code = end(start(folder, processes))
+    code = end(start(folder, processes, **more))
     said = (folder / "said").read_text()
     assert code == 0, said[-6000:]
     return said
@@ -78,9 +80,9 @@ def end(process: subprocess.Popen[str], within: float = LIMIT) -> int:
         raise
 
 
-def killed(folder: Path, processes: int, instant: Callable[[], bool], wait: float = 0.0) -> bool:
+def killed(folder: Path, processes: int, instant: Callable[[], bool], wait: float = 0.0, **more: str) -> bool:
     """Train, and kill the whole group `wait` seconds after `instant()`. False: it came to its end before."""
-    process = start(folder, processes)
+    process = start(folder, processes, **more)
     running = reaches(process, instant)
     if running and wait:
         time.sleep(wait)

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.formats.families import build_spec
 from pipeline.formats.model import ModelSpec
-from tests.trainer.tiny import LLAMA, OPENELM, PYTHIA
+from tests.trainer.tiny import LLAMA, OPENELM, PYTHIA, SCALING
 from trainer import numerics
 from trainer.recipe import Recipe
 
@@ -47,6 +47,11 @@ def odd_specs() -> dict[str, ModelSpec]:
         "mobillama": mobillama,
         "openelm": openelm,
         "pythia": PYTHIA | {"heads": 3},
+        "llama-3.1": grouped | {"rotary_scaling": SCALING | {"original_context": 8}},
+        "olmo2": grouped,
+        "qwen2": grouped,
+        "qwen3": grouped | {"head_width": 10},
+        "smollm3": grouped | {"unrotated_every": 2},
     }
     return {family: build_spec(ODD | section | {"family": family}, family) for family, section in sections.items()}
 

@@ -38,7 +38,8 @@ from tests.stubs import write_stub
 from tests.trainer.runs import MODEL, make_run
 from trainer.data import Checking, EverystepData, training_data
 from trainer.loop import Trainer
-from trainer.operators import LOSS_ROWS, next_token_loss
+from trainer.memory import LOSS_ROWS
+from trainer.operators import next_token_loss
 from trainer.parallel import World
 from trainer.parent import parent as bring
 from trainer.plain_rows import CHECKED

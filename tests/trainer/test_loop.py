@@ -14,7 +14,8 @@ from pipeline.formats.log import Entry
 from tests.trainer.runs import MODEL
 from trainer.checkpoint import Writer
 from trainer.data import Checking, training_data
-from trainer.loop import RECOMPUTE, Trainer
+from trainer.fits import RECOMPUTE
+from trainer.loop import Trainer
 from trainer.losses import compute_losses
 from trainer.parallel import World
 from trainer.plain_rows import CHECKED

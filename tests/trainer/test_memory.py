@@ -1,22 +1,25 @@
-"""The arithmetic of `bench/memory.py` against what torch keeps, and what a whole step allocates."""
+"""The arithmetic of memory against what torch keeps, and what a whole step allocates."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench.memory import FLOAT, kept_behind_layers, kept_by_layers, memory
 from bench.ours import open_trainer, work
 from pipeline.formats.model import ModelSpec
+from tests.imports import ROOT
 from tests.trainer.tiny import tiny_spec
+from trainer.memory import FLOAT, Setting, kept_after_layers, kept_by_layers, training_memory
+from trainer.recipe import load_recipe
 
 ROWS = 2
 
 
 def spec_of(family: str) -> ModelSpec:
     heads: dict[str, Any] = {"heads": 8}
-    if family in ("mobilellm", "mobilellm-ls"):
+    if family in ("mobilellm", "mobilellm-ls", "olmo2", "qwen3", "smollm3"):
         heads = {"query_heads": 4, "kv_heads": 2, "ffn_width": 704, "tied_embedding": True}
     if family == "mobillama":
         heads = {"query_heads": 4, "ffn_width": 704, "tied_embedding": False, "shared_ffn": True}
@@ -25,7 +28,7 @@ def spec_of(family: str) -> ModelSpec:
     return tiny_spec(family, vocabulary=4096, context=256, width=256, layers=6, **heads)
 
 
-@pytest.mark.parametrize("family", ["mobilellm", "mobilellm-ls", "mobillama", "openelm"])
+@pytest.mark.parametrize("family", ["mobilellm", "mobilellm-ls", "mobillama", "openelm", "olmo2", "qwen3", "smollm3"])
 @pytest.mark.parametrize("recompute", [False, True])
 def test_a_micro_batch_keeps_what_is_computed_to_two_percent(family: str, recompute: bool) -> None:
     import torch
@@ -45,10 +48,45 @@ def test_a_micro_batch_keeps_what_is_computed_to_two_percent(family: str, recomp
         loss = model.loss(torch.arange(ROWS * 257).view(ROWS, 257))
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     found = sum(storage.nbytes() for pointer, storage in storages.items() if pointer not in weights)
-    kept = kept_by_layers(spec, recompute)[0]
-    computed = FLOAT * (ROWS * 256 * (kept + kept_behind_layers(spec)) + spec.vocabulary * spec.width)
+    setting = Setting(micro_batch=ROWS, leaves=1, recompute=recompute)
+    kept = kept_by_layers(spec, setting) + kept_after_layers(spec, setting)
+    computed = FLOAT * (ROWS * 256 * kept + spec.vocabulary * spec.width)
     assert loss.requires_grad
     assert found == pytest.approx(computed, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("precision", "micro_batch", "processes", "gib"),
+    [
+        ("bfloat16", 32, 1, 50.2),
+        ("bfloat16", 8, 1, 18.1),
+        ("bfloat16", 8, 2, 17.2),
+        ("float32", 8, 1, 26.1),
+    ],
+)
+def test_memory_on_a_gpu_is_what_was_measured_on_one(
+    precision: str, micro_batch: int, processes: int, gib: float
+) -> None:
+    """The measurements are those of docs/gpu.md, of mobilellm-125m at 64 rows a step."""
+    assert f" {gib} GiB |" in (ROOT / "docs/gpu.md").read_text("utf-8")
+    setting = Setting(
+        micro_batch=micro_batch,
+        leaves=64 // micro_batch,
+        is_half=precision == "bfloat16",
+        device="cuda",
+        processes=processes,
+    )
+    spec = load_recipe("mobilellm-125m")[1]
+    assert training_memory(spec, setting).peak / 2**30 == pytest.approx(gib, rel=0.015)
+
+
+def test_portable_attention_keeps_its_weights() -> None:
+    native = Setting(micro_batch=2, leaves=1)
+    spec = spec_of("mobilellm")
+    more = (
+        training_memory(spec, replace(native, is_portable=True)).activations - training_memory(spec, native).activations
+    )
+    assert more == FLOAT * 2 * 256 * 6 * 4 * ((128 * 128 + 128 * 256) // 256 - 1)  # 6 layers of 4 heads
 
 
 def test_a_step_allocates_what_is_computed_to_three_percent(tmp_path: Path) -> None:
@@ -63,5 +101,5 @@ def test_a_step_allocates_what_is_computed_to_three_percent(tmp_path: Path) -> N
     profiled.export_chrome_trace(str(tmp_path / "trace.json"))
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     totals = [event["args"]["Total Allocated"] for event in events if event["name"] == "[memory]"]
-    computed = memory(recipe, spec)
+    computed = training_memory(spec, Setting.of(recipe))
     assert max(totals) - totals[0] == pytest.approx(computed.activations + computed.passing, rel=0.03)

@@ -1,7 +1,8 @@
 """The decoder: its tensors, gradients, cache and first weights, and the laws between a model and its unrolled twin."""
 
 import json
-from dataclasses import replace
+import tracemalloc
+from dataclasses import asdict, replace
 from functools import partialmethod
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,16 @@ from pipeline.formats.model import (
     Initialization,
     LayerSpec,
     ModelSpec,
+    RotaryScaling,
     initial_value,
     num_parameters,
     tensor_shapes,
     unrolled,
 )
 from trainer.exact import cosine_and_sine, logarithm, rotary_tables
+from trainer.memory import LOSS_ROWS
 from trainer.model import Cache, Decoder, Layer, attend, dump_tensors, initialize, load_tensors
-from trainer.operators import LOSS_ROWS, LossBlock, embed, fusible_loss_block, loss_block, next_token_loss
+from trainer.operators import LossBlock, embed, fusible_loss_block, loss_block, next_token_loss
 
 torch.set_num_threads(1)
 
@@ -42,7 +45,7 @@ PLAIN = ModelSpec(
     initialization=Initialization(rule="normal", std=0.2),
 )
 GROWING = tuple(
-    LayerSpec(query_heads=heads, kv_heads=heads // 2, head_width=8, ffn_width=32 * heads, qk_norm=True)
+    LayerSpec(query_heads=heads, kv_heads=heads // 2, head_width=8, ffn_width=32 * heads, qk_norm="head")
     for heads in (2, 4, 6)
 )
 NEOX = LayerSpec(
@@ -52,16 +55,23 @@ NEOX = LayerSpec(
     ffn_width=128,
     norm="layer",
     activation="gelu",
-    bias=True,
+    bias="all",
     residual="parallel",
     rotary_share=0.25,
 )
+AFTER = replace(LAYER, norm_position="after", qk_norm="all_heads", bias="query_key_value")
+SCALING = RotaryScaling(factor=4.0, low_frequency_factor=1.0, high_frequency_factor=4.0, original_context=40)
 SPECS = {
     "plain": PLAIN,
     "layers applied twice": replace(PLAIN, applications=(0, 0, 1, 1, 2, 2)),
     "one FFN for all": replace(PLAIN, ffn_owner=(1, 1, 1), tied_embedding=False),
     "growing layers": replace(PLAIN, layers=GROWING, initialization=Initialization(rule="openelm")),
     "attention beside the FFN": replace(PLAIN, layers=(NEOX,) * 3, tied_embedding=False),
+    "norms after, some without positions": replace(
+        PLAIN,
+        layers=(AFTER, replace(AFTER, rotary_share=0.0), replace(AFTER, norm="layer", residual="parallel")),
+        rotary_scaling=SCALING,
+    ),
 }
 each_spec = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
 
@@ -101,16 +111,37 @@ def test_description_survives_json(spec: ModelSpec) -> None:
     assert ModelSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
 
 
+def test_a_description_of_the_form_before_is_read() -> None:
+    """There biases and normed queries and keys were flags, and what is new today was not said."""
+    for spec in (PLAIN, SPECS["growing layers"], SPECS["attention beside the FFN"]):
+        tree = json.loads(json.dumps(spec.to_json())) | {"format": "everystep-model-2"}
+        del tree["rotary_scaling"]
+        for layer in tree["layers"]:
+            del layer["norm_position"]
+            layer["bias"], layer["qk_norm"] = layer["bias"] is not None, layer["qk_norm"] is not None
+        assert ModelSpec.from_json(tree) == spec
+        tree["layers"][0]["bias"] = "all"
+        with pytest.raises(EverystepError, match=r"config\.json: does not match its format: KeyError\('all'\)"):
+            ModelSpec.from_json(tree)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": "everystep-model-1"}, "config.json: format must be 'everystep-model-2'"),
+        ({"format": "everystep-model-1"}, "config.json: format must be 'everystep-model-3'"),
         ({"biases": True}, "config.json: biases"),
         ({"width": "32"}, "config.json: width"),
         ({"width": True}, "config.json: width"),
         ({"width": 0}, "config.json: width must be > 0, got 0"),
         ({"applications": [0, 1, 3]}, "config.json: applications must use every stored layer 0..2"),
         ({"initialization": {"rule": "openelm", "std": 0.1}}, "remove std"),
+        ({"rotary_scaling": {**asdict(SCALING), "factor": 0.5}}, "config.json: factor must be >= 1, got 0.5"),
+        (
+            {"rotary_scaling": {**asdict(SCALING), "low_frequency_factor": 4}},
+            "must be > low_frequency_factor 4.0, got 4.0",
+        ),
+        ({"rotary_scaling": {**asdict(SCALING), "original_context": 0}}, "original_context must be > 0, got 0"),
+        ({"rotary_scaling": {"factor": 8.0}}, "config.json: rotary_scaling.low_frequency_factor: Field required"),
     ],
 )
 def test_a_wrong_description_names_file_and_key(change: dict[str, Any], message: str) -> None:
@@ -132,12 +163,19 @@ def test_a_missing_key_is_refused() -> None:
         ({"head_width": 7}, "even number of a head's dimensions; head_width 7 times rotary_share 1.0 is 7"),
         ({"rotary_share": 0.25, "head_width": 12}, "head_width 12 times rotary_share 0.25 is 3"),
         ({"rotary_share": 1.5}, "rotary_share 1.5 is 12"),
+        ({"rotary_share": -0.5}, "rotary_share -0.5 is -4"),
         ({"ffn_width": -64}, "ffn_width must be > 0, got -64"),
     ],
 )
 def test_a_wrong_layer_says_the_fix(change: dict[str, Any], message: str) -> None:
     with pytest.raises(EverystepError, match=message):
         replace(LAYER, **change)
+
+
+def test_scaling_a_rotation_that_no_layer_has_is_refused() -> None:
+    unrotated = replace(LAYER, rotary_share=0.0)
+    with pytest.raises(EverystepError, match="rotary_scaling: no layer rotates anything; make it null"):
+        replace(PLAIN, layers=(unrotated,) * 3, rotary_scaling=SCALING)
 
 
 def test_a_shared_ffn_has_one_width_and_one_owner() -> None:
@@ -353,6 +391,16 @@ def test_draws_do_not_depend_on_the_block_they_fall_in() -> None:
     assert np.array_equal(whole[:100], normal(3, "x", (100, 700), 1.0))
     assert abs(whole.mean()) < 0.01
     assert abs(whole.std() - 1) < 0.01
+
+
+def test_first_weights_are_drawn_one_tensor_at_a_time() -> None:
+    model = Decoder(replace(PLAIN, vocabulary=40_000, tied_embedding=False))
+    largest = 4 * model.embedding.weight.numel()  # the head is as large
+    tracemalloc.start()
+    initialize(model, 1)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert largest < most < 1.6 * largest, "more than one tensor, and the numbers that some of its values are made of"
 
 
 def test_openelm_spreads_follow_the_width_and_the_depth() -> None:

@@ -74,11 +74,13 @@ def free_port() -> int:
     return port
 
 
-def torchrun(folder: Path, node: int, port: int, each: int) -> subprocess.Popen[str]:
+def torchrun(folder: Path, node: int, port: int, each: int, **more: str) -> subprocess.Popen[str]:
     """The command of docs/reproduce.md, for one of two nodes that are this machine."""
     place = ["--master-addr", "127.0.0.1", "--master-port", str(port)]
     nodes = ["--nnodes", "2", "--node-rank", str(node), "--nproc-per-node", str(each)]
-    return start(folder, 1, "torchrun", *nodes, *place, "-m", "pipeline.stages", "train", MODEL, said=f"said {node}")
+    return start(
+        folder, 1, "torchrun", *nodes, *place, "-m", "pipeline.stages", "train", MODEL, said=f"said {node}", **more
+    )
 
 
 @pytest.mark.parametrize("each", [1, pytest.param(2, marks=pytest.mark.long)])

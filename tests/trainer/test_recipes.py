@@ -14,6 +14,7 @@ import torch
 
 from pipeline.base.errors import EverystepError
 from pipeline.formats.canonical import pretty
+from pipeline.formats.families import build_spec
 from pipeline.formats.model import ModelSpec, num_parameters, num_parameters_if_repeated, tensor_shapes
 from tests.project import recipe as tiny_recipe
 from trainer.catalog import describe, list_recipes
@@ -54,6 +55,53 @@ PUBLISHED = {
     "pythia-2.8b": 2_775_208_960,
     "pythia-6.9b": 6_857_302_016,
     "pythia-12b": 11_846_072_320,
+}
+# What the configs of other published models say, and the parameters of their files.
+LLAMAS_KIN: dict[str, tuple[dict[str, Any], int]] = {
+    "Llama-3.2-1B": (
+        {
+            **{"family": "llama-3.1", "vocabulary": 128256, "context": 131072, "width": 2048, "layers": 16},
+            **{"query_heads": 32, "kv_heads": 8, "ffn_width": 8192, "tied_embedding": True},
+            **{"rotary_base": 500000.0, "norm_epsilon": 1e-5, "initial_std": 0.02},
+            "rotary_scaling": {
+                **{"factor": 32.0, "original_context": 8192},
+                **{"low_frequency_factor": 1.0, "high_frequency_factor": 4.0},
+            },
+        },
+        1_235_814_400,
+    ),
+    "OLMo-2-0425-1B": (
+        {
+            **{"family": "olmo2", "vocabulary": 100352, "context": 4096, "width": 2048, "layers": 16},
+            **{"query_heads": 16, "kv_heads": 16, "ffn_width": 8192, "tied_embedding": False},
+            **{"rotary_base": 500000.0, "norm_epsilon": 1e-6, "initial_std": 0.02},
+        },
+        1_484_916_736,
+    ),
+    "Qwen2.5-0.5B": (
+        {
+            **{"family": "qwen2", "vocabulary": 151936, "context": 32768, "width": 896, "layers": 24},
+            **{"query_heads": 14, "kv_heads": 2, "ffn_width": 4864, "tied_embedding": True},
+            **{"rotary_base": 1000000.0, "norm_epsilon": 1e-6, "initial_std": 0.02},
+        },
+        494_032_768,
+    ),
+    "Qwen3-0.6B": (
+        {
+            **{"family": "qwen3", "vocabulary": 151936, "context": 32768, "width": 1024, "layers": 28},
+            **{"query_heads": 16, "kv_heads": 8, "head_width": 128, "ffn_width": 3072, "tied_embedding": True},
+            **{"rotary_base": 1000000.0, "norm_epsilon": 1e-6, "initial_std": 0.02},
+        },
+        596_049_920,
+    ),
+    "SmolLM3-3B": (
+        {
+            **{"family": "smollm3", "vocabulary": 128256, "context": 65536, "width": 2048, "layers": 36},
+            **{"query_heads": 16, "kv_heads": 4, "ffn_width": 11008, "tied_embedding": True},
+            **{"rotary_base": 5000000.0, "norm_epsilon": 1e-6, "initial_std": 0.02, "unrotated_every": 4},
+        },
+        3_075_098_624,
+    ),
 }
 DEMO = ("mobilellm", "mobilellm-ls", "mobillama", "openelm", "mobilellm-init2", "mobilellm-order2")
 
@@ -182,6 +230,13 @@ def test_a_recipe_has_the_published_number_of_parameters(name: str) -> None:
     _, spec = load_recipe(name, ROOT)
     assert num_parameters(spec) == count_parameters(spec) == PUBLISHED[name]
     assert num_parameters_if_repeated(spec) == REPEATED.get(name, PUBLISHED[name])
+
+
+@pytest.mark.parametrize("name", LLAMAS_KIN)
+def test_models_without_a_recipe_have_the_published_number_of_parameters(name: str) -> None:
+    section, published = LLAMAS_KIN[name]
+    spec = build_spec(section, name)
+    assert num_parameters(spec) == count_parameters(spec) == published
 
 
 @pytest.mark.parametrize("name", [*PUBLISHED, *DEMO])

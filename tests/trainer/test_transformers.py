@@ -19,17 +19,19 @@ import torch
 import transformers
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, pipeline
 
+from pipeline.audit.export_model import export
 from pipeline.formats.model import num_parameters_if_repeated
 from pipeline.formats.vocabulary import END_OF_TEXT
 from tests.project import ROOT
-from tests.trainer.exports import FAMILIES, build, read_spec, tokenizer_file, write_pulled
-from trainer.model import Decoder, dump_tensors
+from tests.trainer.exports import KIN, SUITES, build, read_spec, tokenizer_file, write_pulled
+from trainer.model import Cache, Decoder, dump_tensors
 
 torch.set_num_threads(1)
 
 OLDEST, OLD_TOKENIZERS = (Path(sys.prefix) / "oldest" / name for name in ("transformers", "tokenizers"))
 PINS = {"oldest": ROOT / "tests" / "oldest" / "transformers.txt", "newest": ROOT / "constraints-dev.txt"}
 IS_OLDEST = Path(transformers.__file__).is_relative_to(OLDEST)
+KNOWN = [family for family in KIN if not IS_OLDEST or family not in ("qwen3", "smollm3")]
 Pair = tuple[Decoder, Any, Path]
 
 
@@ -51,7 +53,7 @@ def continuation(model: Decoder, prompt_BT: torch.Tensor, num_tokens: int) -> to
     return prompt_BT
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=[*SUITES, *(pytest.param(family, marks=pytest.mark.long) for family in KNOWN)])
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     """Our model, transformers' reading of its export, and the folder."""
     model, folder = build(read_spec(request.param)), tmp_path_factory.mktemp(request.param)
@@ -66,6 +68,35 @@ def test_transformers_gives_our_logits(pair: Pair) -> None:
     expected_BTV = ours(tokens_BT)
     assert expected_BTV.std() > 0.5
     torch.testing.assert_close(theirs(tokens_BT).logits, expected_BTV, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("family", KNOWN)
+def test_a_family_of_others_comes_back_as_their_own_class(family: str, tmp_path: Path) -> None:
+    """Its logits, the gradients of all that has a name of its own, and its continuation with a cache."""
+    ours, folder = build(read_spec(family)), tmp_path / family
+    folder.mkdir()
+    write_pulled(ours, folder, tmp_path)
+    theirs, rows_BT = load(folder), tokens(ours, length=33)
+    assert type(theirs).__module__.startswith("transformers.models.")
+    loss = theirs(rows_BT, labels=rows_BT).loss
+    loss.backward()
+    expected = ours.loss(rows_BT)
+    expected.backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+    of_form = export(ours.spec, {name: p.grad.numpy() for name, p in ours.named_parameters() if p.grad is not None}, 0)
+    for name, gradient in of_form.tensors.items():
+        found = theirs.get_parameter(name).grad
+        torch.testing.assert_close(found, torch.from_numpy(gradient), rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(rows_BT).logits, ours(rows_BT), rtol=1e-5, atol=2e-5)
+        prompt_BT, cache = rows_BT[:, :20], Cache()
+        steps = [ours(prompt_BT, cache)[:, -1:].argmax(-1)]
+        for _ in range(4):
+            steps.append(ours(steps[-1], cache).argmax(-1))
+        mask_BT = torch.ones_like(prompt_BT)
+        spoken_BT = theirs.generate(prompt_BT, attention_mask=mask_BT, max_new_tokens=5, eos_token_id=None)
+        assert torch.equal(spoken_BT, torch.cat((prompt_BT, *steps), dim=1))
+        assert torch.equal(spoken_BT, continuation(ours, prompt_BT, 5))
 
 
 @torch.no_grad()
@@ -181,7 +212,7 @@ def test_a_training_step_has_our_loss_and_our_gradients_with_and_without_checkpo
             theirs.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             assert theirs.is_gradient_checkpointing
         runs.append([])
-        names = ("layers.0.input_layernorm", "layers.0.attn_norm")
+        names = ("layers.0.self_attn", "layers.0.attn", "layers.0.attention")
         first = next(module for name, module in theirs.named_modules() if name.endswith(names))
         first.register_forward_hook(lambda *_, run=runs[-1]: run.append(1))
         loss = theirs(rows_BT, labels=rows_BT).loss
@@ -247,10 +278,11 @@ def test_old_readers_split_text_as_the_release_does(pair: Pair) -> None:
 
 
 @pytest.mark.skipif(IS_OLDEST, reason="this is the inner run")
-def test_all_of_this_holds_with_the_oldest_transformers_too() -> None:
+@pytest.mark.parametrize("which", ["not long", pytest.param("long", marks=pytest.mark.long)])
+def test_all_of_this_holds_with_the_oldest_transformers_too(which: str) -> None:
     assert OLDEST.is_dir() and OLD_TOKENIZERS.is_dir(), "run `make .venv/tested`, which installs them"
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", Path(__file__)],
+        [sys.executable, "-m", "pytest", "-q", "-m", which, "-p", "no:cacheprovider", Path(__file__)],
         env=os.environ | {"PYTHONPATH": f"{OLDEST}{os.pathsep}{ROOT}"},
         cwd=ROOT,
         capture_output=True,

@@ -15,13 +15,19 @@ OPENELM: dict[str, Any] = {
     "ffn_multipliers": [0.5, 4.0],
 }
 GROUPED = LLAMA | {"query_heads": 2, "kv_heads": 1, "ffn_width": 64}
+SCALING: dict[str, Any] = {"factor": 8.0, "low_frequency_factor": 1.0, "high_frequency_factor": 4.0}
 KEYS: dict[str, dict[str, Any]] = {
     "llama": GROUPED | {"tied_embedding": False},
+    "llama-3.1": GROUPED | {"tied_embedding": True, "rotary_scaling": SCALING | {"original_context": 8}},
     "mobilellm": GROUPED | {"tied_embedding": True},
     "mobilellm-ls": GROUPED | {"tied_embedding": True},
     "mobillama": LLAMA | {"query_heads": 2, "ffn_width": 64, "tied_embedding": False, "shared_ffn": True},
+    "olmo2": GROUPED | {"tied_embedding": False},
     "openelm": OPENELM | {"head_width": 16, "query_heads_per_kv_head": 2, "ffn_divisor": 32, "tied_embedding": True},
     "pythia": PYTHIA | {"heads": 2},
+    "qwen2": GROUPED | {"tied_embedding": True},
+    "qwen3": GROUPED | {"head_width": 16, "tied_embedding": True},
+    "smollm3": GROUPED | {"tied_embedding": True, "unrotated_every": 2},
 }
 
 

@@ -34,15 +34,15 @@ UNWRITTEN = {"aten.empty", "aten.empty_like", "aten.new_empty", "aten.new_empty_
 POINTWISE = {
     *("add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_", "neg", "pow", "rsqrt", "sqrt", "square", "ne"),
     *("addcmul_", "addcdiv_", "silu", "silu_backward", "gelu", "gelu_backward", "clone", "copy_", "_to_copy"),
-    *("zero_", "fill_", "where"),
+    *("zero_", "fill_", "where", "eq", "bitwise_and", "bitwise_not"),
 }
 """Operators of which an element depends on the elements at its place."""
-BY_ROWS = {"_softmax", "_softmax_backward_data", "mean", "sum", "amax", "gather", "scatter_add_"}
+BY_ROWS = {"_softmax", "_softmax_backward_data", "mean", "sum", "amax", "cumsum", "gather", "scatter_add_"}
 """Operators of which an element depends on the last dimension at its place, if that is the one they are given."""
-PRODUCTS = {"mm", "bmm", "portable_product", "onednn_product", "addmm", "addmm_"}
+PRODUCTS = {"mm", "bmm", "portable_product", "large_product", "addmm", "addmm_"}
 """Operators of which an element depends on a row and a column of the last two tensors, and its place in one before."""
 NOT_PORTABLE = {
-    *("mm", "bmm", "addmm", "addmm_", "onednn_product", "_scaled_dot_product_flash_attention_for_cpu"),
+    *("mm", "bmm", "addmm", "addmm_", "large_product", "_scaled_dot_product_flash_attention_for_cpu"),
     "_scaled_dot_product_flash_attention_for_cpu_backward",
 }
 """Operators that the class `portable` never applies: its only product is `portable_product`."""

@@ -105,6 +105,8 @@ class DesignFacts(Typed):
     """Norms of its layers."""
     tied_embedding: bool
     """Whether embedding and output are one matrix."""
+    attention_within_documents: bool
+    """Whether a token sees only its own document."""
     steps: Count
     """Updates."""
     schedule: str
@@ -342,6 +344,7 @@ def _design(release: Release, name: str) -> DesignFacts:
         activations=sorted({layer.activation for layer in spec.layers}),
         norms=sorted({layer.norm for layer in spec.layers}),
         tied_embedding=spec.tied_embedding,
+        attention_within_documents=spec.attention_within_documents,
         steps=recipe.schedule.steps,
         schedule=recipe.schedule.shape,
         peak=recipe.schedule.peak,

@@ -37,9 +37,11 @@ def training_section(evidence: Evidence) -> Html:
 
 def _recipes(evidence: Evidence) -> Iterator[Html]:
     orders = {design.order_seed for design in evidence.designs}
-    order = "the same order" if len(orders) == 1 else "the order that the seed of each gives"
+    rows = (
+        "the same rows in the same order" if len(orders) == 1 else "from the same rows, each in the order of its seed"
+    )
     yield paragraph(
-        f"All models read the same rows, in {order}. A recipe, ",
+        f"All models read {rows}. A recipe, ",
         code("recipes/MODEL.yaml"),
         ", says all that decides the bits of a training besides data and code.",
     )

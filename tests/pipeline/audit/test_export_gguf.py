@@ -16,7 +16,7 @@ from pipeline.formats.model import ModelSpec, num_parameters, unrolled
 from tests.trainer.exports import FAMILIES, random_tensors, read_spec, tokenizer_file
 
 ABOUT = {"general.name": "a model", "everystep.weights_digest": "tensors-v1:00"}
-ARCHITECTURES = {"openelm": "openelm", "pythia": "gptneox"}
+ARCHITECTURES = {"pythia": "gptneox"} | {name: name for name in ("openelm", "olmo2", "qwen2", "qwen3", "smollm3")}
 
 
 def written(folder: Path, spec: ModelSpec, **how: Any) -> GGUFReader:
@@ -36,7 +36,9 @@ def test_a_file_holds_every_weight_once_a_depth_and_the_vocabulary(family: str, 
     facts, tree = said(read), json.loads((tmp_path / "released.json").read_bytes())
     assert facts["general.architecture"] == ARCHITECTURES.get(family, "llama")
     assert facts["everystep.weights_digest"] == "tensors-v1:00"
-    assert sum(tensor.data.size for tensor in read.tensors) == num_parameters(unrolled(spec)[0])
+    weights = [tensor for tensor in read.tensors if tensor.name != "rope_freqs.weight"]
+    assert sum(tensor.data.size for tensor in weights) == num_parameters(unrolled(spec)[0])
+    assert (len(weights) < len(read.tensors)) == (spec.rotary_scaling is not None)
     assert {tensor.data.dtype for tensor in read.tensors} == {np.dtype("float32")}
     tokens, kinds = facts["tokenizer.ggml.tokens"], facts["tokenizer.ggml.token_type"]
     assert len(tokens) == len(kinds) == spec.vocabulary
@@ -90,7 +92,7 @@ def test_f16_halves_matrices_and_keeps_norms(tmp_path: Path) -> None:
     [
         (lambda spec: replace(spec, tied_embedding=False), "has a head of its own"),
         (
-            lambda spec: replace(spec, layers=tuple(replace(layer, qk_norm=False) for layer in spec.layers)),
+            lambda spec: replace(spec, layers=tuple(replace(layer, qk_norm=None) for layer in spec.layers)),
             "has layers that differ and does not norm them",
         ),
         (
@@ -103,6 +105,25 @@ def test_what_llama_cpp_cannot_hold_is_refused_and_nothing_is_left(change: Any, 
     with pytest.raises(EverystepError, match=reason):
         written(tmp_path, change(read_spec("openelm")))
     assert [path.name for path in tmp_path.iterdir()] == ["released.json"]
+
+
+@pytest.mark.parametrize(
+    ("family", "change", "reason"),
+    [
+        ("qwen2", {"rotary_scaling": read_spec("llama-3.1").rotary_scaling}, "reads it of Llama, but not of qwen2"),
+        ("olmo2", {"tied_embedding": True}, "OLMo 2 has a head of its own"),
+        (
+            "smollm3",
+            {"layers": read_spec("smollm3").layers[::-1]},
+            r"3, 7, 11 and so on; of this model these are \[0\]",
+        ),
+    ],
+)
+def test_what_llama_cpp_takes_for_granted_is_required(
+    family: str, change: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    with pytest.raises(EverystepError, match=reason):
+        written(tmp_path, replace(read_spec(family), **change))
 
 
 @pytest.mark.parametrize(

@@ -32,10 +32,10 @@ def specs(draw: st.DrawFn) -> ModelSpec:
             kv_heads=kv_heads,
             head_width=head_width,
             ffn_width=draw(st.integers(1, 9)),
-            qk_norm=form == "openelm",
+            qk_norm="head" if form == "openelm" else None,
             norm="layer" if form == "gpt_neox" else "rms",
             activation="gelu" if form == "gpt_neox" else "swiglu",
-            bias=form == "gpt_neox",
+            bias="all" if form == "gpt_neox" else None,
         )
 
     layers = [layer() for _ in range(depth)] if form == "openelm" else [layer()] * depth

@@ -1,5 +1,6 @@
 """The families: what each makes of its section, and what a wrong section is told. Published sizes: test_recipes.py."""
 
+from dataclasses import replace
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,15 @@ import pytest
 from pipeline.base.errors import EverystepError
 from pipeline.base.yaml import load_yaml
 from pipeline.formats.families import FAMILIES, build_spec, make_divisible
-from pipeline.formats.model import ModelSpec, initial_value, num_parameters, num_parameters_if_repeated, tensor_shapes
-from tests.trainer.tiny import KEYS, tiny_spec
+from pipeline.formats.model import (
+    ModelSpec,
+    RotaryScaling,
+    initial_value,
+    num_parameters,
+    num_parameters_if_repeated,
+    tensor_shapes,
+)
+from tests.trainer.tiny import KEYS, SCALING, tiny_spec
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 
@@ -52,8 +60,31 @@ def test_mobillama_of_the_repositorys_eight_layers_would_be_another_model() -> N
 
 def test_pythia_is_neox_with_a_quarter_of_each_head_rotated() -> None:
     (layer,) = set(build_spec(published("pythia-410m"), "x.yaml").layers)
-    assert (layer.norm, layer.activation, layer.bias, layer.residual) == ("layer", "gelu", True, "parallel")
+    assert (layer.norm, layer.activation, layer.bias, layer.residual) == ("layer", "gelu", "all", "parallel")
     assert (layer.kv_heads, layer.head_width, layer.rotary_width, layer.ffn_width) == (16, 64, 16, 4096)
+
+
+def test_llamas_kin_say_one_thing_more() -> None:
+    """Its layers, or its rotation, but for one key or two."""
+    llama = tiny_spec("llama", tied_embedding=True)
+    (layer,) = set(llama.layers)
+    assert tiny_spec("qwen2").layers == (replace(layer, bias="query_key_value"),) * 2
+    assert tiny_spec("qwen3").layers == (replace(layer, qk_norm="head", head_width=16),) * 2
+    after = replace(layer, qk_norm="all_heads", norm_position="after")
+    assert tiny_spec("olmo2", tied_embedding=True) == replace(llama, layers=(after, after))
+    assert tiny_spec("smollm3").layers == (layer, replace(layer, rotary_share=0.0))
+    scaled = tiny_spec("llama-3.1")
+    assert scaled.rotary_scaling == RotaryScaling(**SCALING, original_context=8)
+    assert replace(scaled, rotary_scaling=None) == llama
+
+
+def test_qwen3s_heads_need_not_divide_the_width() -> None:
+    spec = tiny_spec("qwen3", query_heads=3, kv_heads=3, head_width=10)
+    assert tensor_shapes(spec)["layers.0.attention.output.weight"] == (64, 30)
+    with pytest.raises(EverystepError, match=r"model: rotary positions need an even number .* head_width 9 times"):
+        tiny_spec("qwen3", head_width=9)
+    with pytest.raises(EverystepError, match="model: kv_heads: 2 does not divide query_heads 3"):
+        tiny_spec("qwen3", query_heads=3, kv_heads=2)
 
 
 def deviations(spec: ModelSpec) -> tuple[float, float, float]:

@@ -1,0 +1,1 @@
+"""What a project will cost before anything runs: `everystep plan`."""

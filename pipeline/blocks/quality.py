@@ -16,6 +16,7 @@ import numpy as np
 
 from pipeline.base.yaml import Section
 from pipeline.blocks.block import Block, Fault, Outcome, Rewritten
+from pipeline.blocks.measures import Measures, measure
 from pipeline.blocks.repetition import bounds
 from pipeline.blocks.words import split_sentences, split_words
 
@@ -71,18 +72,24 @@ class FineWeb(Section):
 
 
 def gopher_quality(rules: GopherQuality) -> Block:
-    """Make the block that drops text that is not prose, by length, words, symbols, lines and stop words."""
+    """Make the block that drops text that is not prose, by length, words, symbols, lines and stop words.
+
+    The library is asked about texts that break a rule, and those that may."""
     from datatrove.pipeline.filters.gopher_quality_filter import GopherQualityFilter
 
     measured: list[Any] = []
     thresholds = {name: Threshold(value, measured) for name, value in rules.model_dump().items()}
-    return _judge(GopherQualityFilter(**thresholds, language=plain_words()), measured)
+    by_library = _judge(GopherQualityFilter(**thresholds, language=plain_words()), measured)
+
+    def judge(text: str) -> Outcome:
+        return None if _is_prose(text, measure(text), rules) else by_library(text)
+
+    return judge
 
 
 def gopher_repetition(rules: GopherRepetition) -> Block:
-    """Make the block that drops repetitive text. Runs of words are measured only if bounds do not rule them out."""
+    """Make the block that drops repetitive text. What bounds rule out is not measured: for most texts, everything."""
     from datatrove.pipeline.filters.gopher_repetition_filter import GopherRepetitionFilter
-    from datatrove.utils.text import split_into_words
 
     measured: list[Any] = []
     tree = rules.model_dump()
@@ -95,11 +102,61 @@ def gopher_repetition(rules: GopherRepetition) -> Block:
     shares = np.array(rules.top_n_grams + rules.dup_n_grams)
 
     def judge(text: str) -> Outcome:
-        most, again = bounds(split_into_words(text, plain_words()), sizes)
+        measures = measure(text)
+        most, again = bounds(measures.characters, measures.lengths_W, sizes)
         held = np.concatenate([most[: len(top)], again[len(top) :]])
-        return of_all(text) if (held / len(text) > shares).any() else of_lines(text)
+        if (held / len(text) > shares).any():
+            return of_all(text)
+        return None if _has_few_copies(text, rules) else of_lines(text)
 
     return judge
+
+
+def _is_prose(text: str, measures: Measures, rules: GopherQuality) -> bool:
+    """Tell whether a text surely breaks no rule of quality; `measures` bound its bullets and ellipses from above."""
+    words, plain, lines = measures.words, measures.plain_words, len(text.splitlines())
+    length = measures.plain_characters / max(plain, 1)
+    return (
+        plain >= max(rules.min_doc_words, 1)
+        and _is_within(plain, rules.max_doc_words)
+        and length >= rules.min_avg_word_length
+        and _is_within(length, rules.max_avg_word_length)
+        and _is_within(text.count("#") / words, rules.max_symbol_word_ratio)
+        and _is_within((text.count("...") + text.count("…")) / words, rules.max_symbol_word_ratio)
+        and _is_within(measures.bullets / lines, rules.max_bullet_lines_ratio)
+        and _is_within(measures.ellipses / lines, rules.max_ellipsis_lines_ratio)
+        and measures.alphabetic_words / words >= rules.max_non_alpha_words_ratio
+        and measures.stop_words >= rules.min_stop_words
+    )
+
+
+def _has_few_copies(text: str, rules: GopherRepetition) -> bool:
+    """Tell whether a text surely repeats no more lines and paragraphs than it may. Parted as it is when normalized:
+    a paragraph ends at one blank line, and no blanks are at the ends."""
+    if "\n\n\n" in text or text[0].isspace() or text[-1].isspace():
+        return False
+    paragraphs = text.split("\n\n")
+    lines = [line for line in text.split("\n") if line]
+    return (
+        _is_within(_copies(paragraphs) / len(paragraphs), rules.dup_para_frac)
+        and _is_within(_copied_characters(paragraphs) / len(text), rules.dup_para_char_frac)
+        and _is_within(_copies(lines) / len(lines), rules.dup_line_frac)
+        and _is_within(_copied_characters(lines) / len(text), rules.dup_line_char_frac)
+    )
+
+
+def _copies(parts: list[str]) -> int:
+    """Count the parts that occurred before."""
+    return len(parts) - len(set(parts))
+
+
+def _copied_characters(parts: list[str]) -> int:
+    return sum(map(len, parts)) - sum(map(len, set(parts)))
+
+
+def _is_within(value: float, limit: float) -> bool:
+    """Tell whether a rule with an upper limit is kept; 0 turns it off."""
+    return not limit or value <= limit
 
 
 def fineweb(rules: FineWeb) -> Block:

@@ -18,14 +18,12 @@ Counts = NDArray[np.int64]
 MAX_PROBES = 256  # slots of the half-empty table that one run is compared with
 
 
-def bounds(words: Sequence[str], sizes: Sequence[int]) -> tuple[Counts, Counts]:
+def bounds(characters: NDArray[np.uint32], lengths_W: Counts, sizes: Sequence[int]) -> tuple[Counts, Counts]:
     """Bound, for runs of each size, shape (N,): the characters of one run and its repetitions, blanks between words
     included; and those of all runs that occurred before, none counted twice, without blanks."""
-    characters = np.frombuffer("".join(words).encode("utf-32-le"), dtype=np.uint32)
-    lengths = np.fromiter(map(len, words), dtype=np.int64, count=len(words))
     most_N = np.zeros(len(sizes), dtype=np.int64)
     repeated_N = np.zeros(len(sizes), dtype=np.int64)
-    _bound(characters, lengths, np.array(sizes, dtype=np.int64), most_N, repeated_N)
+    _bound(characters, lengths_W, np.array(sizes, dtype=np.int64), most_N, repeated_N)
     return most_N, repeated_N
 
 

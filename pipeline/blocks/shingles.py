@@ -66,6 +66,16 @@ def fold_all(texts: Iterable[str]) -> Texts:
     return Texts(content[:end], stops, words[:word_end], word_stops)
 
 
+def word_hashes(text: str) -> Hashes:
+    """Hash each word of one text: what `fold_all` has as `words`, but none for a text without words."""
+    raw = text.encode() if text.isascii() else fold(text)
+    given = np.frombuffer(raw, dtype=np.uint8)
+    stops, word_stops = np.array([len(raw)]), np.empty(1, dtype=np.int64)
+    content, words = np.empty(len(raw) + 1, dtype=np.uint8), np.empty(len(raw) // 2 + 2, dtype=np.uint64)
+    end, word_end = _fold_ascii(given, stops, _folded_bytes(), content, words, word_stops)
+    return words[: word_end if end else 0]
+
+
 def fingerprints(texts: Texts) -> Hashes:
     """Compute the first 16 bytes of the SHA-256 of each folded text, equal when these are equal. Shape (2, D)."""
     content, stops = texts.content.data, texts.stops.tolist()
@@ -102,6 +112,13 @@ def shingle_hashes(texts: Texts, size: int) -> tuple[Hashes, Stops]:
     hashes_S = np.empty(stops_D[-1] if len(stops_D) else 0, dtype=np.uint64)
     _shingle_all(texts.words, texts.word_stops, size, hashes_S)
     return hashes_S, stops_D
+
+
+def one_shingle_hashes(words_W: Hashes, size: int) -> Hashes:
+    """Hash every shingle of the words of one text."""
+    hashes_S = np.empty(max(len(words_W) - size + 1, 1), dtype=np.uint64)
+    _shingles_of(words_W, size, hashes_S)
+    return hashes_S
 
 
 @cache

@@ -12,10 +12,12 @@ Law: the words of a text, joined, are the text without its blanks.
 import re
 from collections.abc import Iterator
 from functools import lru_cache
+from string import ascii_lowercase
 
 REMEMBERED, MAX_REMEMBERED = 1 << 16, 48  # cached runs, and their length: no text can fill the memory
 MAX_RUN = 1000  # a longer run of non-blank characters is data, not language: one word
 LONGEST_SUFFIX = 8
+ONE_AFTER_LETTERS = ',;:!?)]}"”'  # marks that are cut off alone after a letter
 
 QUOTES = "'\"`´‘’‚“”„«»"
 ICONS = "©®™\ufffd\u2190-\u2199\u2500-\u27bf\U0001f300-\U0001faff"  # Unicode's other symbols in texts
@@ -53,7 +55,7 @@ def split_words(text: str) -> list[str]:
     """Split a text into words and marks, in order."""
     words: list[str] = []
     for run in text.split():
-        words += _remembered(run) if len(run) <= MAX_REMEMBERED else _split_run(run)
+        words += _remembered(run) if len(run) <= MAX_REMEMBERED else split_run(run)
     return words
 
 
@@ -79,9 +81,12 @@ def _placed(text: str) -> Iterator[tuple[str, int]]:
         place += len(word)
 
 
-def _split_run(run: str) -> tuple[str, ...]:
+def split_run(run: str) -> tuple[str, ...]:
+    """Split a run of non-blank characters into words and marks."""
     if len(run) > MAX_RUN:
         return (run,)
+    if plain := _split_letters(run):
+        return plain
     start, end = 0, len(run)
     before: list[str] = []
     after: list[str] = []
@@ -101,6 +106,18 @@ def _split_run(run: str) -> tuple[str, ...]:
     return (*before, *_split_core(run[start:end]), *reversed(after))
 
 
+def _split_letters(run: str) -> tuple[str, ...]:
+    """Split a run of letters with at most one mark after them, as most are; empty for any other."""
+    if run.isalpha():
+        return _contracted(run)
+    letters, mark = run[:-1], run[-1]
+    if not letters.isalpha():
+        return ()
+    if mark in ONE_AFTER_LETTERS or (mark == "." and letters[-1] in ascii_lowercase and run not in UNDIVIDED):
+        return (*_contracted(letters), mark)
+    return ()
+
+
 def _is_undivided(run: str, start: int, end: int) -> bool:
     """Tell whether the rest of a run stays one word; a long rest is not copied for the lookup."""
     return end - start <= LONGEST_UNDIVIDED and run[start:end] in UNDIVIDED
@@ -110,9 +127,9 @@ def _split_core(core: str) -> list[str]:
     """Split the part between the punctuation at both ends into words."""
     if not core or core.isdigit() or core in UNDIVIDED or core in NOT_CONTRACTED or ADDRESS.fullmatch(core):
         return [core] if core else []
-    contraction = CONTRACTION.fullmatch(core) if len(core) <= LONGEST_CONTRACTION else None
-    if contraction:
-        return [part for part in contraction.groups() if part]
+    parts = _contracted(core)
+    if len(parts) > 1:
+        return [*parts]
     words: list[str] = []
     start = 0
     for mark in INFIX.finditer(core):
@@ -121,4 +138,12 @@ def _split_core(core: str) -> list[str]:
     return [word for word in [*words, core[start:]] if word]
 
 
-_remembered = lru_cache(REMEMBERED)(_split_run)
+def _contracted(core: str) -> tuple[str, ...]:
+    """Split a contraction into its two words."""
+    if len(core) > LONGEST_CONTRACTION or core in NOT_CONTRACTED:
+        return (core,)
+    contraction = CONTRACTION.fullmatch(core)
+    return tuple(part for part in contraction.groups() if part) if contraction else (core,)
+
+
+_remembered = lru_cache(REMEMBERED)(split_run)

@@ -1,7 +1,9 @@
 """The bounds are never below what datatrove's rule measures, and the rule decides with them as without."""
 
 import random
+from collections.abc import Sequence
 
+import numpy as np
 import pytest
 from datatrove.data import Document
 from datatrove.pipeline.filters.gopher_repetition_filter import (
@@ -14,10 +16,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.blocks.block import Fault
+from pipeline.blocks import repetition
 from pipeline.blocks.quality import gopher_repetition, plain_words
-from pipeline.blocks.repetition import bounds
+from pipeline.blocks.repetition import Counts
 from pipeline.blocks.words import split_words
 from tests.pipeline.blocks.test_quality import REPETITION
+
+
+def bounds(words: list[str], sizes: Sequence[int]) -> tuple[Counts, Counts]:
+    characters = np.frombuffer("".join(words).encode("utf-32-le"), dtype=np.uint32)
+    return repetition.bounds(characters, np.array([*map(len, words)], dtype=np.int64), sizes)
+
 
 SIZES = range(2, 11)
 SOME = [f"w{n}" for n in range(400)]

@@ -12,6 +12,7 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from bench.ours import work
 from bench.turns import Contender, alternate, middle, ratios
@@ -30,14 +31,14 @@ def main() -> None:
     parser.add_argument("--classes", nargs="*", default=list(CLASSES))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="everystep-bench-") as name:
-        contenders = {}
+        contenders: dict[Any, Contender] = {}
         for is_cut in (False, True):
             folder = Path(name) / ("cut" if is_cut else "whole")
             folder.mkdir()
             sizes = arguments.batch, arguments.batch // 2, WARM_UP + arguments.turns + 1
             _, spec = work(folder, arguments.model, *sizes, document=arguments.document, context=arguments.context)
             if is_cut:
-                cut = {"attention_within_documents": True, "end_token": spec.vocabulary - 1}
+                cut: dict[str, Any] = {"attention_within_documents": True, "end_token": spec.vocabulary - 1}
                 work(folder, arguments.model, *sizes, document=arguments.document, context=arguments.context, **cut)
             for key in arguments.classes:
                 one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}

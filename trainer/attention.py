@@ -63,7 +63,7 @@ def _(q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor) -> tuple[Tensor, Tensor, T
     future_XX = q_BHTD.new_full((QUERIES, QUERIES), -torch.inf).triu(1)
     for seen, shares_ZRS, q_ZRD, y_ZRD in _blocks(shares, q_NZRD, y_NZRD):
         shares_ZRS.baddbmm_(q_ZRD, k_ZTD[:, :seen].transpose(1, 2), beta=0, alpha=D**-0.5)
-        shares_ZRS.unflatten(1, (-1, QUERIES))[..., -QUERIES:].add_(future_XX)
+        torch.unflatten(shares_ZRS, 1, (-1, QUERIES))[..., -QUERIES:].add_(future_XX)
         torch.softmax(shares_ZRS, -1, out=shares_ZRS)
         torch.bmm(shares_ZRS, v_ZTD[:, :seen], out=y_ZRD)
     return _by_positions(y_NZRD, B, K), q_NZRD, k_ZTD, v_ZTD, shares
@@ -84,7 +84,7 @@ def _(g_BHTD: Tensor, q_NZRD: Tensor, k_ZTD: Tensor, v_ZTD: Tensor, shares: Tens
         g_scores_ZRS = torch._softmax_backward_data(g_shares_ZRS, shares_ZRS, -1, torch.float32)
         g_q_ZRD.baddbmm_(g_scores_ZRS, k_ZTD[:, :seen], beta=0, alpha=scale)
         g_k_ZTD[:, :seen].add_(torch.bmm(g_scores_ZRS.transpose(1, 2), q_ZRD), alpha=scale)
-    return _by_positions(g_q_NZRD, B, K), g_k_ZTD.unflatten(0, (B, K)), g_v_ZTD.unflatten(0, (B, K))
+    return _by_positions(g_q_NZRD, B, K), torch.unflatten(g_k_ZTD, 0, (B, K)), torch.unflatten(g_v_ZTD, 0, (B, K))
 
 
 def kept_shares(heads: int, length: int) -> int:
@@ -94,18 +94,18 @@ def kept_shares(heads: int, length: int) -> int:
 
 def _by_blocks(x_BHTD: Tensor, K: int) -> Tensor:
     """Copy (B, H, T, D) as (N, Z, R, D): queries of the same keys side by side."""
-    x_BKGNXD = x_BHTD.unflatten(2, (-1, QUERIES)).unflatten(1, (K, -1))
+    x_BKGNXD = torch.unflatten(torch.unflatten(x_BHTD, 2, (-1, QUERIES)), 1, (K, -1))
     return x_BKGNXD.permute(3, 0, 1, 2, 4, 5).clone(memory_format=torch.contiguous_format).flatten(3, 4).flatten(1, 2)
 
 
 def _by_positions(x_NZRD: Tensor, B: int, K: int) -> Tensor:
     """Copy (N, Z, R, D) as (B, H, T, D), in memory as (B, T, H, D), which is how the next product reads it."""
-    x_NBKGXD = x_NZRD.unflatten(2, (-1, QUERIES)).unflatten(1, (B, K))
+    x_NBKGXD = torch.unflatten(torch.unflatten(x_NZRD, 2, (-1, QUERIES)), 1, (B, K))
     x_BNXKGD = x_NBKGXD.permute(1, 0, 4, 2, 3, 5).clone(memory_format=torch.contiguous_format)
     return x_BNXKGD.flatten(3, 4).flatten(1, 2).transpose(1, 2)
 
 
-def _blocks(shares: Tensor, *x_NZRD: Tensor) -> Iterator[tuple[int, *tuple[Tensor, ...]]]:
+def _blocks(shares: Tensor, *x_NZRD: Tensor) -> Iterator[tuple[Any, ...]]:
     """Yield of each block the number of keys that it sees, its shares (Z, R, S), and its part of each tensor."""
     start = 0
     for number, parts in enumerate(zip(*x_NZRD, strict=True), 1):
@@ -126,5 +126,5 @@ def _(q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor) -> tuple[Tensor, Tensor, T
 @torch.library.register_fake("everystep::attention_backward")  # type: ignore[untyped-decorator]
 def _(g_BHTD: Tensor, q_NZRD: Tensor, k_ZTD: Tensor, v_ZTD: Tensor, shares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     B, H, T, D = g_BHTD.shape
-    k_BKTD, v_BKTD = (x_ZTD.new_empty(x_ZTD.shape).unflatten(0, (B, -1)) for x_ZTD in (k_ZTD, v_ZTD))
+    k_BKTD, v_BKTD = (torch.unflatten(x_ZTD.new_empty(x_ZTD.shape), 0, (B, -1)) for x_ZTD in (k_ZTD, v_ZTD))
     return g_BHTD.new_empty(B, T, H, D).transpose(1, 2), k_BKTD, v_BKTD

@@ -166,7 +166,8 @@ class Decoder(nn.Module):
         """Compute which of S positions each of the last T sees: of those that are no later, its own document's."""
         T, tokens_BS = tokens_BT.shape[1], tokens_BT if cache is None else cache.extend_tokens(tokens_BT)
         S = tokens_BS.shape[1]
-        is_end_BS = (tokens_BS == self.spec.end_token).long()
+        assert self.spec.end_token is not None  # else nothing is cut
+        is_end_BS = tokens_BS.eq(self.spec.end_token).long()
         if tree is None:
             seen_BSS = torch.ones(1, S, S, dtype=torch.bool, device=tokens_BS.device).tril()
             ended_BS = is_end_BS.cumsum(1) - is_end_BS
@@ -209,9 +210,10 @@ class Layer(nn.Module):
     ) -> Tensor:
         if self.norms_after:
             y_BTM: Tensor = x_BTM + self.attention_norm(self.attention(x_BTM, rotary, cache, slot, mask_BTS, lengths))
-            return y_BTM + self.ffn_norm(ffn(x_BTM if self.parallel else y_BTM))
+            z_BTM: Tensor = self.ffn_norm(ffn(x_BTM if self.parallel else y_BTM))
+            return y_BTM + z_BTM
         y_BTM = x_BTM + self.attention(self.attention_norm(x_BTM), rotary, cache, slot, mask_BTS, lengths)
-        z_BTM: Tensor = ffn(self.ffn_norm(x_BTM if self.parallel else y_BTM))
+        z_BTM = ffn(self.ffn_norm(x_BTM if self.parallel else y_BTM))
         return y_BTM + z_BTM
 
 
@@ -373,10 +375,11 @@ def attend_within(lengths: list[int], q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Te
     Nothing is computed of what no token sees. Rotated positions need not restart: a score depends on their difference.
     """
     B, T = q_BHTD.shape[0], q_BHTD.shape[2]
-    pieces = zip(*(x.transpose(1, 2).flatten(0, 1).split(lengths) for x in (q_BHTD, k_BKTD, v_BKTD)), strict=True)
+    rows = (x.transpose(1, 2).flatten(0, 1) for x in (q_BHTD, k_BKTD, v_BKTD))
+    pieces = zip(*(torch.split(x_NHD, lengths) for x_NHD in rows), strict=True)
     attended = [attend(*(x_LHD.transpose(0, 1).unsqueeze(0) for x_LHD in piece)) for piece in pieces]
     y_NHD = torch.cat([y_1HLD[0].transpose(0, 1) for y_1HLD in attended])
-    return y_NHD.unflatten(0, (B, T)).transpose(1, 2)
+    return torch.unflatten(y_NHD, 0, (B, T)).transpose(1, 2)
 
 
 def attend(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask_BTS: Tensor | None = None) -> Tensor:

@@ -12,7 +12,7 @@ arguments, dictionary, product-quantized input matrix and output matrix, for a s
 import struct
 from collections.abc import Collection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import int8, uint32
@@ -110,7 +110,7 @@ def _embed(
         for i in range(start, stops[w]):
             if marked[i] & 0xC0 == 0x80:
                 continue
-            value = uint32(2166136261)
+            value: Any = uint32(2166136261)
             j = i
             for n in range(1, most + 1):
                 if j == stops[w]:
@@ -128,13 +128,13 @@ def _embed(
 
 
 @compiled
-def _hashed(value: int, byte: int) -> int:
+def _hashed(value: Any, byte: int) -> Any:
     """Take one byte, as a signed one, into the hash."""
     return uint32((value ^ uint32(int8(byte))) * uint32(16777619))
 
 
 @compiled
-def _add(vector: Rows, row: Rows) -> None:
+def _add(vector: Rows | Vectors, row: Rows) -> None:
     for d in range(len(row)):
         vector[d] += row[d]
     vector[COUNT] += 1
@@ -189,7 +189,7 @@ class _Reader:
         self._content = content
         self._place = 0
 
-    def take(self, form: str):
+    def take(self, form: str) -> tuple[Any, ...]:
         values = struct.unpack_from("<" + form, self._content, self._place)
         self._place += struct.calcsize("<" + form)
         return values
@@ -199,7 +199,7 @@ class _Reader:
         text, self._place = self._content[self._place : end], end + 1
         return text
 
-    def array(self, kind: str, count: int):
+    def array(self, kind: str, count: int) -> NDArray[Any]:
         array = np.frombuffer(self._content, kind, count, self._place)
         self._place += array.nbytes
         return array
@@ -219,7 +219,8 @@ def _read_quantized(reader: _Reader, dimension: int) -> Rows:
     reader.take("4i")
     norms = reader.array("<f4", CENTROIDS)
     rows = centroids[np.arange(parts), codes].reshape(num_rows, dimension)
-    return rows * norms[norm_codes][:, None]
+    scaled: Rows = rows * norms[norm_codes][:, None]
+    return scaled
 
 
 def _paths(labels: list[str], counts: list[int], output: Rows) -> dict[str, tuple[Rows, Vectors]]:
@@ -241,11 +242,11 @@ def _paths(labels: list[str], counts: list[int], output: Rows) -> dict[str, tupl
         parent |= {children[0]: (inner, -1.0), children[1]: (inner, 1.0)}
     paths = {}
     for number, label in enumerate(labels):
-        inner, signs = [], []
+        way, signs = [], []
         at = number
         while at in parent:
             at, sign = parent[at]
-            inner.append(at - leaves)
+            way.append(at - leaves)
             signs.append(sign)
-        paths[label] = (output[inner], np.array(signs))
+        paths[label] = (output[way], np.array(signs))
     return paths

@@ -5,7 +5,7 @@ enough to see that a text passes. The words of a run are split once (`pipeline.b
 """
 
 from functools import cache, lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,7 +82,8 @@ class _Measurer:
             totals, characters, lengths_W,
         )  # fmt: skip
         *counts, stop_words = totals.tolist()
-        return Measures(*counts, stop_words.bit_count(), characters[:end], lengths_W[:num_words])
+        facts: list[Any] = [*counts, stop_words.bit_count(), characters[:end], lengths_W[:num_words]]
+        return Measures(*facts)
 
     def _learn(self) -> None:
         """Find the facts of the runs that are new."""
@@ -119,7 +120,7 @@ def _extended(array: NDArray[np.int64], used: int, more: object) -> NDArray[np.i
     values = np.array(more, dtype=np.int64)
     end = used + len(values)
     if end > len(array):
-        array = grown(array, 2 * end)  # type: ignore[assignment,arg-type]
+        array = grown(array, 2 * end)
     array[used:end] = values
     return array
 

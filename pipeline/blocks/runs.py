@@ -6,6 +6,7 @@ rows of arrays. Runs are compared character by character; their hashes only say 
 """
 
 from itertools import pairwise
+from typing import Any, TypeVar
 
 import numpy as np
 from numba import uint64
@@ -15,6 +16,7 @@ from pipeline.blocks.shingles import FACTOR, FNV_OFFSET, FNV_PRIME, compiled
 
 Characters = NDArray[np.uint32]
 Numbers = NDArray[np.int64]
+Number = TypeVar("Number", bound=np.generic)
 REMEMBERED = 1 << 17  # runs after which a table starts again, so that no corpus fills the memory
 MAX_PROBES = 64  # slots that one run is compared with; only adversarial texts need more, and get a new number each time
 
@@ -63,7 +65,7 @@ class Runs:
         _place_all(self._slots, self._stops, self.characters, self._count)
 
 
-def grown(array: NDArray[np.generic], size: int) -> NDArray[np.generic]:
+def grown(array: NDArray[Number], size: int) -> NDArray[Number]:
     """Copy an array into a longer one; what is new is not set."""
     longer = np.empty((size, *array.shape[1:]), dtype=array.dtype)
     longer[: len(array)] = array
@@ -95,7 +97,7 @@ def _number(
             place += 1
             continue
         start = place
-        value = uint64(FNV_OFFSET)
+        value: Any = uint64(FNV_OFFSET)
         while place < len(given) and not _is_blank(given[place]):
             value = (value ^ uint64(given[place])) * uint64(FNV_PRIME)
             place += 1
@@ -130,7 +132,7 @@ def _number(
 
 
 @compiled
-def _slot(value: int, slots: Numbers) -> int:
+def _slot(value: Any, slots: Numbers) -> Any:
     """The first slot for a hash; the upper bits of the product depend on all of its bits."""
     return np.int64((value * uint64(FACTOR)) >> uint64(32)) & (len(slots) - 1)
 
@@ -138,7 +140,7 @@ def _slot(value: int, slots: Numbers) -> int:
 @compiled
 def _place_all(slots: Numbers, stops: Numbers, characters: Characters, count: int) -> None:
     for number in range(count):
-        value = uint64(FNV_OFFSET)
+        value: Any = uint64(FNV_OFFSET)
         for c in range(stops[number], stops[number + 1]):
             value = (value ^ uint64(characters[c])) * uint64(FNV_PRIME)
         slot = _slot(value, slots)

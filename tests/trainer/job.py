@@ -139,7 +139,8 @@ def train_sharded(
     from pipeline.formats.model import num_parameters
     from tests.trainer.tiny import tiny_spec
     from trainer.data import Checking, training_data
-    from trainer.loop import RECOMPUTE, Trainer
+    from trainer.fits import RECOMPUTE
+    from trainer.loop import Trainer
     from trainer.parallel import World
     from trainer.recipe import load_recipe
     from trainer.sharded import ShardedTrainer

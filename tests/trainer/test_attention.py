@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from trainer.attention import LONGEST, QUERIES, attend_in_blocks, suits_blocks
+from trainer.attention import attend_in_blocks, suits_blocks
+from trainer.memory import KEPT_SHARES_BLOCK as QUERIES
+from trainer.memory import KEPT_SHARES_LONGEST as LONGEST
 
 
 def random(*shape: int) -> torch.Tensor:
@@ -17,7 +19,7 @@ def definition(q_BHTD: torch.Tensor, k_BKTD: torch.Tensor, v_BKTD: torch.Tensor)
     k_BHTD, v_BHTD = (x.repeat_interleave(G, dim=1) for x in (k_BKTD, v_BKTD))
     scores_BHTT = q_BHTD @ k_BHTD.transpose(-1, -2) * q_BHTD.shape[-1] ** -0.5
     future_TT = torch.ones(T, T, dtype=torch.bool).triu(1)
-    return scores_BHTT.masked_fill(future_TT, -torch.inf).softmax(-1) @ v_BHTD
+    return torch.matmul(scores_BHTT.masked_fill(future_TT, -torch.inf).softmax(-1), v_BHTD)
 
 
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 2), (3, 3), (4, 1)], ids=["grouped", "plain", "one"])

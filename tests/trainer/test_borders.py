@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -86,16 +87,16 @@ def test_the_loss_of_a_row_is_the_mean_over_its_documents(spec: ModelSpec) -> No
     """And its gradients are. A document's targets are its next tokens, and after its end the next document's first."""
     model, again = build(spec), build(spec)
     row = ROWS[:1]
-    model.loss(row).backward()  # type: ignore[no-untyped-call]
+    model.loss(row).backward()
     inputs = alone(row[0, :-1])
     starts = np.cumsum([0, *(len(one[0]) for one in inputs)])
     losses = [again.loss(row[:, start : stop + 1]) * (stop - start) / 150 for start, stop in pairwise(starts.tolist())]
     total = sum(losses)
     assert isinstance(total, torch.Tensor)
-    total.backward()  # type: ignore[no-untyped-call]
+    total.backward()
     torch.testing.assert_close(model.loss(row), total, rtol=1e-6, atol=1e-6)
     for (name, one), other in zip(model.named_parameters(), again.parameters(), strict=True):
-        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-6, msg=lambda told, name=name: name + told)
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-6, msg=partial("{}: {}".format, name))
 
 
 @pytest.mark.parametrize("family", ["llama3", "smollm3"])
@@ -116,11 +117,11 @@ def test_logits_and_gradients_are_those_of_transformers_under_a_mask(family: str
             expected = theirs.eval()(row, attention_mask=mask, **more).logits
             torch.testing.assert_close(ours(row), expected, rtol=1e-5, atol=2e-5)
     theirs.train()(row, attention_mask=mask, labels=row).loss.backward()
-    ours.loss(row).backward()  # type: ignore[no-untyped-call]
+    ours.loss(row).backward()
     found = llama_tensors(ours.spec, {name: it.grad for name, it in ours.named_parameters() if it.grad is not None})
     for name, tensor in theirs.named_parameters():
         told = f"{name}: "
-        torch.testing.assert_close(found[name], tensor.grad, rtol=1e-4, atol=1e-6, msg=lambda it, told=told: told + it)
+        torch.testing.assert_close(found[name], tensor.grad, rtol=1e-4, atol=1e-6, msg=partial("{}: {}".format, told))
 
 
 @pytest.mark.parametrize("name", ["mobilellm", "openelm", "pythia"])
@@ -148,9 +149,9 @@ def test_documents_one_by_one_and_under_a_mask_are_the_same_function(spec: Model
     assert len(document_lengths(ROWS[:, :-1], END)) * SHORT_DOCUMENT < ROWS[:, :-1].numel()
     masked.is_compiled = True
     for model in (one_by_one, masked):
-        model.loss(ROWS).backward()  # type: ignore[no-untyped-call]
+        model.loss(ROWS).backward()
     for (name, one), other in zip(one_by_one.named_parameters(), masked.parameters(), strict=True):
-        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-6, msg=lambda told, name=name: name + told)
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-6, msg=partial("{}: {}".format, name))
 
 
 @settings(deadline=None, derandomize=True, max_examples=30)
@@ -228,9 +229,9 @@ def test_computing_layers_again_in_backward_changes_no_bit(spec: ModelSpec) -> N
     kept, again = build(spec), Decoder(spec, recompute=True)
     load_tensors(again, dump_tensors(kept))
     for model in (kept, again):
-        model.loss(ROWS).backward()  # type: ignore[no-untyped-call]
+        model.loss(ROWS).backward()
     for one, other in zip(kept.parameters(), again.parameters(), strict=True):
-        assert torch.equal(one.grad, other.grad)  # type: ignore[arg-type]
+        assert one.grad is not None and other.grad is not None and torch.equal(one.grad, other.grad)
 
 
 def test_forgotten_documents_leave_the_borders_of_the_others() -> None:

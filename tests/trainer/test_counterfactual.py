@@ -239,7 +239,7 @@ def test_any_number_of_processes_and_a_kill_give_the_same_table(
     release = built_project / "release"
     words = [sys.executable, "-m", "trainer.attribution", str(release), MODEL, str(START), str(GROUPS), "table"]
     env = environment(PYTHONPATH=str(ROOT), EVERYSTEP_PROCESSES="2")
-    process = subprocess.Popen(words, cwd=tmp_path, env=env, start_new_session=True)
+    process = subprocess.Popen(words, cwd=tmp_path, env=env, start_new_session=True, text=True)
     reaches(process, lambda: len(list(tmp_path.rglob("without-*.npz"))) >= 2)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -138,7 +138,7 @@ def test_a_replay_digests_only_the_shards_of_its_stretch_each_once(
 ) -> None:
     recipe, spec = load_recipe("everystep", many_shards)
     found = tmp_path / "found"
-    data = _own_rows(Release.open(many_shards), recipe, spec, found, [range(2, 3)])
+    data = _own_rows(Release.open(many_shards), recipe, spec, found, [range(2, 3)], [])
     needed = sorted({row // 64 for row in rows_of_step(2, 8, 64 * SHARDS, SEED).tolist()})
     assert sorted(read.digested) == [shard_path(many_shards, shard).name for shard in needed]
     for _ in range(2):  # processes

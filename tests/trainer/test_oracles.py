@@ -4,6 +4,7 @@ Nothing of `pipeline.audit.export_model` is used: two errors there, or one share
 biases are random, so that a forgotten one shows.
 """
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -194,9 +195,7 @@ def test_logits_and_gradients_of_llamas_kin_are_ours(family: str) -> None:
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
         assert gradient.abs().max() > 1e-4, name
-        torch.testing.assert_close(
-            found[name], gradient, rtol=1e-4, atol=1e-6, msg=lambda told, name=name: f"{name}: {told}"
-        )
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6, msg=partial("{}: {}".format, name))
 
 
 def test_neoxs_logits_are_ours() -> None:

@@ -241,7 +241,7 @@ def test_a_replay_of_published_rows_reads_each_file_once_and_parses_no_other_row
     monkeypatch.setattr(plain_rows, "_digest", digested)
     monkeypatch.setattr(plain_rows, "decode_row", counted)
     recipe, spec = load_recipe(MODEL, on_published_rows)
-    data = trainer_replay._rows_of_others(Release.open(on_published_rows), recipe, spec, tmp_path, [range(4, 5)])
+    data = trainer_replay._rows_of_others(Release.open(on_published_rows), recipe, spec, tmp_path)
     assert (read, parsed) == ([f"train_{number:03d}.jsonl" for number in range(CHUNKS)], [])
     rows = data.open()
     for number in range(2):

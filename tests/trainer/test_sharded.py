@@ -20,6 +20,11 @@ from trainer.launch import PROCESSES, SHARDS, launch_training
 from trainer.recipe import load_recipe
 
 
+def over(processes: int) -> dict[str, Any]:
+    """The environment of a training whose shards are as many as its processes."""
+    return {SHARDS: str(processes)}
+
+
 def sharded(scratch: Path, processes: int, families: list[str], steps: int = 3, **changes: Any) -> dict[str, Any]:
     """What `train_sharded` found, after what must hold of every training."""
     folder = make_run(scratch / "run", numerics="native")
@@ -66,8 +71,8 @@ def test_a_killed_training_goes_on_with_any_number_of_shards_or_none(tmp_path: P
     train(alone)
     mixed = make_run(tmp_path / "mixed", numerics="native")
     states = mixed / ".work" / "train" / MODEL
-    assert killed(mixed, 2, lambda: any(states.glob("*/step000002-*")), **{SHARDS: "2"})
-    assert killed(mixed, 4, lambda: any(states.glob("*/step000008-*")), **{SHARDS: "4"})
+    assert killed(mixed, 2, lambda: any(states.glob("*/step000002-*")), **over(2))
+    assert killed(mixed, 4, lambda: any(states.glob("*/step000008-*")), **over(4))
     said = train(mixed)
     assert "goes on from step 8" in said
     assert "shards: 4 then, 1 now" in said

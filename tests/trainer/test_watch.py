@@ -122,7 +122,7 @@ def peers_of(process: int) -> list[int]:
 def test_a_stopped_peer_ends_the_training_and_the_next_start_goes_on(
     tmp_path: Path, reference: Path, shards: str
 ) -> None:
-    folder = make_run(tmp_path / "run", **({} if shards == "1" else {"numerics": "native"}))
+    folder = make_run(tmp_path / "run", numerics="portable" if shards == "1" else "native")
     process = start(folder, 2, **SHORT, **{SHARDS: shards})
     assert reaches(process, lambda: num_logged(folder) >= 3)
     (peer,), family = peers_of(process.pid), children(process.pid)

@@ -20,7 +20,9 @@ LONGEST = 512
 """Positions up to which the shares are kept."""
 
 # Operators of our own, which the compiler leaves as they are: there is nothing to fuse.
-torch.library.define("everystep::attention", "(Tensor q, Tensor k, Tensor v) -> (Tensor, Tensor, Tensor, Tensor, Tensor)")
+torch.library.define(
+    "everystep::attention", "(Tensor q, Tensor k, Tensor v) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
 torch.library.define(
     "everystep::attention_backward",
     "(Tensor g, Tensor q, Tensor k, Tensor v, Tensor shares) -> (Tensor, Tensor, Tensor)",
@@ -69,9 +71,7 @@ def _(q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor) -> tuple[Tensor, Tensor, T
 
 
 @torch.library.impl("everystep::attention_backward", "CPU")
-def _(
-    g_BHTD: Tensor, q_NZRD: Tensor, k_ZTD: Tensor, v_ZTD: Tensor, shares: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(g_BHTD: Tensor, q_NZRD: Tensor, k_ZTD: Tensor, v_ZTD: Tensor, shares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """With S = q k^T / sqrt(D), P = softmax(S), y = P v: dv = P^T g, dP = g v^T, dS = P (dP - sum(P dP)),
     dq = dS k / sqrt(D), dk = dS^T q / sqrt(D)."""
     B, (Z, T, D) = len(g_BHTD), k_ZTD.shape
@@ -93,13 +93,13 @@ def kept_shares(heads: int, length: int) -> int:
     return heads * length * (length + QUERIES) // 2
 
 
-def _by_blocks(x_BHTD: Tensor, K: int) -> Tensor:  # noqa: N803
+def _by_blocks(x_BHTD: Tensor, K: int) -> Tensor:
     """Copy (B, H, T, D) as (N, Z, R, D): queries of the same keys side by side."""
     x_BKGNXD = x_BHTD.unflatten(2, (-1, QUERIES)).unflatten(1, (K, -1))
     return x_BKGNXD.permute(3, 0, 1, 2, 4, 5).clone(memory_format=torch.contiguous_format).flatten(3, 4).flatten(1, 2)
 
 
-def _by_positions(x_NZRD: Tensor, B: int, K: int) -> Tensor:  # noqa: N803
+def _by_positions(x_NZRD: Tensor, B: int, K: int) -> Tensor:
     """Copy (N, Z, R, D) as (B, H, T, D), in memory as (B, T, H, D), which is how the next product reads it."""
     x_NBKGXD = x_NZRD.unflatten(2, (-1, QUERIES)).unflatten(1, (B, K))
     x_BNXKGD = x_NBKGXD.permute(1, 0, 4, 2, 3, 5).clone(memory_format=torch.contiguous_format)
@@ -124,9 +124,7 @@ def _(q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor) -> tuple[Tensor, Tensor, T
 
 
 @torch.library.register_fake("everystep::attention_backward")  # type: ignore[untyped-decorator]
-def _(
-    g_BHTD: Tensor, q_NZRD: Tensor, k_ZTD: Tensor, v_ZTD: Tensor, shares: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(g_BHTD: Tensor, q_NZRD: Tensor, k_ZTD: Tensor, v_ZTD: Tensor, shares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     B, H, T, D = g_BHTD.shape
     k_BKTD, v_BKTD = (x_ZTD.new_empty(x_ZTD.shape).unflatten(0, (B, -1)) for x_ZTD in (k_ZTD, v_ZTD))
     return g_BHTD.new_empty(B, T, H, D).transpose(1, 2), k_BKTD, v_BKTD

@@ -58,7 +58,7 @@ def main() -> None:
     """Write both."""
     for readme in sorted(EXAMPLES.glob("*/README.md")):
         costs = markdown(plan_of(readme.parent))
-        write_bytes(readme, COSTS.sub(lambda _, costs=costs: costs, readme.read_text("utf-8")).encode())
+        write_bytes(readme, COSTS.sub(costs.replace("\\", r"\\"), readme.read_text("utf-8")).encode())
     dumper = YAML()
     dumper.width = 1 << 16
     dumper.indent(mapping=2, sequence=4, offset=2)

@@ -1,8 +1,9 @@
 """Causal attention in fp32 on a processor, for short contexts: softmax(q k^T / sqrt(D)) v and its derivative.
 
 torch's fused kernel multiplies 512 keys at a time, seen or not, and computes the shares of the softmax again for the
-derivative. Here a block of queries meets only the keys up to its last one, and the shares are kept. They grow with the
-square of the context, so longer ones are left to torch.
+derivative. Here a block of queries meets only the keys up to its last one (a longer block would multiply more that its
+first queries do not see), and the shares are kept. They grow with the square of the context, so longer ones are left to
+torch.
 
 Shape suffixes as in `trainer.model`; X queries of a block, N blocks, Z = B * K products at a time, R = G * X rows each.
 """
@@ -14,10 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-QUERIES = 32
-"""Queries of a block. A longer block multiplies more keys that its first queries do not see."""
-LONGEST = 512
-"""Positions up to which the shares are kept."""
+from trainer.memory import KEPT_SHARES_BLOCK as QUERIES
+from trainer.memory import KEPT_SHARES_LONGEST as LONGEST
 
 # Operators of our own, which the compiler leaves as they are: there is nothing to fuse.
 torch.library.define(
@@ -74,8 +73,8 @@ def _(q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor) -> tuple[Tensor, Tensor, T
 def _(g_BHTD: Tensor, q_NZRD: Tensor, k_ZTD: Tensor, v_ZTD: Tensor, shares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """With S = q k^T / sqrt(D), P = softmax(S), y = P v: dv = P^T g, dP = g v^T, dS = P (dP - sum(P dP)),
     dq = dS k / sqrt(D), dk = dS^T q / sqrt(D)."""
-    B, (Z, T, D) = len(g_BHTD), k_ZTD.shape
-    K, scale = Z // B, D**-0.5
+    B, Z, scale = len(g_BHTD), len(k_ZTD), k_ZTD.shape[-1] ** -0.5
+    K = Z // B
     g_NZRD, g_q_NZRD = _by_blocks(g_BHTD, K), torch.empty_like(q_NZRD)
     g_k_ZTD, g_v_ZTD = torch.zeros_like(k_ZTD), torch.zeros_like(v_ZTD)
     for seen, shares_ZRS, q_ZRD, g_ZRD, g_q_ZRD in _blocks(shares, q_NZRD, g_NZRD, g_q_NZRD):
@@ -120,7 +119,8 @@ def _(q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor) -> tuple[Tensor, Tensor, T
     (B, H, T, D), K = q_BHTD.shape, k_BKTD.shape[1]
     y_BHTD = q_BHTD.new_empty(B, T, H, D).transpose(1, 2)
     q_NZRD = q_BHTD.new_empty(T // QUERIES, B * K, H // K * QUERIES, D)
-    return y_BHTD, q_NZRD, *k_BKTD.new_empty(2, B * K, T, D).clone().unbind(0), q_BHTD.new_empty(kept_shares(B * H, T))
+    k_ZTD, v_ZTD = (x_BKTD.new_empty(B * K, T, D) for x_BKTD in (k_BKTD, v_BKTD))
+    return y_BHTD, q_NZRD, k_ZTD, v_ZTD, q_BHTD.new_empty(kept_shares(B * H, T))
 
 
 @torch.library.register_fake("everystep::attention_backward")  # type: ignore[untyped-decorator]

@@ -25,7 +25,7 @@ from pipeline.release.release import Release, State, Stored
 from pipeline.release.results import HeldOut
 from pipeline.release.targets import Targets, targets_of_release
 from trainer.changes import Change
-from trainer.launch import launch
+from trainer.launch import launch_training
 from trainer.losses import Losses, compute_losses
 from trainer.replay import Course, Stretch, course, entry_fault
 
@@ -95,7 +95,7 @@ def counterfactual(release: Release, start: State, stop: State, change: Change, 
             targets=targets,
             micro_batch=micro_batch,
         )
-        trained: _Trained = launch(_counterfactual, found.processes, found.recipe.numerics, found, asked)
+        trained: _Trained = launch_training(_counterfactual, found.recipe, found, asked)
     held_out: list[tuple[SourceResult, SourceResult]] = []
     if targets is not None:
         rows = HeldOut.of(targets, token_bytes(release.file(TOKENIZER)))
@@ -152,10 +152,10 @@ def train_changed(trainer: "Trainer", published: Course, change: Change) -> Iter
 def _counterfactual(world: "World", published: Course, asked: _Asked) -> _Trained:
     """Train in one process among its peers; the first of them writes."""
     from trainer.checkpoint import write_state
-    from trainer.loop import Trainer
+    from trainer.sharded import trainer_of
 
     (stretch,) = published.stretches
-    trainer = Trainer(world, published.recipe, published.spec, published.data)
+    trainer = trainer_of(world, published.recipe, published.spec, published.data)
     require_same_bits(trainer, stretch)
     first_difference, entry = None, None
     num_steps = stretch.stop - stretch.start

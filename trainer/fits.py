@@ -19,7 +19,7 @@ from pipeline.base.console import note
 from pipeline.base.errors import EverystepError
 from pipeline.base.paths import PARAMS, RECIPES
 from pipeline.formats.model import ModelSpec
-from trainer.launch import SHARDS, num_shards
+from trainer.launch import PROCESSES, SHARDS, default_processes, num_shards
 from trainer.memory import LOSS_ROWS, Memory, Setting, reading_memory, training_memory
 
 if TYPE_CHECKING:
@@ -152,8 +152,21 @@ def _settle(memory: Memory, place: Place, kind: str, name: str = "") -> None:
         )
 
 
+def processes_of(leaves: int, on_cpu: bool) -> int:
+    """Count the processes that a training will have (`trainer.launch`): at most one for each GPU, unless more are
+    asked for."""
+    if num_shards() > 1:
+        return num_shards()
+    if on_cpu or PROCESSES in os.environ or "WORLD_SIZE" in os.environ:
+        return default_processes(leaves)
+    from trainer.parallel import fitting
+
+    return fitting(default_processes(leaves))
+
+
 def place_of(on_cpu: bool, processes: int) -> Place:
-    """Find the memory that a job of `processes` on this host shares."""
+    """Find the memory that the processes of a job on this host share: all of them, or under torchrun its own."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE") or processes)
     if not on_cpu:
         import torch
 

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 FLOAT = 4
 LOSS_ROWS = {"cpu": 256, "cuda": 8192}
 """Rows whose logits exist at a time, by device. It decides bits: other blocks give other sums."""
+KEPT_SHARES_BLOCK = 32
+"""Queries of a block of `trainer.attention`, which keeps the shares of its softmax."""
+KEPT_SHARES_LONGEST = 512
+"""Positions up to which it does."""
 QUERY_BLOCK = 128
 """Queries that meet their keys at a time in the class `portable`. It decides bits, too."""
 OWN, OWN_COMPILED = 180_000_000, 330_000_000
@@ -131,7 +135,8 @@ def sharded(whole: Memory, spec: ModelSpec, setting: Setting) -> Memory:
     layer = FLOAT * max(sum(map(prod, layer_shapes(spec.width, layer).values())) for layer in spec.layers)
     ends = FLOAT * sum(prod(shape) for name, shape in tensor_shapes(spec).items() if not name.startswith("layers."))
     part = whole.weights // setting.shards
-    casts = whole.weights // 2 if setting.is_half else 0  # a gathered layer is cast when it computes, and let go
+    # A layer is cast when it computes; unless it is recomputed, backward keeps what was cast.
+    casts = whole.weights // 2 if setting.is_half and setting.recompute else 0
     return replace(
         whole,
         weights=part,
@@ -174,6 +179,10 @@ def kept_by_layer(spec: ModelSpec, layer: LayerSpec, setting: Setting) -> float:
     norms = inputs * spec.width + 2 * kept_by_norm(layer.norm, spec.width, setting)
     heads = layer.query_heads + layer.kv_heads
     attention = setting.share * attention_width(layer)
+    if keeps_shares(spec, setting) and layer.qk_norm:  # values are copied
+        attention += layer.kv_heads * layer.head_width
+    elif keeps_shares(spec, setting) and layer.rotary_share:  # all are copied: what was projected is let go
+        attention -= heads * layer.head_width
     attention += layer.query_heads * kept_by_query(spec, setting)
     if layer.qk_norm:
         # Scales; what they norm is kept already, what they give is not needed.
@@ -181,6 +190,12 @@ def kept_by_layer(spec: ModelSpec, layer: LayerSpec, setting: Setting) -> float:
     # Gate and up, the gate's activation, their product. A compiler computes the activation again.
     ffn = (4 if layer.activation == "swiglu" else 2) - setting.compiled
     return norms + attention + setting.share * ffn * layer.ffn_width
+
+
+def keeps_shares(spec: ModelSpec, setting: Setting) -> bool:
+    """Whether attention is that of `trainer.attention`."""
+    plain = setting.device == "cpu" and not (setting.is_portable or setting.is_half)
+    return plain and spec.context <= KEPT_SHARES_LONGEST and spec.context % KEPT_SHARES_BLOCK == 0
 
 
 def attention_width(layer: LayerSpec) -> int:
@@ -192,8 +207,10 @@ def attention_width(layer: LayerSpec) -> int:
 
 
 def kept_by_query(spec: ModelSpec, setting: Setting) -> float:
-    """What attention keeps of each query of a head: the logarithm of its softmax's sum or, in the class `portable`, the
-    weights of the keys that its block of queries meets."""
+    """What attention keeps of each query of a head: the logarithm of its softmax's sum or, in the class `portable` and
+    in `trainer.attention`, the weights of the keys that its block of queries meets."""
+    if keeps_shares(spec, setting):
+        return (spec.context + KEPT_SHARES_BLOCK) / 2
     if not setting.is_portable:
         return 1
     starts = range(0, spec.context, QUERY_BLOCK)

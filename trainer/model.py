@@ -36,7 +36,6 @@ from trainer.operators import (
     next_token_loss,
     next_token_losses,
     rms_norm,
-    rotated,
 )
 
 SHORT_DOCUMENT = 32
@@ -355,8 +354,6 @@ def rotate(x_BTHD: Tensor, rotary: Rotary) -> Tensor:
     Dimensions from 2 E on pass unturned, as in GPT-NeoX. The tables are (T, E), or (B, T, E) of a tree.
     """
     cosine_T1E, sine_T1E = (table_TE.unsqueeze(-2).to(x_BTHD.dtype) for table_TE in rotary)
-    if not (is_portable() or torch.compiler.is_compiling()):
-        return rotated(x_BTHD, cosine_T1E, sine_T1E)
     E = cosine_T1E.shape[-1]
     a, b, rest = torch.split(x_BTHD, [E, E, x_BTHD.shape[-1] - 2 * E], dim=-1)
     return torch.cat((a * cosine_T1E - b * sine_T1E, b * cosine_T1E + a * sine_T1E, rest), dim=-1)

@@ -66,11 +66,6 @@ def rms_norm(x_BTM: Tensor, weight_M: Tensor, epsilon: float) -> Tensor:
     return _RMSNorm.apply(x_BTM, weight_M, epsilon)  # type: ignore[no-untyped-call, no-any-return]
 
 
-def rotated(x_BTHD: Tensor, cosine_T1E: Tensor, sine_T1E: Tensor) -> Tensor:
-    """Turn the pairs (x_e, x_{e + E}) in four passes through memory instead of seven, back as forth."""
-    return _Rotated.apply(x_BTHD, cosine_T1E, sine_T1E)  # type: ignore[no-untyped-call, no-any-return]
-
-
 def loss_block(logits_NV: Tensor, targets_N1: Tensor, z_loss: float, scale: float | None) -> tuple[Tensor, Tensor]:
     """Compute the loss of each row, and `scale` times the derivative of their sum by the logits (None: not wanted)."""
     logits = logits_NV.float()
@@ -162,27 +157,6 @@ class _NextTokenLoss(Function):
             return g_x_NM, g_weight_VM, None, None, None, None
         ctx.weight.grad.add_(g_weight_VM)
         return g_x_NM, None, None, None, None, None
-
-
-class _Rotated(Function):
-    @staticmethod
-    def forward(ctx: Any, x_BTHD: Tensor, cosine_T1E: Tensor, sine_T1E: Tensor) -> Tensor:
-        ctx.save_for_backward(cosine_T1E, sine_T1E)
-        return _turned(x_BTHD, cosine_T1E, sine_T1E, forth=1)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return _turned(gradients[0], *ctx.saved_tensors, forth=-1), None, None
-
-
-def _turned(x_BTHD: Tensor, cosine_T1E: Tensor, sine_T1E: Tensor, forth: int) -> Tensor:
-    E = cosine_T1E.shape[-1]
-    y_BTHD = torch.empty_like(x_BTHD, memory_format=torch.contiguous_format)
-    (a, b, rest), (c, d, passed) = (x.tensor_split((E, 2 * E), -1) for x in (x_BTHD, y_BTHD))
-    torch.mul(a, cosine_T1E, out=c).addcmul_(b, sine_T1E, value=-forth)
-    torch.mul(b, cosine_T1E, out=d).addcmul_(a, sine_T1E, value=forth)
-    passed.copy_(rest)
-    return y_BTHD
 
 
 class _RMSNorm(Function):

@@ -128,7 +128,7 @@ class AdamW:
 
 
 def fused_update(
-    vectors: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]],
+    vectors: Sequence[tuple[Tensor, ...]],
     section: OptimizerSection,
     learning_rate: float,
     decay: float,

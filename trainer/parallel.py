@@ -26,7 +26,7 @@ from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
 from pipeline.base.errors import EverystepError
 from trainer.numerics import is_on_cpu
-from trainer.watch import Watch, patience
+from trainer.watch import START, Watch, patience
 
 NO_LIMIT = timedelta(days=365)
 """What torch gets as the time that an exchange may take: `trainer.watch` knows better whether others live."""
@@ -282,7 +282,7 @@ def joined(rank: int, size: int, store: Store | int | None, leave: Callable[[str
     kind = Staged if shares_gpu else Host if device.type == "cpu" and on_one_host == size else World
     world = kind(rank, size, device)
     store = _met(rank, size, store)
-    with Watch(rank, size, store.clone(), leave) as world.watch:
+    with Watch(rank, size, store.clone(), leave) as world.watch:  # type: ignore[attr-defined]
         torch.distributed.init_process_group(
             "nccl" if device.type == "cuda" and not shares_gpu else "gloo",
             store=store,
@@ -298,18 +298,22 @@ def joined(rank: int, size: int, store: Store | int | None, leave: Callable[[str
 
 def _met(rank: int, size: int, store: Store | int | None) -> Store:
     """Connect to the store where the processes meet."""
-    timeout = timedelta(seconds=patience())
+    seconds = max(patience(), START)
+    timeout = timedelta(seconds=seconds)
     try:
         if isinstance(store, int):
             return TCPStore("127.0.0.1", store, is_master=False, timeout=timeout)
-        return store or next(torch.distributed.rendezvous("env://", rank, size, timeout=timeout))[0]
+        if store is not None:
+            return store
+        met: Iterator[Any] = torch.distributed.rendezvous("env://", rank, size, timeout=timeout)  # type: ignore[attr-defined]
+        return next(met)[0]  # type: ignore[no-any-return]
     except RuntimeError as error:
         where = (
             ":".join(os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT")) if store is None else store
         )
         raise EverystepError(
             f"process {rank} of {size} on {platform.node()} did not meet the others at {where} within "
-            f"{patience():.0f} seconds: {str(error).splitlines()[0]}"
+            f"{seconds:.0f} seconds: {str(error).splitlines()[0]}"
         ) from error
 
 

@@ -35,8 +35,8 @@ from pipeline.formats.suite import require_one_suite
 from trainer import numerics
 from trainer.begun import begun_from, here
 from trainer.data import Checking, TrainingData, training_data
-from trainer.fits import place_of, require_training
-from trainer.launch import default_processes, launch_training, num_shards
+from trainer.fits import place_of, processes_of, require_training
+from trainer.launch import launch_training
 from trainer.monitor import RECORDS, board, run_record
 from trainer.plain_rows import CHECKED
 from trainer.recipe import Recipe, load_recipe, suite_of
@@ -59,9 +59,8 @@ def train(name: str) -> None:
     require_one_suite(suite_of(name), read_current(Tokens).parameters.seed if own else None)
     basis = take_basis([RECIPES / f"{name}.yaml"])
     numerics.prepare(recipe.numerics)  # may restart this program, so it comes before the work
-    shards = num_shards()
-    processes = shards if shards > 1 else default_processes(recipe.data.num_leaves)
     on_cpu = recipe.numerics == "portable" or numerics.is_on_cpu()
+    processes = processes_of(recipe.data.num_leaves, on_cpu)
     require_training(recipe, spec, place_of(on_cpu, processes), processes)  # before rows are digested, for hours
     leads = os.environ.get("RANK", "0") == "0"  # under torchrun, one of many
     data = training_data(Path(), recipe, spec, Checking(folder=CHECKED, waits=not leads))

@@ -24,6 +24,8 @@ from pipeline.base.errors import EverystepError
 
 PATIENCE = "EVERYSTEP_PATIENCE"
 SECONDS = 600.0
+START = 60.0
+"""Seconds in which a process must be heard for the first time, if the patience is shorter: libraries load slowly."""
 AGAIN = "run the same command again to go on from the last checkpoint"
 _VERDICT = "everystep/verdict"
 
@@ -141,8 +143,9 @@ class Watch:
                 self._leave(self._verdict)
                 return
             lost = self._most_silent()
-            if self._silence[lost] > self._patience:
-                verdict = f"{self._name(lost)} has not answered for {self._patience:.0f} seconds; {AGAIN}"
+            limit = self._patience if lost in now else max(self._patience, START)
+            if self._silence[lost] > limit:
+                verdict = f"{self._name(lost)} has not answered for {limit:.0f} seconds; {AGAIN}"
                 if self._tell(verdict):
                     time.sleep(2 * self._span)  # the others read it
                 self._leave(verdict)

@@ -28,7 +28,7 @@ class Form:
     """Its `model_type`."""
     names: Mapping[str, str]
     holds: Callable[[ModelSpec], bool]
-    """Whether it is the form of an unrolled model; OpenELM's is that of what no other form holds."""
+    """Whether it can be the form of an unrolled model. OpenELM's can be that of others, and is asked last."""
     split: Callable[[ModelSpec, Tensors], dict[str, Array]]
     """Our tensors, cut and ordered as the form has them, still under names of ours."""
     join: Callable[[ModelSpec, Tensors], dict[str, Array]]
@@ -41,7 +41,7 @@ class Form:
 
 def form_of(spec: ModelSpec) -> Form:
     """The form that holds an unrolled model; the error for one that fits none says why."""
-    for form in (LLAMA, QWEN2, QWEN3, OLMO2, SMOLLM3, NEOX):
+    for form in (LLAMA, QWEN2, QWEN3, OLMO2, SMOLLM3, NEOX, OPENELM):
         if form.holds(spec):
             return form
     if not _has(spec, qk_norm={None, "head"}):
@@ -50,16 +50,11 @@ def form_of(spec: ModelSpec) -> Form:
         )
     if spec.rotary_scaling is not None:
         raise EverystepError("rotary_scaling: only the hub forms of equal layers have it, and these layers differ")
-    for what, values in (
-        ("head_width", {layer.head_width for layer in spec.layers}),
-        ("qk_norm", {layer.qk_norm or "none" for layer in spec.layers}),
-    ):
-        if len(values) > 1:
-            raise EverystepError(
-                f"{what}: {', '.join(map(str, sorted(values)))} in different layers; of all hub forms only OpenELM's "
-                "has layers that differ, in their heads and FFN widths, and it has one value of this for all"
-            )
-    return OPENELM
+    what, values = next((what, values) for what, values in _once_in_openelm(spec).items() if len(values) > 1)
+    raise EverystepError(
+        f"{what}: {', '.join(values)} in different layers; of all hub forms only OpenELM's has layers that differ, in "
+        "their heads and FFN widths, and it has one value of this for all"
+    )
 
 
 def renamed(name: str, names: Mapping[str, str]) -> str:
@@ -113,6 +108,18 @@ def _is_neox(spec: ModelSpec) -> bool:
         and not spec.tied_embedding
         and spec.rotary_scaling is None
     )
+
+
+def _is_openelm(spec: ModelSpec) -> bool:
+    once = all(len(values) == 1 for values in _once_in_openelm(spec).values())
+    return once and spec.rotary_scaling is None and _has(spec, qk_norm={None, "head"})
+
+
+def _once_in_openelm(spec: ModelSpec) -> dict[str, list[str]]:
+    """What OpenELM has once for all layers, and its values in this model."""
+    return {
+        key: sorted({str(getattr(layer, key) or "none") for layer in spec.layers}) for key in ("head_width", "qk_norm")
+    }
 
 
 def split_rows(spec: ModelSpec, tensors: Tensors) -> dict[str, Array]:
@@ -182,6 +189,7 @@ FUSED: dict[str, tuple[str, ...]] = {
 }
 
 NORMED = {"attention.query_norm": "self_attn.q_norm", "attention.key_norm": "self_attn.k_norm"}
+NORMED_AFTER = {"attention_norm": "post_attention_layernorm", "ffn_norm": "post_feedforward_layernorm"}
 LLAMA = Form(
     name="llama",
     names={
@@ -209,13 +217,13 @@ QWEN2 = replace(
 QWEN3 = replace(
     LLAMA,
     name="qwen3",
-    names=LLAMA.names | NORMED,
+    names={**LLAMA.names, **NORMED},
     holds=lambda spec: _is_uniform(spec, qk_norm={"head"}),
 )
 OLMO2 = replace(
     QWEN3,
     name="olmo2",
-    names=QWEN3.names | {"attention_norm": "post_attention_layernorm", "ffn_norm": "post_feedforward_layernorm"},
+    names={**QWEN3.names, **NORMED_AFTER},
     holds=lambda spec: _fills_width(spec) and _is_uniform(spec, norm_position={"after"}, qk_norm={"all_heads"}),
 )
 SMOLLM3 = replace(
@@ -255,7 +263,7 @@ OPENELM = Form(
         "ffn.down": "ffn.proj_2",
         "layers": "transformer.layers",
     },
-    holds=lambda spec: form_of(spec) is OPENELM,
+    holds=_is_openelm,
     split=_as_it_is,
     join=_as_it_is,
 )

@@ -69,7 +69,7 @@ class LlamaSection(EqualLayersSection):
 class GroupedSection(LlamaSection):
     """`family: llama`, `mobilellm`, `mobilellm-ls`, `qwen2` and `olmo2`; two more add a key."""
 
-    family: Literal["llama", "llama-3.1", "mobilellm", "mobilellm-ls", "olmo2", "qwen2", "smollm3"]
+    family: Literal["llama", "llama3", "mobilellm", "mobilellm-ls", "olmo2", "qwen2", "smollm3"]
     kv_heads: Width
     tied_embedding: bool
 
@@ -92,8 +92,8 @@ class RotaryScalingSection(Section):
     original_context: Context
 
 
-class Llama31Section(GroupedSection):
-    """`family: llama-3.1`."""
+class Llama3Section(GroupedSection):
+    """`family: llama3`."""
 
     rotary_scaling: RotaryScalingSection
 
@@ -203,7 +203,7 @@ def llama(section: GroupedSection) -> ModelSpec:
     return _equal_layers(section, section.kv_heads)
 
 
-def llama_3_1(section: Llama31Section) -> ModelSpec:
+def llama3(section: Llama3Section) -> ModelSpec:
     """Llama with the slow pairs of a head slowed down for longer contexts (Dubey et al., 2024, section 3.4.2)."""
     scaling = RotaryScaling(**section.rotary_scaling.model_dump())
     return replace(_equal_layers(section, section.kv_heads), rotary_scaling=scaling)
@@ -351,7 +351,7 @@ def _plain(
 
 FAMILIES: dict[str, tuple[type[DecoderSection], Callable[[Any], ModelSpec]]] = {
     "llama": (GroupedSection, llama),
-    "llama-3.1": (Llama31Section, llama_3_1),
+    "llama3": (Llama3Section, llama3),
     "mobilellm": (GroupedSection, mobilellm),
     "mobilellm-ls": (GroupedSection, mobilellm_ls),
     "mobillama": (MobiLlamaSection, mobillama),

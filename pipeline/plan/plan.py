@@ -256,7 +256,8 @@ def _disk(
     for name, what, value, origin, place in parts:
         said = origin if value is not None else UNKNOWN.origin
         yield Figure(DISK, name, what, "bytes", value, said, _size(folder / place))
-    built = _size(folder / RUNS)
+    sizes = [figure.built for figure in models if figure.name == "checkpoints_bytes" and figure.built is not None]
+    built = sum(sizes) if sizes else None
     yield Figure(DISK, "checkpoints", "checkpoints of all models", "bytes", checkpoints, "12 bytes a parameter", built)
     values = {what: value for _, what, value, _, _ in parts} | {"checkpoints": checkpoints}
     peak, origin = _sum(values)

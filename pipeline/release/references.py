@@ -95,7 +95,7 @@ ROPE_TO_NOPE = Reference(
 )
 REFERENCES = {
     "llama": AMBER,
-    "llama-3.1": LLAMA_3,
+    "llama3": LLAMA_3,
     "mobilellm": MOBILELLM,
     "mobilellm-ls": MOBILELLM,
     "mobillama": MOBILLAMA,

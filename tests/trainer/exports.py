@@ -23,14 +23,14 @@ from trainer.model import Decoder, dump_tensors, load_tensors
 
 SUITES = ["llama", "mobilellm", "mobilellm-ls", "mobillama", "openelm", "pythia"]
 """Families whose published sizes are recipes."""
-KIN = ["llama-3.1", "olmo2", "qwen2", "qwen3", "smollm3"]
+KIN = ["llama3", "olmo2", "qwen2", "qwen3", "smollm3"]
 """What else is said of Llama's block."""
 FAMILIES = SUITES + KIN
 SIZE = {"vocabulary": 2048, "context": 256, "width": 128, "layers": 3}
 GROUPED: dict[str, Any] = LLAMA | {"query_heads": 4, "kv_heads": 2, "ffn_width": 192, "tied_embedding": True}
 SMALL: dict[str, dict[str, Any]] = {
     "llama": GROUPED | {"tied_embedding": False, "norm_epsilon": 1e-6},
-    "llama-3.1": GROUPED | {"rotary_scaling": SCALING | {"original_context": 32}},
+    "llama3": GROUPED | {"rotary_scaling": SCALING | {"original_context": 32}},
     "olmo2": GROUPED | {"tied_embedding": False},
     "pythia": PYTHIA | {"heads": 4},
     "qwen2": GROUPED,

@@ -22,7 +22,7 @@ import warnings
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -32,7 +32,6 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.memory import Memory, memory
 from pipeline.base.paths import RUNS
 from pipeline.formats import checkpoints as ck
 from pipeline.formats.model import ModelSpec, num_parameters, num_parameters_if_repeated, tensor_shapes, unrolled
@@ -40,6 +39,7 @@ from tests.project import ROOT
 from tests.shards import write_rows
 from trainer import numerics
 from trainer.data import EverystepData
+from trainer.memory import Memory, Setting, training_memory
 from trainer.optimizer import learning_rate
 from trainer.parallel import World
 from trainer.recipe import Recipe, load_recipe
@@ -79,10 +79,10 @@ class Work:
             context = min(context, 64)
         return cls(rows=ROWS, context=context, precision="float32" if dear else recipe.precision)
 
-    def placed(self, recipe: Recipe, spec: ModelSpec, memory_free: int, disk_free: int) -> "Work | None":
+    def placed(self, spec: ModelSpec, memory_free: int, disk_free: int) -> "Work | None":
         """Keep in memory what fits, and the rest in files; None if this machine can hold neither."""
         one = 4 * num_parameters(spec)
-        left = memory_free - self.passing(recipe, spec)
+        left = memory_free - self.passing(spec)
         held: list[str] = []
         for name, count in VECTORS.items():
             if count * one > left:
@@ -93,17 +93,15 @@ class Work:
         fits = left >= 0 and in_files + 3 * one + GIB < disk_free and _loaded(spec) < memory_free
         return replace(self, in_memory=tuple(held)) if fits else None
 
-    def passing(self, recipe: Recipe, spec: ModelSpec) -> int:
+    def passing(self, spec: ModelSpec) -> int:
         """Bytes of everything else than the vectors."""
-        needed = needs(recipe, spec, self.rows, self.context)
-        cast = 2 * num_parameters(spec) if self.precision == "bfloat16" else 0
-        return LIBRARIES + needed.activations + needed.passing + cast
+        needed = self.memory(spec)
+        return LIBRARIES + needed.activations + needed.passing
 
-
-def needs(recipe: Recipe, spec: ModelSpec, rows: int, context: int) -> Memory:
-    """What `bench.memory` says of a step of one micro-batch."""
-    data = recipe.data.model_copy(update={"global_batch": rows, "micro_batch": rows})
-    return memory(recipe.model_copy(update={"data": data}), replace(spec, context=context))
+    def memory(self, spec: ModelSpec) -> Memory:
+        """What `trainer.memory` computes for the step."""
+        setting = Setting(micro_batch=self.rows, leaves=1, is_half=self.precision == "bfloat16", saves=False)
+        return training_memory(replace(spec, context=self.context), setting)
 
 
 def _loaded(spec: ModelSpec) -> int:
@@ -314,7 +312,8 @@ def shapes(folder: Path, name: str) -> dict[str, Any]:
 
     published, spec = load_recipe(name, ROOT)
     rows = published.data.micro_batch
-    recipe = shortened(published, Work(rows=rows, context=spec.context, precision=published.precision))
+    work = Work(rows=rows, context=spec.context, precision=published.precision)
+    recipe = shortened(published, work)
     data = open_data(folder, recipe, spec)
     began = time.perf_counter()
     unset = patch.object(loop, "initialize", lambda model, seed: None)  # there is nowhere to put values
@@ -345,7 +344,7 @@ def shapes(folder: Path, name: str) -> dict[str, Any]:
         "context": spec.context,
         "vectors": vectors,
         "most": counted.most,
-        "computed": asdict(needs(published, spec, rows, spec.context)),
+        "computed": work.memory(spec).peak,
         "step": stepped - began,
         "checkpoint": 12 * num_parameters(spec),
     }

@@ -47,7 +47,7 @@ def odd_specs() -> dict[str, ModelSpec]:
         "mobillama": mobillama,
         "openelm": openelm,
         "pythia": PYTHIA | {"heads": 3},
-        "llama-3.1": grouped | {"rotary_scaling": SCALING | {"original_context": 8}},
+        "llama3": grouped | {"rotary_scaling": SCALING | {"original_context": 8}},
         "olmo2": grouped,
         "qwen2": grouped,
         "qwen3": grouped | {"head_width": 10},

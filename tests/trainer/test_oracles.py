@@ -137,7 +137,7 @@ SIZES |= {"num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embe
 SIZES |= {"rms_norm_eps": 1e-5, "tie_word_embeddings": True, "pad_token_id": None}
 THEIR_SCALING = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 KIN: dict[str, tuple[dict[str, Any], type[Any], Any]] = {
-    "llama-3.1": (
+    "llama3": (
         {"rotary_scaling": tiny.SCALING | {"original_context": 32}, "rotary_base": 500000.0},
         LlamaForCausalLM,
         LlamaConfig(

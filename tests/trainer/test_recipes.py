@@ -60,7 +60,7 @@ PUBLISHED = {
 LLAMAS_KIN: dict[str, tuple[dict[str, Any], int]] = {
     "Llama-3.2-1B": (
         {
-            **{"family": "llama-3.1", "vocabulary": 128256, "context": 131072, "width": 2048, "layers": 16},
+            **{"family": "llama3", "vocabulary": 128256, "context": 131072, "width": 2048, "layers": 16},
             **{"query_heads": 32, "kv_heads": 8, "ffn_width": 8192, "tied_embedding": True},
             **{"rotary_base": 500000.0, "norm_epsilon": 1e-5, "initial_std": 0.02},
             "rotary_scaling": {

@@ -18,7 +18,7 @@ GROUPED = LLAMA | {"query_heads": 2, "kv_heads": 1, "ffn_width": 64}
 SCALING: dict[str, Any] = {"factor": 8.0, "low_frequency_factor": 1.0, "high_frequency_factor": 4.0}
 KEYS: dict[str, dict[str, Any]] = {
     "llama": GROUPED | {"tied_embedding": False},
-    "llama-3.1": GROUPED | {"tied_embedding": True, "rotary_scaling": SCALING | {"original_context": 8}},
+    "llama3": GROUPED | {"tied_embedding": True, "rotary_scaling": SCALING | {"original_context": 8}},
     "mobilellm": GROUPED | {"tied_embedding": True},
     "mobilellm-ls": GROUPED | {"tied_embedding": True},
     "mobillama": LLAMA | {"query_heads": 2, "ffn_width": 64, "tied_embedding": False, "shared_ffn": True},

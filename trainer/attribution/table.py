@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.base.console import progress
+from pipeline.base.errors import EverystepError
 from pipeline.base.files import new_folder, sha256_file, write_bytes
 from pipeline.base.imports import closure_with_scripts
 from pipeline.base.paths import TOKENS, WORK
@@ -67,7 +68,13 @@ class Work:
 def make_table(release: Release, model: str, start: int, number: int, out: Path) -> Counterfactuals:
     """Make the table of a model: leave each of `number` groups out of the training from state `start` to its end, and
     write the new folder `out`. May restart this program, to enter the numerics class of the model."""
-    stop = release.model(model).parameters.schedule.steps
+    about = release.model(model).parameters
+    if about.numerics != "portable":
+        raise EverystepError(
+            f"{model}: is of the class {about.numerics}; a table is for anybody to make again, on any "
+            "machine, so its model is portable"
+        )
+    stop = about.schedule.steps
     ends = release.states_at(model, [start, stop])
     rebuild(release, [state for state in ends.values() if isinstance(state, Virtual) and not state.is_rebuilt()])
     groups = groups_of(release, model, start, stop, number)
@@ -79,7 +86,7 @@ def make_table(release: Release, model: str, start: int, number: int, out: Path)
     place = {source: number for number, source in enumerate(sources)}
     with course(release, model, [(ends[start], stop)]) as found:
         code = _digest_of_code()
-        about = [end.record.state_digest for end in ends.values()], [part.sha256 for part in spans], code
+        key = [*(end.record.state_digest for end in ends.values()), *(part.sha256 for part in spans), code]
         work = Work(
             runs=Runs(
                 course=found,
@@ -90,7 +97,7 @@ def make_table(release: Release, model: str, start: int, number: int, out: Path)
             ),
             sources=sources,
             source_of=np.array([place[source] for source in named]).reshape(len(rows), -1),
-            folder=WORK / "counterfactuals" / hashlib.sha256(canonical([*about[0], *about[1], code])).hexdigest()[:16],
+            folder=WORK / "counterfactuals" / hashlib.sha256(canonical(key)).hexdigest()[:16],
         )
         launch(compute_pieces, default_processes(MOST), found.recipe.numerics, work)
     predictions = {"overlap": _overlap(release, work, groups, rows_between(release, model, start, stop))}

@@ -110,7 +110,7 @@ def test_what_llama_cpp_cannot_hold_is_refused_and_nothing_is_left(change: Any, 
 @pytest.mark.parametrize(
     ("family", "change", "reason"),
     [
-        ("qwen2", {"rotary_scaling": read_spec("llama-3.1").rotary_scaling}, "reads it of Llama, but not of qwen2"),
+        ("qwen2", {"rotary_scaling": read_spec("llama3").rotary_scaling}, "reads it of Llama, but not of qwen2"),
         ("olmo2", {"tied_embedding": True}, "OLMo 2 has a head of its own"),
         (
             "smollm3",

@@ -25,7 +25,6 @@ from tests.pipeline.blocks.test_quality import REPETITION
 SIZES = range(2, 11)
 SOME = [f"w{n}" for n in range(400)]
 
-
 def bounds(words: list[str], sizes: Sequence[int]) -> tuple[Counts, Counts]:
     characters = np.frombuffer("".join(words).encode("utf-32-le"), dtype=np.uint32)
     return repetition.bounds(characters, np.array([*map(len, words)], dtype=np.int64), sizes)

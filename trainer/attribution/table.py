@@ -142,9 +142,10 @@ def compute_pieces(world: "World", work: Work) -> None:
     pieces |= {name_of(group): partial(run, trainer, work.runs, group) for group in groups}
     predicted = _Predictions(trainer, work)
     pieces |= {f"gradients-{source}": partial(predicted.gradients_by, source) for source in work.sources}
-    pieces |= {f"products-{group:02}": partial(predicted.products, group) for group in groups}
-    with progress("counterfactuals", len(pieces), "pieces", quiet=world.rank != 0) as advance:
-        compute(work.folder, pieces, lambda name: advance(1, name))
+    products = {f"products-{group:02}": partial(predicted.products, group) for group in groups}
+    with progress("counterfactuals", len(pieces | products), "pieces", quiet=world.rank != 0) as advance:
+        for stage in (pieces, products):  # products read the gradients of all sources
+            compute(work.folder, stage, lambda name: advance(1, name))
 
 
 class _Predictions:

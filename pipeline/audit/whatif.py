@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from pipeline.audit.forget import Document, count, selected
 from pipeline.audit.pull import origin, write_folder
 from pipeline.base.errors import EverystepError
@@ -16,7 +18,7 @@ from pipeline.formats.canonical import Json
 from pipeline.formats.forgotten import Forgotten
 from pipeline.formats.manifests import SourceResult, Tokens, Trained, path_of
 from pipeline.release.forgetting import steps_that_read, without
-from pipeline.release.release import Release, State, Weights
+from pipeline.release.release import Release, State
 
 SHOWN = 8
 """Documents and steps that the report lists of each."""
@@ -86,12 +88,15 @@ def _elsewhere(trained: Trained, documents: Sequence[Document], read: Sequence[i
 
 
 def write_changed(
-    release: Release, out: Path, start: State, published: State, record: ck.Record, weights: Weights, change: Json
+    release: Release, out: Path, start: State, published: State, record: ck.Record, place: Path, change: Json
 ) -> None:
-    """Write the weights of a changed training to the new folder `out`, as `pull` does.
+    """Write the weights of a changed training, whose state is in the folder `place`, to the new folder `out`, as `pull`
+    does.
 
     They have no revision, and `everystep.json` and `README.md` say which state of the release they are not.
     """
+    tensors = ck.read_promised(place / ck.WEIGHTS, record.weights_digest)
+    weights = {name: np.asarray(tensor, dtype=np.float32) for name, tensor in tensors.items()}
     with new_folder(out) as scratch:
         about: dict[str, Json] = {
             **origin(release, published.model),

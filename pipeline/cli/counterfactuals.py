@@ -42,7 +42,6 @@ def whatif(
     """Repeat the end of a training with one thing changed, and print what that changes."""
     require_torch("whatif")
     from pipeline.audit import whatif as asked
-    from pipeline.formats import checkpoints as ck
     from pipeline.release.release import Release
     from trainer.changes import Change, require_possible
     from trainer.counterfactual import counterfactual
@@ -77,8 +76,7 @@ def whatif(
         if out is not None and is_same:
             note(f"note: {out} is not written: it would be the published state; `everystep pull` gives that")
         elif out is not None:
-            weights = ck.read_promised(place / ck.WEIGHTS, found.record.weights_digest)
-            asked.write_changed(release, out, before, published, found.record, weights, told)
+            asked.write_changed(release, out, before, published, found.record, place, told)
     if as_json:
         print(
             json.dumps(

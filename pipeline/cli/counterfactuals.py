@@ -41,6 +41,8 @@ def whatif(
 ) -> None:
     """Repeat the end of a training with one thing changed, and print what that changes."""
     require_torch("whatif")
+    import numpy as np
+
     from pipeline.audit import whatif as asked
     from pipeline.formats import checkpoints as ck
     from pipeline.release.release import Release
@@ -77,7 +79,8 @@ def whatif(
         if out is not None and is_same:
             note(f"note: {out} is not written: it would be the published state; `everystep pull` gives that")
         elif out is not None:
-            weights = ck.read_promised(place / ck.WEIGHTS, found.record.weights_digest)
+            read = ck.read_promised(place / ck.WEIGHTS, found.record.weights_digest)
+            weights = {name: np.asarray(tensor, dtype=np.float32) for name, tensor in read.items()}
             asked.write_changed(release, out, before, published, found.record, weights, told)
     if as_json:
         print(

@@ -28,7 +28,7 @@ WITHIN = 60
 
 
 def watch(rank: int, size: int, store: TCPStore, said: list[str]) -> Watch:
-    return Watch(rank, size, store.clone(), said.append)
+    return Watch(rank, size, store.clone(), said.append)  # type: ignore[attr-defined]
 
 
 @contextmanager

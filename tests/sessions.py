@@ -143,7 +143,7 @@ def main() -> None:
         text = path.read_text("utf-8")
         with tempfile.TemporaryDirectory() as folder:
             # As in the project, whose manifests vouch for the release.
-            for name in ("release", "manifests", "counterfactuals"):
+            for name in ("release", "manifests", "counterfactuals", "params.yaml", "recipes"):
                 (Path(folder) / name).symlink_to(ROOT / name)
             new = with_answers(text, Path(folder))
             new = with_models(with_sessions(new, partial(run_session, folder=Path(folder))))

@@ -91,7 +91,7 @@ def small(text: str) -> str:
 @pytest.fixture
 def reader(tmp_path: Path, built_project: Path) -> Path:
     """A folder in which a reader has the release, and a builder the recipes."""
-    for name in ("release", "recipes"):
+    for name in ("release", "recipes", "manifests", "params.yaml"):
         (tmp_path / name).symlink_to(built_project / name)
     (tmp_path / "counterfactuals").symlink_to(ROOT / "counterfactuals")
     return tmp_path

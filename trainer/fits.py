@@ -1,7 +1,7 @@
 """Whether a job fits the memory that there is, said before anything is allocated.
 
-Refused is what cannot fit, so nothing that fits is: the tensors of `trainer.memory` and the libraries' own memory, in
-all processes of this host, against the memory of the machine or of the control group that it runs in, or against a
+Refused is what cannot fit: the tensors of `trainer.memory` and the libraries' own memory, in all processes of this
+host, against the memory of the machine or of the control group that it runs in, or against a
 GPU's. Swap space is not counted. `EVERYSTEP_MEMORY` replaces what is found.
 
 The heap of a process keeps freed blocks between those in use: for speed, at a price of a tenth to the whole of what is
@@ -108,7 +108,7 @@ def _fitting(global_batch: int, spec: ModelSpec, setting: Setting, place: Place)
     if fits(recompute=True) and not setting.recompute:
         yield f"{RECOMPUTE}=1 (the same bits, in a third more time)"
     halves = [setting.processes >> halvings for halvings in range(1, setting.processes.bit_length())]
-    for fewer in halves if place.device == "cpu" else []:
+    for fewer in halves if place.device == "cpu" and setting.shards == 1 else []:
         if fits(replace(place, processes=fewer), processes=fewer):
             yield f"EVERYSTEP_PROCESSES={fewer} (the same bits)"
             break
@@ -185,9 +185,12 @@ def _asked(found: int) -> int:
     if not asked:
         return found
     try:
-        return int(float(asked) * GIB)
+        gib = float(asked)
     except ValueError:
-        raise EverystepError(f"{ROOM}={asked}: give a number of GiB, such as 16; 0 for no limit") from None
+        gib = -1.0
+    if not 0 <= gib < float("inf"):
+        raise EverystepError(f"{ROOM}={asked}: give a number of GiB, such as 16; 0 for no limit")
+    return max(1, int(gib * GIB)) if gib else 0
 
 
 def _machine() -> int:

@@ -187,6 +187,6 @@ def _member(
 ) -> Any:
     from trainer.parallel import joined
 
-    with joined(rank, size, store, lambda message: startup.leave(f"error: {message}")) as world:
+    with joined(rank, size, store, lambda message, code: startup.leave(f"error: {message}", code)) as world:
         startup.end()
         return job(world, *arguments)

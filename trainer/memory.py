@@ -121,7 +121,8 @@ def training_memory(spec: ModelSpec, setting: Setting) -> Memory:
             int(FLOAT * (tokens * widest_layer(spec, setting) + largest_matrix(spec))),
             scores_of_attention(spec, setting),
         ),
-        copies=3 * vector,
+        # A GPU's goes to the host vector by vector.
+        copies=3 * vector if on_cpu else vector + (vector // setting.processes if setting.processes > 1 else 0),
         writes_beside=on_cpu and setting.saves,
         shared=vector if on_cpu else 0,
     )

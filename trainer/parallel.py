@@ -14,6 +14,7 @@ host's memory.
 import mmap
 import os
 import platform
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -261,12 +262,17 @@ class TreeSum:
 
 
 def open_store() -> TCPStore:
-    """Open the meeting point of the processes of one machine: a free port on the loopback, closed with this process."""
-    return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    """Open the meeting point of the processes of one machine: a free port, closed with this process. By itself torch
+    would listen to the network, too."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    port = listening.getsockname()[1]
+    return TCPStore(
+        "127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach(), use_libuv=True
+    )
 
 
 @contextmanager
-def joined(rank: int, size: int, store: Store | int | None, leave: Callable[[str], None]) -> Iterator[World]:
+def joined(rank: int, size: int, store: Store | int | None, leave: Callable[[str, int], None]) -> Iterator[World]:
     """Join as rank `rank` of `size` processes that meet at a store or its port; None: as torchrun's variables say.
 
     Until the end a watch has `leave` end this process when another one no longer answers, so no exchange needs a limit.

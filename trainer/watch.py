@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from pipeline.base.console import note
-from pipeline.base.errors import EverystepError
+from pipeline.base.errors import Differs, EverystepError
 
 PATIENCE = "EVERYSTEP_PATIENCE"
 SECONDS = 600.0
@@ -28,6 +28,8 @@ START = 60.0
 """Seconds in which a process must be heard for the first time, if the patience is shorter: libraries load slowly."""
 AGAIN = "run the same command again to go on from the last checkpoint"
 _VERDICT = "everystep/verdict"
+DONE = -1
+"""The last number of a process."""
 
 
 def patience() -> float:
@@ -42,9 +44,6 @@ def patience() -> float:
     return seconds
 
 
-DONE = -1
-
-
 class Beat(NamedTuple):
     """What a process last said of itself; `number` grows each time, until it is done."""
 
@@ -54,13 +53,22 @@ class Beat(NamedTuple):
     host: str
 
 
+class Verdict(NamedTuple):
+    """Why a job ends, in all its processes."""
+
+    code: int
+    """The exit code."""
+    text: str
+
+
 class Watch:
     """This process's part of the watch. Use as a context manager around the job.
 
-    `store` must be a connection of its own. `leave` ends this process at once with a message, whatever it is doing.
+    `store` must be a connection of its own. `leave` ends this process at once, whatever it is doing, with
+    a message and an exit code.
     """
 
-    def __init__(self, rank: int, size: int, store: Any, leave: Callable[[str], None]) -> None:
+    def __init__(self, rank: int, size: int, store: Any, leave: Callable[[str, int], None]) -> None:
         self.doing, self.waits = "work", False
         self._rank, self._size, self._store, self._leave = rank, size, store, leave
         self._patience = patience()
@@ -69,7 +77,7 @@ class Watch:
         self._watched = self._others if rank == 0 else [0]
         self._beats: dict[int, Beat] = {}
         self._silence = dict.fromkeys(self._others, 0.0)
-        self._verdict: str | None = None
+        self._verdict: Verdict | None = None
         self._over = threading.Event()
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._talk, self._judge)]
 
@@ -87,16 +95,16 @@ class Watch:
         if error is not None:
             about = str(error) if isinstance(error, EverystepError) else f"{type(error).__name__}: {error}"
             ours = f"process {self._rank} of {self._size} on {platform.node()} failed at {self.doing}: {about}"
-            self._tell(reason or ours)
+            self._tell(reason or Verdict(getattr(error, "exit_code", EverystepError.exit_code), ours))
         for thread in self._threads:
             thread.join(timeout=self._span)
         if error is None:
             with suppress(RuntimeError):  # the store may be gone with a process that was done before
                 self._say(DONE)
         if reason is not None:
-            raise EverystepError(reason) from error
+            raise (Differs if reason.code == Differs.exit_code else EverystepError)(reason.text) from error
 
-    def _reason_elsewhere(self) -> str | None:
+    def _reason_elsewhere(self) -> Verdict | None:
         """Listen to all for some spans, after an exchange failed: what another process said, or which one is silent."""
         self._watched = self._others
         until = time.monotonic() + 4 * self._span
@@ -104,7 +112,7 @@ class Watch:
             time.sleep(self._span / 4)
         lost = self._most_silent()
         if self._verdict is None and self._silence[lost] > 2 * self._span:
-            return f"{self._name(lost)} ended or cannot be reached; {AGAIN}"
+            return Verdict(EverystepError.exit_code, f"{self._name(lost)} ended or cannot be reached; {AGAIN}")
         return self._verdict
 
     def _talk(self) -> None:
@@ -117,7 +125,8 @@ class Watch:
                 for other in self._watched:
                     if (said := self._get(_key(other))) is not None:
                         self._beats[other] = Beat(*json.loads(said))
-                self._verdict = self._get(_VERDICT)
+                if (verdict := self._get(_VERDICT)) is not None:
+                    self._verdict = Verdict(*json.loads(verdict))
                 self._over.wait(self._span)
 
     def _say(self, number: int) -> None:
@@ -140,15 +149,16 @@ class Watch:
                 self._silence[other] = self._silence[other] + span if is_silent else 0.0
             before = now
             if self._verdict is not None:
-                self._leave(self._verdict)
+                self._leave(self._verdict.text, self._verdict.code)
                 return
             lost = self._most_silent()
             limit = self._patience if lost in now else max(self._patience, START)
             if self._silence[lost] > limit:
-                verdict = f"{self._name(lost)} has not answered for {limit:.0f} seconds; {AGAIN}"
+                silent = f"{self._name(lost)} has not answered for {limit:.0f} seconds; {AGAIN}"
+                verdict = Verdict(EverystepError.exit_code, silent)
                 if self._tell(verdict):
                     time.sleep(2 * self._span)  # the others read it
-                self._leave(verdict)
+                self._leave(verdict.text, verdict.code)
                 return
             waited = self._note_slow(waited + span) if self.waits else 0.0
 
@@ -164,13 +174,13 @@ class Watch:
             note(f"note: the others wait for {' and '.join(map(self._name, slow))} which still computes")
         return 0.0
 
-    def _tell(self, verdict: str) -> bool:
+    def _tell(self, verdict: Verdict) -> bool:
         """Publish a verdict, unless there is one; False if the store does not answer."""
         done = threading.Event()
 
         def tell() -> None:
             with suppress(RuntimeError):
-                self._store.compare_set(_VERDICT, "", verdict)
+                self._store.compare_set(_VERDICT, "", json.dumps(verdict))
                 done.set()
 
         threading.Thread(target=tell, daemon=True).start()

@@ -33,7 +33,7 @@ def language(rules: Language, languages: list[str]) -> Block:
 
     def judge(text: str) -> Outcome:
         sample = _sample(text)
-        if any(quick.probability(sample, code) > clear for code in known):
+        if sample and any(quick.probability(sample, code) > clear for code in known):
             return None
         code, probability = _identify(sample)
         if code in languages and probability >= rules.min_probability:

@@ -9,6 +9,7 @@ Format of the model: `dictionary.cc`, `quantmatrix.cc` and `loss.cc` of fastText
 arguments, dictionary, product-quantized input matrix and output matrix, for a softmax over a Huffman tree.
 """
 
+import re
 import struct
 from collections.abc import Collection
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 from numba import int8, uint32
 from numpy.typing import NDArray
 
-from pipeline.blocks.runs import REMEMBERED, Numbers, Runs, grown
+from pipeline.blocks.runs import Numbers, Runs, grown
 from pipeline.blocks.shingles import Bytes, compiled
 
 MARGIN = 0.01
@@ -26,6 +27,7 @@ MARGIN = 0.01
 MAGIC, VERSION = 793712314, 12
 HIERARCHICAL_SOFTMAX = 1
 END, LABEL = b"</s>", b"__label__"
+SURROGATE = re.compile("[\ud800-\udfff]")
 CENTROIDS = 256
 COUNT = -1  # column of the number of rows that were added
 
@@ -66,7 +68,7 @@ class Identifier:
 
     def probability(self, sample: str, code: str) -> float:
         """Compute the probability that a sample of one line is in the language `code`; not a number if unknown."""
-        if len(self._runs) > REMEMBERED:
+        if self._runs.is_full:
             self._forget()
         numbers = self._runs.number(sample)
         if self._known < len(self._runs):
@@ -76,7 +78,8 @@ class Identifier:
     def _learn(self) -> None:
         """Embed the runs that are new."""
         model = self._model
-        words = [run.encode("utf-8", "replace") for run in self._runs.since(self._known)]
+        runs = self._runs.since(self._known)
+        words = [run.encode("utf-8", "surrogatepass") for run in runs]
         if len(self._runs) > len(self._vectors):
             self._vectors = grown(self._vectors, 2 * len(self._runs))
         vectors = self._vectors[self._known : len(self._runs)]
@@ -84,7 +87,10 @@ class Identifier:
         stops = np.cumsum([len(word) + 2 for word in words])
         rows = np.array([model.words.get(word, -1) for word in words])
         _embed(marked, stops, rows, model.rows, len(model.words), model.row_of_bucket, *model.sizes, vectors)
-        odd = [b"\0" in word or word == END or word.startswith(LABEL) for word in words]
+        odd = [
+            b"\0" in word or word == END or word.startswith(LABEL) or SURROGATE.search(run) is not None
+            for run, word in zip(runs, words, strict=True)
+        ]
         vectors[odd] = np.nan  # these mean something else to the library
         self._known = len(self._runs)
 

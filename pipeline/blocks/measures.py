@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.blocks.runs import REMEMBERED, Characters, Numbers, Runs, grown
+from pipeline.blocks.runs import Characters, Numbers, Runs, grown
 from pipeline.blocks.shingles import compiled
 from pipeline.blocks.words import split_run
 
@@ -69,7 +69,7 @@ class _Measurer:
         self._stops = np.zeros(1, dtype=np.int64)
 
     def measure(self, text: str) -> Measures:
-        if len(self._runs) > REMEMBERED:
+        if self._runs.is_full:
             self._forget()
         numbers = self._runs.number(text)
         if self._known < len(self._runs):

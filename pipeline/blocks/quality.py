@@ -115,6 +115,8 @@ def gopher_repetition(rules: GopherRepetition) -> Block:
         return _judge(GopherRepetitionFilter(**thresholds, top_n_grams=top, dup_n_grams=repeated), measured)
 
     def judge(text: str) -> Outcome:
+        if not text:
+            return by_library((True,) * len(sizes))(text)
         measures = measure(text)
         most, again = bounds(measures.characters, measures.lengths, sizes)
         held = np.concatenate([most[: len(of_most)], again[len(of_most) :]])

@@ -17,7 +17,8 @@ from pipeline.blocks.shingles import FACTOR, FNV_OFFSET, FNV_PRIME, compiled
 Characters = NDArray[np.uint32]
 Numbers = NDArray[np.int64]
 Number = TypeVar("Number", bound=np.generic)
-REMEMBERED = 1 << 17  # runs after which a table starts again, so that no corpus fills the memory
+# Runs, or characters of them, after which a table starts again, so that no corpus fills the memory.
+REMEMBERED, REMEMBERED_CHARACTERS = 1 << 17, 1 << 24
 MAX_PROBES = 64  # slots that one run is compared with; only adversarial texts need more, and get a new number each time
 
 
@@ -58,11 +59,20 @@ class Runs:
         joined = self.characters[stops[0] : stops[-1]].tobytes().decode("utf-32-le", "surrogatepass")
         return [joined[start:stop] for start, stop in pairwise((stops - stops[0]).tolist())]
 
-    def _grow(self, characters: int) -> None:
-        self._stops = grown(self._stops, 2 * len(self._stops))
-        self.characters = grown(self.characters, 2 * len(self.characters) + characters)
-        self._slots = np.zeros(2 * len(self._slots), dtype=np.int64)
-        _place_all(self._slots, self._stops, self.characters, self._count)
+    @property
+    def is_full(self) -> bool:
+        """Whether it is time to start again."""
+        return self._count > REMEMBERED or int(self._stops[self._count]) > REMEMBERED_CHARACTERS
+
+    def _grow(self, given: int) -> None:
+        """Make room for the runs of a text of as many characters, where there is none."""
+        used = int(self._stops[self._count])
+        if used + given > len(self.characters):
+            self.characters = grown(self.characters[:used], 2 * (used + given))
+        if self._count + 2 > len(self._stops):
+            self._stops = grown(self._stops, 2 * len(self._stops))
+            self._slots = np.zeros(2 * len(self._slots), dtype=np.int64)
+            _place_all(self._slots, self._stops, self.characters, self._count)
 
 
 def grown(array: NDArray[Number], size: int) -> NDArray[Number]:

@@ -206,7 +206,7 @@ def _model(folder: Path, training: Training, corpus: Corpus, rates: Rates) -> It
     yield figure("rows", "rows read", "", rows, f"{training.global_batch:,} a step ({recipe})")
     yield figure("tokens", "tokens trained on", "tokens", training.tokens, recipe, built.tokens if built else None)
     available = corpus.rows.value
-    epochs = training.tokens / available if available else None
+    epochs = rows * (training.context + 1) / available if available else None
     yield figure("epochs", "times that each row is read", "", epochs, "tokens" if epochs else corpus.rows.origin)
     yield figure("stored", "checkpoints stored", "", training.stored, recipe, len(built.checkpoints) if built else None)
     yield figure("virtual", "states that come back by replay", "", training.virtual, recipe)

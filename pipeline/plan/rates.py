@@ -7,11 +7,13 @@ from pydantic import Field, model_validator
 
 from pipeline.base.errors import EverystepError
 from pipeline.base.yaml import Section, check, load_yaml
+from pipeline.plan.sizes import Number
 
 RATES = Path(__file__).with_name("rates.yaml")
 BENCHMARKS = "docs/benchmarks.md"
 DAY, HOUR = 86400, 3600
-Number = Annotated[float, Field(gt=0, strict=False)]
+STAGES = {"extract", "filter", "dedup", "tokenize", "search", "digest", "check", "train"}
+"""What a plan needs a rate of."""
 
 
 class Rate(Section):
@@ -95,6 +97,19 @@ class Rates(Section):
     gpu: Gpu
     published: dict[str, Published]
 
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if missing := sorted(STAGES - self.stages.keys()):
+            raise ValueError(f"stages: no rate of {', '.join(missing)}")
+        if self.gpu.share_of not in self.published:
+            raise ValueError(f"gpu.share_of: {self.gpu.share_of!r} is not in published")
+        for name, rate in self.stages.items():
+            try:
+                _ = rate.per_second
+            except (IndexError, ValueError, ZeroDivisionError) as error:
+                raise ValueError(f"stages.{name}: no seconds in cell {rate.cell} of its row") from error
+        return self
+
     @property
     def share(self) -> float:
         """Share of a GPU's peak that the chosen published training comes to, by 6 N D."""
@@ -126,7 +141,7 @@ def load_rates(path: Path = RATES, replaced: list[str] | None = None) -> Rates:
             number = float(amount)
         except ValueError:
             number = 0.0
-        if not number > 0:
+        if not 0 < number < float("inf"):
             unit = tree["stages"][stage]["unit"]
             raise EverystepError(f"--rate {given}: write {stage}=NUMBER, {unit} in a CPU second")
         tree["stages"][stage] = {"amount": number, "unit": tree["stages"][stage]["unit"], "from": "--rate"}

@@ -16,7 +16,7 @@ from pipeline.formats.canonical import parse
 from pipeline.formats.manifests import FORMAT, Manifest, parse_manifest, path_of
 
 M = TypeVar("M", bound=Manifest)
-Number = Annotated[float, Field(gt=0, strict=False)]
+Number = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=False)]
 
 
 class Declared(Section):

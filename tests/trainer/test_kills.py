@@ -50,7 +50,9 @@ def test_a_killed_peer_ends_the_training_with_a_message_and_the_next_start_goes_
     os.kill(peer, signal.SIGKILL)
     assert end(process, within=60) == 2
     said = (folder / "said").read_text()
-    assert re.search(r"^error: process 1 of 2 was killed by signal 9 at step \d+, perhaps because memory ran out", said)
+    assert re.search(
+        r"(?m)^error: process 1 of 2 was killed by signal 9 at step \d+, perhaps because memory ran out", said
+    )
     assert "run the same command again" in said
     assert "Traceback" not in said
     assert are_gone(family)

@@ -28,7 +28,7 @@ WITHIN = 60
 
 
 def watch(rank: int, size: int, store: TCPStore, said: list[str]) -> Watch:
-    return Watch(rank, size, store.clone(), said.append)  # type: ignore[attr-defined]
+    return Watch(rank, size, store.clone(), lambda told, code: said.append(told))  # type: ignore[attr-defined]
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from pipeline.base.console import run_command
 from pipeline.base.errors import Differs, EverystepError
 from pipeline.formats.counterfactuals import Counterfactuals, read_counterfactuals
 from pipeline.release.release import Release
+from trainer import numerics
 from trainer.attribution.table import make_table
 
 
@@ -23,6 +24,7 @@ def main(address: str, model: str, step: str, groups: str, out: str) -> None:
         print(f"{out}: {table.groups} runs of {model} from step {table.start.step} to {table.stop.step}")
     else:
         before = read_counterfactuals(Path(out))
+        numerics.prepare("portable")  # may restart this program, so it comes before the folder
         with TemporaryDirectory() as scratch:
             table = make_table(*asked, Path(scratch) / "table")
         _compare(before, table, out)

@@ -86,14 +86,22 @@ def make_table(release: Release, model: str, start: int, number: int, out: Path)
     place = {source: number for number, source in enumerate(sources)}
     with course(release, model, [(ends[start], stop)]) as found:
         code = _digest_of_code()
-        key = [*(end.record.state_digest for end in ends.values()), *(part.sha256 for part in spans), code]
+        micro_batch = release.manifest(Evaluated, model).parameters.micro_batch
+        key = [
+            *(end.record.state_digest for end in ends.values()),
+            *(part.sha256 for part in spans),
+            hashlib.sha256(rows.tobytes()).hexdigest(),
+            hashlib.sha256("\n".join(named).encode()).hexdigest(),
+            micro_batch,
+            code,
+        ]
         work = Work(
             runs=Runs(
                 course=found,
                 published=ends[stop].file(ck.WEIGHTS).parent,
                 spans=spans,
                 rows=rows,
-                micro_batch=release.manifest(Evaluated, model).parameters.micro_batch,
+                micro_batch=micro_batch,
             ),
             sources=sources,
             source_of=np.array([place[source] for source in named]).reshape(len(rows), -1),
@@ -141,11 +149,16 @@ def compute_pieces(world: "World", work: Work) -> None:
     pieces: dict[str, Callable[[], Piece]] = {PUBLISHED: partial(run, trainer, work.runs, None)}
     pieces |= {name_of(group): partial(run, trainer, work.runs, group) for group in groups}
     predicted = _Predictions(trainer, work)
-    pieces |= {f"gradients-{source}": partial(predicted.gradients_by, source) for source in work.sources}
+    pieces |= {gradients_of(number): partial(predicted.gradients_by, number) for number in range(len(work.sources))}
     products = {f"products-{group:02}": partial(predicted.products, group) for group in groups}
     with progress("counterfactuals", len(pieces | products), "pieces", quiet=world.rank != 0) as advance:
         for stage in (pieces, products):  # products read the gradients of all sources
             compute(work.folder, stage, lambda name: advance(1, name))
+
+
+def gradients_of(source: int) -> str:
+    """Name the piece of a source, which may have any name itself."""
+    return f"gradients-{source:02}"
 
 
 class _Predictions:
@@ -155,11 +168,11 @@ class _Predictions:
         self._trainer, self._work = trainer, work
         self._kept: dict[str, Any] = {}
 
-    def gradients_by(self, source: str) -> Piece:
-        """The derivative of the loss of a source at the end by the gradient of each step."""
+    def gradients_by(self, source: int) -> Piece:
+        """The derivative of the loss of a source, by its number, at the end by the gradient of each step."""
         steps, of_losses = self._known()
         self._start_again()
-        gradient = of_losses[len(self._work.runs.rows) + self._work.sources.index(source)]
+        gradient = of_losses[len(self._work.runs.rows) + source]
         return {"by_gradient": np.stack(unrolled(self._trainer, steps, gradient))}
 
     def products(self, group: int) -> Piece:
@@ -197,9 +210,9 @@ class _Predictions:
         return known
 
     def _by_gradient(self) -> list[Vector]:
-        """The pieces `gradients-SOURCE`, which come before."""
+        """The pieces `gradients-NUMBER`, which come before."""
         if "by" not in self._kept:
-            pieces = (read(self._work.folder, f"gradients-{source}") for source in self._work.sources)
+            pieces = (read(self._work.folder, gradients_of(number)) for number in range(len(self._work.sources)))
             self._kept["by"] = [piece["by_gradient"] for piece in pieces]
         by: list[Vector] = self._kept["by"]
         return by

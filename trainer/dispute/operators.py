@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+import trainer.attention
 import trainer.operators  # noqa: F401  (defines everystep::logarithm)
 from pipeline.base.errors import EverystepError, well_shaped
 from pipeline.formats.canonical import Json
@@ -43,7 +44,7 @@ PRODUCTS = {"mm", "bmm", "portable_product", "large_product", "addmm", "addmm_"}
 """Operators of which an element depends on a row and a column of the last two tensors, and its place in one before."""
 NOT_PORTABLE = {
     *("mm", "bmm", "addmm", "addmm_", "large_product", "_scaled_dot_product_flash_attention_for_cpu"),
-    "_scaled_dot_product_flash_attention_for_cpu_backward",
+    *("_scaled_dot_product_flash_attention_for_cpu_backward", "attention", "attention_backward"),
 }
 """Operators that the class `portable` never applies: its only product is `portable_product`."""
 SHAPES = {"zeros_like", "ones_like", "full_like", "new_full", "new_zeros"}
@@ -61,6 +62,7 @@ WHOLE = {
         "arange",
     ),
     *("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention_for_cpu_backward"),
+    *("attention", "attention_backward"),
 }
 """Other operators that a training may use."""
 ALLOWED = POINTWISE | BY_ROWS | PRODUCTS | SHAPES | WHOLE

@@ -63,7 +63,7 @@ def test_declared_sizes_give_hours_and_disk_with_their_sources(unbuilt: Path) ->
     assert found["corpus", "tokens"].value == 1e9
     assert "a tokenizer" in found["corpus", "tokens"].origin
     assert found["data stages", "filter"].value == pytest.approx(4 * 779.9 / 3600)
-    assert found["mobilellm", "epochs"].value == pytest.approx(524_288 / 1e9)
+    assert found["mobilellm", "epochs"].value == pytest.approx(2_048 * 257 / 1e9)
     assert found["disk", "peak"].value and found["disk", "peak"].value > 3 * 4e9
 
 
@@ -101,7 +101,7 @@ def test_the_command_needs_neither_torch_nor_time(unbuilt: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=dict(os.environ), capture_output=True, text=True)
     seconds, torch = done.stderr.split()[-2:]
-    assert (float(seconds) < 2, torch) == (True, "False")
+    assert (float(seconds) < 6, torch) == (True, "False")
     assert {"section", "name", "value", "unit", "origin", "built", "what"} == set(json.loads(done.stdout)["figures"][0])
 
 

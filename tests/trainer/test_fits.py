@@ -101,9 +101,12 @@ def test_memory_is_that_of_the_machine_or_of_its_control_group_or_as_asked(monke
     assert 0 < found.room <= 1024 * int(total.split()[1]) and found.processes == 3
     monkeypatch.setenv(ROOM, "1.5")
     assert place_of(on_cpu=True, processes=1).room == 1.5 * GIB
-    monkeypatch.setenv(ROOM, "much")
-    with pytest.raises(EverystepError, match="EVERYSTEP_MEMORY=much: give a number of GiB"):
-        place_of(on_cpu=True, processes=1)
+    monkeypatch.setenv(ROOM, "1e-12")
+    assert place_of(on_cpu=True, processes=1).room == 1  # 0 would be no limit
+    for wrong in ("much", "inf", "-1", "nan"):
+        monkeypatch.setenv(ROOM, wrong)
+        with pytest.raises(EverystepError, match=f"EVERYSTEP_MEMORY={wrong}: give a number of GiB"):
+            place_of(on_cpu=True, processes=1)
 
 
 @pytest.mark.parametrize(

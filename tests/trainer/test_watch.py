@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from pipeline.base.errors import EverystepError
+from pipeline.base.errors import Differs, EverystepError
 from tests.trainer.runs import MODEL, are_gone, children, end, make_run, num_logged, reaches, result, start, train
 from tests.trainer.test_processes import free_port, torchrun
 from trainer.launch import SHARDS
@@ -47,7 +47,7 @@ def soon(said: list[str]) -> list[str]:
 
 
 def test_one_that_falls_silent_is_named_by_all_others_with_what_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(PATIENCE, "1")
+    monkeypatch.setenv(PATIENCE, "3")
     store = open_store()
     said: list[list[str]] = [[], [], []]
     with watch(0, 3, store, said[0]) as first, watch(1, 3, store, said[1]):
@@ -55,11 +55,11 @@ def test_one_that_falls_silent_is_named_by_all_others_with_what_it_did(monkeypat
         third.doing = "step 7"
         with silenced(third):
             first.doing = "step 8"
-            time.sleep(2)  # twice the patience: nobody is given up
+            time.sleep(5)  # longer than the patience: nobody is given up
             assert said == [[], [], []]
         for named in said[:2]:
             expected = (
-                f"process 2 of 3 on {HOST}, at step 7, has not answered for 1 seconds; run the same command again"
+                f"process 2 of 3 on {HOST}, at step 7, has not answered for 3 seconds; run the same command again"
             )
             assert soon(named)[0].startswith(expected)
 
@@ -83,15 +83,30 @@ def test_what_failed_in_one_process_is_told_to_the_others(monkeypatch: pytest.Mo
         assert soon(said[0]) == [f"process 1 of 2 on {HOST} failed at step 3: MemoryError: out of memory"]
 
 
+def test_bytes_that_differ_in_one_process_end_the_others_with_that_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PATIENCE, "4")
+    store = open_store()
+    ended: list[int] = []
+    first = Watch(0, 2, store.clone(), lambda told, code: ended.append(code))  # type: ignore[attr-defined]
+    with pytest.raises(Differs), first:
+        with pytest.raises(Differs), watch(1, 2, store, []):
+            raise Differs("a.safetensors: other bytes")
+        until = time.monotonic() + WITHIN
+        while not ended and time.monotonic() < until:
+            time.sleep(0.05)
+        raise RuntimeError("Connection closed by peer")
+    assert ended == [Differs.exit_code]
+
+
 def test_one_that_is_done_may_be_silent_for_as_long_as_the_others_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first process writes the last checkpoint when the others have ended."""
-    monkeypatch.setenv(PATIENCE, "1")
+    monkeypatch.setenv(PATIENCE, "2")
     store = open_store()
     said: list[list[str]] = [[], []]
     with watch(0, 2, store, said[0]):
         with watch(1, 2, store, said[1]):
             time.sleep(0.5)
-        time.sleep(2.5)
+        time.sleep(4)
     assert said == [[], []]
 
 

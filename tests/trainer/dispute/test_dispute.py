@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from pipeline.base.files import sha256_file
 from pipeline.formats import evidence as form
@@ -250,6 +251,15 @@ def test_operators_that_a_training_does_not_use_are_not_run(tmp_path: Path) -> N
     with pytest.raises(Exception, match=r"operator aten\.mul\.Tensor: "):
         compute("aten.mul.Tensor", {"self": {"tensor": 7}}, [])
     assert not (tmp_path / "made").exists()
+
+
+def test_every_operator_of_ours_may_be_in_dispute_and_those_of_native_not_in_portable_evidence() -> None:
+    from trainer.dispute.operators import ALLOWED, NOT_PORTABLE
+
+    names = torch._C._dispatch_get_all_op_names()
+    ours = {name.removeprefix("everystep::") for name in names if name.startswith("everystep::")}
+    assert {"portable_product", "large_product", "attention", "attention_backward", "logarithm"} <= ours <= ALLOWED
+    assert ours & NOT_PORTABLE == {"large_product", "attention", "attention_backward"}
 
 
 def test_runs_that_need_not_be_equal_are_refused_by_key(sides: Path, tmp_path: Path) -> None:

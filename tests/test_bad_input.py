@@ -236,7 +236,7 @@ def trainable(built_project: Path, tmp_path: Path) -> Path:
     [
         (put("model.query_heads", 3), "model.query_heads: 3 does not divide width 64; choose a divisor such as 2"),
         (put("model.kv_heads", 4), "model.kv_heads: 4 does not divide query_heads 2"),
-        (put("model.family", "gpt"), "model.family: must be one of llama, mobilellm"),
+        (put("model.family", "gpt"), "model.family: must be one of llama, llama3, mobilellm"),
         (put("model.context", 64), "data.width: 33 must be model.context + 1 = 65"),
         (put("model.vocabulary", 300), "model.vocabulary: 300 is smaller than the tokenizer's"),
         (put("name", "other"), "name: the file is called mobilellm, the recipe 'other'"),

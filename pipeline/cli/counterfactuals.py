@@ -43,7 +43,6 @@ def whatif(
     require_torch("whatif")
     from pipeline.audit import whatif as asked
     from pipeline.release.release import Release
-    from trainer import numerics
     from trainer.changes import Change, require_possible
     from trainer.counterfactual import counterfactual
     from trainer.replay import state_at
@@ -67,7 +66,6 @@ def whatif(
     before, published = state_at(release, model, start), release.state(model, last)
     with_bytes(release, {state.step: state for state in (before, published) if state.model == model})
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # processes talk over sockets
-    numerics.prepare(trained.numerics)  # may restart this program, so it comes before the folder
     with TemporaryDirectory(prefix="everystep-whatif-") as scratch:
         place = Path(scratch) / "state"
         place.mkdir()

@@ -6,8 +6,10 @@ published; on a machine that gives other bits there, nothing is concluded.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,6 +43,8 @@ class Outcome:
 
     record: ck.Record
     """The state at its end. Revision, step and tokens are those of the published state there."""
+    folder: Path
+    """The files of that state, for as long as the context lasts."""
     first_difference: int | None
     """The first step whose entry is not the published one: loss, gradient norm, rate or weights; null if none is."""
     distance: float
@@ -76,10 +80,10 @@ class _Trained:
     """Of the published and of the changed state, on the held-out rows."""
 
 
-def counterfactual(release: Release, start: State, stop: State, change: Change, out: Path) -> Outcome:
-    """Train from `start` to the step of `stop`, a published state of the same model, with one thing changed; write the
-    state to the new folder `out`. Both states must have their bytes. May restart this program, to enter the numerics
-    class of the model."""
+@contextmanager
+def counterfactual(release: Release, start: State, stop: State, change: Change) -> Iterator[Outcome]:
+    """Train from `start` to the step of `stop`, a published state of the same model, with one thing changed. Both
+    states must have their bytes. May restart this program, to enter the numerics class of the model."""
     if start.step == 0 and (fault := next(first_state_faults(release, stop.model), None)):
         raise Differs(fault)
     require_moments(release, start)
@@ -87,7 +91,12 @@ def counterfactual(release: Release, start: State, stop: State, change: Change, 
     evaluated = stop.model in release.names(Evaluated)
     targets = targets_of_release(release, stop.model) if evaluated else None
     micro_batch = release.manifest(Evaluated, stop.model).parameters.micro_batch if evaluated else 0
-    with course(release, stop.model, [(start, stop.step)], seeds) as found:
+    with (
+        course(release, stop.model, [(start, stop.step)], seeds) as found,
+        TemporaryDirectory(prefix="everystep-whatif-") as scratch,
+    ):
+        out = Path(scratch) / "state"
+        out.mkdir()
         asked = _Asked(
             change=change,
             published=stop.file(ck.WEIGHTS).parent,
@@ -96,19 +105,20 @@ def counterfactual(release: Release, start: State, stop: State, change: Change, 
             micro_batch=micro_batch,
         )
         trained: _Trained = launch_training(_counterfactual, found.recipe, found, asked)
-    held_out: list[tuple[SourceResult, SourceResult]] = []
-    if targets is not None:
-        rows = HeldOut.of(targets, token_bytes(release.file(TOKENIZER)))
-        sides = ((stop.entry, trained.losses[0]), (Checkpoint.of_record(trained.record), trained.losses[1]))
-        published, changed = (rows.results([entry], {entry.revision: losses})[1] for entry, losses in sides)
-        held_out = list(zip(published, changed, strict=True))
-    return Outcome(
-        record=trained.record,
-        first_difference=trained.first_difference,
-        distance=trained.distance,
-        moved=trained.moved,
-        held_out=held_out,
-    )
+        held_out: list[tuple[SourceResult, SourceResult]] = []
+        if targets is not None:
+            rows = HeldOut.of(targets, token_bytes(release.file(TOKENIZER)))
+            sides = ((stop.entry, trained.losses[0]), (Checkpoint.of_record(trained.record), trained.losses[1]))
+            published, changed = (rows.results([entry], {entry.revision: losses})[1] for entry, losses in sides)
+            held_out = list(zip(published, changed, strict=True))
+        yield Outcome(
+            record=trained.record,
+            folder=out,
+            first_difference=trained.first_difference,
+            distance=trained.distance,
+            moved=trained.moved,
+            held_out=held_out,
+        )
 
 
 def require_moments(release: Release, state: State) -> None:

@@ -12,11 +12,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pipeline.base.errors import Differs
 from pipeline.base.paths import RECIPES
 from pipeline.formats import checkpoints as ck
-from pipeline.formats.digests import tensors_digest
+from pipeline.formats.digests import combine_leaves, tensor_leaf, tensors_digest
 from pipeline.formats.log import Entry
 from pipeline.formats.model import ModelSpec
+from pipeline.formats.tensors import TensorFile
 from trainer import numerics
 from trainer.checkpoint import Tensors, moments
 from trainer.data import TrainingData
@@ -111,14 +113,32 @@ class Trainer:
         record = ck.read_record(folder)
         if self.world.rank == 0:
             numerics.warn_if_other(record.numerics.to_json(), self.numerics())
-        self.flat.values.copy_(self.flat.flatten(ck.read_verified(folder, ck.WEIGHTS)))
-        tensors = ck.read_verified(folder, ck.OPTIMIZER)
-        mine = slice(*self.world.part(self.flat.size))
-        for prefix, owned in (("first.", self.optimizer.first), ("second.", self.optimizer.second)):
-            named = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-            owned.copy_(self.flat.flatten(named)[mine])
+        self._read(folder / ck.WEIGHTS, record.weights_digest, {"": self.flat.values}, first=0)
+        moments = {"first.": self.optimizer.first, "second.": self.optimizer.second}
+        self._read(folder / ck.OPTIMIZER, record.optimizer_digest, moments, self.world.part(self.flat.size)[0])
         self.step = record.step
         return record
+
+    def _read(self, path: Path, promised: str, slices: dict[str, Tensor], first: int) -> None:
+        """Fill slices of flat vectors, by the prefix of their names, from a file; each begins at element `first`.
+
+        One tensor of the file at a time is in memory. It is digested there, and a state whose digest is not the
+        promised one is never trained from.
+        """
+        wanted = {prefix + place.name: (place, part) for prefix, part in slices.items() for place in self.flat.places}
+        leaves = []
+        with TensorFile(path) as file:
+            if file.shapes() != {name: place.shape for name, (place, _) in wanted.items()}:
+                raise Differs(f"{path}: these are not the tensors of {self.recipe.name}")
+            for name in sorted(wanted):
+                place, part = wanted[name]
+                tensor = file.read(name)
+                leaves.append(tensor_leaf(name, tensor))
+                start, stop = max(place.start, first), min(place.stop, first + len(part))
+                if start < stop:
+                    mine = tensor.reshape(-1)[start - place.start : stop - place.start]
+                    part[start - first : stop - first].copy_(torch.from_numpy(mine))
+        ck.require_promised(path, promised, combine_leaves(leaves))
 
     def _gradients(self, step: int) -> tuple[list[float], Tensor]:
         """Compute losses and summed gradients of this process's micro-batches: in order in a leaf, leaves in a tree."""

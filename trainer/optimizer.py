@@ -7,7 +7,7 @@ depends on the number of processes, and the gradient norm is a sum over the same
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from typing import Literal
@@ -70,16 +70,6 @@ class FlatParameters:
         """View a flat vector of this layout as named arrays (on the CPU they share its memory)."""
         array = flat.cpu().numpy()
         return {place.name: array[place.start : place.stop].reshape(place.shape) for place in self.places}
-
-    def flatten(self, tensors: Mapping[str, np.ndarray]) -> Tensor:
-        """Flatten named arrays into a vector of this layout; every tensor must be there with its shape."""
-        flat = torch.zeros(self.size)
-        views = self.named(flat)
-        if views.keys() != tensors.keys():
-            raise ValueError(f"tensors differ: {sorted(views.keys() ^ tensors.keys())}")
-        for name, view in views.items():
-            view[...] = tensors[name].reshape(view.shape)
-        return flat.to(self.values.device)
 
 
 class AdamW:

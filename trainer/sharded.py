@@ -75,7 +75,7 @@ class ShardedTrainer(Trainer):
             self.model = Decoder(self.spec, recompute)
         units = self.model.units()
         if self.recipe.compiled:
-            self.model.compile_layers(whole=len(units) == len(self.model.layers))
+            self.model.compile_layers(whole=len(units) == len(self.model.layers), together=False)
         self.world.shard(self.model, units)
         self.model.to_empty(device=device)
         self.pieces = list(pieces_of(self.spec, self.world))

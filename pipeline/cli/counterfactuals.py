@@ -3,7 +3,6 @@
 import json
 import signal
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -66,17 +65,14 @@ def whatif(
     before, published = state_at(release, model, start), release.state(model, last)
     with_bytes(release, {state.step: state for state in (before, published) if state.model == model})
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # processes talk over sockets
-    with TemporaryDirectory(prefix="everystep-whatif-") as scratch:
-        place = Path(scratch) / "state"
-        place.mkdir()
-        found = counterfactual(release, before, published, change, place)
+    with counterfactual(release, before, published, change) as found:
         told = {"seed_order": seed_order, "rate": rate, "without": without or None, "without_source": source}
         told = {key: value for key, value in told.items() if value is not None}
         is_same = found.record.state_digest == published.record.state_digest
         if out is not None and is_same:
             note(f"note: {out} is not written: it would be the published state; `everystep pull` gives that")
         elif out is not None:
-            asked.write_changed(release, out, before, published, found.record, place, told)
+            asked.write_changed(release, out, before, published, found.record, found.folder, told)
     if as_json:
         print(
             json.dumps(

@@ -20,6 +20,7 @@ from pipeline.formats.canonical import canonical
 
 FORMAT = "everystep-model-3"
 FORMAT_OF_FLAGS = "everystep-model-2"
+NOT_IN_FORMAT_OF_FLAGS = {"norm_position", "rotary_scaling", "attention_within_documents", "end_token"}
 """The form before: `bias` and `qk_norm` were true or false, and nothing else was known of today's keys."""
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
@@ -204,7 +205,9 @@ class ModelSpec:
         body = {key: value for key, value in tree.items() if key != "format"}
         if version == FORMAT_OF_FLAGS:
             with well_shaped(where):
+                newer = {key for keys in (body, *body["layers"]) for key in keys} & NOT_IN_FORMAT_OF_FLAGS
                 body["layers"] = [_without_flags(layer) for layer in body["layers"]]
+            _require(not newer, f"{where}: {', '.join(sorted(newer))}: keys of {FORMAT!r}, but format is {version!r}")
         try:
             return _MODEL_SPEC.validate_json(canonical(body))
         except ValidationError as error:

@@ -98,9 +98,9 @@ class TensorFile:
 
     def digest(self) -> str:
         """Digest all tensors (`pipeline.formats.digests`)."""
-        return combine_leaves([self.leaf(name) for name in sorted(self.entries)])
+        return combine_leaves([self._leaf(name) for name in sorted(self.entries)])
 
-    def leaf(self, name: str) -> bytes:
+    def _leaf(self, name: str) -> bytes:
         """Digest one tensor."""
         entry = self.entries[name]
         return leaf_digest(name, entry.dtype, entry.shape, self._pieces(entry))

@@ -115,13 +115,17 @@ def test_a_description_of_the_form_before_is_read() -> None:
     """There biases and normed queries and keys were flags, and what is new today was not said."""
     for spec in (PLAIN, SPECS["growing layers"], SPECS["attention beside the FFN"]):
         tree = json.loads(json.dumps(spec.to_json())) | {"format": "everystep-model-2"}
-        del tree["rotary_scaling"]
+        for key in ("rotary_scaling", "attention_within_documents", "end_token"):
+            del tree[key]
         for layer in tree["layers"]:
             del layer["norm_position"]
             layer["bias"], layer["qk_norm"] = layer["bias"] is not None, layer["qk_norm"] is not None
         assert ModelSpec.from_json(tree) == spec
         tree["layers"][0]["bias"] = "all"
         with pytest.raises(EverystepError, match=r"config\.json: does not match its format: KeyError\('all'\)"):
+            ModelSpec.from_json(tree)
+        tree["layers"][0]["bias"], tree["end_token"] = False, None
+        with pytest.raises(EverystepError, match=r"config\.json: end_token: keys of 'everystep-model-3', but format"):
             ModelSpec.from_json(tree)
 
 

@@ -59,7 +59,10 @@ def run(start: State, optimizer: Optimizer, rates: Arrays, gradients: Arrays) ->
         if step:
             row = gradients[step - 1].astype(np.float32)
             named = {"matrix": row[: np.prod(SHAPE)].reshape(SHAPE), "vector": row[np.prod(SHAPE) :]}
-            adamw.update(flat.flatten(named), 1.0, float(rates[step - 1]), step)
+            gradient = torch.zeros(flat.size)
+            for name, view in flat.named(gradient).items():
+                view[...] = named[name]
+            adamw.update(gradient, 1.0, float(rates[step - 1]), step)
         moments = {
             f"{moment}.{name}": array.copy()
             for moment, whole in (("first", adamw.first), ("second", adamw.second))

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +70,12 @@ def parts(model: str, form: str) -> dict[str, float]:
             for _ in range(STEPS):
                 trainer.train_step()
             watched = time.process_time() - began
-    seconds: Counter[str] = Counter()
+    seconds: defaultdict[str, float] = defaultdict(float)
     for event in profiled.events():
         seconds[part_of(event)] += event.self_cpu_time_total / 1e6
-    seconds["python"] = watched - seconds.total()
+    seconds["python"] = watched - sum(seconds.values())
     milliseconds = {"milliseconds": round(alone / STEPS * 1e3, 1), "profiled": round(watched / STEPS * 1e3, 1)}
-    return milliseconds | {part: round(of / STEPS * 1e3, 1) for part, of in seconds.most_common()}
+    return milliseconds | {part: round(of / STEPS * 1e3, 1) for part, of in sorted(seconds.items())}
 
 
 def part_of(event: Any) -> str:

@@ -113,13 +113,13 @@ class Trainer:
         record = ck.read_record(folder)
         if self.world.rank == 0:
             numerics.warn_if_other(record.numerics.to_json(), self.numerics())
-        self._read(folder / ck.WEIGHTS, record.weights_digest, {"": self.flat.values}, first=0)
+        self._fill(folder / ck.WEIGHTS, record.weights_digest, {"": self.flat.values}, first=0)
         moments = {"first.": self.optimizer.first, "second.": self.optimizer.second}
-        self._read(folder / ck.OPTIMIZER, record.optimizer_digest, moments, self.world.part(self.flat.size)[0])
+        self._fill(folder / ck.OPTIMIZER, record.optimizer_digest, moments, self.world.part(self.flat.size)[0])
         self.step = record.step
         return record
 
-    def _read(self, path: Path, promised: str, slices: dict[str, Tensor], first: int) -> None:
+    def _fill(self, path: Path, promised: str, slices: dict[str, Tensor], first: int) -> None:
         """Fill slices of flat vectors, by the prefix of their names, from a file; each begins at element `first`.
 
         One tensor of the file at a time is in memory. It is digested there, and a state whose digest is not the

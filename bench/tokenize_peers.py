@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("originals", help="python with the peers")
     parser.add_argument("project", nargs="?", type=Path, default=Path())
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--amber", type=Path)
+    parser.add_argument("--amber", type=lambda path: Path(path).resolve())
     arguments = parser.parse_args()
     project = arguments.project.resolve()
     with tempfile.TemporaryDirectory(prefix="everystep-bench-") as name:
@@ -152,7 +152,7 @@ def run_amber(scratch: Path, script: Path) -> None:
             bos_text="",
             eos_text="<|endoftext|>",
             no_wrap=False,
-            num_workers=0,
+            num_workers=1,  # the least that it can do
         )
     )
 

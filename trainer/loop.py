@@ -122,13 +122,13 @@ class Trainer:
     def _fill(self, path: Path, promised: str, slices: dict[str, Tensor], first: int) -> None:
         """Fill slices of flat vectors, by the prefix of their names, from a file; each begins at element `first`.
 
-        One tensor of the file at a time is in memory. It is digested there, and a state whose digest is not the
-        promised one is never trained from.
+        One tensor of the file at a time is in memory. Where the digest of all is not the promised one, the vectors
+        are spoilt, and the error must end this trainer.
         """
         wanted = {prefix + place.name: (place, part) for prefix, part in slices.items() for place in self.flat.places}
         leaves = []
         with TensorFile(path) as file:
-            if file.shapes() != {name: place.shape for name, (place, _) in wanted.items()}:
+            if not file.holds({name: place.shape for name, (place, _) in wanted.items()}):
                 raise Differs(f"{path}: these are not the tensors of {self.recipe.name}")
             for name in sorted(wanted):
                 place, part = wanted[name]

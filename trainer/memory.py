@@ -84,7 +84,7 @@ class Memory:
     passing: int = 0
     """The most that comes and goes beside it: a block of logits, or the gradients inside a layer."""
     copies: int = 0
-    """Weights and moments once more: a state that is loaded, or being written."""
+    """Weights and moments once more: a state that is digested, or being written."""
     writes_beside: bool = False
     """Whether the copy is there while the next step computes: in a training on a CPU."""
     shared: int = 0

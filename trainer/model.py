@@ -11,7 +11,7 @@ K key/value heads, G query heads per key head (H = K * G), D head width, E half 
 C columns of any matrix. Matrices are (outputs, inputs).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -41,10 +41,6 @@ from trainer.operators import (
 SHORT_DOCUMENT = 32
 """Mean tokens of a document below which a mask takes less time than one document after another. It decides bits."""
 
-COMPILED_TOGETHER = 8
-"""Applied layers up to which the compiler sees all at once: steps are 2 to 3 % faster on a CPU, but a compiler's time
-grows with the layers that it sees. It decides bits of what is compiled."""
-
 Rotary = tuple[Tensor, Tensor]
 
 
@@ -73,7 +69,6 @@ class Decoder(nn.Module):
         self.final_norm = norm(spec.final_norm, spec.width, spec.norm_epsilon)
         self.output = None if spec.tied_embedding else Matrix(spec.vocabulary, spec.width)
         self.loss_block: LossBlock = loss_block
-        self._compiled_together: Callable[..., Tensor] | None = None
         self.is_compiled = False
         self._rotary: dict[tuple[int, torch.device], Rotary] = {}
 
@@ -110,36 +105,21 @@ class Decoder(nn.Module):
             if lengths is None:
                 seen_BTS = self._seen_within_documents(tokens_BT, cache, tree)
         mask_BTS = None if seen_BTS is None else x_BTM.new_zeros(seen_BTS.shape).masked_fill(~seen_BTS, -torch.inf)
-        widths = {layer.rotary_width for layer in self.spec.layers if layer.rotary_width}
-        rotary = {width: self._rotary_between(past, length, width, x_BTM.device) for width in sorted(widths)}
-        if tree is not None:
-            places_BT = tree.positions_BT
-            rotary = {width: (cosine[places_BT], sine[places_BT]) for width, (cosine, sine) in rotary.items()}
-        apply = self._compiled_together or self._layer_by_layer
-        x_BTM = apply(x_BTM, rotary, cache, mask_BTS, lengths)
-        if cache is not None:
-            cache.length = length
-        y_BTM: Tensor = self.final_norm(x_BTM)
-        return y_BTM
-
-    def _layer_by_layer(
-        self,
-        x_BTM: Tensor,
-        rotary: dict[int, Rotary],
-        cache: "Cache | None",
-        mask_BTS: Tensor | None,
-        lengths: list[int] | None,
-    ) -> Tensor:
-        """Apply all layers, x_BTM -> x_BTM; `rotary` has the tables of each width that is rotated."""
         for slot, index in enumerate(self.spec.applications):
             layer, owner = self.layers[index], self.layers[self.spec.ffn_owner[index]]
-            table = rotary.get(self.spec.layers[index].rotary_width)
-            arguments = (x_BTM, owner.ffn, table, cache, slot, mask_BTS, lengths)
+            width = self.spec.layers[index].rotary_width
+            rotary = self._rotary_between(past, length, width, x_BTM.device) if width else None
+            if tree is not None and rotary is not None:
+                rotary = rotary[0][tree.positions_BT], rotary[1][tree.positions_BT]
+            arguments = (x_BTM, owner.ffn, rotary, cache, slot, mask_BTS, lengths)
             if self.recompute and torch.is_grad_enabled():
                 x_BTM = checkpoint(layer, *arguments, use_reentrant=False, preserve_rng_state=False)
             else:
                 x_BTM = layer(*arguments)
-        return x_BTM
+        if cache is not None:
+            cache.length = length
+        y_BTM: Tensor = self.final_norm(x_BTM)
+        return y_BTM
 
     @property
     def head_VM(self) -> Tensor:  # noqa: N802
@@ -151,14 +131,13 @@ class Decoder(nn.Module):
         shared = sorted({owner for index, owner in enumerate(self.spec.ffn_owner) if owner != index})
         return [*(self.layers[owner].ffn for owner in shared), *self.layers]
 
-    def compile_layers(self, whole: bool = True, together: bool = True) -> None:
-        """Have operators fused: of each layer, or where there are few, of all `together`.
+    def compile_layers(self, whole: bool = True) -> None:
+        """Have each layer's operators fused: the `whole` layer, or the parts around what a compiler cannot see.
 
-        Of a layer that is not `whole` it is the parts around what a compiler cannot see. Layers of one shape share a
-        compiled form: warm-up is that of one. torch gives up after 8 forms of a function; OpenELM has one for each
-        layer. It would also compile test programs to find out whether the processor can do what it claims: a fifth of
-        the warm-up. On a GPU it would choose among kernels that sum in different orders by which was faster just now,
-        so two runs could differ.
+        Layers of one shape share a compiled form: warm-up is that of one. torch gives up after 8 forms of a function;
+        OpenELM has one for each layer. It would also compile test programs to find out whether the processor can do
+        what it claims: a fifth of the warm-up. On a GPU it would choose among kernels that sum in different orders by
+        which was faster just now, so two runs could differ.
         """
         from torch._dynamo import config as tracing
         from torch._inductor import config
@@ -167,11 +146,8 @@ class Decoder(nn.Module):
         config.deterministic = self.embedding.weight.is_cuda
         config.cpp.vec_isa_ok = True
         tracing.recompile_limit = 8 * len(self.layers)
-        if together and not self.recompute and len(self.spec.applications) <= COMPILED_TOGETHER:
-            self._compiled_together = torch.compile(self._layer_by_layer, fullgraph=True, dynamic=False)
-        else:
-            for layer in self.layers:
-                layer.compile(fullgraph=whole, dynamic=False)
+        for layer in self.layers:
+            layer.compile(fullgraph=whole, dynamic=False)
         self.loss_block = compiled_loss_block() if self.embedding.weight.is_cuda else loss_block
         self.is_compiled = True
 

@@ -75,7 +75,7 @@ class ShardedTrainer(Trainer):
             self.model = Decoder(self.spec, recompute)
         units = self.model.units()
         if self.recipe.compiled:
-            self.model.compile_layers(whole=len(units) == len(self.model.layers), together=False)
+            self.model.compile_layers(whole=len(units) == len(self.model.layers))
         self.world.shard(self.model, units)
         self.model.to_empty(device=device)
         self.pieces = list(pieces_of(self.spec, self.world))
@@ -172,7 +172,7 @@ class ShardedTrainer(Trainer):
         """Fill rows from a file, of which each process reads its own, and compare the digest of what all have read."""
         wanted = {prefix + piece.name: (piece, rows(piece)) for prefix, rows in parts.items() for piece in self.pieces}
         with TensorFile(path) as file:
-            if file.shapes() != {name: piece.shape for name, (piece, _) in wanted.items()}:
+            if not file.holds({name: piece.shape for name, (piece, _) in wanted.items()}):
                 raise Differs(f"{path}: these are not the tensors of {self.recipe.name}")
             for name, (piece, rows) in wanted.items():
                 rows.copy_(torch.from_numpy(file.read_rows(name, piece.first, piece.last)))

@@ -20,8 +20,9 @@ from pipeline.formats.canonical import canonical
 
 FORMAT = "everystep-model-3"
 FORMAT_OF_FLAGS = "everystep-model-2"
-NOT_IN_FORMAT_OF_FLAGS = {"norm_position", "rotary_scaling", "attention_within_documents", "end_token"}
 """The form before: `bias` and `qk_norm` were true or false, and nothing else was known of today's keys."""
+NOT_IN_FORMAT_OF_FLAGS = {"norm_position", "rotary_scaling", "attention_within_documents", "end_token"}
+"""Keys that the form before did not have."""
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
 

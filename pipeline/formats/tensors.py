@@ -67,6 +67,10 @@ class TensorFile:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {name: entry.shape for name, entry in self.entries.items()}
 
+    def holds(self, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+        """Whether the file has exactly these tensors, in float32."""
+        return self.shapes() == shapes and all(entry.dtype == "F32" for entry in self.entries.values())
+
     def read(self, name: str) -> NDArray[np.generic]:
         """Read one tensor."""
         return self._read(name, self.entries[name])

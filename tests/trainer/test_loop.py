@@ -4,12 +4,15 @@ import random
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 
+from pipeline.base.errors import Differs
 from pipeline.formats import checkpoints as ck
+from pipeline.formats.digests import tensors_digest
 from pipeline.formats.log import Entry
 from tests.trainer.runs import MODEL
 from trainer.checkpoint import Writer
@@ -139,3 +142,31 @@ def test_what_writing_raised_is_raised_by_the_next_look_at_it(reference: Path, t
         writer.check()
     with pytest.raises(NotADirectoryError):
         writer.save(trainer.step, trainer.tokens, None, *trainer.state())
+
+
+def test_a_state_is_loaded_as_it_was_saved_and_no_other_is(reference: Path, tmp_path: Path) -> None:
+    trainer = trainer_of(reference)
+    trainer.train_step()
+    with Writer(tmp_path, trainer.recipe, trainer.spec, trainer.numerics(), parent=None) as writer:
+        writer.save(trainer.step, trainer.tokens, None, *trainer.state())
+    ((_, folder),) = ck.find_checkpoints(tmp_path)
+    again = trainer_of(reference)
+    again.load(folder)
+    assert again.digests() == trainer.digests()
+    assert again.train_step() == trainer.train_step()
+    record, tensors = ck.read_record(folder), ck.read_verified(folder, ck.WEIGHTS)
+    name = max(tensors, key=lambda each: tensors[each].size)
+    doubles: Any = {each: tensor.astype(np.float64) for each, tensor in tensors.items()}
+    fewer: Any = {each: tensor for each, tensor in tensors.items() if each != name}
+    for changed in (doubles, fewer):
+        ck.write_tensors(folder / ck.WEIGHTS, changed)
+        ck.write_record(
+            folder, record.model_copy(update={"weights_digest": tensors_digest(changed)})
+        )  # which agrees with the file
+        with pytest.raises(Differs, match=rf"{ck.WEIGHTS}: these are not the tensors of {MODEL}"):
+            trainer_of(reference).load(folder)
+    tensors[name].flat[-1] += 1
+    ck.write_tensors(folder / ck.WEIGHTS, cast(Any, tensors))
+    ck.write_record(folder, record)
+    with pytest.raises(Differs, match=rf"{ck.WEIGHTS}: the record promises {record.weights_digest}"):
+        trainer_of(reference).load(folder)

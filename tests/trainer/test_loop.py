@@ -154,19 +154,18 @@ def test_a_state_is_loaded_as_it_was_saved_and_no_other_is(reference: Path, tmp_
     again.load(folder)
     assert again.digests() == trainer.digests()
     assert again.train_step() == trainer.train_step()
-    record, tensors = ck.read_record(folder), ck.read_verified(folder, ck.WEIGHTS)
+    record, tensors = ck.read_record(folder), cast(dict[str, Any], ck.read_verified(folder, ck.WEIGHTS))
     name = max(tensors, key=lambda each: tensors[each].size)
-    doubles: Any = {each: tensor.astype(np.float64) for each, tensor in tensors.items()}
-    fewer: Any = {each: tensor for each, tensor in tensors.items() if each != name}
+    doubles: dict[str, Any] = {each: tensor.astype(np.float64) for each, tensor in tensors.items()}
+    fewer: dict[str, Any] = {each: tensor for each, tensor in tensors.items() if each != name}
     for changed in (doubles, fewer):
         ck.write_tensors(folder / ck.WEIGHTS, changed)
-        ck.write_record(
-            folder, record.model_copy(update={"weights_digest": tensors_digest(changed)})
-        )  # which agrees with the file
+        agreeing = record.model_copy(update={"weights_digest": tensors_digest(changed)})
+        ck.write_record(folder, agreeing)
         with pytest.raises(Differs, match=rf"{ck.WEIGHTS}: these are not the tensors of {MODEL}"):
             trainer_of(reference).load(folder)
     tensors[name].flat[-1] += 1
-    ck.write_tensors(folder / ck.WEIGHTS, cast(Any, tensors))
+    ck.write_tensors(folder / ck.WEIGHTS, tensors)
     ck.write_record(folder, record)
     with pytest.raises(Differs, match=rf"{ck.WEIGHTS}: the record promises {record.weights_digest}"):
         trainer_of(reference).load(folder)

@@ -44,6 +44,8 @@ def main() -> None:
         steps = WARM_UP + arguments.turns + 1
         recipe, spec = work(folder, arguments.model, arguments.global_batch, arguments.micro_batch, steps)
         write_for_peers(folder, steps)
+        if arguments.peers and json.loads((folder / "config.json").read_text())["model_type"] != "llama":
+            raise SystemExit(f"{arguments.model}: the peers train Llama's form alone; leave PEERS out")
         commands = {
             "ours": [sys.executable, "-m", "bench.ours", name],
             "ours compiled": [sys.executable, "-m", "bench.ours", name, "--compiled"],
